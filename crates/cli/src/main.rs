@@ -1,0 +1,2 @@
+//! The `sherry` command.
+fn main() {}

@@ -1,0 +1,17 @@
+//! Packed ternary formats and the kernels that multiply them. No dependencies.
+//!
+//! All `unsafe` code of the project lives here (and in one file-mapping module of the library). This crate never reads
+//! files, the environment or clocks.
+
+mod bytes;
+mod engine;
+pub mod format;
+mod isa;
+mod matrix;
+mod pool;
+
+pub use bytes::Bytes;
+pub use engine::{Engine, KvRows, Precision, Product};
+pub use isa::Isa;
+pub use matrix::{Matrix, MatrixError};
+pub use pool::Pool;

@@ -1,0 +1,9 @@
+//! Sherry: quantize, read, write and run 1.25-bit language models.
+
+mod error;
+pub mod io;
+pub mod model;
+mod progress;
+
+pub use error::{Error, Result};
+pub use progress::{NoProgress, Progress};
