@@ -1,5 +1,7 @@
 //! Sherry: quantize, read, write and run 1.25-bit language models.
 
+#![deny(unsafe_code)] // except io/mmap.rs
+
 mod error;
 pub mod io;
 pub mod model;

@@ -1,5 +1,9 @@
 //! Files: reading and writing tensors and metadata. Every parser treats its input as hostile.
 
+mod atomic;
+mod mmap;
 mod source;
 
+pub use atomic::{AtomicFile, write_atomic};
+pub use mmap::{FileBytes, ReadMode};
 pub use source::{TensorInfo, TensorSource};

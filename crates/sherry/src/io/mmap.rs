@@ -1,0 +1,80 @@
+//! Whole files as bytes: mapped, or read into memory.
+#![allow(unsafe_code)] // the one file of the library that maps memory
+
+use std::fs::File;
+use std::io::Read;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use memmap2::{Mmap, UncheckedAdvice};
+use sherry_kernels::Bytes;
+
+use crate::{Error, Result};
+
+/// How to get at a file's bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum ReadMode {
+    /// Map it: loads lazily, shares pages between processes. A file that another process truncates while it is mapped
+    /// ends this process with SIGBUS.
+    #[default]
+    Map,
+    /// Read it into memory at once: slower to start, safe from truncation.
+    Read,
+}
+
+/// Files up to this size are read rather than mapped, so that headers, tokenizers and small models cannot cause SIGBUS.
+const ALWAYS_READ: u64 = 1 << 20;
+
+/// The contents of one file.
+#[derive(Clone, Debug)]
+pub struct FileBytes {
+    bytes: Bytes,
+    map: Option<Arc<Mmap>>,
+}
+
+impl FileBytes {
+    /// Opens `path`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the file cannot be opened, mapped or read; [`Error::Malformed`] when it is not a regular file.
+    pub fn open(path: &Path, mode: ReadMode) -> Result<Self> {
+        let mut file = File::open(path).map_err(Error::io(path, "open"))?;
+        let meta = file.metadata().map_err(Error::io(path, "read the size of"))?;
+        if !meta.is_file() {
+            return Err(Error::malformed(path, "file", "not a regular file"));
+        }
+        if mode == ReadMode::Read || meta.len() <= ALWAYS_READ {
+            let mut bytes = Vec::new();
+            let size = usize::try_from(meta.len()).unwrap_or(usize::MAX);
+            if bytes.try_reserve_exact(size).is_err() {
+                return Err(Error::malformed(path, "file", format!("{size} bytes do not fit into memory")));
+            }
+            file.read_to_end(&mut bytes).map_err(Error::io(path, "read"))?;
+            return Ok(Self { bytes: bytes.into(), map: None });
+        }
+        // SAFETY: the mapping is private and read-only; the documented hazard (another process changing or truncating
+        // the file) is inherent to mapping and can be avoided with `ReadMode::Read`.
+        let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path, "map"))?;
+        let map = Arc::new(map);
+        Ok(Self { bytes: Bytes::new(Arc::<Mmap>::clone(&map)), map: Some(map) })
+    }
+
+    /// All bytes of the file.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// Lets the system drop the resident pages wholly inside `range`; reading them again is slower but still correct.
+    pub fn release(&self, range: Range<usize>) {
+        const PAGE: usize = 4096;
+        let Some(map) = &self.map else { return };
+        let start = range.start.next_multiple_of(PAGE);
+        let end = range.end.min(map.len()) / PAGE * PAGE;
+        if start < end {
+            // SAFETY: for a private read-only file mapping DONTNEED only drops clean pages; the next access reads the
+            // file again, so no reference into the mapping ever sees other contents. Failure is harmless.
+            let _ = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, end - start) };
+        }
+    }
+}
