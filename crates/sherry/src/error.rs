@@ -60,6 +60,9 @@ pub enum Error {
     /// A chat template that does not compile, fails or exceeds its limits.
     #[error("chat template: {0}")]
     Template(String),
+    /// The user asked to stop.
+    #[error("interrupted")]
+    Interrupted,
     /// Text that cannot be tokenized or ids that cannot be decoded.
     #[error("tokenizer: {0}")]
     Tokenizer(String),
