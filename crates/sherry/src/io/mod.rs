@@ -1,6 +1,7 @@
 //! Files: reading and writing tensors and metadata. Every parser treats its input as hostile.
 
 mod atomic;
+pub mod json;
 mod mmap;
 mod source;
 
