@@ -149,9 +149,7 @@ impl ArchConfig {
 
     /// Parameters of the model: every linear, norm and bias once, a tied head not again.
     pub fn parameters(&self) -> u64 {
-        super::names::Role::all(self)
-            .map(|role| role.shape(self).iter().map(|&n| n as u64).product::<u64>())
-            .sum()
+        super::names::Role::all(self).map(|role| role.shape(self).iter().map(|&n| n as u64).product::<u64>()).sum()
     }
 
     /// Checks every hyper-parameter against bounds no real model exceeds, so that no later size computation can
@@ -246,5 +244,5 @@ const MAX_VOCAB: usize = 1 << 24;
 const MAX_WIDTH: usize = 1 << 20;
 const MAX_LAYERS: usize = 4096;
 const MAX_HEADS: usize = 4096;
-const MAX_HEAD_DIM: usize = 4096;
+pub(super) const MAX_HEAD_DIM: usize = 4096;
 const MAX_CONTEXT: usize = 1 << 28;

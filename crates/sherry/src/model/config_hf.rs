@@ -258,7 +258,10 @@ fn rope(fields: &Fields<'_>, layer_type: Option<&str>, default_theta: f32) -> Re
 fn unknown_scaling(fields: &Fields<'_>, kind: &str) -> Error {
     let kind = crate::io::json::shown(kind);
     let known = "default, linear, llama3 and, for Hunyuan, dynamic with alpha";
-    Error::unsupported(fields.path(), format!("field 'rope_scaling': type '{kind}' is not supported; known are {known}"))
+    Error::unsupported(
+        fields.path(),
+        format!("field 'rope_scaling': type '{kind}' is not supported; known are {known}"),
+    )
 }
 
 fn divided(fields: &Fields<'_>, hidden: usize, heads: usize) -> Result<usize> {

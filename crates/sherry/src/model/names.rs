@@ -277,7 +277,10 @@ mod tests {
     fn names_are_the_published_ones() {
         let hf = |role: Role, family| role.name(family, Naming::HuggingFace).unwrap();
         assert_eq!(hf(Role::Layer(3, Part::FfnNorm), Family::Llama), "model.layers.3.post_attention_layernorm.weight");
-        assert_eq!(hf(Role::Layer(3, Part::FfnNorm), Family::Gemma3), "model.layers.3.pre_feedforward_layernorm.weight");
+        assert_eq!(
+            hf(Role::Layer(3, Part::FfnNorm), Family::Gemma3),
+            "model.layers.3.pre_feedforward_layernorm.weight"
+        );
         assert_eq!(
             hf(Role::Layer(3, Part::PostAttnNorm), Family::Gemma3),
             "model.layers.3.post_attention_layernorm.weight"

@@ -116,12 +116,8 @@ mod tests {
         config.head_dim = 64;
         config.rope.theta = 500_000.0;
         let plain = Frequencies::new(&config);
-        config.rope.scaling = RopeScaling::Llama3 {
-            factor: 32.0,
-            low_freq_factor: 1.0,
-            high_freq_factor: 4.0,
-            original_context: 8192,
-        };
+        config.rope.scaling =
+            RopeScaling::Llama3 { factor: 32.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_context: 8192 };
         let scaled = Frequencies::new(&config);
         let ratio: Vec<f64> = plain.of(false).iter().zip(scaled.of(false)).map(|(p, s)| p / s).collect();
         assert_eq!(ratio[0], 1.0);

@@ -3,7 +3,7 @@
 //! 4-bit quants lie two to a byte: value `i` in the low nibble of byte `i`, value `i + 16` in its high nibble. 5-bit
 //! types keep the fifth bit of value `i` in bit `i` of a u32.
 
-use super::f16_at;
+use super::{f16_at, f16_bytes, max_abs};
 
 /// The 16 levels of IQ4_NL.
 const IQ4_NL_LEVELS: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
@@ -74,4 +74,28 @@ pub(super) fn decode_iq4_nl(block: &[u8; 18], out: &mut [f32; 32]) {
     for (o, q) in out.iter_mut().zip(nibbles(block, 2)) {
         *o = d * f32::from(IQ4_NL_LEVELS[usize::from(q)]);
     }
+}
+
+/// `d = x / -8` for the `x` of largest magnitude (the first of equals), `q = x / d + 8` to the nearest, at most 15.
+pub(super) fn encode_q4_0(values: &[f32; 32], out: &mut [u8; 18]) -> Option<()> {
+    let largest = values.iter().fold(0.0f32, |max, v| if v.abs() > max.abs() { *v } else { max });
+    let d = largest / -8.0;
+    let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+    out[..2].copy_from_slice(&f16_bytes(d)?);
+    for i in 0..16 {
+        let quant = |v: f32| ((v * inverse + 8.5) as u8).min(15);
+        out[2 + i] = quant(values[i]) | quant(values[i + 16]) << 4;
+    }
+    Some(())
+}
+
+/// `d = max |x| / 127`, `q = x / d` to the nearest, halves away from zero.
+pub(super) fn encode_q8_0(values: &[f32; 32], out: &mut [u8; 34]) -> Option<()> {
+    let d = max_abs(values) / 127.0;
+    let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+    out[..2].copy_from_slice(&f16_bytes(d)?);
+    for (o, v) in out[2..].iter_mut().zip(values) {
+        *o = (v * inverse).round() as i8 as u8;
+    }
+    Some(())
 }
