@@ -3,8 +3,10 @@
 mod atomic;
 pub mod json;
 mod mmap;
+pub mod safetensors;
 mod source;
 
 pub use atomic::{AtomicFile, write_atomic};
 pub use mmap::{FileBytes, ReadMode};
+pub use safetensors::Safetensors;
 pub use source::{TensorInfo, TensorSource};
