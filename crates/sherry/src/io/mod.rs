@@ -1,9 +1,12 @@
 //! Files: reading and writing tensors and metadata. Every parser treats its input as hostile.
 
 mod atomic;
+pub mod gguf;
 mod mmap;
 mod source;
+mod verify;
 
 pub use atomic::{AtomicFile, write_atomic};
 pub use mmap::{FileBytes, ReadMode};
 pub use source::{TensorInfo, TensorSource};
+pub use verify::verify_tensor;
