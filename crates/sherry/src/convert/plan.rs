@@ -69,7 +69,7 @@ pub struct Plan {
     /// Tensors in the order of the output.
     pub tensors: Vec<Planned>,
     /// Packing of the output's linear layers, where they are packed.
-    pub packed: Option<(TernaryFormat, QuadOrder, ScaleGroup)>,
+    pub packed: Option<Packing>,
 }
 
 /// Decides what becomes of every tensor of `tensors`.
@@ -167,7 +167,8 @@ fn linear_target(linears: Linears, stored: &Stored, packed_in: Option<Packing>, 
     }
 }
 
-type Packing = (TernaryFormat, QuadOrder, ScaleGroup);
+/// Format, quad order and scales of packed linear layers.
+pub type Packing = (TernaryFormat, QuadOrder, ScaleGroup);
 
 /// How the input's linear layers are packed; all alike or not at all.
 fn packed_input(config: &ArchConfig, tensors: &TensorMap) -> Result<Option<Packing>> {

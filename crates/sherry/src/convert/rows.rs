@@ -81,25 +81,9 @@ impl<'a> Rows<'a> {
         Ok(Self { role, name, rows, cols, data, moves, head_dim: config.head_dim, source, files })
     }
 
-    /// The name in the input, for messages.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
     /// Rows and columns.
     pub fn shape(&self) -> (usize, usize) {
         (self.rows, self.cols)
-    }
-
-    /// The layout of a packed tensor as it will be after the moves; `None` for dense ones.
-    pub fn packed_layout(&self) -> Option<PackedLayout> {
-        let Data::Packed(packed) = &self.data else { return None };
-        let order = match (self.moves.bridge, packed.layout.order) {
-            (Some(Bridge::ToStride16), QuadOrder::Contiguous) => QuadOrder::Stride16,
-            (Some(Bridge::ToContiguous), QuadOrder::Stride16) => QuadOrder::Contiguous,
-            (_, order) => order,
-        };
-        Some(PackedLayout { order, ..packed.layout })
     }
 
     fn old_row(&self, row: usize) -> usize {
@@ -146,7 +130,12 @@ impl<'a> Rows<'a> {
     /// The packed tensor after the moves: rows are gathered, codes stay as they are. `None` for dense tensors.
     pub fn packed(&self) -> Option<PackedRows> {
         let Data::Packed(packed) = &self.data else { return None };
-        let layout = self.packed_layout()?;
+        let order = match (self.moves.bridge, packed.layout.order) {
+            (Some(Bridge::ToStride16), QuadOrder::Contiguous) => QuadOrder::Stride16,
+            (Some(Bridge::ToContiguous), QuadOrder::Stride16) => QuadOrder::Contiguous,
+            (_, order) => order,
+        };
+        let layout = PackedLayout { order, ..packed.layout };
         let (code_bytes, scale_count) = (packed.codes.len() / self.rows, packed.scales.len() / self.rows);
         let mut moved =
             PackedRows { layout, codes: Vec::with_capacity(packed.codes.len()), scales: Vec::with_capacity(packed.scales.len()) };
