@@ -4,10 +4,12 @@ mod atomic;
 pub mod gguf;
 pub mod json;
 mod mmap;
+pub mod safetensors;
 mod source;
 mod verify;
 
 pub use atomic::{AtomicFile, write_atomic};
 pub use mmap::{FileBytes, ReadMode};
+pub use safetensors::Safetensors;
 pub use source::{TensorInfo, TensorSource};
 pub use verify::verify_tensor;

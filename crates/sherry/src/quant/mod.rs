@@ -2,7 +2,6 @@
 //!
 //! A pure function of the weights: the same input gives the same bytes for any thread count and on any machine.
 
-mod pack;
 mod report;
 mod scale;
 mod sparse34;
@@ -16,9 +15,8 @@ use std::path::Path;
 
 use rayon::prelude::*;
 use serde::Serialize;
-use sherry_kernels::format::{PackedLayout, PackedRows, QuadOrder, ScaleGroup, TernaryFormat};
+use sherry_kernels::format::{PackedError, PackedLayout, PackedRows, QuadOrder, ScaleGroup, TernaryFormat, read_code};
 
-use pack::pack_row;
 use report::Sums;
 pub use report::{GroupError, TensorReport};
 use scale::ScaleOverflow;
@@ -63,47 +61,18 @@ impl QuantSpec {
         }
     }
 
-    /// Why a matrix of `cols` inputs cannot be quantized this way; `None` when it can.
-    pub fn problem(&self, cols: usize) -> Option<String> {
+    /// The layout of a tensor of `rows` x `cols` weights.
+    ///
+    /// # Errors
+    /// Why there is none: the format cannot hold what the projection makes, or [`PackedLayout::check`] fails.
+    pub fn layout(&self, rows: usize, cols: usize) -> Result<PackedLayout, String> {
         if (self.format == TernaryFormat::Sherry) != (self.projection == Projection::SparseAbsMean) {
-            return Some(format!("{} does not go with the projection {:?}", self.format, self.projection));
+            return Err(format!("{} does not go with the projection {:?}", self.format, self.projection));
         }
-        layout_problem(self.format, self.order, self.scale, cols)
+        let layout = PackedLayout { format: self.format, rows, cols, order: self.order, scale: self.scale };
+        layout.check().map_err(|problem| problem.to_string())?;
+        Ok(layout)
     }
-}
-
-/// Why no packed tensor of `cols` inputs can have this layout; `None` when it can.
-pub(crate) fn layout_problem(
-    format: TernaryFormat,
-    order: QuadOrder,
-    scale: ScaleGroup,
-    cols: usize,
-) -> Option<String> {
-    if cols == 0 {
-        return Some("rows of no weights".to_owned());
-    }
-    if let ScaleGroup::Group(size) = scale {
-        if ![32, 64, 128, 256].contains(&size) {
-            return Some(format!("scale groups of {size} weights; only 32, 64, 128 and 256 are possible"));
-        }
-        if format == TernaryFormat::Ternary167 {
-            return Some(
-                "scale groups with ternary-1.67: its triples would straddle them; use one scale per row".to_owned(),
-            );
-        }
-        if order == QuadOrder::Stride16 && size < 64 {
-            return Some("scale groups of 32 weights with stride-16 quads, which span 64; use 64 or more".to_owned());
-        }
-    }
-    if format != TernaryFormat::Sherry && order != QuadOrder::Contiguous {
-        return Some(format!("stride-16 quads with {format}, which has no quads"));
-    }
-    let multiple = match (format, order) {
-        (TernaryFormat::Sherry, QuadOrder::Contiguous) => 4,
-        (TernaryFormat::Sherry, QuadOrder::Stride16) => 64,
-        _ => 1,
-    };
-    (!cols.is_multiple_of(multiple)).then(|| format!("{cols} inputs are not a multiple of {multiple}"))
 }
 
 /// Rows that one task quantizes. Fixed, since the report's sums are merged task by task.
@@ -135,7 +104,7 @@ pub fn quantize_matrix(
 ///
 /// # Errors
 /// - [`Error::Malformed`], naming file and tensor: a weight is NaN or infinite, or a scale exceeds f16.
-/// - [`Error::Invalid`]: the matrix is empty or does not fit the spec ([`QuantSpec::problem`]), or the importance has the
+/// - [`Error::Invalid`]: the matrix is empty or does not fit the spec ([`QuantSpec::layout`]), or the importance has the
 ///   wrong length, is negative or not finite, or is given for a dense projection.
 pub fn quantize_rows(
     (path, name): (&Path, &str),
@@ -145,35 +114,29 @@ pub fn quantize_rows(
     importance: Option<&[f32]>,
 ) -> Result<(PackedRows, TensorReport)> {
     let invalid = |problem: String| Error::Invalid(format!("tensor '{name}': cannot quantize: {problem}"));
-    if rows == 0 {
-        return Err(invalid("it has no rows".to_owned()));
-    }
-    if let Some(problem) = spec.problem(cols) {
-        return Err(invalid(problem));
-    }
+    let layout = spec.layout(rows, cols).map_err(invalid)?;
     if let Some(problem) = importance.and_then(|importance| importance_problem(importance, cols, spec.projection)) {
         return Err(invalid(problem));
     }
     let importance = importance.map(|importance| in_quad_order(importance, spec.order));
-    let layout = PackedLayout { format: spec.format, rows, cols, order: spec.order, scale: spec.scale };
-    let (row_bytes, per_row) = (spec.format.row_bytes(cols), spec.scale.per_row(cols));
-    let (Some(code_bytes), Some(scale_count)) = (row_bytes.checked_mul(rows), per_row.checked_mul(rows)) else {
-        return Err(invalid(format!("{rows} x {cols} weights do not fit into memory")));
-    };
-    let mut codes = vec![0u8; code_bytes];
-    let mut scales = vec![0u16; scale_count];
+    let (row_bytes, per_row) = (layout.row_bytes(), layout.row_scales());
+    let mut codes = vec![0u8; rows * row_bytes]; // no overflow: the layout is checked
+    let mut scales = vec![0u16; rows * per_row];
 
     let tasks = codes.par_chunks_mut(row_bytes * ROWS_PER_TASK).zip(scales.par_chunks_mut(per_row * ROWS_PER_TASK));
     let results: Vec<Result<Sums, Flaw>> = tasks
         .enumerate()
         .map(|(task, (codes, scales))| {
             let mut sums = Sums::default();
-            let mut scratch = Scratch { row: vec![0.0; cols], ternary: vec![0; cols] };
+            let mut scratch = Scratch::new(cols);
             let packed = codes.chunks_mut(row_bytes).zip(scales.chunks_mut(per_row));
             for (row, (codes, scales)) in (task * ROWS_PER_TASK..).zip(packed) {
                 fill(row, &mut scratch.row);
                 quantize_row(row, &mut scratch, importance.as_deref(), spec, scales, &mut sums)?;
-                pack_row(spec.format, &scratch.ternary, codes, &mut sums);
+                layout.encode_row(scratch.in_natural_order(spec.order), codes)?;
+                if has_codes(spec.format) {
+                    (0..layout.row_codes()).for_each(|code| sums.add_code(read_code(codes, code)));
+                }
             }
             Ok(sums)
         })
@@ -195,8 +158,8 @@ pub fn quantize_rows(
             ScaleGroup::Row => None,
             ScaleGroup::Group(size) => Some(size),
         },
-        code_bits_per_weight: 8.0 * code_bytes as f64 / weights,
-        scale_bits_per_weight: 16.0 * scale_count as f64 / weights,
+        code_bits_per_weight: 8.0 * codes.len() as f64 / weights,
+        scale_bits_per_weight: 16.0 * scales.len() as f64 / weights,
         relative_squared_error: 0.0,
         relative_error: 0.0,
         weighted_relative_squared_error: None,
@@ -205,7 +168,7 @@ pub fn quantize_rows(
         share_minus: 0.0,
         share_zero: 0.0,
         share_plus: 0.0,
-        code_histogram: (spec.format != TernaryFormat::Ternary2).then(Vec::new),
+        code_histogram: has_codes(spec.format).then(Vec::new),
         worst_group: None,
     };
     sums.finish(&mut report, importance.is_some());
@@ -231,14 +194,47 @@ enum Flaw {
     NotFinite { row: usize, col: usize, value: f32 },
     #[error("the scale {scale:e} of row {row} is beyond f16 (65504)")]
     Scale { row: usize, scale: f64 },
+    #[error("{0}")]
+    Encode(#[from] PackedError),
 }
 
-/// Buffers of one task.
+/// Whether the format is made of 5-bit codes.
+fn has_codes(format: TernaryFormat) -> bool {
+    format != TernaryFormat::Ternary2
+}
+
+/// Buffers of one task, `cols` numbers each.
 struct Scratch {
-    /// One row of weights.
+    /// One row of weights as given, then in quad order.
     row: Vec<f32>,
-    /// Its projection, in quad order.
+    /// Its projection in quad order.
     ternary: Vec<i8>,
+    /// Its projection in the order of the inputs.
+    natural: Vec<i8>,
+}
+
+impl Scratch {
+    fn new(cols: usize) -> Self {
+        Self { row: vec![0.0; cols], ternary: vec![0; cols], natural: vec![0; cols] }
+    }
+
+    fn in_natural_order(&mut self, order: QuadOrder) -> &[i8] {
+        match order {
+            QuadOrder::Contiguous => &self.ternary,
+            QuadOrder::Stride16 => {
+                let chunks = self.natural.as_chunks_mut::<64>().0.iter_mut().zip(self.ternary.as_chunks::<64>().0);
+                for (natural, quads) in chunks {
+                    (0..64).for_each(|j| natural[stride16(j)] = quads[j]);
+                }
+                &self.natural
+            }
+        }
+    }
+}
+
+/// The input, within a chunk of 64, that comes `j`-th in stride-16 quad order.
+const fn stride16(j: usize) -> usize {
+    j / 4 + 16 * (j % 4)
 }
 
 /// Projects `scratch.row` to `scratch.ternary` (in quad order) and `scales`.
@@ -282,7 +278,7 @@ fn in_quad_order(row: &[f32], order: QuadOrder) -> Vec<f32> {
         QuadOrder::Contiguous => row.to_vec(),
         QuadOrder::Stride16 => {
             let chunks = row.as_chunks::<64>().0;
-            chunks.iter().flat_map(|chunk| (0..64).map(|j| chunk[j / 4 + 16 * (j % 4)])).collect()
+            chunks.iter().flat_map(|chunk| (0..64).map(|j| chunk[stride16(j)])).collect()
         }
     }
 }

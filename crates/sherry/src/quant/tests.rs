@@ -59,7 +59,7 @@ fn decoded(packed: &PackedRows) -> Vec<f32> {
                     let (magnitude, sign) = five_bits(col / 3);
                     let value = if sign == 1 { -(magnitude as i8) } else { magnitude as i8 };
                     let digits = (value + 13) as u8;
-                    (digits / [1, 3, 9][col % 3] % 3) as i8 - 1
+                    (digits / [9, 3, 1][col % 3] % 3) as i8 - 1
                 }
                 TernaryFormat::Ternary2 => (codes[col / 4] >> (2 * (col % 4)) & 3) as i8 - 1,
             }
@@ -96,6 +96,7 @@ fn specs() -> Vec<QuantSpec> {
     specs.push(QuantSpec::sherry(ScaleGroup::Group(32)));
     specs.push(dense(TernaryFormat::Ternary167, Projection::AbsMean, ScaleGroup::Row));
     specs.push(dense(TernaryFormat::Ternary167, Projection::Twn, ScaleGroup::Row));
+    specs.push(dense(TernaryFormat::Ternary167, Projection::Twn, ScaleGroup::Group(96)));
     specs
 }
 
@@ -267,18 +268,18 @@ fn all_zero_tensors_are_fine() {
 fn shapes_that_do_not_fit_are_refused() {
     let stride = QuantSpec { order: QuadOrder::Stride16, ..QuantSpec::sherry(ScaleGroup::Row) };
     let cases = [
-        (6, QuantSpec::sherry(ScaleGroup::Row), "multiple of 4"),
-        (96, stride, "multiple of 64"),
-        (96, QuantSpec::sherry(ScaleGroup::Group(96)), "scale groups of 96"),
-        (96, QuantSpec::sherry(ScaleGroup::Group(0)), "scale groups of 0"),
-        (64, QuantSpec { scale: ScaleGroup::Group(32), ..stride }, "span 64"),
-        (96, dense(TernaryFormat::Ternary167, Projection::Twn, GROUP_128), "straddle"),
+        (6, QuantSpec::sherry(ScaleGroup::Row), "not a multiple of 4"),
+        (96, stride, "not a multiple of 64"),
+        (96, QuantSpec::sherry(ScaleGroup::Group(96)), "one scale per 96"),
+        (96, QuantSpec::sherry(ScaleGroup::Group(0)), "one scale per 0"),
+        (64, QuantSpec { scale: ScaleGroup::Group(32), ..stride }, "one scale per 32"),
+        (96, dense(TernaryFormat::Ternary167, Projection::Twn, GROUP_128), "one scale per 128"),
         (96, dense(TernaryFormat::Sherry, Projection::Twn, ScaleGroup::Row), "does not go with"),
         (96, dense(TernaryFormat::Ternary2, Projection::SparseAbsMean, ScaleGroup::Row), "does not go with"),
         (
             96,
             QuantSpec { order: QuadOrder::Stride16, ..dense(TernaryFormat::Ternary2, Projection::Twn, GROUP_128) },
-            "no quads",
+            "only Sherry",
         ),
     ];
     for (cols, spec, expected) in cases {
