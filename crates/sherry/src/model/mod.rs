@@ -1,6 +1,7 @@
 //! The decoder: configuration, weights, forward pass.
 
 mod config;
+pub mod config_gguf;
 pub mod config_hf;
 mod decoder;
 mod kv_cache;
@@ -14,6 +15,7 @@ mod weights;
 pub use config::{Activation, ArchConfig, Family, QkNorm, Rope, RopeLayout, RopeScaling};
 pub use decoder::{Decoder, Logits, Model, Step, Wanted};
 pub use kv_cache::{KvCache, KvType};
+pub use rope::rope_factors;
 pub use tensors::{PackedScheme, Stored, TensorMap};
 pub use weights::{Layer, Weights};
 
