@@ -3,6 +3,7 @@
 mod atomic;
 pub mod json;
 mod mmap;
+pub mod native;
 pub mod safetensors;
 mod source;
 

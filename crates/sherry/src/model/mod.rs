@@ -11,10 +11,11 @@ pub mod synthetic;
 mod tensors;
 mod weights;
 
+pub use crate::io::native::PackedScheme;
 pub use config::{Activation, ArchConfig, Family, QkNorm, Rope, RopeLayout, RopeScaling};
 pub use decoder::{Decoder, Logits, Model, Step, Wanted};
 pub use kv_cache::{KvCache, KvType};
-pub use tensors::{PackedScheme, Stored, TensorMap};
+pub use tensors::{Stored, TensorMap};
 pub use weights::{Layer, Weights};
 
 #[cfg(test)]

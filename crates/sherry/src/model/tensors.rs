@@ -2,24 +2,14 @@
 
 use std::collections::HashMap;
 
-use sherry_kernels::format::{PackedLayout, QuadOrder, ScaleGroup, TensorType, TernaryFormat};
+use sherry_kernels::format::{PackedLayout, TensorType};
 
 use super::ArchConfig;
 use super::names::{Naming, Role};
 use crate::io::json::shown;
+use crate::io::native::PackedScheme;
 use crate::io::{TensorInfo, TensorSource};
 use crate::{Error, Result};
-
-/// How a native checkpoint packs its linear layers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PackedScheme {
-    /// How codes hold weights.
-    pub format: TernaryFormat,
-    /// Which inputs form a quad.
-    pub order: QuadOrder,
-    /// Which weights share a scale.
-    pub scale: ScaleGroup,
-}
 
 /// Where the weights of one role are.
 #[derive(Clone, Debug, PartialEq, Eq)]
