@@ -13,6 +13,7 @@ pub mod synthetic;
 mod tensors;
 mod weights;
 
+pub use crate::io::native::PackedScheme;
 pub use checkpoint::{Checkpoint, Container, GenerationDefaults, MemoryEstimate};
 pub use config::{Activation, ArchConfig, Family, QkNorm, Rope, RopeLayout, RopeScaling};
 pub use decoder::{Decoder, Logits, Model, Step, Wanted};
