@@ -6,6 +6,7 @@ mod error;
 pub mod io;
 pub mod model;
 mod progress;
+pub mod tokenizer;
 
 pub use error::{Error, Result};
 pub use progress::{NoProgress, Progress};
