@@ -106,7 +106,8 @@ impl Checkpoint {
         let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
         match extension.to_ascii_lowercase().as_str() {
             "safetensors" => {
-                let what = "a .safetensors file alone does not say what model it is; give the folder with its config.json";
+                let what =
+                    "a .safetensors file alone does not say what model it is; give the folder with its config.json";
                 Err(Error::unsupported(path, what))
             }
             "json" => Err(Error::unsupported(path, "is not a model; give the folder it is in")),
@@ -258,9 +259,8 @@ impl Checkpoint {
 
     /// Whether every linear layer is packed ternary.
     pub fn is_packed(&self) -> bool {
-        let packed = |stored: &Stored| {
-            matches!(stored, Stored::Packed { .. } | Stored::Plain { ty: TensorType::STQ1_0, .. })
-        };
+        let packed =
+            |stored: &Stored| matches!(stored, Stored::Packed { .. } | Stored::Plain { ty: TensorType::STQ1_0, .. });
         self.tensors.iter().filter(|(role, _)| role.is_linear()).all(|(_, stored)| packed(stored))
     }
 

@@ -153,8 +153,8 @@ impl Loader<'_> {
             }
             Stored::Packed { name, codes, scales, layout } => {
                 let (code_bytes, scale_bytes) = (self.source.data(codes)?, self.source.data(scales)?);
-                let matrix = Matrix::from_packed(*layout, &code_bytes, &scale_bytes)
-                    .map_err(|error| self.error(name, error))?;
+                let matrix =
+                    Matrix::from_packed(*layout, &code_bytes, &scale_bytes).map_err(|error| self.error(name, error))?;
                 self.source.release(codes);
                 self.source.release(scales);
                 Ok(matrix)
@@ -168,8 +168,7 @@ impl Loader<'_> {
         let Stored::Plain { name, ty } = self.tensors.get(role, self.source)? else {
             unreachable!("only matrices are packed")
         };
-        let row = Matrix::from_rows(*ty, 1, len, self.source.data(name)?)
-            .map_err(|error| self.error(name, error))?;
+        let row = Matrix::from_rows(*ty, 1, len, self.source.data(name)?).map_err(|error| self.error(name, error))?;
         let mut values = vec![0.0; len];
         row.row_f32(0, &mut values);
         match values.iter().position(|x| !x.is_finite()) {
