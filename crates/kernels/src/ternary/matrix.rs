@@ -192,11 +192,6 @@ impl TernaryMatrix {
         self.layout.rows.div_ceil(BLOCK_ROWS)
     }
 
-    /// Chunks per row.
-    pub(crate) fn chunks(&self) -> usize {
-        self.chunks
-    }
-
     /// Bytes held in memory, padding and scales included.
     pub(crate) fn bytes(&self) -> usize {
         self.blocks.bytes().len() + size_of_val(self.row_scales.as_slice())
@@ -277,7 +272,7 @@ fn transpose_units(rows: &[u8], stride: usize, shape: &RowBlock<'_>, stream: &mu
     // Where byte `column` of the rows goes.
     let line = |column: usize| {
         let (chunk, plane) = (column / UNIT_BYTES, column % UNIT_BYTES);
-        let scales = if shape.group_chunks == 0 { 0 } else { chunk / shape.group_chunks + 1 };
+        let scales = chunk.checked_div(shape.group_chunks).map_or(0, |group| group + 1);
         chunk * CODE_CHUNK_BYTES + scales * SCALE_BYTES + code_line(plane) * BLOCK_ROWS
     };
     let columns = shape.chunks * UNIT_BYTES;

@@ -4,6 +4,7 @@ mod atomic;
 pub mod gguf;
 pub mod json;
 mod mmap;
+pub mod native;
 pub mod safetensors;
 mod source;
 mod verify;

@@ -2,24 +2,14 @@
 
 use std::collections::HashMap;
 
-use sherry_kernels::format::{PackedLayout, QuadOrder, ScaleGroup, TensorType, TernaryFormat};
+use sherry_kernels::format::{PackedLayout, TensorType};
 
 use super::ArchConfig;
 use super::names::{Naming, Role};
 use crate::io::json::shown;
+use crate::io::native::{PackedScheme, scales_name};
 use crate::io::{TensorInfo, TensorSource};
 use crate::{Error, Result};
-
-/// How a native checkpoint packs its linear layers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PackedScheme {
-    /// How codes hold weights.
-    pub format: TernaryFormat,
-    /// Which inputs form a quad.
-    pub order: QuadOrder,
-    /// Which weights share a scale.
-    pub scale: ScaleGroup,
-}
 
 /// Where the weights of one role are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -183,14 +173,14 @@ fn packed_tensor(
     let [rows, cols] = role.shape(config)[..] else {
         return Err(malformed(source, &info.name, "only matrices can be packed"));
     };
-    let PackedScheme { format, order, scale } = scheme;
-    let layout = PackedLayout { format, rows, cols, order, scale };
-    let scales = format!("{}.scales", name.strip_suffix(".weight").unwrap_or(&name));
+    let layout = scheme.layout(rows, cols);
+    layout.check().map_err(|problem| malformed(source, &info.name, problem.to_string()))?;
+    let scales = scales_name(name.strip_suffix(".weight").unwrap_or(&name));
     let Some(scale_info) = source.find(&scales) else {
         return Err(malformed(source, &scales, format!("missing, the scales of '{}'", shown(&info.name))));
     };
-    let code_shape = vec![rows, format.row_bytes(cols)];
-    let scale_shape = vec![rows, scale.per_row(cols)];
+    let code_shape = vec![rows, layout.row_bytes()];
+    let scale_shape = vec![rows, layout.row_scales()];
     for (info, ty, expected) in [(info, TensorType::U8, code_shape), (scale_info, TensorType::F16, scale_shape)] {
         if info.ty != ty {
             return Err(malformed(source, &info.name, format!("expected type {ty}, found {}", info.ty)));
