@@ -48,10 +48,9 @@ impl Bridge {
         match role {
             Role::Embed | Role::Head | Role::RopeFreqs => false,
             Role::OutputNorm => true,
-            Role::Layer(_, part) => !matches!(
-                part,
-                Part::Q | Part::K | Part::QBias | Part::KBias | Part::QNorm | Part::KNorm
-            ),
+            Role::Layer(_, part) => {
+                !matches!(part, Part::Q | Part::K | Part::QBias | Part::KBias | Part::QNorm | Part::KNorm)
+            }
         }
     }
 

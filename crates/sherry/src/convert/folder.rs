@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::plan::{Linears, Plan, is_float};
+use super::plan::Plan;
 use crate::io::{native, write_atomic};
 use crate::model::Checkpoint;
 use crate::{Error, Result};
@@ -54,23 +54,19 @@ impl Drop for Staged {
 }
 
 /// Writes config.json, generation_config.json and the tokenizer's files into `folder`.
-pub(super) fn write_companions(checkpoint: &Checkpoint, plan: &Plan, linears: Linears, folder: &Path) -> Result<()> {
+pub(super) fn write_companions(checkpoint: &Checkpoint, plan: &Plan, folder: &Path) -> Result<()> {
     for (name, bytes) in checkpoint.companion_files()? {
         write_atomic(&folder.join(name), &bytes)?;
     }
     let mut config = checkpoint.config_json()?;
     if let Value::Object(fields) = &mut config {
         fields.shift_remove("quantization_config");
-        let quantization = match (plan.packed, linears) {
-            (Some((format, order, scale)), _) => Some(native::quantization_config(format, order, scale)),
-            (None, Linears::Dense(ty)) if !is_float(ty) => Some(native::block_config(ty)),
-            _ => None,
-        };
-        if let Some(quantization) = quantization {
+        if plan.native {
+            let quantization = plan.packed.map_or_else(native::blocks_config, |scheme| scheme.to_json());
             fields.insert("quantization_config".to_owned(), quantization);
         }
     }
-    let mut text = serde_json::to_string_pretty(&config).map_err(|e| Error::Invalid(e.to_string()))?;
+    let mut text = serde_json::to_string_pretty(&config).map_err(|error| Error::Invalid(error.to_string()))?;
     text.push('\n');
     write_atomic(&folder.join("config.json"), text.as_bytes())
 }

@@ -19,8 +19,8 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 pub use channels::{Bridge, RopeRows};
-pub use output::{Written, block_tensor_name};
-pub use plan::{Container, Embeddings, Linears, stq1_0_spec};
+pub use output::Written;
+pub use plan::{Container, Embeddings, Linears, STQ1_0_SPEC, is_float};
 pub use rows::{Moves, Rows};
 
 use crate::io::gguf::StqId;
@@ -28,7 +28,7 @@ use crate::model::Checkpoint;
 use crate::model::names::Role;
 use crate::{Error, Progress, Result};
 use output::{Input, Output};
-use plan::Target;
+use plan::{Plan, Target};
 
 /// What to make of a model.
 #[derive(Clone, Debug)]
@@ -51,7 +51,7 @@ impl Request {
         Self {
             linears: Linears::Keep,
             embeddings: Embeddings::Keep,
-            stq_id: StqId::Current,
+            stq_id: StqId::default(),
             importance: HashMap::new(),
             overwrite: false,
         }
@@ -146,15 +146,7 @@ pub fn convert(
     let container = container_of(out);
     check_target(checkpoint.path(), out, request.overwrite)?;
     let config = checkpoint.config();
-    let plan = plan::plan(
-        config,
-        checkpoint.tensors(),
-        checkpoint.naming(),
-        checkpoint.is_bridged(),
-        container,
-        request.linears,
-        request.embeddings,
-    )?;
+    let plan = Plan::new(checkpoint, container, request.linears, request.embeddings)?;
     let input = Input { source: checkpoint.source(), config, tensors: checkpoint.tensors() };
     let mut jobs = output::jobs(input, &plan, container)?;
     for job in &mut jobs {
@@ -162,7 +154,8 @@ pub fn convert(
     }
     let work: u64 = jobs.iter().map(|job| job.planned.role.shape(config).iter().product::<usize>() as u64).sum();
 
-    let what = if jobs.iter().any(|job| matches!(job.planned.target, Target::Quantize(_))) { "quantize" } else { "convert" };
+    let what =
+        if jobs.iter().any(|job| matches!(job.planned.target, Target::Quantize(_))) { "quantize" } else { "convert" };
     let mut tensors = Vec::with_capacity(jobs.len());
     let mut run = |mut output: Output| -> Result<()> {
         progress.start(what, work);
@@ -177,13 +170,13 @@ pub fn convert(
     match container {
         Container::Folder => {
             let staged = folder::Staged::create(out)?;
-            folder::write_companions(checkpoint, &plan, request.linears, staged.path())?;
+            folder::write_companions(checkpoint, &plan, staged.path())?;
             let weights = staged.path().join("model.safetensors");
             run(Output::create(&weights, container, &jobs, plan.packed, Vec::new(), request.stq_id)?)?;
             staged.commit(out)?;
         }
         Container::Gguf => {
-            let metadata = gguf_metadata::metadata(checkpoint, &plan, request.stq_id)?;
+            let metadata = gguf_metadata::entries(checkpoint, &plan, request.stq_id)?;
             run(Output::create(out, container, &jobs, plan.packed, metadata, request.stq_id)?)?;
         }
     }
@@ -209,11 +202,7 @@ fn check_target(input: &Path, out: &Path, overwrite: bool) -> Result<()> {
     Ok(())
 }
 
-fn importance(
-    all: &HashMap<String, Vec<f32>>,
-    role: Role,
-    family: crate::model::Family,
-) -> Result<Option<&[f32]>> {
+fn importance(all: &HashMap<String, Vec<f32>>, role: Role, family: crate::model::Family) -> Result<Option<&[f32]>> {
     if all.is_empty() || !role.is_linear() {
         return Ok(None);
     }

@@ -5,12 +5,13 @@ use std::path::Path;
 
 use sherry_kernels::format::{PackedRows, ScaleGroup, TensorType, stq1_0};
 
-use super::plan::{Container, Packing, Plan, Planned, Target, is_float};
+use super::plan::{Container, Plan, Planned, Target, is_float};
 use super::rows::{Moves, Rows};
 use crate::io::gguf::{self, GgufWriter, StqId};
+use crate::io::native::{self, PackedScheme};
 use crate::io::{TensorInfo, TensorSource, safetensors};
 use crate::model::names::Naming;
-use crate::model::{ArchConfig, Stored, TensorMap};
+use crate::model::{ArchConfig, Stored, TensorMap, rope_factors};
 use crate::quant::{TensorReport, quantize_rows};
 use crate::{Error, Progress, Result};
 
@@ -62,16 +63,12 @@ pub(super) struct Input<'a> {
     pub tensors: &'a TensorMap,
 }
 
-/// Name of the packed parts of a weight in a native folder.
-fn parts(weight: &str) -> (String, String) {
-    let base = weight.strip_suffix(".weight").unwrap_or(weight);
-    (format!("{base}.codes"), format!("{base}.scales"))
-}
+/// Where GGUF keeps the divisors of rotary frequencies.
+const ROPE_FACTORS: &str = "rope_freqs.weight";
 
-/// Name of a matrix of block type `ty` in a native folder: `X.q8_0` for the weight `X.weight`.
-pub fn block_tensor_name(weight: &str, ty: TensorType) -> String {
-    let base = weight.strip_suffix(".weight").unwrap_or(weight);
-    format!("{base}.{}", ty.name().to_ascii_lowercase())
+/// The module of a weight: its name without ".weight".
+fn module(weight: &str) -> &str {
+    weight.strip_suffix(".weight").unwrap_or(weight)
 }
 
 impl Output {
@@ -80,17 +77,29 @@ impl Output {
         path: &Path,
         container: Container,
         jobs: &[Job<'_>],
-        packing: Option<Packing>,
+        scheme: Option<PackedScheme>,
         metadata: Vec<(String, gguf::Value)>,
         stq_id: StqId,
     ) -> Result<Self> {
-        let infos = jobs.iter().map(|job| job.infos(container, packing)).collect::<Result<Vec<_>>>()?.concat();
+        let mut infos = jobs.iter().map(|job| job.infos(container, scheme)).collect::<Result<Vec<_>>>()?.concat();
         Ok(match container {
             Container::Folder => {
                 let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
                 Self::Folder(safetensors::Writer::create(path, &infos, &metadata)?)
             }
-            Container::Gguf => Self::Gguf(GgufWriter::create(path, metadata, infos, stq_id)?),
+            Container::Gguf => {
+                let factors = jobs.first().and_then(|job| rope_factors(job.input.config)).unwrap_or_default();
+                let bytes: Vec<u8> = factors.iter().flat_map(|factor| factor.to_le_bytes()).collect();
+                if !factors.is_empty() {
+                    let (name, shape) = (ROPE_FACTORS.to_owned(), vec![factors.len()]);
+                    infos.insert(0, TensorInfo { name, ty: TensorType::F32, shape, bytes: bytes.len() });
+                }
+                let mut writer = GgufWriter::create(path, metadata, infos, stq_id)?;
+                if !factors.is_empty() {
+                    writer.write(ROPE_FACTORS, &bytes)?;
+                }
+                Self::Gguf(writer)
+            }
         })
     }
 
@@ -171,11 +180,8 @@ impl Output {
     fn write_packed(&mut self, job: &Job<'_>, packed: PackedRows) -> Result<u64> {
         match self {
             Self::Folder(writer) => {
-                let (codes, scales) = parts(&job.name);
-                let scale_bytes: Vec<u8> = packed.scales.iter().flat_map(|scale| scale.to_le_bytes()).collect();
-                writer.write(&codes, &packed.codes)?;
-                writer.write(&scales, &scale_bytes)?;
-                Ok((packed.codes.len() + scale_bytes.len()) as u64)
+                native::write(writer, module(&job.name), &packed)?;
+                Ok((packed.codes.len() + 2 * packed.scales.len()) as u64)
             }
             Self::Gguf(writer) => {
                 let blocks = to_blocks(packed).map_err(|problem| Error::Invalid(format!("{}: {problem}", job.name)))?;
@@ -199,13 +205,13 @@ fn to_blocks(mut packed: PackedRows) -> std::result::Result<Vec<u8>, String> {
 impl Job<'_> {
     fn dense_name(&self, ty: TensorType, container: Container) -> String {
         match container {
-            Container::Folder if !is_float(ty) => block_tensor_name(&self.name, ty),
+            Container::Folder if !is_float(ty) => native::blocks_name(module(&self.name), ty),
             _ => self.name.clone(),
         }
     }
 
     /// The stored tensors of this job.
-    fn infos(&self, container: Container, packing: Option<Packing>) -> Result<Vec<TensorInfo>> {
+    fn infos(&self, container: Container, scheme: Option<PackedScheme>) -> Result<Vec<TensorInfo>> {
         let info = |name: String, ty: TensorType, shape: Vec<usize>| -> Result<TensorInfo> {
             let bytes = match shape[..] {
                 [n] => ty.row_bytes(n),
@@ -216,19 +222,15 @@ impl Job<'_> {
             Ok(TensorInfo { name, ty, shape, bytes })
         };
         let shape = self.planned.role.shape(self.input.config);
-        match (self.planned.target, container, &shape[..], packing) {
+        match (self.planned.target, container, &shape[..], scheme) {
             (Target::Dense(ty), Container::Folder, &[rows, cols], _) if !is_float(ty) => {
                 let row_bytes = ty.row_bytes(cols).unwrap_or(0);
                 Ok(vec![info(self.dense_name(ty, container), TensorType::U8, vec![rows, row_bytes])?])
             }
             (Target::Dense(ty), ..) => Ok(vec![info(self.name.clone(), ty, shape)?]),
             (_, Container::Gguf, ..) => Ok(vec![info(self.name.clone(), TensorType::STQ1_0, shape)?]),
-            (_, Container::Folder, &[rows, cols], Some((format, _, scale))) => {
-                let (codes, scales) = parts(&self.name);
-                Ok(vec![
-                    info(codes, TensorType::U8, vec![rows, format.row_bytes(cols)])?,
-                    info(scales, TensorType::F16, vec![rows, scale.per_row(cols)])?,
-                ])
+            (_, Container::Folder, &[rows, cols], Some(scheme)) => {
+                Ok(native::plan(module(&self.name), &scheme.layout(rows, cols)).to_vec())
             }
             _ => Err(Error::Invalid(format!("{}: only matrices can be packed", self.name))),
         }
@@ -245,9 +247,10 @@ pub(super) fn jobs<'a>(input: Input<'a>, plan: &Plan, container: Container) -> R
         .iter()
         .map(|planned| {
             let stored = input.tensors.get(planned.role, input.source)?;
-            let name = planned.role.name(input.config.family, naming).ok_or_else(|| {
-                Error::Invalid(format!("{}: the output format has no place for it", stored.name()))
-            })?;
+            let name = planned
+                .role
+                .name(input.config.family, naming)
+                .ok_or_else(|| Error::Invalid(format!("{}: the output format has no place for it", stored.name())))?;
             Ok(Job { input, stored, moves: plan.moves, planned: *planned, name, importance: None })
         })
         .collect()

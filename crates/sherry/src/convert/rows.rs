@@ -137,8 +137,11 @@ impl<'a> Rows<'a> {
         };
         let layout = PackedLayout { order, ..packed.layout };
         let (code_bytes, scale_count) = (packed.codes.len() / self.rows, packed.scales.len() / self.rows);
-        let mut moved =
-            PackedRows { layout, codes: Vec::with_capacity(packed.codes.len()), scales: Vec::with_capacity(packed.scales.len()) };
+        let mut moved = PackedRows {
+            layout,
+            codes: Vec::with_capacity(packed.codes.len()),
+            scales: Vec::with_capacity(packed.scales.len()),
+        };
         for row in 0..self.rows {
             let old = self.old_row(row);
             moved.codes.extend_from_slice(&packed.codes[old * code_bytes..(old + 1) * code_bytes]);
