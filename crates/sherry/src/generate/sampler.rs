@@ -199,6 +199,7 @@ fn uniform(seed: u64, step: u64) -> f64 {
 }
 
 #[cfg(test)]
+#[expect(clippy::type_complexity, reason = "a table of changes")]
 mod tests {
     use super::*;
 

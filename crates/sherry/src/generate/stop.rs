@@ -38,8 +38,9 @@ impl StopStrings {
             return String::new();
         }
         self.held.push_str(piece);
-        // The occurrence that starts first; the rest of the text does not exist.
-        if let Some(at) = self.strings.iter().filter_map(|text| self.held.find(text.as_str())).min() {
+        // The occurrence that ends first counts, so that the result does not depend on how the text arrived.
+        let ends = |text: &String| self.held.find(text.as_str()).map(|at| (at + text.len(), at));
+        if let Some((_, at)) = self.strings.iter().filter_map(ends).min() {
             self.found = true;
             self.held.truncate(at);
             return std::mem::take(&mut self.held);
@@ -93,6 +94,7 @@ mod tests {
         assert_eq!(run(&["aab"], &["a", "a", "a", "b", "c"]), ("a".into(), true));
         assert_eq!(run(&["\n\n", "User:"], &["x\n", "Us", "er", ": y"]), ("x\n".into(), true));
         assert_eq!(run(&["bc", "abcd"], &["ab", "cd"]), ("a".into(), true));
+        assert_eq!(run(&["bc", "abcd"], &["abcd"]), ("a".into(), true));
         assert_eq!(run(&[], &["a", "b"]), ("ab".into(), false));
         assert_eq!(run(&["é😀"], &["x", "é", "😀y"]), ("x".into(), true));
     }
