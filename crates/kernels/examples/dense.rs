@@ -33,7 +33,7 @@ fn main() {
     let mut engine = Engine::new(isa, threads, Precision::Int8);
     println!("{isa}, {} threads", engine.pool().threads());
 
-    let join = best(50, || (0..1000).for_each(|_| engine.pool().run(&|_| {}))) / 1000.0;
+    let join = best(5000, || (0..20).for_each(|_| engine.pool().run(&|_| {}))) / 20.0;
     println!("fork and join: {:.2} us", join * 1e6);
 
     let memory = vec![1u64; 24 << 20];
@@ -58,7 +58,7 @@ fn main() {
         TensorType::Q4_K,
         TensorType::Q4_0,
         TensorType::Q4_1,
-        TensorType::Q3_K,
+        TensorType::Q2_K,
     ] {
         let cols = 2048;
         let mut rate = |rows: usize, tokens: usize, runs: usize| {

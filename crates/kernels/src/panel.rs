@@ -5,23 +5,25 @@
 //!
 //! | type | head | codes per 32 inputs |
 //! |---|---|---|
-//! | Q4_0, Q5_0, Q8_0 | per 32 inputs: `d` f16 | 4, 5 or 8 bits |
+//! | Q4_0, Q5_0, Q8_0, IQ4_NL | per 32 inputs: `d` f16 | 4, 5, 8, 8 bits |
 //! | Q4_1, Q5_1 | per 32 inputs: `d` f16, `m` f16 | 4 or 5 bits |
 //! | Q4_K, Q5_K | per 256: `d` f16, `dmin` f16, 8 x scale u8, 8 x min u8 | 4 or 5 bits |
-//! | Q6_K | per 256: `d` f16, 16 x scale i8 | 6 bits |
+//! | Q6_K, Q3_K | per 256: `d` f16, 16 x scale i8 | 6 bits |
 //!
 //! The 32 inputs are 8 groups of 4 (contiguous inputs); byte `4 r + j` of a 64-byte plane belongs to row `r`, input `j`
 //! of its group. 8-bit codes: a plane per group. Others: 4 planes of nibbles, plane `p` with group `p` in the low half
 //! and group `p + 4` in the high half; 5-bit codes add a plane whose bit `g` is the high bit of group `g`; 6-bit codes
 //! add 2 planes, plane `p` with two bits at `2 (g % 4)` for each group `g` of `4 p .. 4 p + 4`.
 //!
-//! The bits per weight are those of the file, but for the unpacked 6-bit scales of Q4_K and Q5_K (+ 0.13).
+//! The bits per weight are those of the file, but for the unpacked 6-bit scales of Q4_K and Q5_K (+ 0.06), and for two
+//! rarer types that borrow the kernel of a wider one: IQ4_NL (8.5 bits: its levels as they are) and Q3_K (6.56 bits).
 
 use std::fmt;
 use std::sync::Arc;
 
 use crate::Pool;
 use crate::format::TensorType;
+use crate::format::ggml::IQ4_NL_LEVELS;
 use crate::format::half::f16_to_f32;
 
 /// Rows per panel.
@@ -81,12 +83,12 @@ impl PanelShape {
         let (head, bits) = match ty {
             TensorType::Q4_0 => (Head::Scale { offset: 8 }, 4),
             TensorType::Q5_0 => (Head::Scale { offset: 16 }, 5),
-            TensorType::Q8_0 => (Head::Scale { offset: 0 }, 8),
+            TensorType::Q8_0 | TensorType::IQ4_NL => (Head::Scale { offset: 0 }, 8),
             TensorType::Q4_1 => (Head::ScaleMin, 4),
             TensorType::Q5_1 => (Head::ScaleMin, 5),
             TensorType::Q4_K => (Head::SuperScaleMin, 4),
             TensorType::Q5_K => (Head::SuperScaleMin, 5),
-            TensorType::Q6_K => (Head::SuperScale, 6),
+            TensorType::Q6_K | TensorType::Q3_K => (Head::SuperScale, 6),
             _ => return None,
         };
         let head_bytes = match head {
@@ -206,6 +208,28 @@ impl PanelShape {
                 TensorType::Q8_0 => {
                     put(0, &block[..2]);
                     values.copy_from_slice(&block[2..]);
+                }
+                TensorType::IQ4_NL => {
+                    put(0, &block[..2]);
+                    nibbles(&block[2..], values);
+                    for value in values.iter_mut() {
+                        *value = IQ4_NL_LEVELS[usize::from(*value)] as u8;
+                    }
+                }
+                TensorType::Q3_K => {
+                    put(0, &block[108..110]);
+                    let scales = &block[96..108];
+                    for j in 0..16 {
+                        let low = scales[j % 8] >> (j / 8 * 4) & 15;
+                        let high = scales[8 + j % 4] >> (j / 4 * 2) & 3;
+                        head[(2 + j) * ROWS + r] = (low | high << 4).wrapping_sub(32);
+                    }
+                    for (i, value) in values.iter_mut().enumerate() {
+                        let low = block[32 + i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2) & 3;
+                        let high = block[i % 32] >> (i / 32) & 1;
+                        // Of the value, low + 4 high - 4, the kernel of Q6_K takes 32 off.
+                        *value = (low | high << 2) + 28;
+                    }
                 }
                 TensorType::Q4_K | TensorType::Q5_K => {
                     put(0, &block[..2]);

@@ -4,11 +4,11 @@
 //!
 //! ```text
 //! int  = sum over 32 inputs of (code - offset) * q            exact
-//! sum += int * (d * x_scale)                                  Q4_0, Q5_0, Q8_0
+//! sum += int * (d * x_scale)                                  Q4_0, Q5_0, Q8_0, IQ4_NL
 //! sum += int * (d * x_scale); sum += m * x_min                Q4_1, Q5_1
 //! sum += int * ((d * scale) * x_scale); sum -= (dmin * min) * x_min        Q4_K, Q5_K
 //! int  = sum over two halves of scale * (sum of (code - 32) * q)           exact
-//! sum += int * (d * x_scale)                                  Q6_K
+//! sum += int * (d * x_scale)                                  Q6_K, Q3_K
 //! ```
 //!
 //! with `x_min` = `x_scale` times the sum of the 32 `q`. The result is therefore the same on every instruction set.
@@ -123,12 +123,12 @@ pub(crate) unsafe fn panels<V: RowLanes>(block: &PanelBlock) {
         match block.shape.ty {
             TensorType::Q4_0 => all::<V, Q4_0>(block),
             TensorType::Q5_0 => all::<V, Q5_0>(block),
-            TensorType::Q8_0 => all::<V, Q8_0>(block),
+            TensorType::Q8_0 | TensorType::IQ4_NL => all::<V, Q8_0>(block),
             TensorType::Q4_1 => all::<V, Q4_1>(block),
             TensorType::Q5_1 => all::<V, Q5_1>(block),
             TensorType::Q4_K => all::<V, Q4K>(block),
             TensorType::Q5_K => all::<V, Q5K>(block),
-            TensorType::Q6_K => all::<V, Q6K>(block),
+            TensorType::Q6_K | TensorType::Q3_K => all::<V, Q6K>(block),
             _ => unreachable!("no panels of this type are made"),
         }
     }
