@@ -12,7 +12,9 @@ use crate::NoProgress;
 use crate::io::native::PackedScheme;
 use crate::io::{ReadMode, TensorInfo, TensorSource, safetensors};
 use crate::model::names::{Naming, Part};
-use crate::model::{ArchConfig, Decoder, Family, KvCache, KvType, RopeScaling, Step, Stored, Wanted, config_hf, synthetic};
+use crate::model::{
+    ArchConfig, Decoder, Family, KvCache, KvType, RopeScaling, Step, Stored, Wanted, config_hf, synthetic,
+};
 use crate::quant::{Projection, QuantSpec};
 
 /// A configuration whose every axis is a multiple of 256, so that GGUF blocks and the quad bridge apply.

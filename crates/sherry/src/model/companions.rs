@@ -51,8 +51,8 @@ impl Checkpoint {
             Container::HuggingFace { config, .. } => Ok(config.clone()),
             Container::Gguf(_) => {
                 let what = "its rotary frequencies have no form in config.json";
-                let mut config =
-                    config_hf::write(self.config()).ok_or_else(|| Error::unsupported(self.path(), what))?;
+                let config = in_hf_terms(self.config());
+                let mut config = config_hf::write(&config).ok_or_else(|| Error::unsupported(self.path(), what))?;
                 if let (Json::Object(fields), Ok(tokenizer)) = (&mut config, self.tokenizer()) {
                     let ids = [("bos_token_id", tokenizer.bos()), ("eos_token_id", tokenizer.eos())];
                     for (key, id) in ids.into_iter().filter_map(|(key, id)| Some((key, id?))) {
@@ -91,7 +91,7 @@ impl Checkpoint {
                     return Ok(Vec::new());
                 }
                 let tokenizer = self.tokenizer()?;
-                let eos = &self.generation().eos;
+                let eos = &self.generation().eos_token_ids;
                 Ok(vec![
                     ("tokenizer.json", tokenizer.to_json()?.into_bytes()),
                     ("tokenizer_config.json", tokenizer.to_config_json().into_bytes()),
