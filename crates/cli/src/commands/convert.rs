@@ -1,0 +1,107 @@
+//! `sherry convert`: between containers, without touching what the weights mean.
+
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+use serde_json::json;
+use sherry::convert::{self, Linears, Request};
+use sherry::io::ReadMode;
+use sherry::model::Checkpoint;
+use sherry_kernels::format::TensorType;
+
+use super::Context;
+use super::engine::resolve;
+use super::quantize::{EmbedArg, stq_id};
+use crate::output::bytes;
+
+/// Change the container: Hugging Face folder <-> GGUF, packed models included
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  sherry convert smol.sherry smol.gguf              a native 1.25-bit folder to GGUF STQ1_0, where that is exact
+  sherry convert hy-mt.gguf hy-mt.sherry            STQ1_0 to a native folder, codes unchanged
+  sherry convert model.gguf folder --dtype bf16     a dense GGUF file to a folder for other tools
+
+Packed weights keep every code. A contiguous checkpoint becomes STQ1_0 (stride-16 quads) by a permutation of channels
+that leaves the model's function unchanged; where no exact form exists, the conversion is refused with the reason.")]
+pub struct ConvertArgs {
+    /// The model: a Hugging Face folder or a GGUF file
+    input: PathBuf,
+    /// The output: a GGUF file when it ends in .gguf, a folder otherwise
+    output: PathBuf,
+    /// Type of dense linear layers [default: as they are; block types become f32 in folders]
+    #[arg(long, value_enum)]
+    dtype: Option<DtypeArg>,
+    /// Type of embedding and head
+    #[arg(long, value_enum, default_value = "keep", value_name = "TYPE")]
+    embed: EmbedArg,
+    /// Type id of STQ1_0 in GGUF: 43, or 42 for the programs that came with the first 1.25-bit files
+    #[arg(long, value_name = "ID", default_value = "43", value_parser = ["42", "43"])]
+    stq_id: String,
+    /// Replace an existing output
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum DtypeArg {
+    #[value(name = "f32")]
+    F32,
+    #[value(name = "f16")]
+    F16,
+    #[value(name = "bf16")]
+    Bf16,
+    #[value(name = "q8_0")]
+    Q8_0,
+}
+
+pub fn run(args: &ConvertArgs, context: &Context) -> Result<ExitCode> {
+    let start = Instant::now();
+    let checkpoint = Checkpoint::open(&resolve(&args.input)?, ReadMode::Map)?;
+    context.console.say(&format!("found   {}", checkpoint.describe()));
+    let request = Request {
+        linears: match args.dtype {
+            None => Linears::Keep,
+            Some(DtypeArg::F32) => Linears::Dense(TensorType::F32),
+            Some(DtypeArg::F16) => Linears::Dense(TensorType::F16),
+            Some(DtypeArg::Bf16) => Linears::Dense(TensorType::BF16),
+            Some(DtypeArg::Q8_0) => Linears::Dense(TensorType::Q8_0),
+        },
+        embeddings: args.embed.choice(),
+        stq_id: stq_id(&args.stq_id),
+        overwrite: args.force,
+        ..Request::keep()
+    };
+    let summary = convert::convert(&checkpoint, &args.output, &request, &context.console, |_| {})?;
+    let sizes = summary.sizes();
+    let mut out = io::stdout().lock();
+    if context.json {
+        let document = json!({
+            "output": summary.path,
+            "input_bytes": summary.input_bytes,
+            "sizes": sizes,
+            "notes": summary.notes,
+            "tensors": summary.tensors,
+        });
+        writeln!(out, "{}", serde_json::to_string_pretty(&document)?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    for note in &summary.notes {
+        context.console.say(&format!("note    {note}"));
+    }
+    writeln!(
+        out,
+        "wrote   {} in {:.1} s   {} -> {}   bits per weight: {:.3} in linear layers, {:.3} over all tensors",
+        args.output.display(),
+        start.elapsed().as_secs_f64(),
+        bytes(summary.input_bytes),
+        bytes(sizes.total()),
+        sizes.linear_bits_per_weight(),
+        sizes.bits_per_weight()
+    )?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,157 @@
+//! Options shared by every command that runs a model, and loading one.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Args, ValueEnum};
+use sherry::io::ReadMode;
+use sherry::model::{Checkpoint, Decoder, KvType};
+use sherry::tokenizer::Tokenizer;
+use sherry::{Error, Progress};
+use sherry_kernels::{Engine, Isa, Precision};
+
+use crate::machine;
+
+/// Most threads that make sense to ask for; more is a typing error.
+const MAX_THREADS: usize = 1024;
+
+/// How a model runs.
+#[derive(Args, Clone)]
+#[command(next_help_heading = "Performance")]
+pub struct EngineArgs {
+    /// Worker threads [default: physical cores]
+    #[arg(short, long, value_name = "N", value_parser = threads)]
+    pub threads: Option<usize>,
+    /// Instruction set [default: the best this processor has]
+    #[arg(long, value_enum, value_name = "ISA")]
+    pub isa: Option<IsaArg>,
+    /// Activations in products with packed weights: int8 is fast, f32 compares with references
+    #[arg(long, value_enum, default_value = "int8")]
+    pub activations: ActivationsArg,
+    /// Type of keys and values in the cache
+    #[arg(long, value_enum, default_value = "f16")]
+    pub kv: KvArg,
+    /// Read files into memory instead of mapping them
+    #[arg(long)]
+    pub no_mmap: bool,
+}
+
+/// Instruction sets by name.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum IsaArg {
+    /// What `sherry doctor` says
+    Auto,
+    Scalar,
+    Avx2,
+    Avx512,
+}
+
+#[derive(Clone, Copy, ValueEnum, PartialEq, Eq)]
+pub enum ActivationsArg {
+    Int8,
+    F32,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum KvArg {
+    F16,
+    F32,
+}
+
+fn threads(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(n) if (1..=MAX_THREADS).contains(&n) => Ok(n),
+        Ok(n) => Err(format!("{n} is not in 1..={MAX_THREADS}")),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// A model ready to run.
+pub struct Loaded {
+    pub checkpoint: Checkpoint,
+    pub decoder: Decoder,
+    pub tokenizer: Arc<Tokenizer>,
+    pub load_time: Duration,
+}
+
+impl EngineArgs {
+    /// How files are opened.
+    pub fn read_mode(&self) -> ReadMode {
+        if self.no_mmap { ReadMode::Read } else { ReadMode::Map }
+    }
+
+    /// The type of cached keys and values.
+    pub fn kv_type(&self) -> KvType {
+        match self.kv {
+            KvArg::F16 => KvType::F16,
+            KvArg::F32 => KvType::F32,
+        }
+    }
+
+    /// Worker threads.
+    pub fn thread_count(&self) -> usize {
+        self.threads.unwrap_or_else(machine::physical_cores)
+    }
+
+    /// The chosen instruction set.
+    pub fn isa(&self) -> Result<Isa> {
+        let isa = match self.isa {
+            None | Some(IsaArg::Auto) => return Ok(Isa::best()),
+            Some(IsaArg::Scalar) => Isa::Scalar,
+            Some(IsaArg::Avx2) => Isa::Avx2,
+            Some(IsaArg::Avx512) => Isa::Avx512,
+        };
+        if !isa.is_available() {
+            bail!("--isa {isa} is not available on this processor ({})", machine::cpu_name());
+        }
+        Ok(isa)
+    }
+
+    /// An engine as asked for.
+    pub fn engine(&self) -> Result<Engine> {
+        let precision = match self.activations {
+            ActivationsArg::Int8 => Precision::Int8,
+            ActivationsArg::F32 => Precision::F32,
+        };
+        Ok(Engine::new(self.isa()?, self.thread_count(), precision))
+    }
+
+    /// Opens and loads the model at `path`; refuses one that does not fit into memory with a cache of `context`
+    /// positions before loading anything.
+    pub fn load(&self, path: &Path, context: usize, progress: &dyn Progress) -> Result<Loaded> {
+        let start = Instant::now();
+        let engine = self.engine()?;
+        let checkpoint = Checkpoint::open(&resolve(path)?, self.read_mode())?;
+        let context = context.min(checkpoint.config().context);
+        if let Some((_, available)) = machine::memory() {
+            checkpoint.estimate(context, 1, self.kv_type()).check(available).map_err(|error| with_path(path, error))?;
+        }
+        let tokenizer = Arc::new(checkpoint.tokenizer()?);
+        let model = Arc::new(checkpoint.load(progress)?);
+        Ok(Loaded { checkpoint, decoder: Decoder::new(model, engine), tokenizer, load_time: start.elapsed() })
+    }
+}
+
+fn with_path(path: &Path, error: Error) -> anyhow::Error {
+    anyhow::Error::new(error).context(format!("{}", path.display()))
+}
+
+/// What the user called the model: a path, or the name of something that `sherry pull` put into models/.
+pub fn resolve(path: &Path) -> Result<PathBuf> {
+    if path.exists() {
+        return Ok(path.to_path_buf());
+    }
+    let pulled = Path::new("models").join(path);
+    if path.is_relative() && pulled.exists() {
+        return Ok(pulled);
+    }
+    let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
+    Err(missing).with_context(|| {
+        format!(
+            "{}: no such file or folder (expected a GGUF file or a Hugging Face folder; `sherry pull` gets one)",
+            path.display()
+        )
+    })
+}

@@ -1,0 +1,319 @@
+//! `sherry inspect`: what is in a model, whether it is sound, and how its numbers are distributed.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::Args;
+use serde_json::{Value, json};
+use sherry::Progress as _;
+use sherry::convert::{Moves, Rows};
+use sherry::io::{ReadMode, gguf};
+use sherry::model::names::Role;
+use sherry::model::{Checkpoint, Container, Stored};
+use sherry_kernels::format::half::f16_to_f32;
+
+use super::Context;
+use super::engine::resolve;
+use crate::interrupt;
+use crate::output::{Align, Table, bytes};
+
+/// Show what is in a model file or folder, and check it
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  sherry inspect smol.sherry                        configuration, sizes, tokenizer
+  sherry inspect model.gguf --tensors               every tensor
+  sherry inspect model.gguf --verify                read everything: codes, padding, scales, NaN; exit 1 if unsound
+  sherry inspect smol.sherry --hist model.layers.0.mlp.up_proj.weight")]
+pub struct InspectArgs {
+    /// A Hugging Face folder or a GGUF file
+    model: PathBuf,
+    /// List every tensor
+    #[arg(long)]
+    tensors: bool,
+    /// List all metadata of a GGUF file
+    #[arg(long)]
+    metadata: bool,
+    /// Read all data and check it: exit code 1 when something is wrong
+    #[arg(long)]
+    verify: bool,
+    /// Histograms of one tensor: values, scales, codes
+    #[arg(long, value_name = "TENSOR")]
+    hist: Option<String>,
+}
+
+pub fn run(args: &InspectArgs, context: &Context) -> Result<ExitCode> {
+    let path = resolve(&args.model)?;
+    let checkpoint = Checkpoint::open(&path, ReadMode::Map)?;
+    let mut report = json!({
+        "path": path,
+        "description": checkpoint.describe(),
+        "sizes": sizes(&checkpoint),
+        "config": checkpoint.config_json().ok(),
+        "tokenizer": tokenizer(&checkpoint),
+    });
+    if args.metadata
+        && let Container::Gguf(file) = checkpoint.container()
+    {
+        let entries = file.metadata().entries().iter();
+        report["metadata"] = entries.map(|(key, value)| (key.clone(), json!(shown(value)))).collect::<serde_json::Map<_, _>>().into();
+    }
+    if args.tensors {
+        report["tensors"] = tensors(&checkpoint);
+    }
+    if let Some(name) = &args.hist {
+        report["histogram"] = histogram(&checkpoint, name)?;
+    }
+    let mut sound = true;
+    if args.verify {
+        let problems = verify(&checkpoint, context)?;
+        sound = problems.is_empty();
+        report["problems"] = json!(problems);
+    }
+    let mut out = io::stdout().lock();
+    if context.json {
+        writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?;
+    } else {
+        write!(out, "{}", text(&report, &checkpoint))?;
+    }
+    Ok(if sound { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+/// Bytes and bits per weight by kind of tensor.
+fn sizes(checkpoint: &Checkpoint) -> Value {
+    let source = checkpoint.source();
+    let stored_bytes = |stored: &Stored| {
+        let names = match stored {
+            Stored::Plain { name, .. } => vec![name],
+            Stored::Packed { codes, scales, .. } => vec![codes, scales],
+        };
+        names.into_iter().filter_map(|name| source.find(name)).map(|info| info.bytes as u64).sum::<u64>()
+    };
+    let mut kinds: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+    for (role, stored) in checkpoint.tensors().iter() {
+        let kind = match role {
+            role if role.is_linear() => "linear layers",
+            role if role.is_embedding() => "embedding and head",
+            _ => "norms and biases",
+        };
+        let weights: usize = role.shape(checkpoint.config()).iter().product();
+        let entry = kinds.entry(kind).or_default();
+        entry.0 += stored_bytes(stored);
+        entry.1 += weights as u64;
+    }
+    let (total, weights) = kinds.values().fold((0, 0), |sum, kind| (sum.0 + kind.0, sum.1 + kind.1));
+    kinds.insert("total", (total, weights));
+    kinds
+        .into_iter()
+        .map(|(kind, (size, weights))| {
+            let bits = 8.0 * size as f64 / weights.max(1) as f64;
+            (kind.to_owned(), json!({ "bytes": size, "weights": weights, "bits_per_weight": bits }))
+        })
+        .collect::<serde_json::Map<_, _>>()
+        .into()
+}
+
+fn tokenizer(checkpoint: &Checkpoint) -> Value {
+    match checkpoint.tokenizer() {
+        Ok(tokenizer) => json!({
+            "tokens": tokenizer.vocab_size(),
+            "bos": tokenizer.bos().and_then(|id| tokenizer.id_to_token(id)),
+            "eos": tokenizer.eos().and_then(|id| tokenizer.id_to_token(id)),
+            "adds_bos": tokenizer.adds_bos(),
+            "chat_template": tokenizer.chat_template().is_some(),
+        }),
+        Err(error) => json!({ "problem": error.to_string() }),
+    }
+}
+
+fn tensors(checkpoint: &Checkpoint) -> Value {
+    let infos = checkpoint.source().tensors().iter();
+    infos.map(|info| json!({ "name": info.name, "type": info.ty.name(), "shape": info.shape, "bytes": info.bytes })).collect()
+}
+
+/// Everything wrong with the data, one line each.
+fn verify(checkpoint: &Checkpoint, context: &Context) -> Result<Vec<String>> {
+    let source = checkpoint.source();
+    let mut problems = Vec::new();
+    if let Err(error) = checkpoint.tokenizer() {
+        problems.push(format!("tokenizer: {error}"));
+    }
+    let mut roles: Vec<(Role, &Stored)> = checkpoint.tensors().iter().collect();
+    roles.sort_by_key(|(_, stored)| stored.name().to_owned());
+    context.console.start("verify", roles.len() as u64);
+    for (role, stored) in roles {
+        if interrupt::requested() {
+            bail!(sherry::Error::Interrupted);
+        }
+        let problem = match stored {
+            Stored::Plain { name, ty } => match sherry::io::verify_tensor(*ty, &source.data(name)?) {
+                Ok(()) => None,
+                Err(problem) => Some(format!("tensor '{name}': {problem}")),
+            },
+            // Opening packed rows checks codes, padding and scales.
+            Stored::Packed { .. } => {
+                Rows::open(source, checkpoint.config(), role, stored, Moves::default()).err().map(|error| error.to_string())
+            }
+        };
+        problems.extend(problem);
+        context.console.advance(1);
+    }
+    context.console.finish();
+    Ok(problems)
+}
+
+/// Bins of a value histogram.
+const BINS: usize = 41;
+
+fn histogram(checkpoint: &Checkpoint, name: &str) -> Result<Value> {
+    let source = checkpoint.source();
+    let module = name.trim_end_matches(".weight");
+    let found = checkpoint.tensors().iter().find(|(_, stored)| {
+        stored.name() == name || stored.name().trim_end_matches(".weight") == module
+    });
+    let Some((role, stored)) = found else {
+        bail!("{}: no tensor '{name}'; `sherry inspect --tensors` lists them", checkpoint.path().display());
+    };
+    let rows = Rows::open(source, checkpoint.config(), role, stored, Moves::default())?;
+    let (row_count, cols) = rows.shape();
+    let mut row = vec![0.0; cols];
+    let (mut low, mut high) = (f32::INFINITY, f32::NEG_INFINITY);
+    for index in 0..row_count {
+        rows.fill(index, &mut row);
+        (low, high) = row.iter().fold((low, high), |(low, high), x| (low.min(*x), high.max(*x)));
+    }
+    let mut counts = vec![0u64; BINS];
+    let width = ((high - low) / BINS as f32).max(f32::MIN_POSITIVE);
+    for index in 0..row_count {
+        rows.fill(index, &mut row);
+        for x in &row {
+            counts[(((x - low) / width) as usize).min(BINS - 1)] += 1;
+        }
+    }
+    let mut result = json!({ "tensor": stored.name(), "type": stored.type_name(), "rows": row_count, "cols": cols,
+                             "values": { "low": low, "high": high, "counts": counts } });
+    if let Some(packed) = rows.packed() {
+        let scales: Vec<f32> = packed.scales.iter().map(|bits| f16_to_f32(*bits)).collect();
+        let (low, high) =
+            scales.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), x| (low.min(*x), high.max(*x)));
+        let mut counts = vec![0u64; BINS];
+        let width = ((high - low) / BINS as f32).max(f32::MIN_POSITIVE);
+        scales.iter().for_each(|x| counts[(((x - low) / width) as usize).min(BINS - 1)] += 1);
+        result["scales"] = json!({ "low": low, "high": high, "counts": counts });
+        if let Some(codes) = packed.code_histogram() {
+            result["codes"] = json!(codes);
+        }
+    }
+    Ok(result)
+}
+
+/// A GGUF value in one line.
+fn shown(value: &gguf::Value) -> String {
+    match value {
+        gguf::Value::String(text) if text.chars().count() > 80 => {
+            format!("{:?}... ({} bytes)", text.chars().take(77).collect::<String>(), text.len())
+        }
+        gguf::Value::String(text) => format!("{text:?}"),
+        gguf::Value::Array(array) => format!("{} of {}", value.type_name(), array.len()),
+        gguf::Value::Bool(x) => x.to_string(),
+        number => number.as_u64().map_or_else(|| format!("{number:?}"), |n| n.to_string()),
+    }
+}
+
+fn sparkline(counts: &Value) -> String {
+    const LEVELS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    let counts: Vec<f64> = counts.as_array().into_iter().flatten().filter_map(Value::as_f64).collect();
+    let top = counts.iter().fold(1.0f64, |top, count| top.max(*count));
+    counts.iter().map(|count| LEVELS[(count / top * 8.0).ceil() as usize % LEVELS.len()]).collect()
+}
+
+/// The report for people.
+fn text(report: &Value, checkpoint: &Checkpoint) -> String {
+    let mut text = format!("{}\n{}\n\n", checkpoint.path().display(), checkpoint.describe());
+    let mut table = Table::new(&[
+        ("part", Align::Left),
+        ("weights", Align::Right),
+        ("size", Align::Right),
+        ("bits/weight", Align::Right),
+    ]);
+    for (kind, entry) in report["sizes"].as_object().into_iter().flatten() {
+        table.row([
+            kind.clone(),
+            entry["weights"].to_string(),
+            bytes(entry["bytes"].as_u64().unwrap_or(0)),
+            format!("{:.3}", entry["bits_per_weight"].as_f64().unwrap_or(0.0)),
+        ]);
+    }
+    text += &table.to_string();
+    let config = checkpoint.config();
+    text += &format!(
+        "\nhidden {}, intermediate {}, {} heads ({} for keys and values) of {}, vocabulary {}, context {}\n",
+        config.hidden, config.ffn, config.heads, config.kv_heads, config.head_dim, config.vocab, config.context
+    );
+    let tokenizer = &report["tokenizer"];
+    text += &match &tokenizer["problem"] {
+        Value::String(problem) => format!("tokenizer: {problem}\n"),
+        _ => format!(
+            "tokenizer: {} tokens, bos {}, eos {}, {} chat template\n",
+            tokenizer["tokens"],
+            tokenizer["bos"],
+            tokenizer["eos"],
+            if tokenizer["chat_template"] == true { "with a" } else { "no" }
+        ),
+    };
+    if let Some(metadata) = report["metadata"].as_object() {
+        text += "\nmetadata\n";
+        for (key, value) in metadata {
+            text += &format!("  {key} = {}\n", value.as_str().unwrap_or_default());
+        }
+    }
+    if let Some(tensors) = report["tensors"].as_array() {
+        let mut table = Table::new(&[
+            ("tensor", Align::Left),
+            ("type", Align::Left),
+            ("shape", Align::Left),
+            ("bytes", Align::Right),
+        ]);
+        for tensor in tensors {
+            let shape: Vec<String> = tensor["shape"].as_array().into_iter().flatten().map(Value::to_string).collect();
+            table.row([
+                tensor["name"].as_str().unwrap_or_default().to_owned(),
+                tensor["type"].as_str().unwrap_or_default().to_owned(),
+                shape.join(" x "),
+                tensor["bytes"].to_string(),
+            ]);
+        }
+        text += &format!("\n{table}");
+    }
+    let histogram = &report["histogram"];
+    if histogram.is_object() {
+        text += &format!("\n{} ({})\n", histogram["tensor"].as_str().unwrap_or_default(), histogram["type"].as_str().unwrap_or_default());
+        for part in ["values", "scales"] {
+            let part_of = &histogram[part];
+            if part_of.is_object() {
+                text += &format!(
+                    "  {part:<7} {:>11.3e} |{}| {:.3e}\n",
+                    part_of["low"].as_f64().unwrap_or(0.0),
+                    sparkline(&part_of["counts"]),
+                    part_of["high"].as_f64().unwrap_or(0.0)
+                );
+            }
+        }
+        if histogram["codes"].is_array() {
+            text += &format!("  codes             0 |{}| 31   uses of each 5-bit code\n", sparkline(&histogram["codes"]));
+        }
+    }
+    if let Some(problems) = report["problems"].as_array() {
+        if problems.is_empty() {
+            text += "\nverified: every tensor is sound\n";
+        }
+        for problem in problems {
+            text += &format!("\nproblem: {}", problem.as_str().unwrap_or_default());
+        }
+        text += "\n";
+    }
+    text
+}

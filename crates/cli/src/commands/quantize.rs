@@ -1,0 +1,332 @@
+//! `sherry quantize`: a dense model in, a packed one out, and what that did to every tensor.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Args, ValueEnum};
+use serde_json::json;
+use sherry::convert::{self, Container, Embeddings, Linears, Request, STQ1_0_SPEC, Summary, Written};
+use sherry::io::ReadMode;
+use sherry::io::gguf::StqId;
+use sherry::model::Checkpoint;
+use sherry::quant::{Projection, QuantSpec};
+use sherry_kernels::format::{QuadOrder, ScaleGroup, TensorType, TernaryFormat};
+
+use super::Context;
+use super::engine::resolve;
+use crate::output::{Align, Table, bytes};
+
+/// Turn a dense model into a 1.25-bit one (or one of the baselines)
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  sherry quantize models/SmolLM2-135M-Instruct smol.sherry         a native folder, one scale per row
+  sherry quantize model.gguf out.sherry --scale group --group-size 128
+  sherry quantize models/Llama-3.2-1B llama.gguf                   GGUF with STQ1_0 tensors, for llama.cpp
+  sherry quantize model.gguf two-bit --type ternary-2 --projection twn
+
+A projection without training loses most of what a dense model knows; it is the starting point of training and the
+form in which trained models are packed.")]
+pub struct QuantizeArgs {
+    /// The dense model: a Hugging Face folder or a GGUF file
+    input: PathBuf,
+    /// The output: a GGUF file when it ends in .gguf, a folder otherwise
+    output: PathBuf,
+    /// Type of the linear layers
+    #[arg(long = "type", value_enum, default_value = "sherry-1.25", value_name = "TYPE")]
+    ty: TypeArg,
+    /// Weights that share a scale [default: row; group of 256 in GGUF]
+    #[arg(long, value_enum)]
+    scale: Option<ScaleArg>,
+    /// Weights per scale with --scale group: 32, 64, 128 or 256 (24, 48, 96 or 192 for ternary-1.67)
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    group_size: usize,
+    /// Which four inputs form a quad [default: contiguous; stride16 in GGUF]
+    #[arg(long, value_enum)]
+    quad: Option<QuadArg>,
+    /// How weights become ternary (the baselines only)
+    #[arg(long, value_enum, default_value = "absmean")]
+    projection: ProjectionArg,
+    /// Type of embedding and head
+    #[arg(long, value_enum, default_value = "auto", value_name = "TYPE")]
+    embed: EmbedArg,
+    /// JSON file with the importance of every input channel: {"model.layers.0.mlp.up_proj.weight": [..], ..}
+    #[arg(long, value_name = "FILE")]
+    importance: Option<PathBuf>,
+    /// Where the JSON report goes [default: OUTPUT.report.json]
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// Type id of STQ1_0 in GGUF: 43, or 42 for the programs that came with the first 1.25-bit files
+    #[arg(long, value_name = "ID", default_value = "43", value_parser = ["42", "43"])]
+    stq_id: String,
+    /// Replace an existing output
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum TypeArg {
+    /// Sherry: 3:4 sparse ternary, 1.25 bits per weight
+    #[value(name = "sherry-1.25", alias = "sherry")]
+    Sherry,
+    /// Dense ternary, three weights in five bits
+    #[value(name = "ternary-1.67")]
+    Ternary167,
+    /// Dense ternary, two bits per weight
+    #[value(name = "ternary-2")]
+    Ternary2,
+    #[value(name = "q8_0")]
+    Q8_0,
+    #[value(name = "bf16")]
+    Bf16,
+    #[value(name = "f16")]
+    F16,
+    #[value(name = "f32")]
+    F32,
+}
+
+#[derive(Clone, Copy, ValueEnum, PartialEq, Eq)]
+enum ScaleArg {
+    Row,
+    Group,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum QuadArg {
+    Contiguous,
+    Stride16,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum ProjectionArg {
+    Absmean,
+    Absmedian,
+    Twn,
+}
+
+/// Types of embedding and head.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum EmbedArg {
+    /// Q8_0 in folders, as released files have it in GGUF; quantized ones stay
+    Auto,
+    Keep,
+    #[value(name = "f32")]
+    F32,
+    #[value(name = "f16")]
+    F16,
+    #[value(name = "bf16")]
+    Bf16,
+    #[value(name = "q8_0")]
+    Q8_0,
+    #[value(name = "q6_k")]
+    Q6K,
+    #[value(name = "q4_k")]
+    Q4K,
+}
+
+impl EmbedArg {
+    pub fn choice(self) -> Embeddings {
+        match self {
+            Self::Auto => Embeddings::Auto,
+            Self::Keep => Embeddings::Keep,
+            Self::F32 => Embeddings::As(TensorType::F32),
+            Self::F16 => Embeddings::As(TensorType::F16),
+            Self::Bf16 => Embeddings::As(TensorType::BF16),
+            Self::Q8_0 => Embeddings::As(TensorType::Q8_0),
+            Self::Q6K => Embeddings::As(TensorType::Q6_K),
+            Self::Q4K => Embeddings::As(TensorType::Q4_K),
+        }
+    }
+}
+
+pub fn stq_id(text: &str) -> StqId {
+    if text == "42" { StqId::Id42 } else { StqId::Id43 }
+}
+
+impl QuantizeArgs {
+    fn linears(&self) -> Linears {
+        let projection = match self.projection {
+            ProjectionArg::Absmean => Projection::AbsMean,
+            ProjectionArg::Absmedian => Projection::AbsMedian,
+            ProjectionArg::Twn => Projection::Twn,
+        };
+        let gguf = convert::container_of(&self.output) == Container::Gguf;
+        let scale = match self.scale {
+            Some(ScaleArg::Group) => ScaleGroup::Group(self.group_size),
+            Some(ScaleArg::Row) | None => ScaleGroup::Row,
+        };
+        let spec = |format, projection| QuantSpec { format, order: QuadOrder::Contiguous, scale, projection };
+        Linears::Packed(match self.ty {
+            TypeArg::Sherry => {
+                let base = if gguf { STQ1_0_SPEC } else { QuantSpec::sherry(ScaleGroup::Row) };
+                QuantSpec {
+                    order: match self.quad {
+                        None => base.order,
+                        Some(QuadArg::Contiguous) => QuadOrder::Contiguous,
+                        Some(QuadArg::Stride16) => QuadOrder::Stride16,
+                    },
+                    scale: if self.scale.is_some() { scale } else { base.scale },
+                    ..base
+                }
+            }
+            TypeArg::Ternary167 => spec(TernaryFormat::Ternary167, projection),
+            TypeArg::Ternary2 => spec(TernaryFormat::Ternary2, projection),
+            TypeArg::Q8_0 => return Linears::Dense(TensorType::Q8_0),
+            TypeArg::Bf16 => return Linears::Dense(TensorType::BF16),
+            TypeArg::F16 => return Linears::Dense(TensorType::F16),
+            TypeArg::F32 => return Linears::Dense(TensorType::F32),
+        })
+    }
+}
+
+pub fn run(args: &QuantizeArgs, context: &Context) -> Result<ExitCode> {
+    let start = Instant::now();
+    let checkpoint = Checkpoint::open(&resolve(&args.input)?, ReadMode::Map)?;
+    context.console.say(&format!("found   {}", checkpoint.describe()));
+    let request = Request {
+        linears: args.linears(),
+        embeddings: args.embed.choice(),
+        stq_id: stq_id(&args.stq_id),
+        importance: args.importance.as_deref().map(read_importance).transpose()?.unwrap_or_default(),
+        overwrite: args.force,
+    };
+    let summary = convert::convert(&checkpoint, &args.output, &request, &context.console, |_| {})?;
+    let report = args.report.clone().unwrap_or_else(|| report_path(&args.output));
+    let document = json!({
+        "input": args.input,
+        "output": summary.path,
+        "input_bytes": summary.input_bytes,
+        "sizes": summary.sizes(),
+        "linear_bits_per_weight": summary.sizes().linear_bits_per_weight(),
+        "bits_per_weight": summary.sizes().bits_per_weight(),
+        "seconds": start.elapsed().as_secs_f64(),
+        "notes": summary.notes,
+        "tensors": summary.tensors,
+    });
+    sherry::io::write_atomic(&report, (serde_json::to_string_pretty(&document)? + "\n").as_bytes())?;
+    let mut out = io::stdout().lock();
+    if context.json {
+        writeln!(out, "{}", serde_json::to_string_pretty(&document)?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if !context.quiet {
+        write!(out, "{}", tensor_table(&summary.tensors))?;
+        writeln!(out)?;
+        write!(out, "{}", size_table(&summary))?;
+        writeln!(out)?;
+        for line in closing_lines(&summary) {
+            writeln!(out, "{line}")?;
+        }
+    }
+    writeln!(out, "wrote   {} in {:.1} s   report: {}", args.output.display(), start.elapsed().as_secs_f64(), report.display())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn report_path(output: &Path) -> PathBuf {
+    let mut name = output.file_name().unwrap_or_default().to_os_string();
+    name.push(".report.json");
+    output.with_file_name(name)
+}
+
+fn read_importance(path: &Path) -> Result<HashMap<String, Vec<f32>>> {
+    const MAX_BYTES: u64 = 1 << 30;
+    let size = fs::metadata(path).with_context(|| format!("cannot open {}", path.display()))?.len();
+    if size > MAX_BYTES {
+        bail!("{}: {size} bytes, more than {MAX_BYTES}", path.display());
+    }
+    let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_slice(&text)
+        .with_context(|| format!("{}: expected an object of weight names to arrays of numbers", path.display()))
+}
+
+/// One row per quantized tensor.
+pub fn tensor_table(tensors: &[Written]) -> Table {
+    let mut table = Table::new(&[
+        ("tensor", Align::Left),
+        ("shape", Align::Left),
+        ("from", Align::Left),
+        ("to", Align::Left),
+        ("bits codes+scales", Align::Right),
+        ("rel. error", Align::Right),
+        ("cosine", Align::Right),
+        ("SQNR dB", Align::Right),
+        ("-1 / 0 / +1 %", Align::Right),
+    ]);
+    for tensor in tensors {
+        let Some(report) = &tensor.report else { continue };
+        table.row([
+            short_name(&tensor.name),
+            format!("{} x {}", tensor.rows, tensor.cols),
+            tensor.from.clone(),
+            tensor.to.clone(),
+            format!("{:.3}+{:.3}", report.code_bits_per_weight, report.scale_bits_per_weight),
+            format!("{:.4}", report.relative_error),
+            format!("{:.4}", report.cosine),
+            report.sqnr_db.map_or_else(|| "exact".to_owned(), |db| format!("{db:.2}")),
+            format!(
+                "{:.1} / {:.1} / {:.1}",
+                100.0 * report.share_minus,
+                100.0 * report.share_zero,
+                100.0 * report.share_plus
+            ),
+        ]);
+    }
+    table
+}
+
+/// "layers.3.mlp.up_proj" of "model.layers.3.mlp.up_proj.weight".
+fn short_name(name: &str) -> String {
+    name.trim_start_matches("model.").trim_end_matches(".weight").to_owned()
+}
+
+fn size_table(summary: &Summary) -> Table {
+    let sizes = summary.sizes();
+    let mut table =
+        Table::new(&[("part", Align::Left), ("type", Align::Left), ("size", Align::Right), ("bits/weight", Align::Right)]);
+    let types = |wanted: &dyn Fn(&Written) -> bool| {
+        let mut names: Vec<&str> = summary.tensors.iter().filter(|t| wanted(t)).map(|t| t.to.as_str()).collect();
+        names.sort_unstable();
+        names.dedup();
+        names.join(", ")
+    };
+    let mut row = |part: &str, wanted: &dyn Fn(&Written) -> bool, size: u64| {
+        let weights: u64 = summary.tensors.iter().filter(|t| wanted(t)).map(|t| t.rows as u64 * t.cols as u64).sum();
+        let bits = 8.0 * size as f64 / weights.max(1) as f64;
+        table.row([part.to_owned(), types(wanted), bytes(size), format!("{bits:.3}")]);
+    };
+    row("linear layers, scales included", &|t| t.linear, sizes.linears);
+    row("embedding and head", &|t| t.embedding, sizes.embeddings);
+    row("norms and biases", &|t| !t.linear && !t.embedding, sizes.vectors);
+    row("all tensors", &|_| true, sizes.total());
+    table
+}
+
+/// Totals, the worst tensors and remarks.
+fn closing_lines(summary: &Summary) -> Vec<String> {
+    let sizes = summary.sizes();
+    let mut lines = vec![format!(
+        "size    {} -> {}   bits per weight: {:.3} in linear layers, {:.3} over all tensors",
+        bytes(summary.input_bytes),
+        bytes(sizes.total()),
+        sizes.linear_bits_per_weight(),
+        sizes.bits_per_weight()
+    )];
+    let mut reports: Vec<(f64, &str)> = summary
+        .tensors
+        .iter()
+        .filter_map(|tensor| Some((tensor.report.as_ref()?.relative_error, tensor.name.as_str())))
+        .collect();
+    reports.sort_by(|a, b| b.0.total_cmp(&a.0));
+    if !reports.is_empty() {
+        let worst: Vec<String> =
+            reports.iter().take(3).map(|(error, name)| format!("{} ({error:.3})", short_name(name))).collect();
+        lines.push(format!("worst   {}   (relative error ||W - Q|| / ||W||)", worst.join(", ")));
+    }
+    lines.extend(summary.notes.iter().map(|note| format!("note    {note}")));
+    lines
+}

@@ -1,0 +1,102 @@
+//! Options that decide which token comes next, and where their defaults come from.
+
+use anyhow::Result;
+use clap::Args;
+use sherry::generate::{GenerationConfig, Sampler, SamplingParams, StopStrings};
+
+/// What to use where neither the user nor the model says anything: the values llama.cpp made customary.
+const DEFAULTS: SamplingParams = SamplingParams {
+    temperature: 0.8,
+    top_k: 40,
+    top_p: 0.95,
+    min_p: 0.05,
+    repetition_penalty: 1.0,
+    repetition_window: 64,
+    seed: 0,
+};
+
+/// Sampling options; what is not given comes from the model's generation_config.json, then from customary values.
+#[derive(Args, Clone, Default)]
+#[command(next_help_heading = "Sampling")]
+pub struct SamplingArgs {
+    /// Most tokens to generate [default: until the model stops or the context is full]
+    #[arg(short = 'n', long, value_name = "N")]
+    pub max_tokens: Option<usize>,
+    /// Randomness; 0 always takes the likeliest token [default: the model's, else 0.8]
+    #[arg(long = "temp", value_name = "T")]
+    pub temperature: Option<f32>,
+    /// Only the K likeliest tokens; 0: all [default: the model's, else 40]
+    #[arg(long, value_name = "K")]
+    pub top_k: Option<usize>,
+    /// Only the likeliest tokens that together have probability P [default: the model's, else 0.95]
+    #[arg(long, value_name = "P")]
+    pub top_p: Option<f32>,
+    /// Only tokens at least P times as likely as the likeliest [default: the model's, else 0.05]
+    #[arg(long, value_name = "P")]
+    pub min_p: Option<f32>,
+    /// Penalty on recent tokens; 1: none [default: the model's, else 1]
+    #[arg(long, value_name = "X")]
+    pub repeat_penalty: Option<f32>,
+    /// Same seed, same text [default: from the clock]
+    #[arg(short, long)]
+    pub seed: Option<u64>,
+    /// End the text before this string (repeatable)
+    #[arg(long, value_name = "TEXT")]
+    pub stop: Vec<String>,
+}
+
+impl SamplingArgs {
+    /// The parameters in force, and a line that says them and where they come from.
+    pub fn resolve(&self, model: &GenerationConfig) -> Result<(SamplingParams, String)> {
+        let base = model.apply(DEFAULTS);
+        let seed = self.seed.unwrap_or_else(clock_seed);
+        let params = SamplingParams {
+            temperature: self.temperature.unwrap_or(base.temperature),
+            top_k: self.top_k.unwrap_or(base.top_k),
+            top_p: self.top_p.unwrap_or(base.top_p),
+            min_p: self.min_p.unwrap_or(base.min_p),
+            repetition_penalty: self.repeat_penalty.unwrap_or(base.repetition_penalty),
+            repetition_window: base.repetition_window,
+            seed,
+        }
+        .check()?;
+        let origin = |given: bool, model: bool| match (given, model) {
+            (true, _) => "",
+            (false, true) => " (the model's)",
+            (false, false) => " (default)",
+        };
+        if params.temperature == 0.0 {
+            let from = origin(self.temperature.is_some(), model.temperature.is_some() || model.do_sample == Some(false));
+            return Ok((params, format!("greedy{from}")));
+        }
+        let line = format!(
+            "temperature {}{}, top-k {}{}, top-p {}{}, min-p {}{}, repetition penalty {}{}, seed {seed}",
+            params.temperature,
+            origin(self.temperature.is_some(), model.temperature.is_some()),
+            params.top_k,
+            origin(self.top_k.is_some(), model.top_k.is_some()),
+            params.top_p,
+            origin(self.top_p.is_some(), model.top_p.is_some()),
+            params.min_p,
+            origin(self.min_p.is_some(), model.min_p.is_some()),
+            params.repetition_penalty,
+            origin(self.repeat_penalty.is_some(), model.repetition_penalty.is_some()),
+        );
+        Ok((params, line))
+    }
+
+    /// A sampler with the parameters in force.
+    pub fn sampler(params: SamplingParams) -> Result<Sampler> {
+        Ok(Sampler::new(params)?)
+    }
+
+    /// The stop strings.
+    pub fn stop_strings(&self) -> Result<StopStrings> {
+        Ok(StopStrings::new(self.stop.iter().cloned())?)
+    }
+}
+
+fn clock_seed() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    now.as_nanos() as u64
+}
