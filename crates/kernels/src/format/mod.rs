@@ -1,5 +1,6 @@
 //! What the bytes mean: tensor types, block sizes, bit order. Plain safe Rust, no SIMD.
 
+pub mod ggml;
 pub mod half;
 mod packed;
 pub mod sherry;
