@@ -8,6 +8,7 @@ mod tests;
 use std::sync::Mutex;
 
 use crate::kernels::Kernels;
+use crate::ternary::Scratch as TernaryScratch;
 use crate::{Isa, Matrix, Pool};
 
 pub use attention::{AttentionShape, KvHead, KvRows};
@@ -32,6 +33,7 @@ pub struct Engine {
     kernels: &'static Kernels,
     /// int8 activations of the current product.
     inputs: matmul::Inputs,
+    ternary: TernaryScratch,
     /// Per worker: rows as f32.
     rows: Vec<Mutex<Vec<f32>>>,
 }
@@ -54,7 +56,15 @@ impl Engine {
         assert!(isa.is_available(), "{isa} is not available on this processor");
         let pool = Pool::new(threads);
         let rows = (0..pool.threads()).map(|_| Mutex::default()).collect();
-        Self { isa, pool, precision, kernels: Kernels::of(isa), inputs: matmul::Inputs::default(), rows }
+        Self {
+            isa,
+            pool,
+            precision,
+            kernels: Kernels::of(isa),
+            inputs: matmul::Inputs::default(),
+            ternary: TernaryScratch::default(),
+            rows,
+        }
     }
 
     /// The instruction set in use.

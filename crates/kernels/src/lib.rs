@@ -13,6 +13,7 @@ mod matrix;
 mod panel;
 mod pool;
 mod scalar;
+mod ternary;
 mod vector;
 #[cfg(target_arch = "x86_64")]
 mod x86;

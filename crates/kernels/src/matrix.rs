@@ -1,9 +1,12 @@
 //! A weight matrix in the form the kernels execute.
 
+use std::sync::Arc;
+
 use crate::format::ggml::dequantize;
-use crate::format::{PackedLayout, TensorType};
+use crate::format::{PackedError, PackedLayout, TensorType};
 use crate::kernels::Kernels;
 use crate::panel::Panels;
+use crate::ternary::TernaryMatrix;
 use crate::{Bytes, Isa, Pool};
 
 /// A weight matrix, `rows` = out features, `cols` = in features.
@@ -20,6 +23,8 @@ pub(crate) enum Repr {
     Rows { ty: TensorType, bytes: Bytes },
     /// Block-quantized weights in kernel order.
     Panels(Panels),
+    /// Packed ternary weights in kernel order.
+    Ternary(Arc<TernaryMatrix>),
 }
 
 /// Why bytes cannot become a [`Matrix`].
@@ -41,14 +46,30 @@ pub enum MatrixError {
         /// Bytes given.
         found: usize,
     },
+    /// Packed ternary weights that do not hold together.
+    Packed(PackedError),
+    /// Memory ran out.
+    OutOfMemory {
+        /// Bytes asked for.
+        bytes: usize,
+    },
+}
+
+impl From<PackedError> for MatrixError {
+    fn from(error: PackedError) -> Self {
+        Self::Packed(error)
+    }
 }
 
 impl Matrix {
-    /// Row-major rows of a float or block type, used in place.
+    /// Row-major rows of a float or block type, used in place; STQ1_0 is repacked into kernel order.
     ///
     /// # Errors
     /// [`MatrixError`] when type, shape and size do not fit together.
     pub fn from_rows(ty: TensorType, rows: usize, cols: usize, bytes: Bytes) -> Result<Self, MatrixError> {
+        if ty == TensorType::STQ1_0 {
+            return Self::from_stq1_0_on(&Pool::new(1), rows, cols, &bytes);
+        }
         let row = ty.row_bytes(cols).ok_or(MatrixError::Columns { ty, cols })?;
         let expected = row.saturating_mul(rows);
         if expected != bytes.len() {
@@ -61,7 +82,8 @@ impl Matrix {
     }
 
     /// The same matrix in the order of the int8 kernels, for Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, Q3_K, Q4_K, Q5_K
-    /// and Q6_K: a copy of about the same size (IQ4_NL and Q3_K: nearly twice; the rows are not needed afterwards). Any other matrix is returned as it is.
+    /// and Q6_K: a copy of about the same size (IQ4_NL and Q3_K: nearly twice). The rows are not needed afterwards. Any
+    /// other matrix is returned as it is.
     ///
     /// A matrix used only for [`row_f32`](Self::row_f32), like an embedding that is not the head as well, is better left
     /// as rows.
@@ -74,13 +96,31 @@ impl Matrix {
     }
 
     /// Row-major packed ternary codes (`layout.rows` x `layout.format.row_bytes`) and f16 scales (little-endian bytes),
-    /// repacked into kernel order.
+    /// repacked into kernel order on the workers of `pool`. `codes` and `scales` are not needed afterwards.
     ///
     /// # Errors
-    /// [`MatrixError`] when sizes do not fit or a code is illegal.
+    /// [`MatrixError`] when sizes do not fit, a code is illegal, padding is not zero or a scale is not finite.
+    pub fn from_packed_on(pool: &Pool, layout: PackedLayout, codes: &[u8], scales: &[u8]) -> Result<Self, MatrixError> {
+        let matrix = TernaryMatrix::from_packed(layout, codes, scales, pool)?;
+        Ok(Self { rows: layout.rows, cols: layout.cols, repr: Repr::Ternary(Arc::new(matrix)) })
+    }
+
+    /// [`from_packed_on`](Self::from_packed_on) on the calling thread alone.
+    ///
+    /// # Errors
+    /// As there.
     pub fn from_packed(layout: PackedLayout, codes: &[u8], scales: &[u8]) -> Result<Self, MatrixError> {
-        let _ = (layout, codes, scales);
-        todo!("ternary kernels")
+        Self::from_packed_on(&Pool::new(1), layout, codes, scales)
+    }
+
+    /// The blocks of a GGUF STQ1_0 tensor, repacked into kernel order on the workers of `pool`. `blocks` are not needed
+    /// afterwards.
+    ///
+    /// # Errors
+    /// [`MatrixError`] when sizes do not fit or a scale is not finite.
+    pub fn from_stq1_0_on(pool: &Pool, rows: usize, cols: usize, blocks: &[u8]) -> Result<Self, MatrixError> {
+        let matrix = TernaryMatrix::from_stq1_0(rows, cols, blocks, pool)?;
+        Ok(Self { rows, cols, repr: Repr::Ternary(Arc::new(matrix)) })
     }
 
     /// Out features.
@@ -98,6 +138,7 @@ impl Matrix {
         match &self.repr {
             Repr::Rows { bytes, .. } => bytes.len(),
             Repr::Panels(panels) => panels.bytes().len(),
+            Repr::Ternary(matrix) => matrix.bytes(),
         }
     }
 
@@ -113,6 +154,7 @@ impl Matrix {
     pub(crate) fn row_f32_with(&self, kernels: &Kernels, row: usize, out: &mut [f32]) {
         assert!(row < self.rows && out.len() == self.cols);
         match &self.repr {
+            Repr::Ternary(matrix) => matrix.row_f32(row, out),
             Repr::Rows { ty, bytes } => {
                 let len = bytes.len() / self.rows;
                 let bytes = &bytes[row * len..(row + 1) * len];

@@ -12,6 +12,7 @@ use crate::kernels::Kernels;
 use crate::matrix::{Matrix, Repr};
 use crate::panel::{BLOCK, ROWS};
 use crate::pool::SharedPtr;
+use crate::ternary::{self, TernaryProduct};
 
 /// From this many tokens on, f16 and bf16 rows are widened once instead of per tile.
 const WIDEN_TOKENS: usize = 3;
@@ -58,7 +59,7 @@ struct Call<'a> {
 }
 
 impl Engine {
-    /// Several products of the same input `x` (tokens x cols), in one parallel region. The result for a token does not
+    /// Several products of the same input `x` (tokens x cols), in one parallel region per kind of weights. The result for a token does not
     /// depend on the number of tokens, of threads, or on which other products are in the group.
     ///
     /// # Panics
@@ -73,9 +74,21 @@ impl Engine {
             return;
         }
         let mut jobs = Vec::with_capacity(products.len());
+        let mut ternary = Vec::new();
         for product in products {
+            if let Repr::Ternary(w) = &product.w.repr {
+                ternary.push(TernaryProduct { w, y: &mut *product.y });
+                continue;
+            }
             let int8 = self.precision == Precision::Int8 && matches!(product.w.repr, Repr::Panels(_));
             jobs.push(Job { w: product.w, y: SharedPtr(product.y.as_mut_ptr()), int8 });
+        }
+        match self.precision {
+            Precision::Int8 => ternary::multiply(self.isa, &self.pool, &mut self.ternary, x, tokens, &mut ternary),
+            Precision::F32 => ternary::multiply_f32(&self.pool, x, tokens, &mut ternary),
+        }
+        if jobs.is_empty() {
+            return;
         }
         let cols = x.len() / tokens;
         if cols > 0 && jobs.iter().any(|job| job.int8) {

@@ -1,5 +1,6 @@
 //! Plain Rust: the oracle and the fallback.
 
+pub(crate) mod ternary;
 pub(crate) mod vector;
 
 use crate::generic::attention::AttendHead;

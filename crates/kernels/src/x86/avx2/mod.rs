@@ -1,5 +1,6 @@
 //! AVX2 with FMA and F16C.
 
+pub(crate) mod ternary;
 pub(crate) mod vector;
 
 use crate::generic::attention::AttendHead;

@@ -1,5 +1,6 @@
 //! AVX-512 F/BW/VL/VBMI/VNNI.
 
+pub(crate) mod ternary;
 pub(crate) mod vector;
 
 use crate::generic::attention::AttendHead;
