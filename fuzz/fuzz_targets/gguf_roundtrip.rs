@@ -26,7 +26,7 @@ fuzz_target!(|bytes: &[u8]| {
         Err(other) => panic!("{other}"),
     };
     for info in file.tensors() {
-        writer.write_tensor(&file.data(&info.name).unwrap()).unwrap();
+        writer.write(&info.name, &file.data(&info.name).unwrap()).unwrap();
     }
     writer.finish().unwrap();
     let copy = GgufFile::open(&path, ReadMode::Read).unwrap();

@@ -10,6 +10,11 @@ pub trait Progress: Sync {
     fn finish(&self);
     /// A line worth showing beside the progress (one tensor's report, a warning).
     fn note(&self, line: &str);
+    /// Whether the user asked to stop; long work then returns [`Error::Interrupted`](crate::Error::Interrupted) soon,
+    /// leaving no half-written file.
+    fn is_cancelled(&self) -> bool {
+        false
+    }
 }
 
 /// Ignores everything.

@@ -2,11 +2,16 @@
 
 mod atomic;
 pub mod gguf;
+pub mod json;
 mod mmap;
+pub mod native;
+pub mod safetensors;
 mod source;
 mod verify;
 
+pub(crate) use atomic::sync_folder;
 pub use atomic::{AtomicFile, write_atomic};
 pub use mmap::{FileBytes, ReadMode};
+pub use safetensors::Safetensors;
 pub use source::{TensorInfo, TensorSource};
 pub use verify::verify_tensor;

