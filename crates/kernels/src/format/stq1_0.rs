@@ -50,15 +50,14 @@ pub fn layout(rows: usize, cols: usize) -> PackedLayout {
     }
 }
 
-/// The native codes of consecutive blocks, and their scales.
+/// The native codes of consecutive blocks.
 ///
 /// # Panics
-/// When `blocks`, `codes` and `scales` are not of the same number of blocks.
-pub fn unpack_blocks(blocks: &[u8], codes: &mut [u8], scales: &mut [u16]) {
-    let (blocks, rest) = blocks.as_chunks::<BLOCK_BYTES>();
-    assert!(rest.is_empty() && codes.len() == blocks.len() * CODE_BYTES && scales.len() == blocks.len());
-    for ((block, codes), scale) in blocks.iter().zip(codes.as_chunks_mut::<CODE_BYTES>().0).zip(scales) {
-        (*codes, *scale) = block_to_codes(block);
+/// When `codes` is not as long as the blocks need.
+pub fn unpack_codes(blocks: &[[u8; BLOCK_BYTES]], codes: &mut [u8]) {
+    assert_eq!(codes.len(), blocks.len() * CODE_BYTES);
+    for (block, codes) in blocks.iter().zip(codes.as_chunks_mut::<CODE_BYTES>().0) {
+        *codes = block_to_codes(block).0;
     }
 }
 
@@ -68,9 +67,10 @@ pub fn unpack_blocks(blocks: &[u8], codes: &mut [u8], scales: &mut [u16]) {
 /// [`PackedError`] when shape and size do not fit, or a scale is not finite.
 pub fn to_packed(rows: usize, cols: usize, blocks: &[u8]) -> Result<PackedRows, PackedError> {
     let count = check_size(rows, cols, blocks.len())?;
+    let (blocks, _) = blocks.as_chunks::<BLOCK_BYTES>();
     let mut codes = vec![0; count * CODE_BYTES];
-    let mut scales = vec![0; count];
-    unpack_blocks(blocks, &mut codes, &mut scales);
+    unpack_codes(blocks, &mut codes);
+    let scales = blocks.iter().map(|block| u16::from_le_bytes([block[40], block[41]])).collect();
     let packed = PackedRows { layout: layout(rows, cols), codes, scales };
     packed.validate()?;
     Ok(packed)

@@ -67,6 +67,21 @@ fn scale(frequency: f64, pair: usize, scaling: &RopeScaling) -> f64 {
     }
 }
 
+/// What GGUF's tensor `rope_freqs` says: one divisor per rotated pair, `None` where there is no scaling or a linear one,
+/// which has keys of its own.
+pub fn rope_factors(config: &ArchConfig) -> Option<Vec<f32>> {
+    match &config.rope.scaling {
+        RopeScaling::None | RopeScaling::Linear { .. } => None,
+        RopeScaling::Factors(factors) => Some(factors.clone()),
+        RopeScaling::Llama3 { .. } => {
+            let mut plain = config.clone();
+            plain.rope.scaling = RopeScaling::None;
+            let (plain, scaled) = (Frequencies::new(&plain), Frequencies::new(config));
+            Some(plain.global.iter().zip(&scaled.global).map(|(p, s)| (p / s) as f32).collect())
+        }
+    }
+}
+
 /// Rotates every head of `x` (heads x head_dim) by `table` (cosines, then sines, `head_dim / 2` each).
 pub fn rotate(x: &mut [f32], table: &[f32], layout: RopeLayout) {
     let half = table.len() / 2;

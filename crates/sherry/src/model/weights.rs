@@ -1,13 +1,14 @@
 //! Weights in executable form.
 
 use rayon::prelude::*;
-use sherry_kernels::format::{PackedLayout, QuadOrder, ScaleGroup, TensorType, TernaryFormat};
+use sherry_kernels::format::TensorType;
 use sherry_kernels::{Matrix, MatrixError};
 
 use super::ArchConfig;
 use super::names::{Part, Role};
 use super::tensors::{Stored, TensorMap};
 use crate::io::TensorSource;
+use crate::io::json::shown;
 use crate::{Error, Progress, Result};
 
 /// All weights of a model.
@@ -119,44 +120,46 @@ impl Loader<'_> {
         })
     }
 
-    fn error(&self, name: &str, problem: impl Into<String>) -> Error {
-        Error::malformed(self.source.path(), format!("tensor '{name}'"), problem)
+    fn error(&self, name: &str, error: MatrixError) -> Error {
+        let problem = match error {
+            MatrixError::UnsupportedType(ty) => format!("type {ty} cannot be run"),
+            MatrixError::Columns { ty, cols } => {
+                format!("rows of {cols} values are not a whole number of {ty} blocks of {}", ty.block_len())
+            }
+            MatrixError::Size { expected, found } => format!("expected {expected} bytes, found {found}"),
+            MatrixError::Packed(error) => error.to_string(),
+            MatrixError::OutOfMemory { bytes } => {
+                return Error::OutOfMemory { what: format!("tensor '{}'", shown(name)), needed: bytes as u64 };
+            }
+        };
+        self.malformed(name, problem)
+    }
+
+    fn malformed(&self, name: &str, problem: String) -> Error {
+        Error::malformed(self.source.path(), format!("tensor '{}'", shown(name)), problem)
     }
 
     fn matrix(&self, role: Role) -> Result<Matrix> {
         let [rows, cols] = role.shape(self.config)[..] else { unreachable!("a matrix role has two dimensions") };
         let stored = self.tensors.get(role, self.source)?;
         match stored {
-            Stored::Plain { name, ty: TensorType::STQ1_0 } => {
-                let layout = PackedLayout {
-                    format: TernaryFormat::Sherry,
-                    rows,
-                    cols,
-                    order: QuadOrder::Stride16,
-                    scale: ScaleGroup::Group(256),
-                };
-                let (codes, scales) = split_stq1_0(&self.source.data(name)?);
-                self.packed(name, layout, &codes, &scales, &[name])
-            }
             Stored::Plain { name, ty } => {
                 let bytes = self.source.data(name)?;
-                Matrix::from_rows(*ty, rows, cols, bytes).map_err(|error| self.error(name, reason(&error)))
+                let matrix = Matrix::from_rows(*ty, rows, cols, bytes).map_err(|error| self.error(name, error))?;
+                if *ty == TensorType::STQ1_0 {
+                    self.source.release(name); // repacked
+                }
+                Ok(matrix)
             }
             Stored::Packed { name, codes, scales, layout } => {
                 let (code_bytes, scale_bytes) = (self.source.data(codes)?, self.source.data(scales)?);
-                self.packed(name, *layout, &code_bytes, &scale_bytes, &[codes, scales])
+                let matrix =
+                    Matrix::from_packed(*layout, &code_bytes, &scale_bytes).map_err(|error| self.error(name, error))?;
+                self.source.release(codes);
+                self.source.release(scales);
+                Ok(matrix)
             }
         }
-    }
-
-    fn packed(&self, name: &str, layout: PackedLayout, codes: &[u8], scales: &[u8], files: &[&str]) -> Result<Matrix> {
-        let finite = |b: &[u8]| u16::from_le_bytes([b[0], b[1]]) & 0x7c00 != 0x7c00;
-        if let Some(at) = scales.chunks_exact(2).position(|b| !finite(b)) {
-            return Err(self.error(name, format!("scale {at} is not a finite number")));
-        }
-        let matrix = Matrix::from_packed(layout, codes, scales).map_err(|error| self.error(name, reason(&error)))?;
-        files.iter().for_each(|file| self.source.release(file));
-        Ok(matrix)
     }
 
     /// A norm or bias as f32.
@@ -165,39 +168,12 @@ impl Loader<'_> {
         let Stored::Plain { name, ty } = self.tensors.get(role, self.source)? else {
             unreachable!("only matrices are packed")
         };
-        let row = Matrix::from_rows(*ty, 1, len, self.source.data(name)?)
-            .map_err(|error| self.error(name, reason(&error)))?;
+        let row = Matrix::from_rows(*ty, 1, len, self.source.data(name)?).map_err(|error| self.error(name, error))?;
         let mut values = vec![0.0; len];
         row.row_f32(0, &mut values);
         match values.iter().position(|x| !x.is_finite()) {
-            Some(at) => Err(self.error(name, format!("value {at} is {}", values[at]))),
+            Some(at) => Err(self.malformed(name, format!("value {at} is {}", values[at]))),
             None => Ok(values),
         }
-    }
-}
-
-/// Splits STQ1_0 blocks (32 nibble bytes, 8 sign bytes, f16 scale) into native codes (units of 4 nibble bytes and their
-/// sign byte) and scales. Nibbles, sign bits and their order are the same in both.
-fn split_stq1_0(blocks: &[u8]) -> (Vec<u8>, Vec<u8>) {
-    let count = blocks.len() / TensorType::STQ1_0.block_bytes();
-    let mut codes = Vec::with_capacity(count * 40);
-    let mut scales = Vec::with_capacity(count * 2);
-    for block in blocks.chunks_exact(TensorType::STQ1_0.block_bytes()) {
-        for (nibbles, sign) in block[..32].chunks_exact(4).zip(&block[32..40]) {
-            codes.extend_from_slice(nibbles);
-            codes.push(*sign);
-        }
-        scales.extend_from_slice(&block[40..]);
-    }
-    (codes, scales)
-}
-
-fn reason(error: &MatrixError) -> String {
-    match error {
-        MatrixError::UnsupportedType(ty) => format!("type {ty} cannot be run"),
-        MatrixError::Columns { ty, cols } => {
-            format!("rows of {cols} values are not a whole number of {ty} blocks of {}", ty.block_len())
-        }
-        MatrixError::Size { expected, found } => format!("expected {expected} bytes, found {found}"),
     }
 }
