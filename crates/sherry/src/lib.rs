@@ -3,6 +3,7 @@
 #![deny(unsafe_code)] // except io/mmap.rs
 
 mod error;
+pub mod eval;
 pub mod io;
 pub mod model;
 mod progress;
