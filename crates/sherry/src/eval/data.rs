@@ -296,12 +296,16 @@ mod tests {
 
     #[test]
     fn fields_say_what_they_should_be() {
-        let row: Row = Row { line: 7, fields: serde_json::from_str(r#"{"a": "2", "b": [1], "c": {"d": -1}}"#).unwrap() };
+        let row: Row =
+            Row { line: 7, fields: serde_json::from_str(r#"{"a": "2", "b": [1], "c": {"d": -1}}"#).unwrap() };
         let file = Path::new("f.jsonl");
         assert_eq!(row.index(file, "a").unwrap(), 2);
         let error = |result: Result<usize>| result.unwrap_err().to_string();
         assert_eq!(error(row.index(file, "x")), "f.jsonl: line 7, field 'x': missing; found a, b, c");
-        assert_eq!(error(row.object(file, "c").unwrap().index(file, "d")), "f.jsonl: line 7, field 'd': expected a number");
+        assert_eq!(
+            error(row.object(file, "c").unwrap().index(file, "d")),
+            "f.jsonl: line 7, field 'd': expected a number"
+        );
         assert!(row.texts(file, "b").unwrap_err().to_string().contains("expected a list of strings"));
     }
 }

@@ -4,13 +4,24 @@
 //! and can continue a killed run from its [`journal`]; [`results`], [`table`], [`compare`] and [`report`] turn scores
 //! into files and tables.
 
+pub mod compare;
 pub mod data;
+pub mod divergence;
+pub mod harness;
+pub mod journal;
 pub mod lm;
 pub mod metrics;
+pub mod perplexity;
 mod python;
+pub mod table;
 pub mod tasks;
 pub mod windows;
 
+pub use compare::Paired;
+pub use divergence::{Distributions, Divergence, divergence};
+pub use harness::TaskScores;
+pub use journal::Journal;
 pub use lm::{Lm, Request, Score, WindowScore};
+pub use perplexity::{Perplexity, perplexity};
 pub use tasks::{Item, Limit, Metric, Task, TaskRun};
 pub use windows::Windows;

@@ -68,7 +68,10 @@ impl Windows {
     pub fn over(self, tokens: usize) -> Result<Vec<Window>> {
         let minimum = if matches!(self, Self::Rolling { .. }) { 1 } else { 2 };
         if self.longest() < minimum {
-            return Err(Error::Invalid(format!("perplexity: windows need at least {minimum} tokens, asked for {}", self.longest())));
+            return Err(Error::Invalid(format!(
+                "perplexity: windows need at least {minimum} tokens, asked for {}",
+                self.longest()
+            )));
         }
         let plain = |tokens: Range<usize>, from: usize| Window {
             scored: from..tokens.end,

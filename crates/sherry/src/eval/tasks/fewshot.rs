@@ -35,7 +35,10 @@ impl Task {
         {
             return Ok(Pool { file, split: Split::Validation });
         }
-        Err(Error::Invalid(format!("few-shot examples come from the training split; {}", self.missing(folder, Split::Train))))
+        Err(Error::Invalid(format!(
+            "few-shot examples come from the training split; {}",
+            self.missing(folder, Split::Train)
+        )))
     }
 }
 
@@ -83,10 +86,8 @@ impl Sampler<'_> {
         } else {
             picked = self.random.sample(rows.len(), self.count).ok_or_else(too_few)?;
         }
-        let examples: Result<Vec<String>> = picked
-            .iter()
-            .map(|&i| Ok(Question::new(self.kind, &rows[i], &self.file.path)?.example()))
-            .collect();
+        let examples: Result<Vec<String>> =
+            picked.iter().map(|&i| Ok(Question::new(self.kind, &rows[i], &self.file.path)?.example())).collect();
         Ok(examples?.concat())
     }
 }

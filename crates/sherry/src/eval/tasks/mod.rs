@@ -229,7 +229,10 @@ impl Task {
     pub fn find(name: &str) -> Result<&'static Self> {
         TASKS.iter().find(|task| task.name == name).ok_or_else(|| {
             let known: Vec<&str> = TASKS.iter().map(|task| task.name).collect();
-            Error::Invalid(format!("unknown task '{name}'; known: {}, and sherry5 for the paper's five", known.join(", ")))
+            Error::Invalid(format!(
+                "unknown task '{name}'; known: {}, and sherry5 for the paper's five",
+                known.join(", ")
+            ))
         })
     }
 
@@ -291,11 +294,8 @@ impl Task {
     }
 
     fn missing(&self, folder: &Path, split: Split) -> Error {
-        let tried: Vec<String> = self
-            .stems
-            .iter()
-            .map(|stem| format!("{stem}_{}.jsonl[.gz|.zst]", split.name()))
-            .collect();
+        let tried: Vec<String> =
+            self.stems.iter().map(|stem| format!("{stem}_{}.jsonl[.gz|.zst]", split.name())).collect();
         let config = self.dataset_config.map(|config| format!(" (configuration {config})")).unwrap_or_default();
         Error::Invalid(format!(
             "task {}: no {} data in {}: looked for {} (also with '-' or '/' before the split); export that split of \

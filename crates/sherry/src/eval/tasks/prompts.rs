@@ -31,7 +31,13 @@ impl Question {
             Kind::Arc => {
                 let choices = row.object(file, "choices")?;
                 let gold = letter(row, &choices, text("answerKey")?, file)?;
-                Self::choice(format!("Question: {}\nAnswer:", text("question")?), choices.texts(file, "text")?, gold, row, file)
+                Self::choice(
+                    format!("Question: {}\nAnswer:", text("question")?),
+                    choices.texts(file, "text")?,
+                    gold,
+                    row,
+                    file,
+                )
             }
             Kind::OpenBookQa => {
                 let choices = row.object(file, "choices")?;
@@ -40,7 +46,13 @@ impl Question {
             }
             Kind::Piqa => {
                 let choices = vec![text("sol1")?.to_string(), text("sol2")?.to_string()];
-                Self::choice(format!("Question: {}\nAnswer:", text("goal")?), choices, row.index(file, "label")?, row, file)
+                Self::choice(
+                    format!("Question: {}\nAnswer:", text("goal")?),
+                    choices,
+                    row.index(file, "label")?,
+                    row,
+                    file,
+                )
             }
             Kind::HellaSwag => {
                 let context = format!("{}: {} {}", text("activity_label")?, text("ctx_a")?, capitalize(text("ctx_b")?));

@@ -94,7 +94,8 @@ fn few_shot_prompts_keep_the_harnesses_oddities() {
     assert!(request.context.starts_with("a b\nc  w") && request.context.ends_with("\n\na b\nc"), "{request:?}");
     assert_eq!(request.continuation, " w0");
 
-    let blank = |name: &str| format!(r#"{{"sentence": "{name} _ sat . ", "option1": "X", "option2": "Y", "answer": "2"}}"#);
+    let blank =
+        |name: &str| format!(r#"{{"sentence": "{name} _ sat . ", "option1": "X", "option2": "Y", "answer": "2"}}"#);
     rows(folder.path(), "winogrande_train.jsonl", &[blank("t"), blank("t")]);
     rows(folder.path(), "winogrande_dev.jsonl", &[blank("v")]);
     let run = Task::find("winogrande").unwrap().prepare(folder.path(), Limit::All, 1, 7).unwrap();
@@ -108,7 +109,9 @@ fn missing_data_says_what_was_looked_for() {
     let folder = tempfile::tempdir().unwrap();
     let task = Task::find("winogrande").unwrap();
     let error = task.prepare(folder.path(), Limit::All, 0, 0).unwrap_err().to_string();
-    for part in ["task winogrande", "winogrande_xl_validation.jsonl[.gz|.zst]", "allenai/winogrande", "winogrande_xl", "--data"] {
+    for part in
+        ["task winogrande", "winogrande_xl_validation.jsonl[.gz|.zst]", "allenai/winogrande", "winogrande_xl", "--data"]
+    {
         assert!(error.contains(part), "{error}");
     }
     rows(folder.path(), "piqa_validation.jsonl", &[piqa(0), piqa(1)]);
@@ -125,9 +128,24 @@ fn rows_that_do_not_fit_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let cases = [
         ("piqa", "piqa_validation", r#"{"goal": "g", "sol1": "a", "sol2": "b", "label": 2}"#, "number 2 of 2"),
-        ("arc_easy", "arc_easy_test", r#"{"question": "q", "choices": {"text": ["a"], "label": ["A"]}, "answerKey": "1"}"#, "'1' is none of the labels A"),
-        ("winogrande", "winogrande_validation", r#"{"sentence": "no blank", "option1": "a", "option2": "b", "answer": "1"}"#, "blank"),
-        ("winogrande", "winogrande_validation", r#"{"sentence": "a _", "option1": "a", "option2": "b", "answer": ""}"#, "expected '1' or '2'"),
+        (
+            "arc_easy",
+            "arc_easy_test",
+            r#"{"question": "q", "choices": {"text": ["a"], "label": ["A"]}, "answerKey": "1"}"#,
+            "'1' is none of the labels A",
+        ),
+        (
+            "winogrande",
+            "winogrande_validation",
+            r#"{"sentence": "no blank", "option1": "a", "option2": "b", "answer": "1"}"#,
+            "blank",
+        ),
+        (
+            "winogrande",
+            "winogrande_validation",
+            r#"{"sentence": "a _", "option1": "a", "option2": "b", "answer": ""}"#,
+            "expected '1' or '2'",
+        ),
         ("boolq", "boolq_validation", r#"{"passage": "p", "question": "q", "answer": 3}"#, "true or false"),
         ("lambada_openai", "lambada_test", r#"{"text": "one"}"#, "two words"),
         ("hellaswag", "hellaswag_validation", r#"{"ctx_a": "p"}"#, "field 'activity_label'"),
