@@ -1,7 +1,7 @@
 //! Measuring models: benchmarks and perplexity, equal to the reference harness.
 //!
 //! A model is seen only through the three calls of [`Lm`]. Tasks are versioned data ([`tasks`]); [`harness`] runs them
-//! and can continue a killed run from its [`journal`]; [`results`], [`table`], [`compare`] and [`report`] turn scores
+//! and can continue a killed run from its [`journal`]; [`results`], [`table`] and [`compare`] turn scores
 //! into files and tables.
 
 pub mod compare;
@@ -13,6 +13,7 @@ pub mod lm;
 pub mod metrics;
 pub mod perplexity;
 mod python;
+pub mod results;
 pub mod table;
 pub mod tasks;
 pub mod windows;
@@ -23,5 +24,6 @@ pub use harness::TaskScores;
 pub use journal::Journal;
 pub use lm::{Lm, Request, Score, WindowScore};
 pub use perplexity::{Perplexity, perplexity};
+pub use results::{Evaluation, ModelCard, Outcome, Report, ResultsFile};
 pub use tasks::{Item, Limit, Metric, Task, TaskRun};
 pub use windows::Windows;
