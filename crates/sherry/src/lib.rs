@@ -7,6 +7,8 @@ pub mod eval;
 pub mod io;
 pub mod model;
 mod progress;
+pub mod quant;
+pub mod tokenizer;
 
 pub use error::{Error, Result};
 pub use progress::{NoProgress, Progress};

@@ -73,6 +73,12 @@ impl TensorType {
         (cols / self.block_len()).checked_mul(self.block_bytes())
     }
 
+    /// Whether values are real numbers that [`ggml::dequantize`](super::ggml::dequantize) decodes; false for plain
+    /// integers.
+    pub const fn is_dequantizable(self) -> bool {
+        !matches!(self, Self::U8 | Self::I32 | Self::I64)
+    }
+
     /// The name users know, as GGUF tools print it.
     pub const fn name(self) -> &'static str {
         match self {

@@ -10,11 +10,11 @@ use crate::{Error, Progress, Result};
 
 /// A model whose whole next-token distributions can be read.
 pub trait Distributions {
-    /// The tokens of a long text, as for perplexity.
+    /// The tokens of a long text, as for perplexity with these windows.
     ///
     /// # Errors
-    /// Text the tokenizer refuses.
-    fn tokenize(&mut self, text: &str) -> Result<Vec<u32>>;
+    /// Text the tokenizer refuses, windows longer than the model's context.
+    fn tokenize(&mut self, text: &str, windows: Windows) -> Result<Vec<u32>>;
 
     /// Calls `row` with the logits that predict each token of `window.scored`, in order.
     ///
@@ -65,8 +65,8 @@ pub fn divergence(
     windows: Windows,
     progress: &dyn Progress,
 ) -> Result<Divergence> {
-    let ids = reference.tokenize(text)?;
-    if ids != model.tokenize(text)? {
+    let ids = reference.tokenize(text, windows)?;
+    if ids != model.tokenize(text, windows)? {
         return Err(Error::Invalid("the two models tokenize the text differently and cannot be compared".to_string()));
     }
     let windows = windows.over(ids.len())?;
@@ -270,7 +270,7 @@ mod tests {
     struct Toy(f32);
 
     impl Distributions for Toy {
-        fn tokenize(&mut self, text: &str) -> Result<Vec<u32>> {
+        fn tokenize(&mut self, text: &str, _: Windows) -> Result<Vec<u32>> {
             Ok(text.bytes().map(|byte| u32::from(byte % 4)).collect())
         }
 
@@ -299,7 +299,7 @@ mod tests {
     #[test]
     fn divergence_is_the_definition() {
         let found = divergence(&mut Toy(0.5), &mut Toy(1.0), TEXT, Windows::Disjoint { size: 8 }, &NoProgress).unwrap();
-        let ids = Toy(1.0).tokenize(TEXT).unwrap();
+        let ids = Toy(1.0).tokenize(TEXT, Windows::Disjoint { size: 8 }).unwrap();
         let softmax = |previous: u32, factor: f64| {
             let weights: Vec<f64> = (0..4).map(|t| (factor * f64::from((previous * 7 + t * 3) % 5)).exp()).collect();
             let sum: f64 = weights.iter().sum();
@@ -323,7 +323,7 @@ mod tests {
     fn different_vocabularies_or_tokens_are_refused() {
         struct Other;
         impl Distributions for Other {
-            fn tokenize(&mut self, _: &str) -> Result<Vec<u32>> {
+            fn tokenize(&mut self, _: &str, _: Windows) -> Result<Vec<u32>> {
                 Ok(vec![1; 9])
             }
             fn logits(&mut self, _: &[u32], _: &Window, _: &mut dyn FnMut(&[f32])) -> Result<()> {

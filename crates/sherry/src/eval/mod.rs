@@ -6,10 +6,13 @@
 
 pub mod compare;
 pub mod data;
+mod decoder_lm;
 pub mod divergence;
+mod encode;
 pub mod harness;
 pub mod journal;
 pub mod lm;
+mod logprob;
 pub mod metrics;
 pub mod perplexity;
 mod python;
@@ -19,10 +22,12 @@ pub mod tasks;
 pub mod windows;
 
 pub use compare::Paired;
+pub use decoder_lm::{DecoderLm, log_probs};
 pub use divergence::{Distributions, Divergence, divergence};
 pub use harness::TaskScores;
 pub use journal::Journal;
 pub use lm::{Lm, Request, Score, WindowScore};
+pub use logprob::log_prob;
 pub use perplexity::{Perplexity, perplexity};
 pub use results::{Evaluation, ModelCard, Outcome, Report, ResultsFile};
 pub use tasks::{Item, Limit, Metric, Task, TaskRun};
