@@ -91,7 +91,7 @@ impl Checkpoint {
                     return Ok(Vec::new());
                 }
                 let tokenizer = self.tokenizer()?;
-                let eos = &self.generation().eos;
+                let eos = &self.generation().eos_token_ids;
                 Ok(vec![
                     ("tokenizer.json", tokenizer.to_json()?.into_bytes()),
                     ("tokenizer_config.json", tokenizer.to_config_json().into_bytes()),
