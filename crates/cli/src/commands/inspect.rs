@@ -1,6 +1,5 @@
 //! `sherry inspect`: what is in a model, whether it is sound, and how its numbers are distributed.
 
-use std::collections::BTreeMap;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -9,11 +8,12 @@ use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
 use sherry::Progress as _;
-use sherry::convert::{Moves, Rows};
+use sherry::convert::{self, Moves, Rows};
 use sherry::io::{ReadMode, gguf};
 use sherry::model::names::Role;
 use sherry::model::{Checkpoint, Container, Stored};
 use sherry_kernels::format::half::f16_to_f32;
+use sherry_kernels::format::{PackedRows, TernaryFormat, read_code};
 
 use super::Context;
 use super::engine::resolve;
@@ -84,36 +84,13 @@ pub fn run(args: &InspectArgs, context: &Context) -> Result<ExitCode> {
 
 /// Bytes and bits per weight by kind of tensor.
 fn sizes(checkpoint: &Checkpoint) -> Value {
-    let source = checkpoint.source();
-    let stored_bytes = |stored: &Stored| {
-        let names = match stored {
-            Stored::Plain { name, .. } => vec![name],
-            Stored::Packed { codes, scales, .. } => vec![codes, scales],
-        };
-        names.into_iter().filter_map(|name| source.find(name)).map(|info| info.bytes as u64).sum::<u64>()
-    };
-    let mut kinds: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
-    for (role, stored) in checkpoint.tensors().iter() {
-        let kind = match role {
-            role if role.is_linear() => "linear layers",
-            role if role.is_embedding() => "embedding and head",
-            _ => "norms and biases",
-        };
-        let weights: usize = role.shape(checkpoint.config()).iter().product();
-        let entry = kinds.entry(kind).or_default();
-        entry.0 += stored_bytes(stored);
-        entry.1 += weights as u64;
-    }
-    let (total, weights) = kinds.values().fold((0, 0), |sum, kind| (sum.0 + kind.0, sum.1 + kind.1));
-    kinds.insert("total", (total, weights));
-    kinds
-        .into_iter()
-        .map(|(kind, (size, weights))| {
-            let bits = 8.0 * size as f64 / weights.max(1) as f64;
-            (kind.to_owned(), json!({ "bytes": size, "weights": weights, "bits_per_weight": bits }))
-        })
-        .collect::<serde_json::Map<_, _>>()
-        .into()
+    let sizes = convert::sizes_of(checkpoint);
+    json!({
+        "linear layers": { "bytes": sizes.linears, "bits_per_weight": sizes.linear_bits_per_weight() },
+        "embedding and head": { "bytes": sizes.embeddings },
+        "norms and biases": { "bytes": sizes.vectors },
+        "all": { "bytes": sizes.total(), "bits_per_weight": sizes.bits_per_weight() },
+    })
 }
 
 fn tokenizer(checkpoint: &Checkpoint) -> Value {
@@ -203,11 +180,21 @@ fn histogram(checkpoint: &Checkpoint, name: &str) -> Result<Value> {
         let width = ((high - low) / BINS as f32).max(f32::MIN_POSITIVE);
         scales.iter().for_each(|x| counts[(((x - low) / width) as usize).min(BINS - 1)] += 1);
         result["scales"] = json!({ "low": low, "high": high, "counts": counts });
-        if let Some(codes) = packed.code_histogram() {
-            result["codes"] = json!(codes);
+        if packed.layout.format != TernaryFormat::Ternary2 {
+            result["codes"] = json!(code_uses(&packed));
         }
     }
     Ok(result)
+}
+
+/// How often each 5-bit code occurs, row padding left out.
+fn code_uses(packed: &PackedRows) -> Vec<u64> {
+    let mut uses = vec![0; 32];
+    let codes = packed.layout.cols.div_ceil(packed.layout.format.lanes());
+    for row in packed.codes.chunks(packed.layout.row_bytes()) {
+        (0..codes).for_each(|index| uses[usize::from(read_code(row, index))] += 1);
+    }
+    uses
 }
 
 /// A GGUF value in one line.
@@ -235,16 +222,14 @@ fn text(report: &Value, checkpoint: &Checkpoint) -> String {
     let mut text = format!("{}\n{}\n\n", checkpoint.path().display(), checkpoint.describe());
     let mut table = Table::new(&[
         ("part", Align::Left),
-        ("weights", Align::Right),
         ("size", Align::Right),
         ("bits/weight", Align::Right),
     ]);
     for (kind, entry) in report["sizes"].as_object().into_iter().flatten() {
         table.row([
             kind.clone(),
-            entry["weights"].to_string(),
             bytes(entry["bytes"].as_u64().unwrap_or(0)),
-            format!("{:.3}", entry["bits_per_weight"].as_f64().unwrap_or(0.0)),
+            entry["bits_per_weight"].as_f64().map_or(String::new(), |bits| format!("{bits:.3}")),
         ]);
     }
     text += &table.to_string();

@@ -1,8 +1,16 @@
 //! One file per subcommand.
 
+mod compare;
 mod completions;
+mod convert;
+mod demo;
 mod doctor;
+mod engine;
+mod inspect;
 mod pull;
+mod quantize;
+mod run;
+mod sampling;
 
 use std::process::ExitCode;
 
@@ -24,7 +32,13 @@ pub struct Context {
 /// The subcommands.
 #[derive(Subcommand)]
 pub enum Command {
+    Demo(demo::DemoArgs),
     Pull(pull::PullArgs),
+    Quantize(quantize::QuantizeArgs),
+    Run(run::RunArgs),
+    Inspect(inspect::InspectArgs),
+    Compare(compare::CompareArgs),
+    Convert(convert::ConvertArgs),
     Doctor(doctor::DoctorArgs),
     Completions(completions::CompletionsArgs),
     Man(completions::ManArgs),
@@ -33,6 +47,12 @@ pub enum Command {
 /// Runs `command`.
 pub fn dispatch(command: Command, context: &Context) -> Result<ExitCode> {
     match command {
+        Command::Demo(args) => demo::run(&args, context),
+        Command::Quantize(args) => quantize::run(&args, context),
+        Command::Run(args) => run::run(&args, context),
+        Command::Inspect(args) => inspect::run(&args, context),
+        Command::Compare(args) => compare::run(&args, context),
+        Command::Convert(args) => convert::run(&args, context),
         Command::Pull(args) => pull::run(&args, context),
         Command::Doctor(args) => doctor::run(&args, context),
         Command::Completions(args) => completions::completions(&args),

@@ -24,7 +24,7 @@ pub use plan::{Container, Embeddings, Linears, STQ1_0_SPEC, is_float};
 pub use rows::{Moves, Rows};
 
 use crate::io::gguf::StqId;
-use crate::model::Checkpoint;
+use crate::model::{Checkpoint, Stored};
 use crate::model::names::Role;
 use crate::{Error, Progress, Result};
 use output::{Input, Output};
@@ -87,6 +87,18 @@ pub struct Sizes {
 }
 
 impl Sizes {
+    fn add(&mut self, bytes: u64, weights: u64, linear: bool, embedding: bool) {
+        self.weights += weights;
+        if linear {
+            self.linears += bytes;
+            self.linear_weights += weights;
+        } else if embedding {
+            self.embeddings += bytes;
+        } else {
+            self.vectors += bytes;
+        }
+    }
+
     /// All tensors.
     pub fn total(&self) -> u64 {
         self.linears + self.embeddings + self.vectors
@@ -108,19 +120,27 @@ impl Summary {
     pub fn sizes(&self) -> Sizes {
         let mut sizes = Sizes::default();
         for tensor in &self.tensors {
-            let weights = tensor.rows as u64 * tensor.cols as u64;
-            sizes.weights += weights;
-            if tensor.linear {
-                sizes.linears += tensor.bytes;
-                sizes.linear_weights += weights;
-            } else if tensor.embedding {
-                sizes.embeddings += tensor.bytes;
-            } else {
-                sizes.vectors += tensor.bytes;
-            }
+            sizes.add(tensor.bytes, tensor.rows as u64 * tensor.cols as u64, tensor.linear, tensor.embedding);
         }
         sizes
     }
+}
+
+/// Sizes by kind of a model as it is stored.
+pub fn sizes_of(checkpoint: &Checkpoint) -> Sizes {
+    let source = checkpoint.source();
+    let bytes = |name: &str| source.find(name).map_or(0, |info| info.bytes as u64);
+    let mut sizes = Sizes::default();
+    for role in Role::all(checkpoint.config()) {
+        let Some(stored) = checkpoint.tensors().find(role) else { continue };
+        let bytes = match stored {
+            Stored::Plain { name, .. } => bytes(name),
+            Stored::Packed { codes, scales, .. } => bytes(codes) + bytes(scales),
+        };
+        let weights = role.shape(checkpoint.config()).iter().product::<usize>() as u64;
+        sizes.add(bytes, weights, role.is_linear(), role.is_embedding());
+    }
+    sizes
 }
 
 /// The container that the name `path` asks for: GGUF when it ends in `.gguf`, a folder otherwise.

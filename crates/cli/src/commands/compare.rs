@@ -1,0 +1,250 @@
+//! `sherry compare`: how far apart two models are, tensor by tensor and in what they predict.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use rayon::prelude::*;
+use serde_json::{Value, json};
+use sherry::Progress as _;
+use sherry::convert::{Bridge, Moves, RopeRows, Rows};
+use sherry::eval::{DecoderLm, Divergence, Windows, divergence};
+use sherry::model::names::{Naming, Role};
+use sherry::model::{Checkpoint, Family, RopeLayout};
+
+use super::Context;
+use super::engine::{EngineArgs, Loaded, resolve};
+use crate::interrupt;
+use crate::output::{Align, Table};
+
+/// Compare two models: error of every tensor and, with a text, KL divergence of what they predict
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  sherry compare models/SmolLM2-135M-Instruct smol.sherry
+  sherry compare model.gguf smol.sherry --text article.txt
+  sherry compare model.gguf smol.sherry --text article.txt --max-kld 0.1    exit 1 when the divergence is larger
+
+The first model is the reference. Differences of layout (row orders of GGUF, channel permutations of exported STQ1_0
+files) are undone before tensors are compared.")]
+pub struct CompareArgs {
+    /// The reference model
+    reference: PathBuf,
+    /// The other model
+    model: PathBuf,
+    /// A text on which predictions are compared
+    #[arg(long, value_name = "FILE")]
+    text: Option<PathBuf>,
+    /// Tokens per window of the text
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    window: usize,
+    /// Skip the tensors
+    #[arg(long, requires = "text")]
+    no_tensors: bool,
+    /// Fail (exit code 1) when the mean KL divergence exceeds this
+    #[arg(long, value_name = "NATS", requires = "text")]
+    max_kld: Option<f64>,
+    #[command(flatten)]
+    engine: EngineArgs,
+}
+
+pub fn run(args: &CompareArgs, context: &Context) -> Result<ExitCode> {
+    if args.max_kld.is_some_and(|limit| !limit.is_finite() || limit < 0.0) {
+        bail!("--max-kld: expected a number that is not negative");
+    }
+    let mut report = json!({ "reference": args.reference, "model": args.model });
+    let mut text = String::new();
+    if !args.no_tensors {
+        let (table, rows) = tensors(args, context)?;
+        text += &table.to_string();
+        report["tensors"] = rows;
+    }
+    let mut passed = true;
+    if let Some(path) = &args.text {
+        let found = predictions(args, path, context)?;
+        let [reference, model] = found.nll();
+        report["predictions"] = json!({
+            "tokens": found.tokens(),
+            "mean_kld": found.mean().value,
+            "mean_kld_stderr": found.mean().stderr,
+            "median_kld": found.percentile(0.5),
+            "p99_kld": found.percentile(0.99),
+            "max_kld": found.percentile(1.0),
+            "same_top": found.same_top().value,
+            "same_top_stderr": found.same_top().stderr,
+            "rms_probability_change": found.rms_change().value,
+            "reference_perplexity": reference.value.exp(),
+            "model_perplexity": model.value.exp(),
+        });
+        if !text.is_empty() {
+            text.push('\n');
+        }
+        text += &format!("{} tokens\n\n{found}\n", found.tokens());
+        passed = args.max_kld.is_none_or(|limit| found.mean().value <= limit);
+        if !passed {
+            text += &format!(
+                "\nfailed: mean KL divergence {:.6} exceeds {}\n",
+                found.mean().value,
+                args.max_kld.unwrap_or_default()
+            );
+        }
+        report["passed"] = json!(passed);
+    }
+    let mut out = io::stdout().lock();
+    if context.json {
+        writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?;
+    } else {
+        write!(out, "{text}")?;
+    }
+    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+/// What brings the tensors of a checkpoint into the layout of a Hugging Face folder.
+fn to_common_layout(checkpoint: &Checkpoint) -> Moves {
+    let config = checkpoint.config();
+    Moves {
+        bridge: checkpoint.is_bridged().then_some(Bridge::ToContiguous),
+        rope: (config.rope.layout == RopeLayout::Interleaved).then_some(RopeRows::ToHalves),
+        norm_shift: match (config.family, checkpoint.naming()) {
+            (Family::Gemma3, Naming::Gguf) => -1.0,
+            _ => 0.0,
+        },
+    }
+}
+
+fn tensors(args: &CompareArgs, context: &Context) -> Result<(Table, Value)> {
+    let mode = args.engine.read_mode();
+    let reference = Checkpoint::open(&resolve(&args.reference)?, mode)?;
+    let model = Checkpoint::open(&resolve(&args.model)?, mode)?;
+    let roles: Vec<Role> = Role::all(reference.config()).collect();
+    let mut table = Table::new(&[
+        ("tensor", Align::Left),
+        ("reference", Align::Left),
+        ("model", Align::Left),
+        ("rel. error", Align::Right),
+        ("cosine", Align::Right),
+        ("largest", Align::Right),
+    ]);
+    let mut rows = Vec::new();
+    context.console.start("compare tensors", roles.len() as u64);
+    for role in roles {
+        if interrupt::requested() {
+            bail!(sherry::Error::Interrupted);
+        }
+        let name = role.name(reference.config().family, Naming::HuggingFace).unwrap_or_default();
+        let open = |checkpoint: &Checkpoint| -> Result<(String, Vec<usize>)> {
+            let stored = checkpoint.tensors().get(role, checkpoint.source())?;
+            Ok((stored.type_name(), role.shape(checkpoint.config())))
+        };
+        let ((a_type, a_shape), (b_type, b_shape)) = (open(&reference)?, open(&model)?);
+        if a_shape != b_shape {
+            bail!("{name}: shape {a_shape:?} in the reference, {b_shape:?} in the model: not the same architecture");
+        }
+        let difference = Difference::of(&reference, &model, role)?;
+        table.row([
+            name.clone(),
+            a_type.clone(),
+            b_type.clone(),
+            format!("{:.5}", difference.relative_error()),
+            format!("{:.5}", difference.cosine()),
+            format!("{:.3e}", difference.largest),
+        ]);
+        rows.push(json!({
+            "tensor": name, "reference_type": a_type, "model_type": b_type,
+            "relative_error": difference.relative_error(), "cosine": difference.cosine(),
+            "largest_difference": difference.largest,
+        }));
+        context.console.advance(1);
+    }
+    context.console.finish();
+    Ok((table, rows.into()))
+}
+
+/// Sums over the values of one tensor in two models.
+#[derive(Clone, Copy, Default)]
+struct Difference {
+    /// Squared norms of reference, model and difference; dot product.
+    norms: [f64; 4],
+    largest: f32,
+}
+
+impl Difference {
+    fn of(reference: &Checkpoint, model: &Checkpoint, role: Role) -> Result<Self> {
+        fn open(checkpoint: &Checkpoint, role: Role) -> Result<Rows<'_>> {
+            let stored = checkpoint.tensors().get(role, checkpoint.source())?;
+            let moves = to_common_layout(checkpoint);
+            Ok(Rows::open(checkpoint.source(), checkpoint.config(), role, stored, moves)?)
+        }
+        let (a, b) = (open(reference, role)?, open(model, role)?);
+        let (rows, cols) = a.shape();
+        let sums: Vec<Self> = (0..rows)
+            .into_par_iter()
+            .map_init(
+                || (vec![0.0; cols], vec![0.0; cols]),
+                |(x, y), row| {
+                    a.fill(row, x);
+                    b.fill(row, y);
+                    Self::of_rows(x, y)
+                },
+            )
+            .collect();
+        a.release();
+        b.release();
+        Ok(sums.iter().fold(Self::default(), Self::plus))
+    }
+
+    fn of_rows(x: &[f32], y: &[f32]) -> Self {
+        let mut sum = Self::default();
+        for (&x, &y) in x.iter().zip(y) {
+            let (wide_x, wide_y) = (f64::from(x), f64::from(y));
+            let terms = [wide_x * wide_x, wide_y * wide_y, (wide_x - wide_y).powi(2), wide_x * wide_y];
+            sum.norms.iter_mut().zip(terms).for_each(|(sum, term)| *sum += term);
+            sum.largest = sum.largest.max((x - y).abs());
+        }
+        sum
+    }
+
+    fn plus(mut self, other: &Self) -> Self {
+        self.norms.iter_mut().zip(other.norms).for_each(|(sum, term)| *sum += term);
+        self.largest = self.largest.max(other.largest);
+        self
+    }
+
+    fn relative_error(&self) -> f64 {
+        let [reference, _, difference, _] = self.norms;
+        if difference == 0.0 { 0.0 } else { (difference / reference).sqrt() }
+    }
+
+    fn cosine(&self) -> f64 {
+        let [reference, model, _, dot] = self.norms;
+        if reference == 0.0 && model == 0.0 { 1.0 } else { dot / (reference * model).sqrt() }
+    }
+}
+
+fn predictions(args: &CompareArgs, path: &Path, context: &Context) -> Result<Divergence> {
+    let text = read_text(path)?;
+    let mut lm = |model: &Path| -> Result<DecoderLm> {
+        let Loaded { decoder, tokenizer, .. } = args.engine.load(model, args.window, &context.console)?;
+        Ok(DecoderLm::new(decoder, tokenizer, args.engine.kv_type(), args.window))
+    };
+    let (mut reference, mut model) = (lm(&args.reference)?, lm(&args.model)?);
+    let windows = Windows::Strided { size: args.window, stride: args.window };
+    Ok(divergence(&mut reference, &mut model, &text, windows, &context.console)?)
+}
+
+/// A UTF-8 text file of bounded size.
+pub fn read_text(path: &Path) -> Result<String> {
+    const MAX_BYTES: u64 = 256 << 20;
+    let size = fs::metadata(path).with_context(|| format!("{}: cannot open", path.display()))?.len();
+    if size > MAX_BYTES {
+        bail!("{}: {size} bytes, more than {MAX_BYTES}", path.display());
+    }
+    let bytes = fs::read(path).with_context(|| format!("{}: cannot read", path.display()))?;
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        anyhow::anyhow!("{}: not UTF-8 at byte {at}", path.display())
+    })
+}

@@ -1,0 +1,182 @@
+//! `sherry demo`: get a real model, quantize it, run both, and say what happened.
+
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+use serde_json::{Value, json};
+use sherry::Progress as _;
+use sherry::chat::Message;
+use sherry::convert::{self, Embeddings, Linears, Request, Sizes};
+use sherry::eval::{DecoderLm, Windows, perplexity};
+use sherry::io::ReadMode;
+use sherry::model::Checkpoint;
+use sherry::quant::QuantSpec;
+use sherry_kernels::format::ScaleGroup;
+
+use super::Context;
+use super::compare::read_text;
+use super::engine::{EngineArgs, resolve};
+use super::pull::pull_demo;
+use super::run::Chat;
+use super::sampling::SamplingArgs;
+use crate::output::{Align, Table, bytes};
+
+/// The whole story on a real model: download, quantize to 1.25 bits, answer with both, measure both
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  sherry demo
+  sherry demo --prompt \"Name three rivers.\" --text article.txt
+  sherry demo --model models/Llama-3.2-1B-Instruct")]
+pub struct DemoArgs {
+    /// The dense model [default: SmolLM2-135M-Instruct, downloaded into models/]
+    #[arg(long, value_name = "MODEL")]
+    model: Option<PathBuf>,
+    /// What both models are asked
+    #[arg(long, default_value = "What is the capital of France?")]
+    prompt: String,
+    /// Text for perplexity [default: a page about tides]
+    #[arg(long, value_name = "FILE")]
+    text: Option<PathBuf>,
+    /// Most tokens of an answer
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 48)]
+    max_tokens: usize,
+    #[command(flatten)]
+    engine: EngineArgs,
+}
+
+/// A page in plain English, written for this purpose.
+const TEXT: &str = include_str!("../../../../docs/demo.txt");
+/// Tokens per window of the perplexity.
+const WINDOW: usize = 512;
+/// Windows overlap by half, so that all but the first tokens have at least this much context.
+const STRIDE: usize = 256;
+
+struct Row {
+    label: &'static str,
+    model: String,
+    sizes: Sizes,
+    answer: String,
+    perplexity: f64,
+    tokens_per_second: f64,
+}
+
+pub fn run(args: &DemoArgs, context: &Context) -> Result<ExitCode> {
+    let console = &context.console;
+    let dense = match &args.model {
+        Some(model) => resolve(model)?,
+        None => pull_demo(None, console)?,
+    };
+    let mut name = dense.file_stem().unwrap_or_default().to_os_string();
+    name.push(".sherry");
+    let packed = dense.with_file_name(name);
+
+    let checkpoint = Checkpoint::open(&dense, ReadMode::Map)?;
+    console.say(&format!("found     {}", checkpoint.describe()));
+    let request = Request {
+        linears: Linears::Packed(QuantSpec::sherry(ScaleGroup::Row)),
+        embeddings: Embeddings::Auto,
+        overwrite: true,
+        ..Request::keep()
+    };
+    let summary = convert::convert(&checkpoint, &packed, &request, console, |_| {})?;
+    console.say(&format!("quantized {} -> {}", dense.display(), packed.display()));
+    drop(checkpoint);
+
+    let text = args.text.as_deref().map(read_text).transpose()?;
+    let text = text.as_deref().unwrap_or(TEXT);
+    let rows = [
+        measure("original", &dense, sizes_of(&dense)?, text, args, context)?,
+        measure("1.25-bit projection, untrained", &packed, summary.sizes(), text, args, context)?,
+    ];
+    report(&rows, args, context)
+}
+
+fn sizes_of(path: &Path) -> Result<Sizes> {
+    let checkpoint = Checkpoint::open(path, ReadMode::Map)?;
+    Ok(convert::sizes_of(&checkpoint))
+}
+
+fn measure(
+    label: &'static str,
+    path: &Path,
+    sizes: Sizes,
+    text: &str,
+    args: &DemoArgs,
+    context: &Context,
+) -> Result<Row> {
+    let console = &context.console;
+    let loaded = args.engine.load(path, WINDOW, console)?;
+    let model = loaded.checkpoint.describe();
+    let sampling = SamplingArgs { max_tokens: Some(args.max_tokens), temperature: Some(0.0), ..SamplingArgs::default() };
+    let (mut chat, _) = Chat::new(loaded, Some(WINDOW), false, &sampling, &args.engine)?;
+    let generated = chat.answer(&[Message::new("user", args.prompt.as_str())], false)?;
+    console.say(&format!("{label}: {}", chat.statistics(&generated)));
+
+    let loaded = args.engine.load(path, WINDOW, console)?;
+    let mut lm = DecoderLm::new(loaded.decoder, loaded.tokenizer, args.engine.kv_type(), WINDOW);
+    let windows = Windows::Strided { size: WINDOW, stride: STRIDE };
+    let perplexity = perplexity(&mut lm, text, windows, console, &mut |_, _| {})?;
+    console.finish();
+    Ok(Row {
+        label,
+        model,
+        sizes,
+        answer: generated.text.trim().to_owned(),
+        perplexity: perplexity.value(),
+        tokens_per_second: generated.statistics.generation_rate(),
+    })
+}
+
+fn report(rows: &[Row], args: &DemoArgs, context: &Context) -> Result<ExitCode> {
+    let mut out = io::stdout().lock();
+    if context.json {
+        let rows: Vec<Value> = rows
+            .iter()
+            .map(|row| {
+                json!({
+                    "label": row.label,
+                    "model": row.model,
+                    "bytes": row.sizes.total(),
+                    "linear_bits_per_weight": row.sizes.linear_bits_per_weight(),
+                    "bits_per_weight": row.sizes.bits_per_weight(),
+                    "perplexity": row.perplexity,
+                    "tokens_per_second": row.tokens_per_second,
+                    "answer": row.answer,
+                })
+            })
+            .collect();
+        writeln!(out, "{}", serde_json::to_string_pretty(&json!({ "prompt": args.prompt, "rows": rows }))?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    writeln!(out, "\nprompt: {}", args.prompt)?;
+    for row in rows {
+        writeln!(out, "\n{}:\n  {}", row.label, row.answer.replace('\n', "\n  "))?;
+    }
+    let mut table = Table::new(&[
+        ("model", Align::Left),
+        ("size", Align::Right),
+        ("bits/weight, linear layers", Align::Right),
+        ("bits/weight, all", Align::Right),
+        ("perplexity", Align::Right),
+        ("tok/s", Align::Right),
+    ]);
+    for row in rows {
+        table.row([
+            row.label.to_owned(),
+            bytes(row.sizes.total()),
+            format!("{:.3}", row.sizes.linear_bits_per_weight()),
+            format!("{:.3}", row.sizes.bits_per_weight()),
+            if row.perplexity < 1e5 { format!("{:.2}", row.perplexity) } else { format!("{:.3e}", row.perplexity) },
+            format!("{:.1}", row.tokens_per_second),
+        ]);
+    }
+    let text = args.text.as_ref().map_or("docs/demo.txt".to_owned(), |path| path.display().to_string());
+    writeln!(out, "\n{table}")?;
+    writeln!(out, "Perplexity: {text}, windows of {WINDOW} tokens every {STRIDE}. A projection without training loses most")?;
+    writeln!(out, "of what a dense model knows; training recovers it, the size and the speed are those of a trained model.")?;
+    Ok(ExitCode::SUCCESS)
+}
