@@ -2,6 +2,7 @@
 
 #![deny(unsafe_code)] // except io/mmap.rs
 
+pub mod chat;
 mod error;
 pub mod generate;
 pub mod io;
