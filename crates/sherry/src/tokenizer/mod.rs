@@ -25,7 +25,7 @@ use std::ops::Range;
 
 use bpe::{Bpe, Scratch};
 use normalize::{Normalizer, SPACE, normalize};
-use special::{Added, Specials};
+pub(crate) use special::{Added, Specials};
 use split::{Split, split_all};
 use vocab::{Vocab, char_to_byte, parse_byte};
 

@@ -9,7 +9,7 @@ const MAX_BYTES: usize = 512;
 
 /// A token that is recognised in text as a whole, before any splitting.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Added {
+pub(crate) struct Added {
     pub text: String,
     pub id: u32,
     /// Recognised only when asked for (`parse_special`).
@@ -30,13 +30,13 @@ impl Added {
 
 /// One found token: its id and the bytes it covers.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Found {
+pub(crate) struct Found {
     pub id: u32,
     pub range: Range<usize>,
 }
 
 /// All added tokens, sorted by text.
-pub(super) struct Specials {
+pub(crate) struct Specials {
     sorted: Vec<Added>,
     first_byte: [bool; 256],
 }
