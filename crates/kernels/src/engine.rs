@@ -8,7 +8,7 @@ mod tests;
 use std::sync::Mutex;
 
 use crate::kernels::Kernels;
-use crate::ternary::Scratch as TernaryScratch;
+use crate::ternary;
 use crate::{Isa, Matrix, Pool};
 
 pub use attention::{AttentionShape, KvHead, KvRows};
@@ -30,10 +30,10 @@ pub struct Engine {
     isa: Isa,
     pool: Pool,
     precision: Precision,
+    ternary: ternary::Scratch,
     kernels: &'static Kernels,
     /// int8 activations of the current product.
     inputs: matmul::Inputs,
-    ternary: TernaryScratch,
     /// Per worker: rows as f32.
     rows: Vec<Mutex<Vec<f32>>>,
 }
@@ -62,8 +62,8 @@ impl Engine {
             precision,
             kernels: Kernels::of(isa),
             inputs: matmul::Inputs::default(),
-            ternary: TernaryScratch::default(),
             rows,
+            ternary: ternary::Scratch::default(),
         }
     }
 

@@ -21,10 +21,10 @@ pub struct Matrix {
 pub(crate) enum Repr {
     /// Row-major rows of a tensor type, used where they lie (usually in a file mapping).
     Rows { ty: TensorType, bytes: Bytes },
-    /// Block-quantized weights in kernel order.
-    Panels(Panels),
     /// Packed ternary weights in kernel order.
     Ternary(Arc<TernaryMatrix>),
+    /// Block-quantized weights in kernel order.
+    Panels(Panels),
 }
 
 /// Why bytes cannot become a [`Matrix`].
@@ -137,8 +137,8 @@ impl Matrix {
     pub fn bytes(&self) -> usize {
         match &self.repr {
             Repr::Rows { bytes, .. } => bytes.len(),
-            Repr::Panels(panels) => panels.bytes().len(),
             Repr::Ternary(matrix) => matrix.bytes(),
+            Repr::Panels(panels) => panels.bytes().len(),
         }
     }
 

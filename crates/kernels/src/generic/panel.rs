@@ -170,13 +170,13 @@ unsafe fn tile<V: RowLanes, K: Kind, const T: usize>(block: &PanelBlock, panel: 
         let inputs = block.blocks.add(t * (cols / BLOCK));
         let mut sums = [[V::Floats::splat(0.0); T]; 2];
         // Lines asked for, per block of inputs, in 1 / 65536.
-        let ahead_step = (panel_bytes / 64 << 16).checked_div(cols / BLOCK).unwrap_or(0);
+        let ahead_step = ((panel_bytes / 64) << 16).checked_div(cols / BLOCK).unwrap_or(0);
         let mut ahead = 0;
         for b in 0..cols / BLOCK {
             if T == 1 {
                 // Heads and codes of the stream alike, so that no line is left out.
                 let until = ahead + ahead_step;
-                for line in ahead >> 16..until >> 16 {
+                for line in (ahead >> 16)..(until >> 16) {
                     V::Floats::prefetch(heads.wrapping_add(PREFETCH + 64 * line));
                 }
                 ahead = until;
