@@ -169,11 +169,17 @@ unsafe fn tile<V: RowLanes, K: Kind, const T: usize>(block: &PanelBlock, panel: 
         let q = block.q.add(t * cols).cast::<u8>();
         let inputs = block.blocks.add(t * (cols / BLOCK));
         let mut sums = [[V::Floats::splat(0.0); T]; 2];
+        // Lines asked for, per block of inputs, in 1 / 65536.
+        let ahead_step = ((panel_bytes / 64) << 16).checked_div(cols / BLOCK).unwrap_or(0);
+        let mut ahead = 0;
         for b in 0..cols / BLOCK {
             if T == 1 {
-                for line in (0..code_bytes).step_by(64) {
-                    V::Floats::prefetch(codes.wrapping_add(PREFETCH + line));
+                // Heads and codes of the stream alike, so that no line is left out.
+                let until = ahead + ahead_step;
+                for line in (ahead >> 16)..(until >> 16) {
+                    V::Floats::prefetch(heads.wrapping_add(PREFETCH + 64 * line));
                 }
+                ahead = until;
             }
             for half in 0..halves {
                 let at = half * 4 * V::Floats::LANES;
@@ -202,8 +208,8 @@ unsafe fn tile<V: RowLanes, K: Kind, const T: usize>(block: &PanelBlock, panel: 
     T
 }
 
-/// Bytes between the codes in use and those asked for.
-const PREFETCH: usize = 4096;
+/// Bytes between what is in use and what is asked for.
+const PREFETCH: usize = 8192;
 
 /// Code products of 32 inputs for `T` tokens. Q6_K: of the first and of the second 16 inputs.
 #[inline(always)]
