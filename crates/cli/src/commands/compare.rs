@@ -226,7 +226,7 @@ impl Difference {
 
 fn predictions(args: &CompareArgs, path: &Path, context: &Context) -> Result<Divergence> {
     let text = read_text(path)?;
-    let mut lm = |model: &Path| -> Result<DecoderLm> {
+    let lm = |model: &Path| -> Result<DecoderLm> {
         let Loaded { decoder, tokenizer, .. } = args.engine.load(model, args.window, &context.console)?;
         Ok(DecoderLm::new(decoder, tokenizer, args.engine.kv_type(), args.window))
     };

@@ -9,7 +9,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use sherry::Progress as _;
 use sherry::convert::{self, Moves, Rows};
-use sherry::io::{ReadMode, gguf};
+use sherry::io::{ReadMode, TensorInfo, gguf, verify_tensor};
 use sherry::model::names::Role;
 use sherry::model::{Checkpoint, Container, Stored};
 use sherry_kernels::format::half::f16_to_f32;
@@ -126,16 +126,16 @@ fn verify(checkpoint: &Checkpoint, context: &Context) -> Result<Vec<String>> {
             bail!(sherry::Error::Interrupted);
         }
         let problem = match stored {
-            Stored::Plain { name, ty } => match sherry::io::verify_tensor(*ty, &source.data(name)?) {
-                Ok(()) => None,
-                Err(problem) => Some(format!("tensor '{name}': {problem}")),
-            },
+            Stored::Plain { name, ty } => {
+                let (shape, bytes) = (role.shape(checkpoint.config()), source.data(name)?.len());
+                verify_tensor(source, &TensorInfo { name: name.clone(), ty: *ty, shape, bytes }).err()
+            }
             // Opening packed rows checks codes, padding and scales.
             Stored::Packed { .. } => {
-                Rows::open(source, checkpoint.config(), role, stored, Moves::default()).err().map(|error| error.to_string())
+                Rows::open(source, checkpoint.config(), role, stored, Moves::default()).err()
             }
         };
-        problems.extend(problem);
+        problems.extend(problem.map(|error| error.to_string()));
         context.console.advance(1);
     }
     context.console.finish();

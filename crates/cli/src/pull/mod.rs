@@ -4,4 +4,4 @@ mod hub;
 mod package;
 
 pub use hub::{Hub, HubError, RemoteFile};
-pub use package::{DEMO_GGUF, DEMO_NAME, DEMO_REPO, fetch_demo};
+pub use package::{DEMO_NAME, DEMO_REPO, fetch_demo};
