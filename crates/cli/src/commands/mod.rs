@@ -2,7 +2,10 @@
 
 mod completions;
 mod doctor;
+mod engine;
+mod eval;
 mod pull;
+mod report;
 
 use std::process::ExitCode;
 
@@ -25,6 +28,8 @@ pub struct Context {
 #[derive(Subcommand)]
 pub enum Command {
     Pull(pull::PullArgs),
+    Eval(Box<eval::EvalArgs>),
+    Report(report::ReportArgs),
     Doctor(doctor::DoctorArgs),
     Completions(completions::CompletionsArgs),
     Man(completions::ManArgs),
@@ -34,6 +39,8 @@ pub enum Command {
 pub fn dispatch(command: Command, context: &Context) -> Result<ExitCode> {
     match command {
         Command::Pull(args) => pull::run(&args, context),
+        Command::Eval(args) => eval::run(&args, context),
+        Command::Report(args) => report::run(&args, context),
         Command::Doctor(args) => doctor::run(&args, context),
         Command::Completions(args) => completions::completions(&args),
         Command::Man(args) => completions::man(&args),

@@ -15,7 +15,7 @@ const BLOCK: usize = 1024;
 pub fn log_prob(logits: &[f32], token: u32) -> f64 {
     let Some(&own) = logits.get(token as usize) else { return f64::NAN };
     let Some(max) = max(logits) else { return f64::NAN };
-    f64::from(own - max) - exp_sum(logits, max).ln()
+    f64::from(own) - f64::from(max) - exp_sum(logits, max).ln()
 }
 
 /// Log-probability of `token`, and whether it is the most probable one (of equals, the first).
