@@ -33,10 +33,9 @@ pub struct Engine {
     kernels: &'static Kernels,
     /// int8 activations of the current product.
     inputs: matmul::Inputs,
+    ternary: ternary::Scratch,
     /// Per worker: rows as f32.
     rows: Vec<Mutex<Vec<f32>>>,
-    /// int8 activations in the order of ternary codes.
-    ternary: ternary::Scratch,
 }
 
 /// One product of a group that shares its input: `y[t, r] = sum_c w[r, c] x[t, c]`.

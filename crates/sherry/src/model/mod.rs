@@ -24,4 +24,6 @@ pub use tensors::{Stored, TensorMap};
 pub use weights::{Layer, Weights};
 
 #[cfg(test)]
+mod checkpoint_tests;
+#[cfg(test)]
 mod tests;
