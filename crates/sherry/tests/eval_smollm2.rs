@@ -1,7 +1,7 @@
 //! SmolLM2-135M-Instruct against lm-evaluation-harness 0.4.13: prompts, log-likelihoods and perplexity.
 //!
 //! A few items run by default; everything with
-//! `cargo test --release -p sherry --test eval_smollm2 -- --ignored --nocapture`.
+//! `SHERRY_TEST_THREADS=2 cargo test --release -p sherry --test eval_smollm2 -- --ignored --nocapture`.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,6 +24,11 @@ fn setting(name: &str, default: &str) -> Option<PathBuf> {
     None
 }
 
+/// Threads of the model: one unless `SHERRY_TEST_THREADS` says otherwise, since tests run side by side.
+fn threads() -> usize {
+    std::env::var("SHERRY_TEST_THREADS").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
+}
+
 /// The data folder and the model in f32.
 fn setup() -> Option<(PathBuf, DecoderLm)> {
     let data = setting("SHERRY_DATA", "../../../shared/data")?;
@@ -31,7 +36,7 @@ fn setup() -> Option<(PathBuf, DecoderLm)> {
     let checkpoint = Checkpoint::open(&path, ReadMode::Map).unwrap();
     let tokenizer = Arc::new(checkpoint.tokenizer().unwrap());
     let model = Arc::new(checkpoint.load(&NoProgress).unwrap());
-    let decoder = Decoder::new(model, Engine::new(Isa::best(), 2, Precision::F32));
+    let decoder = Decoder::new(model, Engine::new(Isa::best(), threads(), Precision::F32));
     Some((data, DecoderLm::new(decoder, tokenizer, KvType::F32, usize::MAX)))
 }
 
@@ -89,7 +94,7 @@ fn check_items(data: &Path, lm: &mut DecoderLm, items: Option<&[usize]>) -> f64 
 #[test]
 fn a_few_items_equal_the_harness() {
     let Some((data, mut lm)) = setup() else { return };
-    let largest = check_items(&data, &mut lm, Some(&[0, 42]));
+    let largest = check_items(&data, &mut lm, Some(&[0]));
     assert!(largest > 0.0);
 }
 
@@ -180,10 +185,7 @@ fn scores_do_not_depend_on_company() {
 
 #[test]
 fn text_is_generated_until_a_stop() {
-    let Some((data, mut lm)) = setup() else { return };
-    let reference = json(&data.join("reference/smollm2_reference.json"));
-    let case = &reference["prompts"][0];
-    eprintln!("{}", case.to_string().chars().take(300).collect::<String>());
+    let Some((_, mut lm)) = setup() else { return };
     let text = lm.generate_until("The capital of France is", &[".".to_string()], 12).unwrap();
     assert!(text.contains("Paris") && !text.contains('.'), "{text:?}");
     assert_eq!(lm.generate_until("x", &[], 0).unwrap(), "");

@@ -228,7 +228,7 @@ fn predictions(args: &CompareArgs, path: &Path, context: &Context) -> Result<Div
     let text = read_text(path)?;
     let lm = |model: &Path| -> Result<DecoderLm> {
         let Loaded { decoder, tokenizer, .. } = args.engine.load(model, args.window, &context.console)?;
-        Ok(DecoderLm::new(decoder, tokenizer, args.engine.kv_type(), args.window))
+        Ok(DecoderLm::new(decoder, tokenizer, args.engine.kv(), args.window))
     };
     let (mut reference, mut model) = (lm(&args.reference)?, lm(&args.model)?);
     let windows = Windows::Strided { size: args.window, stride: args.window };

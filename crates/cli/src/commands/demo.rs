@@ -111,13 +111,14 @@ fn measure(
     let console = &context.console;
     let loaded = args.engine.load(path, WINDOW, console)?;
     let model = loaded.checkpoint.describe();
-    let sampling = SamplingArgs { max_tokens: Some(args.max_tokens), temperature: Some(0.0), ..SamplingArgs::default() };
+    let sampling =
+        SamplingArgs { max_tokens: Some(args.max_tokens), temperature: Some(0.0), ..SamplingArgs::default() };
     let (mut chat, _) = Chat::new(loaded, Some(WINDOW), false, &sampling, &args.engine)?;
     let generated = chat.answer(&[Message::new("user", args.prompt.as_str())], false)?;
     console.say(&format!("{label}: {}", chat.statistics(&generated)));
 
     let loaded = args.engine.load(path, WINDOW, console)?;
-    let mut lm = DecoderLm::new(loaded.decoder, loaded.tokenizer, args.engine.kv_type(), WINDOW);
+    let mut lm = DecoderLm::new(loaded.decoder, loaded.tokenizer, args.engine.kv(), WINDOW);
     let windows = Windows::Strided { size: WINDOW, stride: STRIDE };
     let perplexity = perplexity(&mut lm, text, windows, console, &mut |_, _| {})?;
     console.finish();
@@ -176,7 +177,13 @@ fn report(rows: &[Row], args: &DemoArgs, context: &Context) -> Result<ExitCode> 
     }
     let text = args.text.as_ref().map_or("docs/demo.txt".to_owned(), |path| path.display().to_string());
     writeln!(out, "\n{table}")?;
-    writeln!(out, "Perplexity: {text}, windows of {WINDOW} tokens every {STRIDE}. A projection without training loses most")?;
-    writeln!(out, "of what a dense model knows; training recovers it, the size and the speed are those of a trained model.")?;
+    writeln!(
+        out,
+        "Perplexity: {text}, windows of {WINDOW} tokens every {STRIDE}. A projection without training loses most"
+    )?;
+    writeln!(
+        out,
+        "of what a dense model knows; training recovers it, the size and the speed are those of a trained model."
+    )?;
     Ok(ExitCode::SUCCESS)
 }

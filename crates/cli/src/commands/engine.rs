@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
+use sherry::Progress;
 use sherry::io::ReadMode;
 use sherry::model::{Checkpoint, Decoder, KvType};
 use sherry::tokenizer::Tokenizer;
-use sherry::{Error, Progress};
 use sherry_kernels::{Engine, Isa, Precision};
 
 use crate::machine;
@@ -29,7 +29,7 @@ pub struct EngineArgs {
     pub isa: Option<IsaArg>,
     /// Activations in products with packed weights: int8 is fast, f32 compares with references
     #[arg(long, value_enum, default_value = "int8")]
-    pub activations: ActivationsArg,
+    pub precision: PrecisionArg,
     /// Type of keys and values in the cache
     #[arg(long, value_enum, default_value = "f16")]
     pub kv: KvArg,
@@ -49,7 +49,7 @@ pub enum IsaArg {
 }
 
 #[derive(Clone, Copy, ValueEnum, PartialEq, Eq)]
-pub enum ActivationsArg {
+pub enum PrecisionArg {
     Int8,
     F32,
 }
@@ -83,7 +83,7 @@ impl EngineArgs {
     }
 
     /// The type of cached keys and values.
-    pub fn kv_type(&self) -> KvType {
+    pub fn kv(&self) -> KvType {
         match self.kv {
             KvArg::F16 => KvType::F16,
             KvArg::F32 => KvType::F32,
@@ -91,7 +91,7 @@ impl EngineArgs {
     }
 
     /// Worker threads.
-    pub fn thread_count(&self) -> usize {
+    pub fn threads(&self) -> usize {
         self.threads.unwrap_or_else(machine::physical_cores)
     }
 
@@ -111,31 +111,49 @@ impl EngineArgs {
 
     /// An engine as asked for.
     pub fn engine(&self) -> Result<Engine> {
-        let precision = match self.activations {
-            ActivationsArg::Int8 => Precision::Int8,
-            ActivationsArg::F32 => Precision::F32,
+        let precision = match self.precision {
+            PrecisionArg::Int8 => Precision::Int8,
+            PrecisionArg::F32 => Precision::F32,
         };
-        Ok(Engine::new(self.isa()?, self.thread_count(), precision))
+        Ok(Engine::new(self.isa()?, self.threads(), precision))
     }
 
-    /// Opens and loads the model at `path`; refuses one that does not fit into memory with a cache of `context`
-    /// positions before loading anything.
+    /// "int8" or "f32".
+    pub fn precision_name(&self) -> &'static str {
+        match self.precision {
+            PrecisionArg::Int8 => "int8",
+            PrecisionArg::F32 => "f32",
+        }
+    }
+
+    /// Opens the model at `path` and says what it found.
+    pub fn open(&self, path: &Path, progress: &dyn Progress) -> Result<Checkpoint> {
+        let path = resolve(path)?;
+        let checkpoint = Checkpoint::open(&path, self.read_mode())?;
+        progress.note(&format!("{}: {}", path.display(), checkpoint.describe()));
+        Ok(checkpoint)
+    }
+
+    /// Loads the weights and gets the kernels ready; refuses a model that does not fit into memory with a cache of
+    /// `context` positions before loading anything.
+    pub fn decoder(&self, checkpoint: &Checkpoint, context: usize, progress: &dyn Progress) -> Result<Decoder> {
+        let engine = self.engine()?;
+        if let Some((_, available)) = machine::memory() {
+            let context = context.min(checkpoint.config().context);
+            let estimate = checkpoint.estimate(context, 1, self.kv());
+            estimate.check(available).with_context(|| checkpoint.path().display().to_string())?;
+        }
+        Ok(Decoder::new(Arc::new(checkpoint.load(progress)?), engine))
+    }
+
+    /// All of it, timed.
     pub fn load(&self, path: &Path, context: usize, progress: &dyn Progress) -> Result<Loaded> {
         let start = Instant::now();
-        let engine = self.engine()?;
-        let checkpoint = Checkpoint::open(&resolve(path)?, self.read_mode())?;
-        let context = context.min(checkpoint.config().context);
-        if let Some((_, available)) = machine::memory() {
-            checkpoint.estimate(context, 1, self.kv_type()).check(available).map_err(|error| with_path(path, error))?;
-        }
+        let checkpoint = self.open(path, progress)?;
         let tokenizer = Arc::new(checkpoint.tokenizer()?);
-        let model = Arc::new(checkpoint.load(progress)?);
-        Ok(Loaded { checkpoint, decoder: Decoder::new(model, engine), tokenizer, load_time: start.elapsed() })
+        let decoder = self.decoder(&checkpoint, context, progress)?;
+        Ok(Loaded { checkpoint, decoder, tokenizer, load_time: start.elapsed() })
     }
-}
-
-fn with_path(path: &Path, error: Error) -> anyhow::Error {
-    anyhow::Error::new(error).context(format!("{}", path.display()))
 }
 
 /// What the user called the model: a path, or the name of something that `sherry pull` put into models/.

@@ -59,7 +59,8 @@ pub fn run(args: &InspectArgs, context: &Context) -> Result<ExitCode> {
         && let Container::Gguf(file) = checkpoint.container()
     {
         let entries = file.metadata().entries().iter();
-        report["metadata"] = entries.map(|(key, value)| (key.clone(), json!(shown(value)))).collect::<serde_json::Map<_, _>>().into();
+        report["metadata"] =
+            entries.map(|(key, value)| (key.clone(), json!(shown(value)))).collect::<serde_json::Map<_, _>>().into();
     }
     if args.tensors {
         report["tensors"] = tensors(&checkpoint);
@@ -108,7 +109,9 @@ fn tokenizer(checkpoint: &Checkpoint) -> Value {
 
 fn tensors(checkpoint: &Checkpoint) -> Value {
     let infos = checkpoint.source().tensors().iter();
-    infos.map(|info| json!({ "name": info.name, "type": info.ty.name(), "shape": info.shape, "bytes": info.bytes })).collect()
+    infos
+        .map(|info| json!({ "name": info.name, "type": info.ty.name(), "shape": info.shape, "bytes": info.bytes }))
+        .collect()
 }
 
 /// Everything wrong with the data, one line each.
@@ -131,9 +134,7 @@ fn verify(checkpoint: &Checkpoint, context: &Context) -> Result<Vec<String>> {
                 verify_tensor(source, &TensorInfo { name: name.clone(), ty: *ty, shape, bytes }).err()
             }
             // Opening packed rows checks codes, padding and scales.
-            Stored::Packed { .. } => {
-                Rows::open(source, checkpoint.config(), role, stored, Moves::default()).err()
-            }
+            Stored::Packed { .. } => Rows::open(source, checkpoint.config(), role, stored, Moves::default()).err(),
         };
         problems.extend(problem.map(|error| error.to_string()));
         context.console.advance(1);
@@ -148,9 +149,10 @@ const BINS: usize = 41;
 fn histogram(checkpoint: &Checkpoint, name: &str) -> Result<Value> {
     let source = checkpoint.source();
     let module = name.trim_end_matches(".weight");
-    let found = checkpoint.tensors().iter().find(|(_, stored)| {
-        stored.name() == name || stored.name().trim_end_matches(".weight") == module
-    });
+    let found = checkpoint
+        .tensors()
+        .iter()
+        .find(|(_, stored)| stored.name() == name || stored.name().trim_end_matches(".weight") == module);
     let Some((role, stored)) = found else {
         bail!("{}: no tensor '{name}'; `sherry inspect --tensors` lists them", checkpoint.path().display());
     };
@@ -220,11 +222,7 @@ fn sparkline(counts: &Value) -> String {
 /// The report for people.
 fn text(report: &Value, checkpoint: &Checkpoint) -> String {
     let mut text = format!("{}\n{}\n\n", checkpoint.path().display(), checkpoint.describe());
-    let mut table = Table::new(&[
-        ("part", Align::Left),
-        ("size", Align::Right),
-        ("bits/weight", Align::Right),
-    ]);
+    let mut table = Table::new(&[("part", Align::Left), ("size", Align::Right), ("bits/weight", Align::Right)]);
     for (kind, entry) in report["sizes"].as_object().into_iter().flatten() {
         table.row([
             kind.clone(),
@@ -275,7 +273,11 @@ fn text(report: &Value, checkpoint: &Checkpoint) -> String {
     }
     let histogram = &report["histogram"];
     if histogram.is_object() {
-        text += &format!("\n{} ({})\n", histogram["tensor"].as_str().unwrap_or_default(), histogram["type"].as_str().unwrap_or_default());
+        text += &format!(
+            "\n{} ({})\n",
+            histogram["tensor"].as_str().unwrap_or_default(),
+            histogram["type"].as_str().unwrap_or_default()
+        );
         for part in ["values", "scales"] {
             let part_of = &histogram[part];
             if part_of.is_object() {
@@ -288,7 +290,8 @@ fn text(report: &Value, checkpoint: &Checkpoint) -> String {
             }
         }
         if histogram["codes"].is_array() {
-            text += &format!("  codes             0 |{}| 31   uses of each 5-bit code\n", sparkline(&histogram["codes"]));
+            text +=
+                &format!("  codes             0 |{}| 31   uses of each 5-bit code\n", sparkline(&histogram["codes"]));
         }
     }
     if let Some(problems) = report["problems"].as_array() {

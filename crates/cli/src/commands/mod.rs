@@ -6,9 +6,11 @@ mod convert;
 mod demo;
 mod doctor;
 mod engine;
+mod eval;
 mod inspect;
 mod pull;
 mod quantize;
+mod report;
 mod run;
 mod sampling;
 
@@ -35,10 +37,12 @@ pub enum Command {
     Demo(demo::DemoArgs),
     Pull(pull::PullArgs),
     Quantize(quantize::QuantizeArgs),
-    Run(run::RunArgs),
+    Run(Box<run::RunArgs>),
     Inspect(inspect::InspectArgs),
     Compare(compare::CompareArgs),
     Convert(convert::ConvertArgs),
+    Eval(Box<eval::EvalArgs>),
+    Report(report::ReportArgs),
     Doctor(doctor::DoctorArgs),
     Completions(completions::CompletionsArgs),
     Man(completions::ManArgs),
@@ -54,6 +58,8 @@ pub fn dispatch(command: Command, context: &Context) -> Result<ExitCode> {
         Command::Compare(args) => compare::run(&args, context),
         Command::Convert(args) => convert::run(&args, context),
         Command::Pull(args) => pull::run(&args, context),
+        Command::Eval(args) => eval::run(&args, context),
+        Command::Report(args) => report::run(&args, context),
         Command::Doctor(args) => doctor::run(&args, context),
         Command::Completions(args) => completions::completions(&args),
         Command::Man(args) => completions::man(&args),

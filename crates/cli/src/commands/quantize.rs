@@ -223,7 +223,13 @@ pub fn run(args: &QuantizeArgs, context: &Context) -> Result<ExitCode> {
             writeln!(out, "{line}")?;
         }
     }
-    writeln!(out, "wrote   {} in {:.1} s   report: {}", args.output.display(), start.elapsed().as_secs_f64(), report.display())?;
+    writeln!(
+        out,
+        "wrote   {} in {:.1} s   report: {}",
+        args.output.display(),
+        start.elapsed().as_secs_f64(),
+        report.display()
+    )?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -286,8 +292,12 @@ fn short_name(name: &str) -> String {
 
 fn size_table(summary: &Summary) -> Table {
     let sizes = summary.sizes();
-    let mut table =
-        Table::new(&[("part", Align::Left), ("type", Align::Left), ("size", Align::Right), ("bits/weight", Align::Right)]);
+    let mut table = Table::new(&[
+        ("part", Align::Left),
+        ("type", Align::Left),
+        ("size", Align::Right),
+        ("bits/weight", Align::Right),
+    ]);
     let types = |wanted: &dyn Fn(&Written) -> bool| {
         let mut names: Vec<&str> = summary.tensors.iter().filter(|t| wanted(t)).map(|t| t.to.as_str()).collect();
         names.sort_unstable();

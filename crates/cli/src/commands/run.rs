@@ -93,7 +93,7 @@ impl Chat {
             params,
             max_tokens: sampling.max_tokens.unwrap_or(usize::MAX),
             load_time,
-            session: Session::new(decoder, Arc::clone(&tokenizer), context, engine.kv_type())?,
+            session: Session::new(decoder, Arc::clone(&tokenizer), context, engine.kv())?,
         };
         Ok((chat, line))
     }
@@ -158,7 +158,6 @@ pub fn run(args: &RunArgs, context: &Context) -> Result<ExitCode> {
     };
     let wanted = args.ctx_size.unwrap_or(DEFAULT_CONTEXT);
     let loaded = args.engine.load(&args.model, wanted, &context.console)?;
-    context.console.say(&format!("model     {}", loaded.checkpoint.describe()));
     let (mut chat, sampling) = Chat::new(loaded, args.ctx_size, args.raw, &args.sampling, &args.engine)?;
     context.console.say(&format!("sampling  {sampling}"));
     let mut messages = Vec::new();

@@ -66,7 +66,8 @@ impl SamplingArgs {
             (false, false) => " (default)",
         };
         if params.temperature == 0.0 {
-            let from = origin(self.temperature.is_some(), model.temperature.is_some() || model.do_sample == Some(false));
+            let from =
+                origin(self.temperature.is_some(), model.temperature.is_some() || model.do_sample == Some(false));
             return Ok((params, format!("greedy{from}")));
         }
         let line = format!(

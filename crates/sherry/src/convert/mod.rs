@@ -24,8 +24,8 @@ pub use plan::{Container, Embeddings, Linears, STQ1_0_SPEC, is_float};
 pub use rows::{Moves, Rows};
 
 use crate::io::gguf::StqId;
-use crate::model::{Checkpoint, Stored};
 use crate::model::names::Role;
+use crate::model::{Checkpoint, Stored};
 use crate::{Error, Progress, Result};
 use output::{Input, Output};
 use plan::{Plan, Target};

@@ -35,9 +35,11 @@ pub struct DecoderLm {
     caches: Vec<KvCache>,
 }
 
-/// A group as tokens.
+/// A group as tokens; or one of its requests, should they have nothing in common.
 struct Job {
     group: usize,
+    /// Which request of the group the first pair is.
+    first_request: usize,
     /// What all pairs share and none scores.
     prefix: usize,
     pairs: Vec<Pair>,
@@ -245,11 +247,15 @@ impl Lm for DecoderLm {
         for (group, requests) in groups.iter().enumerate() {
             let pairs: Vec<Pair> = requests.iter().map(|request| encoder.pair(request)).collect::<Result<_>>()?;
             match shared_prefix(&pairs) {
-                // Requests that share nothing are jobs of their own; no task has any.
-                0 => return Err(Error::Invalid(format!("group {group}: its requests share no token"))),
-                prefix => jobs.push(Job { group, prefix, pairs }),
+                // Long contexts that were cut at different places.
+                0 => jobs.extend(pairs.into_iter().enumerate().map(|(first_request, pair)| {
+                    let prefix = pair.tokens.len() - pair.scored;
+                    Job { group, first_request, prefix, pairs: vec![pair] }
+                })),
+                prefix => jobs.push(Job { group, first_request: 0, prefix, pairs }),
             }
         }
+        let mut open: Vec<Vec<Option<Score>>> = groups.iter().map(|requests| vec![None; requests.len()]).collect();
         // Longest first: memory is taken at once, and the time left is over- rather than underestimated.
         jobs.sort_by_key(|job| std::cmp::Reverse(job.longest()));
         let mut rest = &jobs[..];
@@ -257,7 +263,13 @@ impl Lm for DecoderLm {
             let count = (BATCH_TOKENS / longest.prefix.max(1)).clamp(1, BATCH_GROUPS).min(rest.len());
             let (batch, after) = rest.split_at(count);
             for (job, scores) in batch.iter().zip(self.score_batch(batch)?) {
-                done(job.group, scores)?;
+                let group = &mut open[job.group];
+                for (slot, score) in group.iter_mut().skip(job.first_request).zip(scores) {
+                    *slot = Some(score);
+                }
+                if let Some(scores) = group.iter().copied().collect() {
+                    done(job.group, scores)?;
+                }
             }
             rest = after;
         }
@@ -345,3 +357,7 @@ pub fn log_probs(decoder: &mut Decoder, cache: &mut KvCache, tokens: &[u32]) -> 
     }
     Ok(scores)
 }
+
+#[cfg(test)]
+#[path = "decoder_lm_tests.rs"]
+mod tests;

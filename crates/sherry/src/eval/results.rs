@@ -1,9 +1,9 @@
 //! Results as files: one JSON in the harness's shape, and one line per item when samples are logged.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
@@ -11,6 +11,7 @@ use super::data::{DataFile, Split};
 use super::harness::TaskScores;
 use super::journal::hex;
 use super::metrics::{BOOTSTRAP_ITERATIONS, Estimate};
+use super::model_card::ModelCard;
 use super::perplexity::Perplexity;
 use super::table::TableTask;
 use super::tasks::{Metric, SHERRY5, Task, TaskRun};
@@ -20,23 +21,6 @@ use crate::{Error, Result};
 
 /// The largest results file read back.
 const MAX_RESULTS: u64 = 64 << 20;
-
-/// What was evaluated.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ModelCard {
-    /// Path or name.
-    pub name: String,
-    /// Weight format, as shown in tables ("sherry 1.25-bit", "Q8_0").
-    pub format: String,
-    /// SHA-256 of the weights.
-    pub sha256: String,
-    /// Bytes of the weight files.
-    pub bytes: u64,
-    /// Parameters.
-    pub parameters: u64,
-    /// Mean bits per weight of the linear layers, scales included.
-    pub linear_bits: f64,
-}
 
 /// One task as it ran.
 #[derive(Clone, Debug)]
@@ -291,11 +275,11 @@ impl ResultsFile {
     /// # Errors
     /// Not there, not JSON, or without a `results` object.
     pub fn read(path: &Path) -> Result<Self> {
-        let size = std::fs::metadata(path).map_err(Error::io(path, "read"))?.len();
+        let size = fs::metadata(path).map_err(Error::io(path, "read"))?.len();
         if size > MAX_RESULTS {
             return Err(Error::malformed(path, "file", format!("{size} bytes is no results file")));
         }
-        let bytes = std::fs::read(path).map_err(Error::io(path, "read"))?;
+        let bytes = fs::read(path).map_err(Error::io(path, "read"))?;
         let value: Value = serde_json::from_slice(&bytes)
             .map_err(|error| Error::malformed(path, "results", format!("not JSON ({error})")))?;
         let results = value.get("results").and_then(Value::as_object);

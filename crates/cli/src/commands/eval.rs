@@ -1,0 +1,444 @@
+//! `sherry eval`: benchmarks, perplexity, comparison.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Args, ValueEnum};
+use serde_json::{Map, Value, json};
+use sherry::Progress;
+use sherry::eval::data::{Split, read_text};
+use sherry::eval::divergence::Uncertain;
+use sherry::eval::results::PerplexityOutcome;
+use sherry::eval::tasks::FEWSHOT_SEED;
+use sherry::eval::{
+    DecoderLm, Divergence, Evaluation, Journal, Limit, Lm, Metric, ModelCard, Outcome, Paired, ResultsFile, Task,
+    TaskRun, Windows, divergence, harness, perplexity, results, table,
+};
+
+use super::Context;
+use super::engine::EngineArgs;
+use crate::output::{Align, Table, bytes};
+
+/// Measure a model: benchmarks equal to lm-evaluation-harness 0.4.13, perplexity, KL divergence
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  sherry eval smol.sherry                                     the paper's five tasks, all items
+  sherry eval smol.sherry --tasks piqa,winogrande --limit 200 -o smol.json --log-samples
+  sherry eval smol.sherry --against models/SmolLM2-135M       paired comparison per item
+  sherry eval smol.sherry --against smol.json                 the same with an earlier run (made with --log-samples)
+  sherry eval smol.sherry --ppl wiki.test.raw --ppl-mode chunks
+  sherry eval smol.sherry --ppl wiki.test.raw --kld models/SmolLM2-135M
+
+Tasks: arc_easy arc_challenge hellaswag piqa winogrande (together: sherry5) openbookqa boolq lambada_openai
+With -o, a run that was stopped continues where it was; start it again with the same command.")]
+pub struct EvalArgs {
+    /// Model: a GGUF file or a Hugging Face folder
+    model: PathBuf,
+
+    /// Tasks, comma-separated [default: sherry5, or none with --ppl]
+    #[arg(long, value_name = "LIST")]
+    tasks: Option<String>,
+    /// First N items of each task, or a share below 1
+    #[arg(long, value_name = "N")]
+    limit: Option<f64>,
+    /// Solved examples before each question
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    num_fewshot: usize,
+    /// Seed of the few-shot sampler
+    #[arg(long, value_name = "N", default_value_t = FEWSHOT_SEED)]
+    fewshot_seed: u64,
+    /// Folder of benchmark data [default: $SHERRY_DATA/eval, else ./data]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Longest token sequence [default: what the model was made for]
+    #[arg(short, long, value_name = "N")]
+    ctx_size: Option<usize>,
+
+    /// Text file to measure perplexity on (plain, .gz or .zst)
+    #[arg(long, value_name = "FILE", help_heading = "Perplexity")]
+    ppl: Option<PathBuf>,
+    /// How the text is cut into windows
+    #[arg(long, value_enum, value_name = "MODE", default_value_t = PplMode::Chunks, help_heading = "Perplexity")]
+    ppl_mode: PplMode,
+    /// Tokens per window
+    #[arg(long, value_name = "N", default_value_t = 512, help_heading = "Perplexity")]
+    ppl_window: usize,
+    /// Tokens between the beginnings of strided windows [default: half a window]
+    #[arg(long, value_name = "N", help_heading = "Perplexity")]
+    ppl_stride: Option<usize>,
+    /// Reference model for the KL divergence on the --ppl text
+    #[arg(long, value_name = "MODEL", requires = "ppl", help_heading = "Perplexity")]
+    kld: Option<PathBuf>,
+
+    /// Write results as JSON
+    #[arg(short, long, value_name = "FILE", help_heading = "Output")]
+    output: Option<PathBuf>,
+    /// Write every item's log-likelihoods beside the results
+    #[arg(long, requires = "output", help_heading = "Output")]
+    log_samples: bool,
+    /// Compare item by item with another model, or with results written with --log-samples
+    #[arg(long, value_name = "MODEL|RESULTS.json", help_heading = "Output")]
+    against: Option<PathBuf>,
+
+    #[command(flatten)]
+    engine: EngineArgs,
+}
+
+/// Conventions of perplexity; numbers of different ones cannot be compared.
+#[derive(Clone, Copy, ValueEnum)]
+enum PplMode {
+    /// llama.cpp: chunks, second half scored
+    Chunks,
+    /// Non-overlapping windows, as in most papers (there with 2048)
+    Disjoint,
+    /// Hugging Face guide: sliding windows
+    Strided,
+    /// lm-evaluation-harness: rolling log-likelihood
+    Rolling,
+}
+
+/// Running estimates on a terminal are worth a line this often.
+const SHOW_EVERY: Duration = Duration::from_secs(5);
+
+pub fn run(args: &EvalArgs, context: &Context) -> Result<ExitCode> {
+    let started = Instant::now();
+    let date = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
+    // Everything that can be wrong with the question is found before a model is loaded.
+    let runs = args.prepare()?;
+    let text = args.ppl.as_deref().map(read_text).transpose()?;
+    if let Some(parent) = args.output.as_deref().and_then(Path::parent).filter(|parent| !parent.as_os_str().is_empty())
+        && !parent.is_dir()
+    {
+        bail!("{}: no such folder to write results into", parent.display());
+    }
+    let against = args.against.as_deref().map(Against::new).transpose()?;
+    if let Some(Against::Results(file)) = &against {
+        for run in &runs {
+            file.item_values(run, run.task.metrics[0])?;
+        }
+    }
+
+    let (mut lm, card) = args.load(&args.model, context)?;
+    let mut journal = args.journal(&card, context)?;
+    let outcomes = args.run_tasks(&mut lm, runs, journal.as_mut(), context)?;
+    let mut perplexities = Vec::new();
+    if let (Some(path), Some(text)) = (&args.ppl, &text) {
+        let file = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+        perplexities.push(args.perplexity(&mut lm, file, text, context)?);
+    }
+    let divergence = match (&args.kld, &text) {
+        (Some(path), Some(text)) => {
+            let (mut reference, _) = args.load(path, context)?;
+            let windows = args.windows(lm.max_length());
+            Some(divergence(&mut reference, &mut lm, text, windows, &context.console)?)
+        }
+        _ => None,
+    };
+    let evaluation = Evaluation {
+        model: card,
+        settings: args.settings(&lm)?,
+        outcomes,
+        perplexities,
+        date,
+        seconds: started.elapsed().as_secs_f64(),
+        git_hash: option_env!("SHERRY_GIT_HASH").map(str::to_owned),
+    };
+    if let Some(path) = &args.output {
+        evaluation.write(path, args.log_samples)?;
+    }
+    if let Some(journal) = journal {
+        journal.remove()?;
+    }
+    drop(lm);
+    let comparison = match against {
+        Some(against) => Some(args.compare(&against, &evaluation, context)?),
+        None => None,
+    };
+    show(&evaluation, comparison.as_ref(), divergence.as_ref(), context)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+impl EvalArgs {
+    fn prepare(&self) -> Result<Vec<TaskRun>> {
+        let limit = match self.limit {
+            None => Limit::All,
+            Some(limit) if limit > 0.0 && limit < 1.0 => Limit::Share(limit),
+            Some(limit) if limit >= 1.0 && limit.is_finite() => Limit::Items(limit as usize),
+            Some(limit) => bail!("--limit {limit}: expected a number of items, or a share between 0 and 1"),
+        };
+        let list = match (&self.tasks, &self.ppl) {
+            (Some(list), _) => list,
+            (None, None) => "sherry5",
+            (None, Some(_)) => return Ok(Vec::new()),
+        };
+        let folder = self.data_folder();
+        let mut runs = Vec::new();
+        for task in Task::find_all(list)? {
+            runs.push(task.prepare(&folder, limit, self.num_fewshot, self.fewshot_seed)?);
+        }
+        Ok(runs)
+    }
+
+    fn data_folder(&self) -> PathBuf {
+        match (&self.data, std::env::var_os("SHERRY_DATA")) {
+            (Some(folder), _) => folder.clone(),
+            (None, Some(folder)) => Path::new(&folder).join("eval"),
+            (None, None) => PathBuf::from("data"),
+        }
+    }
+
+    fn load(&self, path: &Path, context: &Context) -> Result<(DecoderLm, ModelCard)> {
+        let checkpoint = self.engine.open(path, &context.console)?;
+        let tokenizer = Arc::new(checkpoint.tokenizer()?);
+        let card = ModelCard::of(&checkpoint)?;
+        let max_length = self.ctx_size.unwrap_or(usize::MAX);
+        let decoder = self.engine.decoder(&checkpoint, max_length, &context.console)?;
+        Ok((DecoderLm::new(decoder, tokenizer, self.engine.kv(), max_length), card))
+    }
+
+    /// Everything the scores depend on besides model and prompts, and some more that is good to know.
+    fn settings(&self, lm: &DecoderLm) -> Result<Map<String, Value>> {
+        let settings = json!({
+            "model": self.model,
+            "precision": self.engine.precision_name(),
+            "kv": format!("{:?}", self.engine.kv()).to_lowercase(),
+            "max_length": lm.max_length(),
+            "threads": self.engine.threads(),
+            "isa": self.engine.isa()?.to_string(),
+        });
+        Ok(settings.as_object().cloned().unwrap_or_default())
+    }
+
+    fn journal(&self, card: &ModelCard, context: &Context) -> Result<Option<Journal>> {
+        let Some(output) = &self.output else { return Ok(None) };
+        let identity =
+            format!("{} {} {:?} {:?}", card.sha256, self.engine.precision_name(), self.engine.kv(), self.ctx_size);
+        let mut name = output.file_stem().context("-o: expected a file name")?.to_os_string();
+        name.push(".partial.jsonl");
+        let journal = Journal::open(&output.with_file_name(name), identity)?;
+        if !journal.is_empty() {
+            context.console.note(&format!("continuing: {} items of an earlier run are kept", journal.len()));
+        }
+        Ok(Some(journal))
+    }
+
+    fn run_tasks(
+        &self,
+        lm: &mut DecoderLm,
+        runs: Vec<TaskRun>,
+        mut journal: Option<&mut Journal>,
+        context: &Context,
+    ) -> Result<Vec<Outcome>> {
+        let mut outcomes = Vec::new();
+        for run in runs {
+            if let Some(split) = run.fewshot_split
+                && split != Split::Train
+                && run.task.name != "lambada_openai"
+            {
+                let task = run.task.name;
+                let note = format!(
+                    "{task}: no training split, few-shot examples come from {}: not the harness's numbers",
+                    split.name()
+                );
+                context.console.note(&note);
+            }
+            let scores = harness::run(lm, &run, journal.as_deref_mut(), &context.console)?;
+            if let Some(rate) = scores.rate() {
+                context.console.note(&format!("{}: {} items, {rate:.2} items/s", run.task.name, run.items.len()));
+            }
+            outcomes.push(Outcome::new(run, scores));
+        }
+        Ok(outcomes)
+    }
+
+    fn windows(&self, longest: usize) -> Windows {
+        let size = self.ppl_window;
+        match self.ppl_mode {
+            PplMode::Chunks => Windows::Chunks { size },
+            PplMode::Disjoint => Windows::Disjoint { size },
+            PplMode::Strided => Windows::Strided { size, stride: self.ppl_stride.unwrap_or(size / 2) },
+            PplMode::Rolling => Windows::Rolling { size: longest },
+        }
+    }
+
+    fn perplexity(&self, lm: &mut DecoderLm, file: String, text: &str, context: &Context) -> Result<PerplexityOutcome> {
+        let windows = self.windows(lm.max_length());
+        let mut shown = Instant::now();
+        let sums = perplexity(lm, text, windows, &context.console, &mut |done, sums| {
+            if shown.elapsed() > SHOW_EVERY {
+                shown = Instant::now();
+                context.console.note(&format!("[{done}] {sums}"));
+            }
+        })?;
+        Ok(PerplexityOutcome { file, windows, sums })
+    }
+
+    fn compare(&self, against: &Against, evaluation: &Evaluation, context: &Context) -> Result<Comparison> {
+        let mut rows = Vec::new();
+        match against {
+            Against::Results(file) => {
+                for outcome in &evaluation.outcomes {
+                    for metric in paired_metrics(outcome) {
+                        let base = file.item_values(&outcome.run, metric)?;
+                        let own = outcome.scores.values(&outcome.run, metric);
+                        rows.push((outcome.run.task, metric, Paired::new(&base, &own)?));
+                    }
+                }
+                Ok(Comparison { base: file.label(), rows })
+            }
+            Against::Model(path) => {
+                let (mut lm, _) = self.load(path, context)?;
+                for outcome in &evaluation.outcomes {
+                    let scores = harness::run(&mut lm, &outcome.run, None, &context.console)?;
+                    for metric in paired_metrics(outcome) {
+                        let base = scores.values(&outcome.run, metric);
+                        let own = outcome.scores.values(&outcome.run, metric);
+                        rows.push((outcome.run.task, metric, Paired::new(&base, &own)?));
+                    }
+                }
+                Ok(Comparison { base: path.display().to_string(), rows })
+            }
+        }
+    }
+}
+
+/// Perplexities are not hits and misses: nothing to test by counting.
+fn paired_metrics(outcome: &Outcome) -> impl Iterator<Item = Metric> {
+    outcome.run.task.metrics.iter().copied().filter(|metric| *metric != Metric::Perplexity)
+}
+
+/// What a run is compared with.
+enum Against {
+    Model(PathBuf),
+    Results(ResultsFile),
+}
+
+impl Against {
+    fn new(path: &Path) -> Result<Self> {
+        if path.extension().is_some_and(|ending| ending == "json") {
+            return Ok(Self::Results(ResultsFile::read(path)?));
+        }
+        if !path.exists() {
+            bail!("--against {}: no such model or results file", path.display());
+        }
+        Ok(Self::Model(path.to_path_buf()))
+    }
+}
+
+struct Comparison {
+    base: String,
+    rows: Vec<(&'static Task, Metric, Paired)>,
+}
+
+fn show(
+    evaluation: &Evaluation,
+    comparison: Option<&Comparison>,
+    divergence: Option<&Divergence>,
+    context: &Context,
+) -> Result<()> {
+    let mut out = io::stdout().lock();
+    if context.json {
+        let mut value = evaluation.to_json();
+        if let Some(comparison) = comparison {
+            value["sherry"]["comparison"] = comparison.to_json();
+        }
+        if let Some(divergence) = divergence {
+            value["sherry"]["divergence"] = divergence_json(divergence);
+        }
+        writeln!(out, "{}", serde_json::to_string_pretty(&value)?)?;
+        return Ok(());
+    }
+    if !evaluation.outcomes.is_empty() {
+        let tasks: Vec<_> = evaluation.outcomes.iter().map(Outcome::table).collect();
+        write!(out, "{}", table::markdown(&tasks))?;
+    }
+    if let Some(mean) = results::paper_mean(&evaluation.outcomes) {
+        let stderr = mean.stderr.map(|stderr| format!(" ± {stderr:.4}")).unwrap_or_default();
+        writeln!(out, "\nmean acc of the five tasks: {:.4}{stderr}", mean.value)?;
+    }
+    for perplexity in &evaluation.perplexities {
+        writeln!(out, "Final estimate: {}", perplexity.sums)?;
+        let (tokens, windows) = (perplexity.sums.tokens, perplexity.sums.windows.len());
+        writeln!(out, "({}, {tokens} tokens scored in {windows} windows, {:?})", perplexity.file, perplexity.windows)?;
+    }
+    if let Some(comparison) = comparison {
+        writeln!(out, "\nagainst {} on the same items:\n", comparison.base)?;
+        write!(out, "{}", comparison.table())?;
+    }
+    if let Some(divergence) = divergence {
+        writeln!(out, "\n{divergence}")?;
+    }
+    let model = &evaluation.model;
+    context.console.note(&format!(
+        "{}: {}, {:.2} bits per linear weight, {:.0} s",
+        model.format,
+        bytes(model.bytes),
+        model.linear_bits,
+        evaluation.seconds
+    ));
+    Ok(())
+}
+
+impl Comparison {
+    fn table(&self) -> Table {
+        let mut table = Table::new(&[
+            ("task", Align::Left),
+            ("metric", Align::Left),
+            ("items", Align::Right),
+            ("base", Align::Right),
+            ("this", Align::Right),
+            ("difference", Align::Right),
+            ("only base right", Align::Right),
+            ("only this right", Align::Right),
+            ("McNemar p", Align::Right),
+            ("chi2 p", Align::Right),
+        ]);
+        for (task, metric, paired) in &self.rows {
+            table.row([
+                task.name.to_string(),
+                metric.name().to_string(),
+                paired.items.to_string(),
+                format!("{:.4}", paired.base),
+                format!("{:.4}", paired.other),
+                format!("{:+.4} ± {:.4}", paired.difference, paired.stderr),
+                paired.only_base.to_string(),
+                paired.only_other.to_string(),
+                format!("{:.3}", paired.p_exact),
+                format!("{:.3}", paired.p_chi2),
+            ]);
+        }
+        table
+    }
+
+    fn to_json(&self) -> Value {
+        let rows = self.rows.iter().map(|(task, metric, paired)| {
+            json!({
+                "task": task.name, "metric": metric.name(), "items": paired.items, "base": paired.base,
+                "this": paired.other, "difference": paired.difference, "stderr": paired.stderr,
+                "only_base": paired.only_base, "only_this": paired.only_other,
+                "mcnemar_p_exact": paired.p_exact, "mcnemar_chi2": paired.chi2, "mcnemar_p_chi2": paired.p_chi2,
+            })
+        });
+        json!({ "base": self.base, "rows": rows.collect::<Vec<_>>() })
+    }
+}
+
+fn divergence_json(divergence: &Divergence) -> Value {
+    let pair = |of: Uncertain| json!({ "value": of.value, "stderr": of.stderr });
+    json!({
+        "tokens": divergence.tokens(),
+        "mean": pair(divergence.mean()),
+        "median": divergence.percentile(0.5),
+        "p99": divergence.percentile(0.99),
+        "maximum": divergence.percentile(1.0),
+        "mean_change_of_probability": pair(divergence.mean_change()),
+        "rms_change_of_probability": pair(divergence.rms_change()),
+        "same_top": pair(divergence.same_top()),
+        "log_perplexity_ratio": pair(divergence.log_ratio()),
+    })
+}

@@ -1,0 +1,87 @@
+//! `sherry report`: several results, one table.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+use serde_json::json;
+use sherry::eval::{Metric, Report, ResultsFile};
+
+use super::Context;
+use crate::output::{Align, Table, bytes};
+
+/// Put results of several models into one table: method x task, with bits and size
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  sherry report bf16.json q8.json sherry.json
+  sherry report *.json --metric acc_norm --json")]
+pub struct ReportArgs {
+    /// Results written by `sherry eval -o`, or by lm-evaluation-harness
+    #[arg(required = true, value_name = "RESULTS.json")]
+    files: Vec<PathBuf>,
+    /// Metric to show; tasks that lack it show acc
+    #[arg(long, value_enum, default_value_t = MetricArg::Acc)]
+    metric: MetricArg,
+}
+
+/// Metrics, as on the command line.
+#[derive(Clone, Copy, ValueEnum)]
+enum MetricArg {
+    #[value(name = "acc")]
+    Acc,
+    #[value(name = "acc_norm")]
+    AccNorm,
+}
+
+pub fn run(args: &ReportArgs, context: &Context) -> Result<ExitCode> {
+    let files = args.files.iter().map(|path| ResultsFile::read(path)).collect::<sherry::Result<Vec<_>>>()?;
+    let metric = match args.metric {
+        MetricArg::Acc => Metric::Acc,
+        MetricArg::AccNorm => Metric::AccNorm,
+    };
+    let report = Report::new(&files, metric);
+    let mut out = io::stdout().lock();
+    if context.json {
+        let rows = report.rows.iter().map(|row| {
+            let values: serde_json::Map<_, _> =
+                report.tasks.iter().zip(&row.values).map(|(task, value)| ((*task).to_string(), json!(value))).collect();
+            json!({
+                "label": row.label, "model": row.model, "metric": metric.name(), "tasks": values, "mean": row.mean,
+                "perplexity": row.perplexity,
+            })
+        });
+        writeln!(out, "{}", serde_json::to_string_pretty(&rows.collect::<Vec<_>>())?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let with_perplexity = report.rows.iter().any(|row| row.perplexity.is_some());
+    let mut columns =
+        vec![("model", Align::Left), ("format", Align::Left), ("bits", Align::Right), ("size", Align::Right)];
+    columns.extend(report.tasks.iter().map(|task| (*task, Align::Right)));
+    columns.push(("mean", Align::Right));
+    if with_perplexity {
+        columns.push(("ppl", Align::Right));
+    }
+    let mut table = Table::new(&columns);
+    let number =
+        |value: Option<f64>, decimals: usize| value.map_or("-".to_string(), |value| format!("{value:.decimals$}"));
+    for row in &report.rows {
+        let model = row.model.as_ref();
+        let mut cells = vec![
+            row.label.clone(),
+            model.map_or("-".to_string(), |model| model.format.clone()),
+            number(model.map(|model| model.linear_bits), 2),
+            model.map_or("-".to_string(), |model| bytes(model.bytes)),
+        ];
+        cells.extend(row.values.iter().map(|value| number(*value, 4)));
+        cells.push(number(row.mean, 4));
+        if with_perplexity {
+            cells.push(number(row.perplexity, 2));
+        }
+        table.row(cells);
+    }
+    write!(out, "{table}")?;
+    Ok(ExitCode::SUCCESS)
+}
