@@ -30,13 +30,12 @@ pub struct Engine {
     isa: Isa,
     pool: Pool,
     precision: Precision,
+    ternary: ternary::Scratch,
     kernels: &'static Kernels,
     /// int8 activations of the current product.
     inputs: matmul::Inputs,
     /// Per worker: rows as f32.
     rows: Vec<Mutex<Vec<f32>>>,
-    /// int8 activations in the order of ternary codes.
-    ternary: ternary::Scratch,
 }
 
 /// One product of a group that shares its input: `y[t, r] = sum_c w[r, c] x[t, c]`.

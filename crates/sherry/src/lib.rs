@@ -2,6 +2,7 @@
 
 #![deny(unsafe_code)] // except io/mmap.rs
 
+pub mod convert;
 mod error;
 pub mod eval;
 pub mod generate;

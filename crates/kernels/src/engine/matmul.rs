@@ -74,19 +74,17 @@ impl Engine {
             return;
         }
         let mut jobs = Vec::with_capacity(products.len());
-        let mut ternary = Vec::new();
+        let mut packed = Vec::new();
         for product in products {
-            if let Repr::Ternary(w) = &product.w.repr {
-                ternary.push(TernaryProduct { w, y: &mut *product.y });
+            if let (Repr::Ternary(w), Precision::Int8) = (&product.w.repr, self.precision) {
+                packed.push(TernaryProduct { w, y: &mut *product.y });
                 continue;
             }
             let int8 = self.precision == Precision::Int8 && matches!(product.w.repr, Repr::Panels(_));
             jobs.push(Job { w: product.w, y: SharedPtr(product.y.as_mut_ptr()), int8 });
         }
-        match self.precision {
-            _ if ternary.is_empty() => {}
-            Precision::Int8 => ternary::multiply(self.isa, &self.pool, &mut self.ternary, x, tokens, &mut ternary),
-            Precision::F32 => ternary::multiply_f32(&self.pool, x, tokens, &mut ternary),
+        if !packed.is_empty() {
+            ternary::multiply(self.isa, &self.pool, &mut self.ternary, x, tokens, &mut packed);
         }
         if jobs.is_empty() {
             return;

@@ -1,4 +1,4 @@
-//! Plain Rust: the oracle and the fallback.
+//! Plain Rust: the oracle of the other rooms, and what runs where they cannot.
 
 pub(crate) mod ternary;
 pub(crate) mod vector;

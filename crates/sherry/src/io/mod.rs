@@ -9,6 +9,7 @@ pub mod safetensors;
 mod source;
 mod verify;
 
+pub(crate) use atomic::sync_folder;
 pub use atomic::{AtomicFile, write_atomic};
 pub use mmap::{FileBytes, ReadMode};
 pub use safetensors::Safetensors;

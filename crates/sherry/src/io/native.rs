@@ -2,7 +2,8 @@
 //!
 //! `config.json` holds `quantization_config`, the [`PackedScheme`] as JSON. Instead of `X.weight`, a packed linear `X`
 //! has two tensors: `X.codes`, U8 `[rows, row bytes]`, and `X.scales`, F16 `[rows, scales per row]` (see FORMAT.md).
-//! Everything else is as usual.
+//! Any matrix `X` may also be stored in blocks of a GGUF type, as the U8 tensor `X.q8_0` (`X.q6_k`, ...) `[rows, row
+//! bytes]`. Everything else is as usual.
 
 use std::path::Path;
 
@@ -17,6 +18,8 @@ use crate::{Error, Result};
 
 /// The field of `config.json`.
 const FIELD: &str = "quantization_config";
+/// The format of checkpoints without ternary linears.
+const BLOCKS: &str = "blocks";
 /// The one version of the scheme.
 const VERSION: u64 = 1;
 const FORMATS: [TernaryFormat; 3] = [TernaryFormat::Sherry, TernaryFormat::Ternary167, TernaryFormat::Ternary2];
@@ -33,7 +36,8 @@ pub struct PackedScheme {
 }
 
 impl PackedScheme {
-    /// The scheme that the `config.json` at `path`, parsed as `config`, declares; `None` when it declares no quantization.
+    /// The scheme that the `config.json` at `path`, parsed as `config`, declares; `None` when it declares no ternary
+    /// linears.
     ///
     /// # Errors
     /// [`Error::Malformed`], naming the field, when a value is missing, wrong or contradicts another one;
@@ -54,10 +58,13 @@ impl PackedScheme {
             fields.error(name, format!("expected {known}, found '{}'", shown(found)))
         };
         let name = fields.str("format")?;
+        if name == BLOCKS {
+            return Ok(None);
+        }
         let format = FORMATS
             .into_iter()
             .find(|format| format.to_string() == name)
-            .ok_or_else(|| unknown("format", name, "sherry-1.25, ternary-1.67 or ternary-2"))?;
+            .ok_or_else(|| unknown("format", name, "sherry-1.25, ternary-1.67, ternary-2 or blocks"))?;
         let order = match fields.opt_str("quad")? {
             None | Some("contiguous") => QuadOrder::Contiguous,
             Some("stride16") => QuadOrder::Stride16,
@@ -149,6 +156,25 @@ impl PackedTensor {
     pub fn to_rows(&self) -> PackedRows {
         PackedRows { layout: self.layout, codes: self.codes.to_vec(), scales: f16_bits(&self.scales).collect() }
     }
+}
+
+/// The `quantization_config` of a checkpoint whose linears are matrices of a block type ([`blocks_name`]), none ternary.
+pub fn blocks_config() -> Value {
+    json!({ "quant_method": "sherry", "version": VERSION, "format": BLOCKS })
+}
+
+/// The tensor (U8, rows x bytes per row) that holds the matrix of `module` in blocks of the GGUF type `ty`: for example
+/// `model.embed_tokens.q8_0`.
+pub fn blocks_name(module: &str, ty: TensorType) -> String {
+    format!("{module}.{}", ty.name().to_ascii_lowercase())
+}
+
+/// The module and type of a name made by [`blocks_name`].
+pub fn parse_blocks_name(name: &str) -> Option<(&str, TensorType)> {
+    let (module, suffix) = name.rsplit_once('.')?;
+    let block_types = TensorType::ALL.into_iter().filter(|ty| ty.block_len() > 1);
+    let ty = block_types.into_iter().find(|ty| ty.name().eq_ignore_ascii_case(suffix))?;
+    (suffix == suffix.to_ascii_lowercase()).then_some((module, ty))
 }
 
 /// The tensor of codes of the linear `module` (for example `model.layers.0.self_attn.q_proj`).

@@ -256,7 +256,7 @@ mod tests {
         let source = synthetic::source(config, Naming::Gguf, 1);
         let mut writer = GgufWriter::create(&path, entries, source.tensors().to_vec(), Default::default()).unwrap();
         for info in source.tensors() {
-            writer.write_tensor(&source.data(&info.name).unwrap()).unwrap();
+            writer.write(&info.name, &source.data(&info.name).unwrap()).unwrap();
         }
         writer.finish().unwrap();
         let file = GgufFile::open(&path, ReadMode::Read).unwrap();

@@ -1,6 +1,7 @@
 //! The decoder: configuration, weights, forward pass.
 
 mod checkpoint;
+mod companions;
 mod config;
 pub mod config_gguf;
 pub mod config_hf;

@@ -164,6 +164,23 @@ impl Role {
         matches!(self, Self::Layer(_, part) if part.is_linear())
     }
 
+    /// Whether this is the embedding or the head.
+    pub const fn is_embedding(self) -> bool {
+        matches!(self, Self::Embed | Self::Head)
+    }
+
+    /// Whether this is the weight of a norm.
+    pub const fn is_norm(self) -> bool {
+        match self {
+            Self::OutputNorm => true,
+            Self::Layer(_, part) => matches!(
+                part,
+                Part::AttnNorm | Part::QNorm | Part::KNorm | Part::PostAttnNorm | Part::FfnNorm | Part::PostFfnNorm
+            ),
+            _ => false,
+        }
+    }
+
     /// Shape in PyTorch order: `[out features, in features]` for matrices, `[n]` for vectors.
     pub fn shape(self, config: &ArchConfig) -> Vec<usize> {
         let (hidden, q, kv) = (config.hidden, config.q_dim(), config.kv_dim());

@@ -7,7 +7,7 @@ use sherry_kernels::format::{PackedLayout, TensorType};
 use super::ArchConfig;
 use super::names::{Naming, Role};
 use crate::io::json::shown;
-use crate::io::native::{PackedScheme, scales_name};
+use crate::io::native::{self, PackedScheme, scales_name};
 use crate::io::{TensorInfo, TensorSource};
 use crate::{Error, Result};
 
@@ -41,6 +41,14 @@ impl Stored {
             Self::Plain { name, .. } | Self::Packed { name, .. } => name,
         }
     }
+
+    /// The type as users know it: "Q8_0", "sherry-1.25".
+    pub fn type_name(&self) -> String {
+        match self {
+            Self::Plain { ty, .. } => ty.to_string(),
+            Self::Packed { layout, .. } => layout.format.to_string(),
+        }
+    }
 }
 
 /// The tensors of a checkpoint by role.
@@ -66,8 +74,11 @@ impl TensorMap {
     ) -> Result<Self> {
         let mut map = Self { naming, config: config.clone(), stored: HashMap::new() };
         for info in source.tensors() {
-            let (name, is_packed) = match info.name.strip_suffix(".codes") {
-                Some(base) if packed.is_some() => (format!("{base}.weight"), true),
+            let native = naming == Naming::HuggingFace && info.ty == TensorType::U8;
+            let blocks = if native { native::parse_blocks_name(&info.name) } else { None };
+            let (name, is_packed) = match (info.name.strip_suffix(".codes"), blocks) {
+                (Some(base), _) if packed.is_some() => (format!("{base}.weight"), true),
+                (_, Some((base, _))) => (format!("{base}.weight"), false),
                 _ => (info.name.clone(), false),
             };
             let Some(role) = Role::parse(&name, config.family, naming) else { continue };
@@ -77,7 +88,7 @@ impl TensorMap {
             map.refuse_unexpected(source, role, info)?;
             let stored = match packed {
                 Some(scheme) if is_packed => packed_tensor(source, role, config, info, name, scheme)?,
-                _ => plain_tensor(source, role, config, info)?,
+                _ => plain_tensor(source, role, config, info, blocks.map(|(_, ty)| ty))?,
             };
             if let Some(other) = map.stored.insert(role, stored) {
                 let problem = format!("there twice, also as '{}'", shown(other.name()));
@@ -107,6 +118,11 @@ impl TensorMap {
             };
             malformed(source, &name, problem)
         })
+    }
+
+    /// The tensor of `role`, if there is one.
+    pub fn find(&self, role: Role) -> Option<&Stored> {
+        self.stored.get(&role)
     }
 
     /// Every role found with its tensor, in no particular order.
@@ -148,8 +164,23 @@ fn malformed(source: &dyn TensorSource, name: &str, problem: impl Into<String>) 
     Error::malformed(source.path(), format!("tensor '{}'", shown(name)), problem)
 }
 
-fn plain_tensor(source: &dyn TensorSource, role: Role, config: &ArchConfig, info: &TensorInfo) -> Result<Stored> {
+/// `blocks`: the block type whose bytes the tensor holds, in a native checkpoint.
+fn plain_tensor(
+    source: &dyn TensorSource,
+    role: Role,
+    config: &ArchConfig,
+    info: &TensorInfo,
+    blocks: Option<TensorType>,
+) -> Result<Stored> {
     let expected = role.shape(config);
+    if let (Some(ty), &[rows, cols]) = (blocks, &expected[..]) {
+        let stored = ty.row_bytes(cols).map(|row_bytes| vec![rows, row_bytes]);
+        if stored.as_ref() != Some(&info.shape) {
+            let problem = format!("{ty} blocks of {rows} x {cols} weights do not have shape {:?}", info.shape);
+            return Err(malformed(source, &info.name, problem));
+        }
+        return Ok(Stored::Plain { name: info.name.clone(), ty });
+    }
     if info.shape != expected {
         let problem = format!("expected shape {expected:?} from the configuration, found {:?}", info.shape);
         return Err(malformed(source, &info.name, problem));

@@ -19,6 +19,8 @@ pub struct GgufWriter {
     file: AtomicFile,
     tensors: Vec<TensorInfo>,
     written: usize,
+    /// Bytes of the next tensor that are written.
+    part: usize,
 }
 
 impl GgufWriter {
@@ -40,24 +42,32 @@ impl GgufWriter {
             header(metadata, &tensors, stq_id).map_err(|what| Error::Invalid(format!("{}: {what}", path.display())))?;
         let mut file = AtomicFile::create(path)?;
         file.write(&header)?;
-        Ok(Self { path: path.to_path_buf(), file, tensors, written: 0 })
+        Ok(Self { path: path.to_path_buf(), file, tensors, written: 0, part: 0 })
     }
 
-    /// Writes the data of the next tensor, in the order given to [`create`](Self::create).
+    /// Appends bytes to the tensor `name`, which must be the next one of the plan that is not complete. May be called
+    /// several times for one tensor.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when all tensors are written or the size is wrong; [`Error::Io`].
-    pub fn write_tensor(&mut self, bytes: &[u8]) -> Result<()> {
+    /// [`Error::Invalid`] when another tensor is due or `bytes` exceeds the tensor; [`Error::Io`].
+    pub fn write(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
         let Some(info) = self.tensors.get(self.written) else {
             return Err(self.invalid("all tensors are written already".to_owned()));
         };
-        if info.bytes != bytes.len() {
-            let (name, expected) = (&info.name, info.bytes);
-            return Err(self.invalid(format!("tensor '{name}' needs {expected} bytes, given {}", bytes.len())));
+        let (due, size) = (&info.name, info.bytes);
+        if due != name {
+            return Err(self.invalid(format!("tensor '{name}' given, but '{due}' is not complete")));
+        }
+        if bytes.len() > size - self.part {
+            return Err(self.invalid(format!("tensor '{name}' needs {size} bytes, given {}", self.part + bytes.len())));
         }
         self.file.write(bytes)?;
-        self.file.write(padding(bytes.len()))?;
-        self.written += 1;
+        self.part += bytes.len();
+        if self.part == size {
+            self.file.write(padding(size))?;
+            self.written += 1;
+            self.part = 0;
+        }
         Ok(())
     }
 
