@@ -201,7 +201,7 @@ fn packed_weights_run_alike_from_gguf_and_from_a_native_folder() {
         let metadata = config_gguf::write(&config);
         let mut writer = GgufWriter::create(&path, metadata, source.tensors().to_vec(), StqId::Id43).unwrap();
         for info in source.tensors() {
-            writer.write_tensor(&source.data(&info.name).unwrap()).unwrap();
+            writer.write(&info.name, &source.data(&info.name).unwrap()).unwrap();
         }
         writer.finish().unwrap();
         assert!(GgufFile::open(&path, ReadMode::Map).is_ok());
