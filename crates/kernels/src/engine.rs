@@ -30,10 +30,10 @@ pub struct Engine {
     isa: Isa,
     pool: Pool,
     precision: Precision,
-    ternary: ternary::Scratch,
     kernels: &'static Kernels,
     /// int8 activations of the current product.
     inputs: matmul::Inputs,
+    ternary: ternary::Scratch,
     /// Per worker: rows as f32.
     rows: Vec<Mutex<Vec<f32>>>,
 }

@@ -82,7 +82,8 @@ impl Matrix {
     }
 
     /// The same matrix in the order of the int8 kernels, for Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, Q3_K, Q4_K, Q5_K
-    /// and Q6_K: a copy of about the same size (IQ4_NL and Q3_K: nearly twice; the rows are not needed afterwards). Any other matrix is returned as it is.
+    /// and Q6_K: a copy of about the same size (IQ4_NL and Q3_K: nearly twice). The rows are not needed afterwards. Any
+    /// other matrix is returned as it is.
     ///
     /// A matrix used only for [`row_f32`](Self::row_f32), like an embedding that is not the head as well, is better left
     /// as rows.

@@ -59,7 +59,7 @@ struct Call<'a> {
 }
 
 impl Engine {
-    /// Several products of the same input `x` (tokens x cols), in one parallel region. The result for a token does not
+    /// Several products of the same input `x` (tokens x cols), in one parallel region per kind of weights. The result for a token does not
     /// depend on the number of tokens, of threads, or on which other products are in the group.
     ///
     /// # Panics
