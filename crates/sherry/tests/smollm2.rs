@@ -1,4 +1,5 @@
 //! SmolLM2-135M-Instruct from its Q4_1 GGUF against transformers in float32 (weights dequantized from the same file).
+#![allow(clippy::print_stderr)] // says why a test was skipped
 
 use std::io::Read;
 use std::ops::ControlFlow;

@@ -1,4 +1,5 @@
 //! A real trained model of 0.26 M parameters (karpathy/tinyllamas stories260K) against answers computed in f64.
+#![allow(clippy::print_stderr)] // says why a test was skipped
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
