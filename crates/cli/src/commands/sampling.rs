@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clap::Args;
-use sherry::generate::{GenerationConfig, Sampler, SamplingParams, StopStrings};
+use sherry::generate::{GenerationConfig, SamplingParams, StopStrings};
 
 /// What to use where neither the user nor the model says anything: the values llama.cpp made customary.
 const DEFAULTS: SamplingParams = SamplingParams {
@@ -84,11 +84,6 @@ impl SamplingArgs {
             origin(self.repeat_penalty.is_some(), model.repetition_penalty.is_some()),
         );
         Ok((params, line))
-    }
-
-    /// A sampler with the parameters in force.
-    pub fn sampler(params: SamplingParams) -> Result<Sampler> {
-        Ok(Sampler::new(params)?)
     }
 
     /// The stop strings.
