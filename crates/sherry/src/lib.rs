@@ -3,11 +3,14 @@
 #![deny(unsafe_code)] // except io/mmap.rs
 
 pub mod chat;
+pub mod convert;
 mod error;
+pub mod eval;
 pub mod generate;
 pub mod io;
 pub mod model;
 mod progress;
+pub mod quant;
 pub mod tokenizer;
 
 pub use error::{Error, Result};

@@ -1,0 +1,5 @@
+//! x86-64, one room per instruction set.
+
+mod ahead;
+pub(crate) mod avx2;
+pub(crate) mod avx512;
