@@ -223,3 +223,35 @@ fn control_tokens_in_messages_stay_text() {
     assert_eq!((free("<|im_start|>"), free("<|im_end|>")), (3, 2));
     assert!(prompt.literal.is_sorted_by(|a, b| a.end <= b.start));
 }
+
+#[test]
+fn mutated_templates_never_panic() {
+    let golden = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src/chat/golden"));
+    let mut state = 1u64;
+    let mut next = |below: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % below
+    };
+    let cases: Vec<Value> = serde_json::from_slice(&std::fs::read(golden.join("expected.json")).unwrap()).unwrap();
+    let snippets = cases.iter().filter_map(|case| case["template"].as_str().map(String::from));
+    let mut sources: Vec<String> = snippets.collect();
+    sources.push(std::fs::read_to_string(golden.join("qwen3.jinja")).unwrap());
+    let parts =
+        ["{%", "%}", "{{", "}}", "(", ")", "[", "]", "-", "|", "'", "for", " in ", "if ", "1", "~", ".", ":", "é"];
+    let messages = [Message::new("user", "a é <x>"), Message::new("assistant", "b")];
+    let mut rendered = 0;
+    for _ in 0..4000 {
+        let mut chars: Vec<char> = sources[next(sources.len())].chars().collect();
+        for _ in 0..=next(3) {
+            let at = next(chars.len());
+            match next(3) {
+                0 => drop(chars.remove(at)),
+                1 => chars.truncate(chars.len() - next(4).min(chars.len() - 1)),
+                _ => drop(chars.splice(at..at, parts[next(parts.len())].chars())),
+            }
+            chars.push(' ');
+        }
+        rendered += usize::from(render(&chars.into_iter().collect::<String>(), &messages).is_ok());
+    }
+    assert!(rendered > 100);
+}

@@ -13,7 +13,7 @@ use crate::io::json;
 use crate::io::native::PackedScheme;
 use crate::io::safetensors::Safetensors;
 use crate::io::{ReadMode, TensorSource};
-use crate::tokenizer::{GgufVocab, Tokenizer};
+use crate::tokenizer::Tokenizer;
 use crate::{Error, Progress, Result};
 
 /// A model on disk whose configuration and tensors have been checked against each other.
@@ -177,13 +177,8 @@ impl Checkpoint {
     pub fn tokenizer(&self) -> Result<Tokenizer> {
         match &self.container {
             Container::HuggingFace { .. } => Tokenizer::from_folder(&self.path),
-            Container::Gguf(file) => {
-                let place = |error| match error {
-                    Error::Tokenizer(problem) => Error::malformed(&self.path, "tokenizer", problem),
-                    other => other,
-                };
-                Tokenizer::from_gguf(&gguf_vocab(file.metadata())?).map_err(place)
-            }
+            Container::Gguf(file) => Tokenizer::from_metadata(file.metadata())?
+                .ok_or_else(|| Error::malformed(&self.path, "key 'tokenizer.ggml.model'", "missing: no tokenizer")),
         }
     }
 
@@ -274,30 +269,4 @@ fn generation_of_folder(folder: &Path, config_path: &Path, config: &Value) -> Re
 fn find_id(meta: &Metadata, key: &str) -> Result<Option<u32>> {
     let id = meta.find_u64(&format!("tokenizer.ggml.{key}"))?;
     Ok(id.and_then(|id| u32::try_from(id).ok()))
-}
-
-/// The tokenizer keys of a GGUF file.
-fn gguf_vocab(meta: &Metadata) -> Result<GgufVocab> {
-    let key = |key: &str| format!("tokenizer.ggml.{key}");
-    let string = |name: &str| Ok::<_, Error>(meta.find_str(&key(name))?.map(str::to_owned));
-    Ok(GgufVocab {
-        model: string("model")?.unwrap_or_default(),
-        pre: string("pre")?.unwrap_or_default(),
-        tokens: meta.get_strings(&key("tokens"))?.to_vec(),
-        scores: meta.find_f32s(&key("scores"))?.map(<[f32]>::to_vec),
-        token_types: meta
-            .find_i64s(&key("token_type"))?
-            .map(|types| types.into_iter().map(|ty| i32::try_from(ty).unwrap_or(0)).collect()),
-        merges: meta.find_strings(&key("merges"))?.map(<[String]>::to_vec),
-        bos: find_id(meta, "bos_token_id")?,
-        eos: find_id(meta, "eos_token_id")?,
-        eot: find_id(meta, "eot_token_id")?,
-        eom: find_id(meta, "eom_token_id")?,
-        unk: find_id(meta, "unknown_token_id")?,
-        pad: find_id(meta, "padding_token_id")?,
-        add_bos: meta.find_bool(&key("add_bos_token"))?,
-        add_eos: meta.find_bool(&key("add_eos_token"))?,
-        add_space_prefix: meta.find_bool(&key("add_space_prefix"))?,
-        chat_template: meta.find_str("tokenizer.chat_template")?.map(str::to_owned),
-    })
 }

@@ -7,8 +7,7 @@ use serde_json::{Value as Json, json};
 
 use super::checkpoint::{Checkpoint, Container};
 use super::{ArchConfig, Family, RopeLayout, RopeScaling, config_hf, rope_factors};
-use crate::io::gguf::{Array, Value};
-use crate::tokenizer::GgufVocab;
+use crate::io::gguf::Value;
 use crate::{Error, Result};
 
 /// The files of a Hugging Face folder that are copied as they are; `config.json` is not among them.
@@ -112,7 +111,7 @@ impl Checkpoint {
                 Ok(entries.filter(|(key, _)| key.starts_with("tokenizer.")).cloned().collect())
             }
             Container::HuggingFace { .. } if !self.path().join("tokenizer.json").exists() => Ok(Vec::new()),
-            Container::HuggingFace { .. } => Ok(vocab_entries(self.tokenizer()?.to_gguf()?)),
+            Container::HuggingFace { .. } => Ok(self.tokenizer()?.to_gguf()?.into_entries()),
         }
     }
 }
@@ -141,33 +140,4 @@ fn in_hf_terms(config: &ArchConfig) -> ArchConfig {
         }
     }
     config
-}
-
-fn vocab_entries(vocab: GgufVocab) -> Vec<(String, Value)> {
-    let key = |name: &str| format!("tokenizer.ggml.{name}");
-    let mut entries = vec![
-        (key("model"), Value::String(vocab.model)),
-        (key("pre"), Value::String(vocab.pre)),
-        (key("tokens"), Value::Array(Array::String(vocab.tokens))),
-    ];
-    let mut put = |name: &str, value: Option<Value>| entries.extend(value.map(|value| (key(name), value)));
-    put("scores", vocab.scores.map(|scores| Value::Array(Array::F32(scores))));
-    put("token_type", vocab.token_types.map(|types| Value::Array(Array::I32(types))));
-    put("merges", vocab.merges.map(|merges| Value::Array(Array::String(merges))));
-    let ids = [
-        ("bos_token_id", vocab.bos),
-        ("eos_token_id", vocab.eos),
-        ("eot_token_id", vocab.eot),
-        ("eom_token_id", vocab.eom),
-        ("unknown_token_id", vocab.unk),
-        ("padding_token_id", vocab.pad),
-    ];
-    for (name, id) in ids {
-        put(name, id.map(Value::U32));
-    }
-    put("add_bos_token", vocab.add_bos.map(Value::Bool));
-    put("add_eos_token", vocab.add_eos.map(Value::Bool));
-    put("add_space_prefix", vocab.add_space_prefix.map(Value::Bool));
-    entries.extend(vocab.chat_template.map(|text| ("tokenizer.chat_template".to_owned(), Value::String(text))));
-    entries
 }

@@ -153,7 +153,7 @@ impl Tokenizer {
             token_types: Some(token_types),
             bos: self.roles.bos,
             eos,
-            eot: self.roles.ends.iter().copied().find(|id| Some(*id) != eos),
+            eot: self.roles.ends.iter().copied().find(|id| Some(*id) != eos && !self.ends_text(*id)),
             eom: None,
             unk: self.roles.unknown,
             pad: self.roles.padding,
@@ -162,6 +162,11 @@ impl Tokenizer {
             add_space_prefix: (!byte_level).then_some(strip_first),
             chat_template: self.chat_template.clone(),
         })
+    }
+
+    /// Whether `id` ends a whole text, or only a message, rather than a turn.
+    fn ends_text(&self, id: u32) -> bool {
+        matches!(self.vocab.text(id), Some("<|end_of_text|>" | "<|endoftext|>" | "<|eom_id|>"))
     }
 
     /// Whether the only split is Gemma's: at spaces, which the normalizer has already replaced.

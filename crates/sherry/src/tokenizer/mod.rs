@@ -10,6 +10,7 @@
 
 mod bpe;
 mod gguf;
+mod gguf_metadata;
 mod hf;
 mod hf_write;
 mod normalize;

@@ -1,6 +1,5 @@
 //! Against independent references: recorded ids of other implementations, and the Hugging Face crate itself.
 
-#![expect(clippy::print_stderr, reason = "tests say why they skip")]
 #![expect(clippy::single_range_in_vec_init, reason = "lists of ranges are meant")]
 #![expect(clippy::type_complexity, reason = "tables of changes")]
 
@@ -10,6 +9,8 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::io::ReadMode;
+use crate::io::gguf::{GgufFile, GgufWriter, StqId};
 
 /// A file of the data folder (unpacked if it ends in `.gz`), or `None` with a message.
 fn data(file: &str) -> Option<Vec<u8>> {
@@ -182,6 +183,7 @@ fn llama3_round_trips() {
     let Some(tokenizer) = llama3() else { return };
     let gguf = tokenizer.to_gguf().unwrap();
     assert_eq!((gguf.model.as_str(), gguf.pre.as_str()), ("gpt2", "llama-bpe"));
+    assert_eq!((gguf.eos, gguf.eot), (Some(128_001), Some(128_003)));
     let json = tokenizer.to_json().unwrap();
     check_reference(&Tokenizer::from_gguf(&gguf).unwrap(), "llama3");
     let again = Tokenizer::from_json(json.as_bytes(), Some(tokenizer.to_config_json().as_bytes()), None).unwrap();
@@ -211,11 +213,42 @@ fn smollm2_round_trips() {
     let Some(tokenizer) = smollm2() else { return };
     let gguf = tokenizer.to_gguf().unwrap();
     assert_eq!((gguf.model.as_str(), gguf.pre.as_str()), ("gpt2", "smollm"));
+    assert_eq!((gguf.eos, gguf.eot), (Some(2), None));
     let from_gguf = Tokenizer::from_gguf(&gguf).unwrap();
     check_reference(&from_gguf, "smollm2");
     assert_eq!(from_gguf.to_gguf().unwrap(), gguf);
     let json = from_gguf.to_json().unwrap();
     same_as_hugging_face(&from_gguf, json.as_bytes(), &reference("smollm2").unwrap());
+}
+
+#[test]
+fn smollm2_ids_from_the_real_gguf() {
+    let path = std::env::var_os("SHERRY_SMOLLM2_GGUF").map_or_else(
+        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/SmolLM2-135M-Instruct.Q4_1.gguf")),
+        PathBuf::from,
+    );
+    if !path.exists() {
+        eprintln!("skipped: {} is not there (set SHERRY_SMOLLM2_GGUF)", path.display());
+        return;
+    }
+    let file = GgufFile::open(&path, ReadMode::Map).unwrap();
+    let vocab = GgufVocab::from_metadata(file.metadata()).unwrap().unwrap();
+    let tokenizer = Tokenizer::from_metadata(file.metadata()).unwrap().unwrap();
+    check_reference(&tokenizer, "smollm2");
+    let same = smollm2().unwrap();
+    assert_eq!((tokenizer.bos(), tokenizer.eos(), tokenizer.adds_bos()), (same.bos(), same.eos(), same.adds_bos()));
+    assert_eq!(tokenizer.end_ids(), same.end_ids());
+    assert_eq!(tokenizer.chat_template(), same.chat_template());
+    // What we write in its place says the same.
+    let again = tokenizer.to_gguf().unwrap();
+    assert_eq!((&again.tokens, &again.merges, &again.pre), (&vocab.tokens, &vocab.merges, &vocab.pre));
+    assert_eq!(again.token_types, vocab.token_types);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("vocab.gguf");
+    let writer = GgufWriter::create(&path, again.clone().into_entries(), Vec::new(), StqId::default()).unwrap();
+    writer.finish().unwrap();
+    let file = GgufFile::open(&path, ReadMode::Read).unwrap();
+    assert_eq!(GgufVocab::from_metadata(file.metadata()).unwrap().unwrap(), again);
 }
 
 #[test]
@@ -456,4 +489,35 @@ fn malformed_rank_files_are_refused() {
     }
     let tokenizer = Tokenizer::from_tiktoken(b"YQ== 0\nYg== 1\nYWI= 2\n", "llama-bpe", &[]).unwrap();
     assert_eq!(tokenizer.encode("abb", false, false).unwrap(), [2, 1]);
+}
+
+#[test]
+fn mutated_files_never_panic() {
+    let mut state = 1u64;
+    let mut next = |below: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % below
+    };
+    let original = tiny().to_string();
+    let mut loaded = 0;
+    for _ in 0..5000 {
+        let mut bytes = original.clone().into_bytes();
+        for _ in 0..=next(3) {
+            let (at, from) = (next(bytes.len()), next(original.len()));
+            match next(3) {
+                0 => bytes[at] = original.as_bytes()[from],
+                1 => drop(bytes.remove(at)),
+                _ => bytes.insert(at, next(256) as u8),
+            }
+        }
+        if let Ok(tokenizer) = Tokenizer::from_json(&bytes, None, None) {
+            loaded += 1;
+            if let Ok(ids) = tokenizer.encode("ab <|x|> é\0ba", true, true) {
+                tokenizer.decode(&ids, true).unwrap();
+            }
+            let _ = tokenizer.to_json().map(|json| Tokenizer::from_json(json.as_bytes(), None, None).is_ok());
+            let _ = tokenizer.to_gguf();
+        }
+    }
+    assert!(loaded > 100);
 }

@@ -208,6 +208,11 @@ impl Metadata {
         Self { path: path.to_path_buf(), entries }
     }
 
+    /// The file they come from, for messages.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// All keys and values.
     pub fn entries(&self) -> &[(String, Value)] {
         &self.entries

@@ -1,0 +1,91 @@
+//! [`GgufVocab`] in and out of a GGUF file's keys.
+
+use super::{GgufVocab, Tokenizer};
+use crate::io::gguf::{Array, Metadata, Value};
+use crate::{Error, Result};
+
+/// Keys of token ids, without `tokenizer.ggml.` and `_token_id`.
+const ROLES: [&str; 6] = ["bos", "eos", "eot", "eom", "unknown", "padding"];
+
+fn key(name: &str) -> String {
+    format!("tokenizer.ggml.{name}")
+}
+
+impl GgufVocab {
+    /// The tokenizer's keys of a file; `None` if it has no tokenizer.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] naming the file and the key: a key of the wrong type, or `tokens` missing.
+    pub fn from_metadata(metadata: &Metadata) -> Result<Option<Self>> {
+        let Some(model) = metadata.find_str(&key("model"))? else { return Ok(None) };
+        let [bos, eos, eot, eom, unk, pad] = ROLES.map(|role| {
+            // Some writers say "none" as 2^32 - 1 or -1.
+            let id = metadata.find(&key(&format!("{role}_token_id")));
+            match id {
+                Some(Value::I32(-1) | Value::U32(u32::MAX)) => Ok(None),
+                _ => metadata.find_u64(&key(&format!("{role}_token_id"))),
+            }
+        });
+        // An id beyond u32 is beyond every vocabulary, which is what the tokenizer will say.
+        let id = |id: Result<Option<u64>>| id.map(|id| id.map(|id| u32::try_from(id).unwrap_or(u32::MAX)));
+        let types = metadata.find_i64s(&key("token_type"))?;
+        Ok(Some(Self {
+            model: model.into(),
+            pre: metadata.find_str(&key("pre"))?.unwrap_or_default().into(),
+            tokens: metadata.get_strings(&key("tokens"))?.to_vec(),
+            scores: metadata.find_f32s(&key("scores"))?.map(<[f32]>::to_vec),
+            token_types: types.map(|types| types.into_iter().map(|n| i32::try_from(n).unwrap_or(-1)).collect()),
+            merges: metadata.find_strings(&key("merges"))?.map(<[String]>::to_vec),
+            bos: id(bos)?,
+            eos: id(eos)?,
+            eot: id(eot)?,
+            eom: id(eom)?,
+            unk: id(unk)?,
+            pad: id(pad)?,
+            add_bos: metadata.find_bool(&key("add_bos_token"))?,
+            add_eos: metadata.find_bool(&key("add_eos_token"))?,
+            add_space_prefix: metadata.find_bool(&key("add_space_prefix"))?,
+            chat_template: metadata.find_str("tokenizer.chat_template")?.map(String::from),
+        }))
+    }
+
+    /// The keys and values that a file with this tokenizer holds.
+    pub fn into_entries(self) -> Vec<(String, Value)> {
+        let strings = |list: Vec<String>| Value::Array(Array::String(list));
+        let mut entries = vec![
+            (key("model"), Value::String(self.model)),
+            (key("pre"), Value::String(self.pre)),
+            (key("tokens"), strings(self.tokens)),
+        ];
+        entries.extend(self.scores.map(|scores| (key("scores"), Value::Array(Array::F32(scores)))));
+        entries.extend(self.token_types.map(|types| (key("token_type"), Value::Array(Array::I32(types)))));
+        entries.extend(self.merges.map(|merges| (key("merges"), strings(merges))));
+        let ids = [self.bos, self.eos, self.eot, self.eom, self.unk, self.pad];
+        for (role, id) in ROLES.iter().zip(ids) {
+            entries.extend(id.map(|id| (key(&format!("{role}_token_id")), Value::U32(id))));
+        }
+        for (name, flag) in [
+            ("add_bos_token", self.add_bos),
+            ("add_eos_token", self.add_eos),
+            ("add_space_prefix", self.add_space_prefix),
+        ] {
+            entries.extend(flag.map(|flag| (key(name), Value::Bool(flag))));
+        }
+        entries.extend(self.chat_template.map(|text| ("tokenizer.chat_template".into(), Value::String(text))));
+        entries
+    }
+}
+
+impl Tokenizer {
+    /// The tokenizer in a GGUF file's metadata; `None` if it has none.
+    ///
+    /// # Errors
+    /// As [`GgufVocab::from_metadata`] and [`Tokenizer::from_gguf`].
+    pub fn from_metadata(metadata: &Metadata) -> Result<Option<Self>> {
+        let Some(vocab) = GgufVocab::from_metadata(metadata)? else { return Ok(None) };
+        Self::from_gguf(&vocab).map(Some).map_err(|err| match err {
+            Error::Tokenizer(problem) => Error::malformed(metadata.path(), "tokenizer", problem),
+            other => other,
+        })
+    }
+}
