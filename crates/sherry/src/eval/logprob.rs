@@ -84,7 +84,7 @@ fn exp(x: f32) -> f32 {
     let n = shifted - 12_582_912.0;
     let f = y - n;
     let mut p = 1.525_273_4e-5;
-    for c in [1.540_353e-4, 1.333_355_8e-3, 9.618_129e-3, 5.550_411e-2, 0.240_226_5, 0.693_147_2, 1.0] {
+    for c in [1.540_353e-4, 1.333_355_8e-3, 9.618_129e-3, 5.550_411e-2, 0.240_226_5, std::f32::consts::LN_2, 1.0] {
         p = p * f + c;
     }
     let exponent = shifted.to_bits().wrapping_sub(0x4b40_0000).wrapping_add(127);
