@@ -3,6 +3,8 @@
 //! A few items run by default; everything with
 //! `SHERRY_TEST_THREADS=2 cargo test --release -p sherry --test eval_smollm2 -- --ignored --nocapture`.
 
+#![allow(clippy::print_stderr)] // skipped tests and measurements say so
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 

@@ -67,7 +67,7 @@ impl ModelCard {
             format: formats.join("+"),
             sha256,
             bytes,
-            parameters: checkpoint.config().parameters() as u64,
+            parameters: checkpoint.config().parameters(),
             linear_bits: linear_bytes as f64 * 8.0 / linear_weights.max(1) as f64,
         })
     }
@@ -76,20 +76,22 @@ impl ModelCard {
 /// The files that hold the weights: a GGUF file or its parts, or the safetensors files of a folder.
 fn weight_files(checkpoint: &Checkpoint) -> Result<Vec<PathBuf>> {
     let path = checkpoint.path();
-    let (folder, wanted): (&Path, Box<dyn Fn(&str) -> bool>) = match checkpoint.container() {
-        Container::HuggingFace { .. } => (path, Box::new(|name| name.ends_with(".safetensors"))),
+    // Beginning and end of the file names.
+    let (folder, start, end) = match checkpoint.container() {
+        Container::HuggingFace { .. } => (path, String::new(), ".safetensors"),
         Container::Gguf(file) if file.part_count() > 1 => {
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let stem = name.rsplitn(4, '-').last().unwrap_or_default().to_string(); // NAME-00001-of-00003.gguf
-            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            (parent, Box::new(move |name| name.starts_with(&format!("{stem}-")) && name.ends_with(".gguf")))
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let stem = name.rsplitn(4, '-').last().unwrap_or_default(); // NAME-00001-of-00003.gguf
+            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+            (parent.unwrap_or(Path::new(".")), format!("{stem}-"), ".gguf")
         }
         Container::Gguf(_) => return Ok(vec![path.to_path_buf()]),
     };
     let mut files = Vec::new();
     for entry in fs::read_dir(folder).map_err(Error::io(folder, "read"))? {
         let entry = entry.map_err(Error::io(folder, "read"))?;
-        if wanted(&entry.file_name().to_string_lossy()) {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with(&start) && name.ends_with(end) {
             files.push(entry.path());
         }
     }
