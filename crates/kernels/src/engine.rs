@@ -1,5 +1,7 @@
 //! The safe entry points: shapes are checked once here, then a table of kernels runs.
 
+use crate::matrix::Repr;
+use crate::ternary::{self, TernaryProduct};
 use crate::{Isa, Matrix, Pool};
 
 /// How activations enter a product with packed weights.
@@ -18,6 +20,7 @@ pub struct Engine {
     isa: Isa,
     pool: Pool,
     precision: Precision,
+    ternary: ternary::Scratch,
 }
 
 /// One product of a group that shares its input: `y[t, r] = sum_c w[r, c] x[t, c]`.
@@ -45,7 +48,7 @@ impl Engine {
     /// When `isa` is not available on this processor; check [`Isa::is_available`] first.
     pub fn new(isa: Isa, threads: usize, precision: Precision) -> Self {
         assert!(isa.is_available(), "{isa} is not available on this processor");
-        Self { isa, pool: Pool::new(threads), precision }
+        Self { isa, pool: Pool::new(threads), precision, ternary: ternary::Scratch::default() }
     }
 
     /// The instruction set in use.
@@ -69,8 +72,13 @@ impl Engine {
     /// # Panics
     /// When a shape does not fit.
     pub fn matmul(&mut self, x: &[f32], tokens: usize, products: &mut [Product<'_>]) {
+        let mut ternary = Vec::new();
         for product in products {
             let (rows, cols) = (product.w.rows(), product.w.cols());
+            if let Repr::Ternary(w) = &product.w.repr {
+                ternary.push(TernaryProduct { w, y: &mut *product.y });
+                continue;
+            }
             assert_eq!(x.len(), tokens * cols);
             assert_eq!(product.y.len(), tokens * rows);
             let mut row = vec![0.0; cols];
@@ -80,6 +88,10 @@ impl Engine {
                     product.y[t * rows + r] = row.iter().zip(&x[t * cols..]).map(|(w, x)| w * x).sum();
                 }
             }
+        }
+        match self.precision {
+            Precision::Int8 => ternary::multiply(self.isa, &self.pool, &mut self.ternary, x, tokens, &mut ternary),
+            Precision::F32 => ternary::multiply_f32(&self.pool, x, tokens, &mut ternary),
         }
     }
 

@@ -9,6 +9,10 @@ pub mod format;
 mod isa;
 mod matrix;
 mod pool;
+mod scalar;
+mod ternary;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 pub use bytes::Bytes;
 pub use engine::{Engine, KvRows, Precision, Product};

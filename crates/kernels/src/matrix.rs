@@ -1,8 +1,10 @@
 //! A weight matrix in the form the kernels execute.
 
-use crate::Bytes;
 use crate::format::half::{bf16_to_f32, f16_to_f32};
-use crate::format::{PackedLayout, TensorType};
+use crate::format::{PackedError, PackedLayout, TensorType};
+use crate::ternary::TernaryMatrix;
+use crate::{Bytes, Pool};
+use std::sync::Arc;
 
 /// A weight matrix, `rows` = out features, `cols` = in features.
 #[derive(Clone, Debug)]
@@ -16,6 +18,8 @@ pub struct Matrix {
 pub(crate) enum Repr {
     /// Row-major rows of a tensor type, used where they lie (usually in a file mapping).
     Rows { ty: TensorType, bytes: Bytes },
+    /// Packed ternary weights in kernel order.
+    Ternary(Arc<TernaryMatrix>),
 }
 
 /// Why bytes cannot become a [`Matrix`].
@@ -37,14 +41,30 @@ pub enum MatrixError {
         /// Bytes given.
         found: usize,
     },
+    /// Packed ternary weights that do not hold together.
+    Packed(PackedError),
+    /// Memory ran out.
+    OutOfMemory {
+        /// Bytes asked for.
+        bytes: usize,
+    },
+}
+
+impl From<PackedError> for MatrixError {
+    fn from(error: PackedError) -> Self {
+        Self::Packed(error)
+    }
 }
 
 impl Matrix {
-    /// Row-major rows of a float or block type, used in place.
+    /// Row-major rows of a float or block type, used in place; STQ1_0 is repacked into kernel order.
     ///
     /// # Errors
     /// [`MatrixError`] when type, shape and size do not fit together.
     pub fn from_rows(ty: TensorType, rows: usize, cols: usize, bytes: Bytes) -> Result<Self, MatrixError> {
+        if ty == TensorType::STQ1_0 {
+            return Self::from_stq1_0_on(&Pool::new(1), rows, cols, &bytes);
+        }
         let row = ty.row_bytes(cols).ok_or(MatrixError::Columns { ty, cols })?;
         let expected = row.checked_mul(rows).unwrap_or(usize::MAX);
         if expected != bytes.len() {
@@ -57,13 +77,31 @@ impl Matrix {
     }
 
     /// Row-major packed ternary codes (`layout.rows` x `layout.format.row_bytes`) and f16 scales (little-endian bytes),
-    /// repacked into kernel order.
+    /// repacked into kernel order on the workers of `pool`. `codes` and `scales` are not needed afterwards.
     ///
     /// # Errors
-    /// [`MatrixError`] when sizes do not fit or a code is illegal.
+    /// [`MatrixError`] when sizes do not fit, a code is illegal, padding is not zero or a scale is not finite.
+    pub fn from_packed_on(pool: &Pool, layout: PackedLayout, codes: &[u8], scales: &[u8]) -> Result<Self, MatrixError> {
+        let matrix = TernaryMatrix::from_packed(layout, codes, scales, pool)?;
+        Ok(Self { rows: layout.rows, cols: layout.cols, repr: Repr::Ternary(Arc::new(matrix)) })
+    }
+
+    /// [`from_packed_on`](Self::from_packed_on) on the calling thread alone.
+    ///
+    /// # Errors
+    /// As there.
     pub fn from_packed(layout: PackedLayout, codes: &[u8], scales: &[u8]) -> Result<Self, MatrixError> {
-        let _ = (layout, codes, scales);
-        todo!("ternary kernels")
+        Self::from_packed_on(&Pool::new(1), layout, codes, scales)
+    }
+
+    /// The blocks of a GGUF STQ1_0 tensor, repacked into kernel order on the workers of `pool`. `blocks` are not needed
+    /// afterwards.
+    ///
+    /// # Errors
+    /// [`MatrixError`] when sizes do not fit or a scale is not finite.
+    pub fn from_stq1_0_on(pool: &Pool, rows: usize, cols: usize, blocks: &[u8]) -> Result<Self, MatrixError> {
+        let matrix = TernaryMatrix::from_stq1_0(rows, cols, blocks, pool)?;
+        Ok(Self { rows, cols, repr: Repr::Ternary(Arc::new(matrix)) })
     }
 
     /// Out features.
@@ -80,12 +118,14 @@ impl Matrix {
     pub fn bytes(&self) -> usize {
         match &self.repr {
             Repr::Rows { bytes, .. } => bytes.len(),
+            Repr::Ternary(matrix) => matrix.bytes(),
         }
     }
 
     /// Row `row` as f32 (embedding look-up, oracle). `out` has `cols` values.
     pub fn row_f32(&self, row: usize, out: &mut [f32]) {
         match &self.repr {
+            Repr::Ternary(matrix) => matrix.row_f32(row, out),
             Repr::Rows { ty, bytes } => {
                 let len = bytes.len() / self.rows;
                 let bytes = &bytes[row * len..(row + 1) * len];

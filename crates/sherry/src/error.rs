@@ -41,6 +41,22 @@ pub enum Error {
     /// A request that cannot be met as asked (an option, a value, a combination).
     #[error("{0}")]
     Invalid(String),
+    /// More positions than a sequence has room for.
+    #[error("context length exceeded: {needed} tokens needed, {capacity} available")]
+    ContextFull {
+        /// Positions the request needs in all.
+        needed: usize,
+        /// Positions there are.
+        capacity: usize,
+    },
+    /// An allocation that the system refuses or that would not fit.
+    #[error("not enough memory for {what}: {} needed", gib(*.needed))]
+    OutOfMemory {
+        /// What it was for.
+        what: String,
+        /// Bytes it takes.
+        needed: u64,
+    },
     /// A chat template that does not compile, fails or exceeds its limits.
     #[error("chat template: {0}")]
     Template(String),
@@ -68,4 +84,9 @@ impl Error {
     pub fn unsupported(path: &Path, what: impl Into<String>) -> Self {
         Self::Unsupported { path: path.to_path_buf(), what: what.into() }
     }
+}
+
+/// Bytes as people read them, two digits after the point.
+fn gib(bytes: u64) -> String {
+    format!("{:.2} GiB", bytes as f64 / (1u64 << 30) as f64)
 }

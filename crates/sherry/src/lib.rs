@@ -2,10 +2,14 @@
 
 #![deny(unsafe_code)] // except io/mmap.rs
 
+pub mod convert;
 mod error;
+pub mod eval;
 pub mod io;
 pub mod model;
 mod progress;
+pub mod quant;
+pub mod tokenizer;
 
 pub use error::{Error, Result};
 pub use progress::{NoProgress, Progress};

@@ -48,6 +48,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         post_norms: false,
         qk_norm: None,
         qkv_bias: false,
+        o_bias: false,
         rope: Rope { theta: 1e4, local_theta: None, scaling: RopeScaling::None, layout: RopeLayout::Halves },
         activation: Activation::Silu,
         embed_scale: 1.0,

@@ -35,6 +35,7 @@ fn arch(golden: &Value, tied: bool) -> ArchConfig {
         post_norms: false,
         qk_norm: None,
         qkv_bias: false,
+        o_bias: false,
         rope: Rope {
             theta: number(&golden["theta"]) as f32,
             local_theta: None,

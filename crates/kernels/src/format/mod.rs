@@ -1,8 +1,15 @@
 //! What the bytes mean: tensor types, block sizes, bit order. Plain safe Rust, no SIMD.
 
+pub mod ggml;
 pub mod half;
 mod packed;
+pub mod sherry;
+pub mod stq1_0;
 mod tensor_type;
+pub mod triple;
 
-pub use packed::{PackedLayout, PackedRows, QuadOrder, ScaleGroup, TernaryFormat};
+pub use packed::{
+    PackedError, PackedLayout, PackedRows, QuadOrder, ScaleGroup, TernaryFormat, UNIT_BYTES, UNIT_CODES, read_code,
+    write_code,
+};
 pub use tensor_type::TensorType;

@@ -32,6 +32,30 @@ pub enum TensorType {
 }
 
 impl TensorType {
+    /// Every type.
+    pub const ALL: [Self; 20] = [
+        Self::F32,
+        Self::F16,
+        Self::BF16,
+        Self::U8,
+        Self::I32,
+        Self::I64,
+        Self::Q4_0,
+        Self::Q4_1,
+        Self::Q5_0,
+        Self::Q5_1,
+        Self::Q8_0,
+        Self::Q2_K,
+        Self::Q3_K,
+        Self::Q4_K,
+        Self::Q5_K,
+        Self::Q6_K,
+        Self::IQ4_NL,
+        Self::TQ1_0,
+        Self::TQ2_0,
+        Self::STQ1_0,
+    ];
+
     /// Values per block; a row must be a whole number of blocks.
     pub const fn block_len(self) -> usize {
         match self {
@@ -71,6 +95,12 @@ impl TensorType {
             return None;
         }
         (cols / self.block_len()).checked_mul(self.block_bytes())
+    }
+
+    /// Whether values are real numbers that [`ggml::dequantize`](super::ggml::dequantize) decodes; false for plain
+    /// integers.
+    pub const fn is_dequantizable(self) -> bool {
+        !matches!(self, Self::U8 | Self::I32 | Self::I64)
     }
 
     /// The name users know, as GGUF tools print it.

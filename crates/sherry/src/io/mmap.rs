@@ -78,3 +78,10 @@ impl FileBytes {
         }
     }
 }
+
+impl From<Bytes> for FileBytes {
+    /// Contents that did not come from a file of their own.
+    fn from(bytes: Bytes) -> Self {
+        Self { bytes, map: None }
+    }
+}

@@ -1,9 +1,17 @@
 //! Files: reading and writing tensors and metadata. Every parser treats its input as hostile.
 
 mod atomic;
+pub mod gguf;
+pub mod json;
 mod mmap;
+pub mod native;
+pub mod safetensors;
 mod source;
+mod verify;
 
+pub(crate) use atomic::sync_folder;
 pub use atomic::{AtomicFile, write_atomic};
 pub use mmap::{FileBytes, ReadMode};
+pub use safetensors::Safetensors;
 pub use source::{TensorInfo, TensorSource};
+pub use verify::verify_tensor;

@@ -1,5 +1,9 @@
 //! What distinguishes one decoder from another, as data.
 
+use std::path::Path;
+
+use crate::{Error, Result};
+
 /// Model families with known tensor names and metadata keys. All run through the same decoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
@@ -109,6 +113,8 @@ pub struct ArchConfig {
     pub qk_norm: Option<QkNorm>,
     /// Biases on q, k and v.
     pub qkv_bias: bool,
+    /// Bias on the attention output.
+    pub o_bias: bool,
     /// Rotary embedding.
     pub rope: Rope,
     /// The gate's non-linearity.
@@ -130,4 +136,113 @@ impl ArchConfig {
     pub fn is_sliding(&self, layer: usize) -> bool {
         self.window.is_some() && self.window_pattern > 1 && !(layer + 1).is_multiple_of(self.window_pattern)
     }
+
+    /// Width of all query heads together.
+    pub fn q_dim(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    /// Width of all key (or value) heads together.
+    pub fn kv_dim(&self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+
+    /// Parameters of the model: every linear, norm and bias once, a tied head not again.
+    pub fn parameters(&self) -> u64 {
+        super::names::Role::all(self).map(|role| role.shape(self).iter().map(|&n| n as u64).product::<u64>()).sum()
+    }
+
+    /// Checks every hyper-parameter against bounds no real model exceeds, so that no later size computation can
+    /// overflow and no loop can run away. `file` is named in the message; fields are named as in `config.json`.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] naming the field, its value and what is allowed.
+    pub fn validate(&self, file: &Path) -> Result<()> {
+        self.validate_named(file, |field| format!("field '{field}'"))
+    }
+
+    /// [`validate`](Self::validate) with `place` turning a `config.json` field into what the file at hand calls it.
+    pub(super) fn validate_named(&self, file: &Path, place: impl Fn(&'static str) -> String) -> Result<()> {
+        let bad = |field, problem: String| Err(Error::malformed(file, place(field), problem));
+        let sizes = [
+            ("vocab_size", self.vocab, MAX_VOCAB),
+            ("hidden_size", self.hidden, MAX_WIDTH),
+            ("intermediate_size", self.ffn, MAX_WIDTH),
+            ("num_hidden_layers", self.layers, MAX_LAYERS),
+            ("num_attention_heads", self.heads, MAX_HEADS),
+            ("num_key_value_heads", self.kv_heads, MAX_HEADS),
+            ("head_dim", self.head_dim, MAX_HEAD_DIM),
+            ("max_position_embeddings", self.context, MAX_CONTEXT),
+        ];
+        for (field, value, max) in sizes {
+            if value == 0 || value > max {
+                return bad(field, format!("must be between 1 and {max}, found {value}"));
+            }
+        }
+        if !self.head_dim.is_multiple_of(2) {
+            return bad("head_dim", format!("must be even for rotary embedding, found {}", self.head_dim));
+        }
+        if self.kv_heads > self.heads || !self.heads.is_multiple_of(self.kv_heads) {
+            let (heads, kv_heads) = (self.heads, self.kv_heads);
+            return bad("num_key_value_heads", format!("must divide the {heads} query heads, found {kv_heads}"));
+        }
+        if self.q_dim() > MAX_WIDTH {
+            let (heads, head_dim) = (self.heads, self.head_dim);
+            return bad("num_attention_heads", format!("{heads} heads of {head_dim} are wider than {MAX_WIDTH}"));
+        }
+        if !self.norm_eps.is_finite() || self.norm_eps < 0.0 || self.norm_eps >= 1.0 {
+            return bad("rms_norm_eps", format!("must be between 0 and 1, found {}", self.norm_eps));
+        }
+        let scales = [
+            ("rope_theta", self.rope.theta),
+            ("rope_local_base_freq", self.rope.local_theta.unwrap_or(1.0)),
+            ("query_pre_attn_scalar", self.attn_scale),
+            ("embedding_multiplier", self.embed_scale),
+        ];
+        for (field, value) in scales {
+            if !value.is_finite() || value <= 0.0 {
+                return bad(field, format!("must be a positive number, found {value}"));
+            }
+        }
+        if self.window == Some(0) {
+            return bad("sliding_window", "must be at least 1, found 0".to_owned());
+        }
+        let positive = |value: f32| value.is_finite() && value > 0.0;
+        match &self.rope.scaling {
+            RopeScaling::None => {}
+            RopeScaling::Linear { factor } => {
+                if !positive(*factor) {
+                    return bad("rope_scaling", format!("factor must be a positive number, found {factor}"));
+                }
+            }
+            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
+                if !positive(*factor) || !positive(*low_freq_factor) || !positive(*high_freq_factor) {
+                    return bad("rope_scaling", "factors must be positive numbers".to_owned());
+                }
+                if low_freq_factor >= high_freq_factor {
+                    return bad("rope_scaling", "low_freq_factor must be below high_freq_factor".to_owned());
+                }
+                if *original_context == 0 || *original_context > MAX_CONTEXT {
+                    let problem = format!("original context must be 1 to {MAX_CONTEXT}, found {original_context}");
+                    return bad("rope_scaling", problem);
+                }
+            }
+            RopeScaling::Factors(factors) => {
+                if factors.len() != self.head_dim / 2 || !factors.iter().all(|&f| positive(f)) {
+                    let problem = format!("needs {} positive frequency factors", self.head_dim / 2);
+                    return bad("rope_scaling", problem);
+                }
+            }
+        }
+        Ok(())
+    }
 }
+
+// Bounds well above every published decoder (2026: 262,400 tokens, width 53,248, 126 layers, 128 heads, 10 M context)
+// and low enough that every product of a few of them fits in 64 bits.
+const MAX_VOCAB: usize = 1 << 24;
+const MAX_WIDTH: usize = 1 << 20;
+const MAX_LAYERS: usize = 4096;
+const MAX_HEADS: usize = 4096;
+pub(super) const MAX_HEAD_DIM: usize = 4096;
+const MAX_CONTEXT: usize = 1 << 28;

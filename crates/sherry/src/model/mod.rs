@@ -1,5 +1,27 @@
 //! The decoder: configuration, weights, forward pass.
 
+mod checkpoint;
+mod companions;
 mod config;
+pub mod config_gguf;
+pub mod config_hf;
+mod decoder;
+mod kv_cache;
+pub mod names;
+pub mod reference;
+mod rope;
+pub mod synthetic;
+mod tensors;
+mod weights;
 
+pub use crate::io::native::PackedScheme;
+pub use checkpoint::{Checkpoint, Container, GenerationDefaults, MemoryEstimate};
 pub use config::{Activation, ArchConfig, Family, QkNorm, Rope, RopeLayout, RopeScaling};
+pub use decoder::{Decoder, Logits, Model, Step, Wanted};
+pub use kv_cache::{KvCache, KvType};
+pub use rope::rope_factors;
+pub use tensors::{Stored, TensorMap};
+pub use weights::{Layer, Weights};
+
+#[cfg(test)]
+mod tests;

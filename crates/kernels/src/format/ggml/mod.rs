@@ -1,0 +1,160 @@
+//! The element and block types of GGUF (`ggml_type`), decoded to and encoded from f32. Layouts: FORMAT.md.
+//!
+//! All arithmetic is plain f32 in the order of ggml's reference code, without fused multiply-add, so that results do not
+//! depend on the machine and agree bit for bit with the `gguf` Python package.
+
+mod block32;
+mod k_quants;
+mod k_search;
+mod ternary;
+mod verify;
+
+use std::fmt;
+
+use super::TensorType;
+pub use verify::{BlockProblem, verify};
+
+use super::half::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
+
+/// Decodes whole blocks of `ty`: `bytes` holds `out.len() / ty.block_len()` blocks.
+///
+/// Any bytes are legal input; NaN or infinite scales give NaN or infinite values.
+///
+/// # Panics
+/// When the lengths do not fit each other, or `ty` does not hold real numbers
+/// ([`TensorType::is_dequantizable`]).
+pub fn dequantize(ty: TensorType, bytes: &[u8], out: &mut [f32]) {
+    assert_eq!(ty.row_bytes(out.len()), Some(bytes.len()), "{ty}: {} values from {} bytes", out.len(), bytes.len());
+    match ty {
+        TensorType::F32 => each(bytes, out, |b: &[u8; 4], o: &mut [f32; 1]| o[0] = f32::from_le_bytes(*b)),
+        TensorType::F16 => each(bytes, out, |b: &[u8; 2], o: &mut [f32; 1]| o[0] = f16_to_f32(u16::from_le_bytes(*b))),
+        TensorType::BF16 => {
+            each(bytes, out, |b: &[u8; 2], o: &mut [f32; 1]| o[0] = bf16_to_f32(u16::from_le_bytes(*b)));
+        }
+        TensorType::Q4_0 => each(bytes, out, block32::decode_q4_0),
+        TensorType::Q4_1 => each(bytes, out, block32::decode_q4_1),
+        TensorType::Q5_0 => each(bytes, out, block32::decode_q5_0),
+        TensorType::Q5_1 => each(bytes, out, block32::decode_q5_1),
+        TensorType::Q8_0 => each(bytes, out, block32::decode_q8_0),
+        TensorType::IQ4_NL => each(bytes, out, block32::decode_iq4_nl),
+        TensorType::Q2_K => each(bytes, out, k_quants::decode_q2_k),
+        TensorType::Q3_K => each(bytes, out, k_quants::decode_q3_k),
+        TensorType::Q4_K => each(bytes, out, k_quants::decode_q4_k),
+        TensorType::Q5_K => each(bytes, out, k_quants::decode_q5_k),
+        TensorType::Q6_K => each(bytes, out, k_quants::decode_q6_k),
+        TensorType::TQ1_0 => each(bytes, out, ternary::decode_tq1_0),
+        TensorType::TQ2_0 => each(bytes, out, ternary::decode_tq2_0),
+        TensorType::STQ1_0 => each(bytes, out, ternary::decode_stq1_0),
+        TensorType::U8 | TensorType::I32 | TensorType::I64 => panic!("{ty} does not hold real numbers"),
+    }
+}
+
+/// Why values cannot be encoded.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum QuantizeError {
+    /// There is no encoder for the type, only a decoder.
+    Unsupported(TensorType),
+    /// Value `index` is NaN or infinite.
+    NotFinite {
+        /// Position in the values given.
+        index: usize,
+        /// The value.
+        value: f32,
+    },
+    /// Value `index` (or the scale of the block that begins there) exceeds the range of the type's f16 or bf16.
+    TooLarge {
+        /// Position in the values given.
+        index: usize,
+    },
+}
+
+impl fmt::Display for QuantizeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unsupported(ty) => write!(f, "there is no encoder for {ty}"),
+            Self::NotFinite { index, value } => write!(f, "value {index} is {value}"),
+            Self::TooLarge { index } => write!(f, "the values from {index} on are too large for the type's scale"),
+        }
+    }
+}
+
+impl std::error::Error for QuantizeError {}
+
+/// Encodes `values` as whole blocks of `ty` into `out`: F32, F16, BF16, Q8_0, Q4_0, Q4_K, Q6_K, TQ1_0, TQ2_0, STQ1_0.
+///
+/// Q8_0, Q4_0 and TQ* give the bytes ggml gives. Q4_K and Q6_K search scales by least squares like ggml, with sums of
+/// another order. TQ* take the largest magnitude as scale (they expect ternary input); STQ1_0 is the Sparse-AbsMean
+/// projection (arXiv 2601.07892, eq. 4-5) of each block: in every quad the smallest magnitude (the first of equals)
+/// becomes zero, the scale is the mean of the other magnitudes, and a kept zero counts as positive.
+///
+/// Finite input gives finite output; the same input gives the same bytes on every machine.
+///
+/// # Errors
+/// [`QuantizeError`]; `out` is then partly written.
+///
+/// # Panics
+/// When the lengths do not fit each other.
+pub fn quantize(ty: TensorType, values: &[f32], out: &mut [u8]) -> Result<(), QuantizeError> {
+    assert_eq!(ty.row_bytes(values.len()), Some(out.len()), "{ty}: {} values into {} bytes", values.len(), out.len());
+    if let Some(index) = values.iter().position(|v| !v.is_finite()) {
+        return Err(QuantizeError::NotFinite { index, value: values[index] });
+    }
+    match ty {
+        TensorType::F32 => encode_each(values, out, |v: &[f32; 1], o: &mut [u8; 4]| {
+            *o = v[0].to_le_bytes();
+            Some(())
+        }),
+        TensorType::F16 => encode_each(values, out, |v: &[f32; 1], o: &mut [u8; 2]| {
+            *o = f16_bytes(v[0])?;
+            Some(())
+        }),
+        TensorType::BF16 => encode_each(values, out, |v: &[f32; 1], o: &mut [u8; 2]| {
+            let bits = f32_to_bf16(v[0]);
+            *o = bits.to_le_bytes();
+            bf16_to_f32(bits).is_finite().then_some(())
+        }),
+        TensorType::Q4_0 => encode_each(values, out, block32::encode_q4_0),
+        TensorType::Q8_0 => encode_each(values, out, block32::encode_q8_0),
+        TensorType::Q4_K => encode_each(values, out, k_search::encode_q4_k),
+        TensorType::Q6_K => encode_each(values, out, k_search::encode_q6_k),
+        TensorType::TQ1_0 => encode_each(values, out, ternary::encode_tq1_0),
+        TensorType::TQ2_0 => encode_each(values, out, ternary::encode_tq2_0),
+        TensorType::STQ1_0 => encode_each(values, out, ternary::encode_stq1_0),
+        _ => Err(QuantizeError::Unsupported(ty)),
+    }
+}
+
+/// Runs `encode` over the blocks; it returns `None` when a scale does not fit its type.
+fn encode_each<const N: usize, const B: usize>(
+    values: &[f32],
+    out: &mut [u8],
+    encode: impl Fn(&[f32; N], &mut [u8; B]) -> Option<()>,
+) -> Result<(), QuantizeError> {
+    for (block, (values, out)) in values.as_chunks().0.iter().zip(out.as_chunks_mut().0).enumerate() {
+        encode(values, out).ok_or(QuantizeError::TooLarge { index: block * N })?;
+    }
+    Ok(())
+}
+
+/// `value` as f16 bytes; `None` when that is not finite.
+fn f16_bytes(value: f32) -> Option<[u8; 2]> {
+    let bits = f32_to_f16(value);
+    f16_to_f32(bits).is_finite().then_some(bits.to_le_bytes())
+}
+
+/// The largest magnitude.
+fn max_abs(values: &[f32]) -> f32 {
+    values.iter().fold(0.0, |max, v| max.max(v.abs()))
+}
+
+/// Runs `decode` over the blocks of `bytes` (`B` bytes each) and of `out` (`N` values each).
+fn each<const B: usize, const N: usize>(bytes: &[u8], out: &mut [f32], decode: impl Fn(&[u8; B], &mut [f32; N])) {
+    for (block, out) in bytes.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
+        decode(block, out);
+    }
+}
+
+/// The f16 at `bytes[at..at + 2]`.
+fn f16_at(bytes: &[u8], at: usize) -> f32 {
+    f16_to_f32(u16::from_le_bytes([bytes[at], bytes[at + 1]]))
+}

@@ -1,0 +1,111 @@
+//! What decoding does not check: floats that are not finite and codes that no encoder writes.
+
+use std::fmt;
+
+use super::f16_at;
+use crate::format::TensorType;
+use crate::format::half::bf16_to_f32;
+
+/// What is wrong with a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockProblem {
+    /// Its scale (or the value itself, for plain floats) is NaN or infinite.
+    NotFinite,
+    /// A ternary code that stands for no value in {-1, 0, 1}, or padding that is not zero.
+    IllegalCode,
+}
+
+impl fmt::Display for BlockProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotFinite => "NaN or infinite scale or value",
+            Self::IllegalCode => "illegal ternary code",
+        })
+    }
+}
+
+/// Looks at every block of `bytes`.
+///
+/// # Errors
+/// The index of the first block with a problem, and the problem.
+///
+/// # Panics
+/// When `bytes` is not a whole number of blocks.
+pub fn verify(ty: TensorType, bytes: &[u8]) -> Result<(), (usize, BlockProblem)> {
+    assert!(bytes.len().is_multiple_of(ty.block_bytes()), "{ty}: {} bytes", bytes.len());
+    for (index, block) in bytes.chunks_exact(ty.block_bytes()).enumerate() {
+        if !floats_are_finite(ty, block) {
+            return Err((index, BlockProblem::NotFinite));
+        }
+        if !codes_are_legal(ty, block) {
+            return Err((index, BlockProblem::IllegalCode));
+        }
+    }
+    Ok(())
+}
+
+fn floats_are_finite(ty: TensorType, block: &[u8]) -> bool {
+    let f16_offsets: &[usize] = match ty {
+        TensorType::U8 | TensorType::I32 | TensorType::I64 => &[],
+        TensorType::F32 => return f32::from_le_bytes([block[0], block[1], block[2], block[3]]).is_finite(),
+        TensorType::BF16 => return bf16_to_f32(u16::from_le_bytes([block[0], block[1]])).is_finite(),
+        TensorType::F16 | TensorType::Q4_0 | TensorType::Q5_0 | TensorType::Q8_0 | TensorType::IQ4_NL => &[0],
+        TensorType::Q4_1 | TensorType::Q5_1 | TensorType::Q4_K | TensorType::Q5_K => &[0, 2],
+        TensorType::Q2_K => &[80, 82],
+        TensorType::Q3_K => &[108],
+        TensorType::Q6_K => &[208],
+        TensorType::TQ1_0 => &[52],
+        TensorType::TQ2_0 => &[64],
+        TensorType::STQ1_0 => &[40],
+    };
+    f16_offsets.iter().all(|at| f16_at(block, *at).is_finite())
+}
+
+fn codes_are_legal(ty: TensorType, block: &[u8]) -> bool {
+    match ty {
+        // Bytes are `ceil(number * 256 / 243)`; the last four hold four trits, so their fifth is zero.
+        TensorType::TQ1_0 => block[..52].iter().enumerate().all(|(i, byte)| {
+            let number = u16::from(*byte) * 243 / 256;
+            (number * 256).div_ceil(243) == u16::from(*byte) && (i < 48 || number.is_multiple_of(3))
+        }),
+        // Two bits hold 0, 1 or 2.
+        TensorType::TQ2_0 => block[..64].iter().all(|byte| byte & byte >> 1 & 0x55 == 0),
+        // All 32 codes of STQ1_0 are legal, as are all quants of the other types.
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_the_first_block_with_a_bad_scale() {
+        use TensorType::*;
+        for (ty, at) in [(F32, 2), (F16, 0), (BF16, 0), (Q8_0, 0), (Q5_1, 2), (Q2_K, 82), (Q6_K, 208), (STQ1_0, 40)] {
+            let mut bytes = vec![0; 3 * ty.block_bytes()];
+            assert_eq!(verify(ty, &bytes), Ok(()));
+            bytes[ty.block_bytes() + at..][..2].copy_from_slice(&0xff80u16.to_le_bytes()); // NaN as f16, -inf as bf16
+            assert_eq!(verify(ty, &bytes), Err((1, BlockProblem::NotFinite)), "{ty}");
+        }
+    }
+
+    #[test]
+    fn ternary_codes_without_meaning() {
+        let mut block = [0x55; 66]; // all 1 = zero weight
+        block[64..].fill(0);
+        assert_eq!(verify(TensorType::TQ2_0, &block), Ok(()));
+        block[17] = 0b0101_1101;
+        assert_eq!(verify(TensorType::TQ2_0, &block), Err((0, BlockProblem::IllegalCode)));
+
+        let legal: Vec<u8> = (0..243u16).map(|n| (n * 256).div_ceil(243) as u8).collect();
+        for byte in 0..=255 {
+            for (at, fits) in [(0, legal.contains(&byte)), (49, legal.iter().step_by(3).any(|b| *b == byte))] {
+                let mut block = [0; 54];
+                block[at] = byte;
+                assert_eq!(verify(TensorType::TQ1_0, &block).is_ok(), fits, "byte {byte} at {at}");
+            }
+        }
+        assert_eq!(verify(TensorType::STQ1_0, &[0x3b; 42]), Ok(()));
+    }
+}

@@ -1,0 +1,18 @@
+//! Products with packed ternary weights.
+//!
+//! - [`matrix`]: weights in kernel order, and how they get there;
+//! - [`activations`]: inputs as int8 in the order of the codes;
+//! - [`kernels`]: the table of kernels per instruction set, and what they promise;
+//! - [`multiply`]: the driver that cuts products into row blocks and tokens.
+
+pub(crate) mod activations;
+pub(crate) mod kernels;
+mod lines;
+pub(crate) mod matrix;
+pub(crate) mod multiply;
+
+pub(crate) use matrix::TernaryMatrix;
+pub(crate) use multiply::{Scratch, TernaryProduct, multiply, multiply_f32};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,3 @@
+//! AVX2.
+
+pub(crate) mod ternary;

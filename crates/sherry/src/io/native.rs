@@ -1,0 +1,261 @@
+//! The native checkpoint: a Hugging Face folder whose linear layers are packed.
+//!
+//! `config.json` holds `quantization_config`, the [`PackedScheme`] as JSON. Instead of `X.weight`, a packed linear `X`
+//! has two tensors: `X.codes`, U8 `[rows, row bytes]`, and `X.scales`, F16 `[rows, scales per row]` (see FORMAT.md).
+//! Any matrix `X` may also be stored in blocks of a GGUF type, as the U8 tensor `X.q8_0` (`X.q6_k`, ...) `[rows, row
+//! bytes]`. Everything else is as usual.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+use sherry_kernels::Bytes;
+use sherry_kernels::format::{PackedError, PackedLayout, PackedRows, QuadOrder, ScaleGroup, TensorType, TernaryFormat};
+
+use super::json::{Fields, shown};
+use super::safetensors::Writer;
+use super::{TensorInfo, TensorSource};
+use crate::{Error, Result};
+
+/// The field of `config.json`.
+const FIELD: &str = "quantization_config";
+/// The format of checkpoints without ternary linears.
+const BLOCKS: &str = "blocks";
+/// The one version of the scheme.
+const VERSION: u64 = 1;
+const FORMATS: [TernaryFormat; 3] = [TernaryFormat::Sherry, TernaryFormat::Ternary167, TernaryFormat::Ternary2];
+
+/// How a checkpoint packs its linear layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PackedScheme {
+    /// How codes hold weights.
+    pub format: TernaryFormat,
+    /// Which inputs form a quad.
+    pub order: QuadOrder,
+    /// Which weights share a scale.
+    pub scale: ScaleGroup,
+}
+
+impl PackedScheme {
+    /// The scheme that the `config.json` at `path`, parsed as `config`, declares; `None` when it declares no ternary
+    /// linears.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`], naming the field, when a value is missing, wrong or contradicts another one;
+    /// [`Error::Unsupported`] for another method or a later version.
+    pub fn from_config(path: &Path, config: &Value) -> Result<Option<Self>> {
+        let Some(fields) = Fields::new(path, config)?.opt_fields(FIELD)? else { return Ok(None) };
+        let method = fields.str("quant_method")?;
+        if method != "sherry" {
+            let what = format!("{FIELD}.quant_method is '{}'; only 'sherry' can be read", shown(method));
+            return Err(Error::unsupported(path, what));
+        }
+        let version = fields.u64("version")?;
+        if version != VERSION {
+            let what = format!("{FIELD}.version is {version}; this program knows version {VERSION}");
+            return Err(Error::unsupported(path, what));
+        }
+        let unknown = |name: &str, found: &str, known: &str| {
+            fields.error(name, format!("expected {known}, found '{}'", shown(found)))
+        };
+        let name = fields.str("format")?;
+        if name == BLOCKS {
+            return Ok(None);
+        }
+        let format = FORMATS
+            .into_iter()
+            .find(|format| format.to_string() == name)
+            .ok_or_else(|| unknown("format", name, "sherry-1.25, ternary-1.67, ternary-2 or blocks"))?;
+        let order = match fields.opt_str("quad")? {
+            None | Some("contiguous") => QuadOrder::Contiguous,
+            Some("stride16") => QuadOrder::Stride16,
+            Some(other) => return Err(unknown("quad", other, "contiguous or stride16")),
+        };
+        let group_size = fields.opt_usize("group_size")?;
+        let scale = match (fields.str("scale")?, group_size) {
+            ("row", None) => ScaleGroup::Row,
+            ("row", Some(_)) => return Err(fields.error("group_size", "given although there is one scale per row")),
+            ("group", Some(size)) => ScaleGroup::Group(size),
+            ("group", None) => return Err(fields.error("group_size", "missing, although scales are per group")),
+            (other, _) => return Err(unknown("scale", other, "row or group")),
+        };
+        if let Some(bits) = fields.opt_f64("bits")?
+            && bits != bits_per_weight(format)
+        {
+            return Err(fields.error("bits", format!("{bits}, but {format} has {}", bits_per_weight(format))));
+        }
+        let scheme = Self { format, order, scale };
+        // Any columns that are whole chunks show whether format, order and scale go together.
+        scheme.layout(1, 768).check().map_err(|problem| {
+            let name = if problem == PackedError::Order { "quad" } else { "group_size" };
+            fields.error(name, problem.to_string())
+        })?;
+        Ok(Some(scheme))
+    }
+
+    /// The value of `quantization_config`.
+    pub fn to_json(&self) -> Value {
+        let mut value = json!({
+            "quant_method": "sherry",
+            "version": VERSION,
+            "format": self.format.to_string(),
+            "bits": bits_per_weight(self.format),
+        });
+        if self.format == TernaryFormat::Sherry {
+            value["quad"] = match self.order {
+                QuadOrder::Contiguous => json!("contiguous"),
+                QuadOrder::Stride16 => json!("stride16"),
+            };
+        }
+        match self.scale {
+            ScaleGroup::Row => value["scale"] = json!("row"),
+            ScaleGroup::Group(size) => {
+                value["scale"] = json!("group");
+                value["group_size"] = json!(size);
+            }
+        }
+        value
+    }
+
+    /// `config.json` of a model packed this way, from that of the original.
+    pub fn add_to_config(&self, config: &Value) -> Value {
+        let mut config = config.clone();
+        if let Value::Object(map) = &mut config {
+            map.insert(FIELD.to_owned(), self.to_json());
+        }
+        config
+    }
+
+    /// The layout of a tensor of `rows` x `cols` weights; not checked.
+    pub const fn layout(&self, rows: usize, cols: usize) -> PackedLayout {
+        PackedLayout { format: self.format, rows, cols, order: self.order, scale: self.scale }
+    }
+}
+
+/// Nominal bits per weight of the codes.
+const fn bits_per_weight(format: TernaryFormat) -> f64 {
+    match format {
+        TernaryFormat::Sherry => 1.25,
+        TernaryFormat::Ternary167 => 1.67,
+        TernaryFormat::Ternary2 => 2.0,
+    }
+}
+
+/// A packed linear as stored, checked.
+#[derive(Clone, Debug)]
+pub struct PackedTensor {
+    /// Shape and layout.
+    pub layout: PackedLayout,
+    /// Row-major codes.
+    pub codes: Bytes,
+    /// Row-major little-endian f16 scales.
+    pub scales: Bytes,
+}
+
+impl PackedTensor {
+    /// A copy as numbers.
+    pub fn to_rows(&self) -> PackedRows {
+        PackedRows { layout: self.layout, codes: self.codes.to_vec(), scales: f16_bits(&self.scales).collect() }
+    }
+}
+
+/// The `quantization_config` of a checkpoint whose linears are matrices of a block type ([`blocks_name`]), none ternary.
+pub fn blocks_config() -> Value {
+    json!({ "quant_method": "sherry", "version": VERSION, "format": BLOCKS })
+}
+
+/// The tensor (U8, rows x bytes per row) that holds the matrix of `module` in blocks of the GGUF type `ty`: for example
+/// `model.embed_tokens.q8_0`.
+pub fn blocks_name(module: &str, ty: TensorType) -> String {
+    format!("{module}.{}", ty.name().to_ascii_lowercase())
+}
+
+/// The module and type of a name made by [`blocks_name`].
+pub fn parse_blocks_name(name: &str) -> Option<(&str, TensorType)> {
+    let (module, suffix) = name.rsplit_once('.')?;
+    let block_types = TensorType::ALL.into_iter().filter(|ty| ty.block_len() > 1);
+    let ty = block_types.into_iter().find(|ty| ty.name().eq_ignore_ascii_case(suffix))?;
+    (suffix == suffix.to_ascii_lowercase()).then_some((module, ty))
+}
+
+/// The tensor of codes of the linear `module` (for example `model.layers.0.self_attn.q_proj`).
+pub fn codes_name(module: &str) -> String {
+    format!("{module}.codes")
+}
+
+/// The tensor of scales of the linear `module`.
+pub fn scales_name(module: &str) -> String {
+    format!("{module}.scales")
+}
+
+/// Reads the packed linear `module` with `cols` inputs; its rows are those of the stored codes.
+///
+/// # Errors
+/// [`Error::Malformed`], naming file and tensor: one of the two tensors is missing or has another type or shape, a code
+/// is illegal, padding is not zero, a scale is not finite.
+pub fn packed(source: &dyn TensorSource, module: &str, cols: usize, scheme: &PackedScheme) -> Result<PackedTensor> {
+    let malformed =
+        |name: &str, problem: String| Error::malformed(source.path(), format!("tensor '{}'", shown(name)), problem);
+    let (codes_name, scales_name) = (codes_name(module), scales_name(module));
+    let stored = |name: &str, ty: TensorType| {
+        let info = source.find(name).ok_or_else(|| malformed(name, "missing".to_owned()))?;
+        if info.ty != ty {
+            return Err(malformed(name, format!("expected type {ty}, found {}", info.ty)));
+        }
+        match info.shape[..] {
+            [rows, width] => Ok((rows, width)),
+            _ => Err(malformed(name, format!("expected a matrix, found shape {:?}", info.shape))),
+        }
+    };
+    let codes_shape = stored(&codes_name, TensorType::U8)?;
+    let scales_shape = stored(&scales_name, TensorType::F16)?;
+    let layout = scheme.layout(codes_shape.0, cols);
+    layout.check().map_err(|problem| malformed(&codes_name, problem.to_string()))?;
+    let expected = (layout.rows, layout.row_bytes());
+    if codes_shape != expected {
+        return Err(malformed(&codes_name, format!("expected shape {expected:?}, found {codes_shape:?}")));
+    }
+    let expected = (layout.rows, layout.row_scales());
+    if scales_shape != expected {
+        return Err(malformed(&scales_name, format!("expected shape {expected:?}, found {scales_shape:?}")));
+    }
+    let (codes, scales) = (source.data(&codes_name)?, source.data(&scales_name)?);
+    layout.check_codes(&codes).map_err(|problem| malformed(&codes_name, problem.to_string()))?;
+    layout.check_scales(f16_bits(&scales)).map_err(|problem| malformed(&scales_name, problem.to_string()))?;
+    Ok(PackedTensor { layout, codes, scales })
+}
+
+/// The two tensors of the linear `module`, for the plan of a [`Writer`].
+pub fn plan(module: &str, layout: &PackedLayout) -> [TensorInfo; 2] {
+    let (rows, row_bytes, row_scales) = (layout.rows, layout.row_bytes(), layout.row_scales());
+    [
+        TensorInfo {
+            name: codes_name(module),
+            ty: TensorType::U8,
+            shape: vec![rows, row_bytes],
+            bytes: rows * row_bytes,
+        },
+        TensorInfo {
+            name: scales_name(module),
+            ty: TensorType::F16,
+            shape: vec![rows, row_scales],
+            bytes: rows * row_scales * 2,
+        },
+    ]
+}
+
+/// Writes the two tensors of [`plan`].
+///
+/// # Errors
+/// As [`Writer::write`].
+pub fn write(writer: &mut Writer, module: &str, packed: &PackedRows) -> Result<()> {
+    writer.write(&codes_name(module), &packed.codes)?;
+    let scales: Vec<u8> = packed.scales.iter().flat_map(|bits| bits.to_le_bytes()).collect();
+    writer.write(&scales_name(module), &scales)
+}
+
+fn f16_bits(bytes: &[u8]) -> impl ExactSizeIterator<Item = u16> {
+    bytes.as_chunks::<2>().0.iter().map(|bits| u16::from_le_bytes(*bits))
+}
+
+#[cfg(test)]
+mod tests;

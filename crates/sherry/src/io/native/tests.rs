@@ -1,0 +1,219 @@
+use std::collections::BTreeMap;
+
+use sherry_kernels::format::read_code;
+
+use super::*;
+use crate::io::{ReadMode, Safetensors};
+use crate::quant::{Projection, QuantSpec, quantize_matrix};
+
+const MODULE: &str = "model.layers.0.self_attn.q_proj";
+const CONFIG: &str = "config.json";
+
+fn parsed(config: &Value) -> Result<Option<PackedScheme>> {
+    PackedScheme::from_config(Path::new(CONFIG), &json!({"hidden_size": 64, "quantization_config": config}))
+}
+
+fn schemes() -> Vec<PackedScheme> {
+    let mut schemes = Vec::new();
+    for format in FORMATS {
+        let [_, small, ..] = format.group_sizes();
+        for scale in [ScaleGroup::Row, ScaleGroup::Group(small)] {
+            schemes.push(PackedScheme { format, order: QuadOrder::Contiguous, scale });
+        }
+    }
+    schemes.push(PackedScheme {
+        format: TernaryFormat::Sherry,
+        order: QuadOrder::Stride16,
+        scale: ScaleGroup::Group(256),
+    });
+    schemes
+}
+
+/// A packed tensor of some weights.
+fn some(scheme: &PackedScheme, rows: usize, cols: usize) -> PackedRows {
+    let PackedScheme { format, order, scale } = *scheme;
+    let projection = if format == TernaryFormat::Sherry { Projection::SparseAbsMean } else { Projection::Twn };
+    let values: Vec<f32> = (0..rows * cols).map(|i| ((i * 7919 % 1000) as f32 - 499.5) / 500.0).collect();
+    let spec = QuantSpec { format, order, scale, projection };
+    quantize_matrix((Path::new("x"), "x"), &values, cols, &spec, None).unwrap().0
+}
+
+/// What reading says about these two tensors.
+fn read_back(
+    codes: (&TensorInfo, &[u8]),
+    scales: (&TensorInfo, &[u8]),
+    cols: usize,
+    scheme: &PackedScheme,
+) -> Result<PackedRows> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    let mut writer = Writer::create(&path, &[codes.0.clone(), scales.0.clone()], &BTreeMap::new()).unwrap();
+    writer.write(&codes.0.name, codes.1).unwrap();
+    writer.write(&scales.0.name, scales.1).unwrap();
+    writer.finish().unwrap();
+    let source = Safetensors::open(&path, ReadMode::Map).unwrap();
+    packed(&source, MODULE, cols, scheme).map(|packed| packed.to_rows())
+}
+
+fn read_rows(rows: &PackedRows, cols: usize, scheme: &PackedScheme) -> Result<PackedRows> {
+    let [codes, scales] = plan(MODULE, &rows.layout);
+    let bytes: Vec<u8> = rows.scales.iter().flat_map(|bits| bits.to_le_bytes()).collect();
+    read_back((&codes, &rows.codes), (&scales, &bytes), cols, scheme)
+}
+
+#[track_caller]
+fn assert_refused(result: Result<PackedRows>, tensor: &str, expected: &str) {
+    let message = result.unwrap_err().to_string();
+    assert!(message.contains("model.safetensors: ") && message.contains(expected), "{message}");
+    assert!(message.contains(&format!("tensor '{MODULE}.{tensor}'")), "{message}");
+}
+
+#[test]
+fn schemes_round_trip_through_config_json() {
+    for scheme in schemes() {
+        assert_eq!(parsed(&scheme.to_json()).unwrap(), Some(scheme));
+        let config = scheme.add_to_config(&json!({"hidden_size": 64}));
+        assert_eq!(config["hidden_size"], 64);
+        assert_eq!(PackedScheme::from_config(Path::new(CONFIG), &config).unwrap(), Some(scheme));
+    }
+    for config in [json!({"hidden_size": 64}), json!({"quantization_config": null})] {
+        assert_eq!(PackedScheme::from_config(Path::new(CONFIG), &config).unwrap(), None);
+    }
+}
+
+#[test]
+fn the_documented_config_is_read() {
+    let text = r#"{"quant_method":"sherry","format":"sherry-1.25","bits":1.25,"quad":"stride16","scale":"group","group_size":128,"version":1}"#;
+    let scheme = parsed(&serde_json::from_str(text).unwrap()).unwrap().unwrap();
+    let expected =
+        PackedScheme { format: TernaryFormat::Sherry, order: QuadOrder::Stride16, scale: ScaleGroup::Group(128) };
+    assert_eq!(scheme, expected);
+}
+
+#[test]
+fn bad_configs_name_the_field() {
+    let good = PackedScheme { scale: ScaleGroup::Group(128), ..schemes()[0] }.to_json();
+    for (field, value, expected) in [
+        ("quant_method", json!("gptq"), "quant_method is 'gptq'"),
+        ("quant_method", json!(null), "quant_method': missing"),
+        ("quant_method", json!(1), "quant_method': expected a string"),
+        ("version", json!(2), "version is 2"),
+        ("version", json!(null), "version': missing"),
+        ("version", json!(1.0), "version': expected a non-negative integer"),
+        ("format", json!("sherry-1.5"), "format': expected sherry-1.25, ternary-1.67 or ternary-2"),
+        ("format", json!(null), "format': missing"),
+        ("bits", json!(2), "bits': 2, but sherry-1.25 has 1.25"),
+        ("bits", json!("1.25"), "bits': expected a number"),
+        ("quad", json!("diagonal"), "quad': expected contiguous or stride16"),
+        ("scale", json!("tensor"), "scale': expected row or group"),
+        ("scale", json!(null), "scale': missing"),
+        ("scale", json!("row"), "group_size': given although"),
+        ("group_size", json!(null), "group_size': missing"),
+        ("group_size", json!(0), "group_size': one scale per 0"),
+        ("group_size", json!(48), "group_size': one scale per 48"),
+        ("group_size", json!(-128), "group_size': expected a non-negative integer"),
+        ("group_size", json!(u64::MAX), "group_size': one scale per"),
+    ] {
+        let mut config = good.clone();
+        config[field] = value;
+        let message = parsed(&config).unwrap_err().to_string();
+        assert!(message.starts_with("config.json: ") && message.contains("quantization_config."), "{message}");
+        assert!(message.contains(expected), "{message}");
+    }
+    let message = parsed(&json!("sherry")).unwrap_err().to_string();
+    assert!(message.contains("field 'quantization_config': expected an object"), "{message}");
+    let stride_32 = json!({"quant_method":"sherry","format":"sherry-1.25","quad":"stride16","scale":"group","group_size":32,"version":1});
+    assert!(parsed(&stride_32).unwrap_err().to_string().contains("group_size'"));
+    let dense_quads = json!({"quant_method":"sherry","format":"ternary-2","quad":"stride16","scale":"row","version":1});
+    assert!(parsed(&dense_quads).unwrap_err().to_string().contains("quad'"));
+}
+
+#[test]
+fn packed_tensors_round_trip() {
+    for scheme in schemes() {
+        for (rows, cols) in [(3, 192), (5, 448), (1, 64)] {
+            let rows = some(&scheme, rows, cols);
+            assert_eq!(read_rows(&rows, cols, &scheme).unwrap(), rows);
+        }
+    }
+}
+
+#[test]
+fn missing_tensors_wrong_types_and_shapes_are_refused() {
+    let scheme = schemes()[0];
+    let rows = some(&scheme, 4, 64);
+    let [codes, scales] = plan(MODULE, &rows.layout);
+    let scale_bytes = [0u8; 8];
+    let read = |codes: &TensorInfo, scales: &TensorInfo| {
+        read_back((codes, &vec![0; codes.bytes]), (scales, &vec![0; scales.bytes]), 64, &scheme)
+    };
+    assert!(read(&codes, &scales).is_ok());
+    let renamed = |info: &TensorInfo| TensorInfo { name: "other".to_owned(), ..info.clone() };
+    assert_refused(read(&renamed(&codes), &scales), "codes", "missing");
+    assert_refused(read(&codes, &renamed(&scales)), "scales", "missing");
+    let bf16 = TensorInfo { ty: TensorType::BF16, ..scales.clone() };
+    assert_refused(read(&codes, &bf16), "scales", "expected type F16, found BF16");
+    let shaped = |info: &TensorInfo, shape: &[usize]| {
+        let bytes = shape.iter().product::<usize>() * info.ty.block_bytes();
+        TensorInfo { shape: shape.to_vec(), bytes, ..info.clone() }
+    };
+    assert_refused(read(&shaped(&codes, &[4, 11]), &scales), "codes", "expected shape (4, 10), found (4, 11)");
+    assert_refused(read(&shaped(&codes, &[40]), &scales), "codes", "expected a matrix");
+    assert_refused(read(&shaped(&codes, &[0, 10]), &scales), "codes", "shape 0 x 64");
+    assert_refused(read(&codes, &shaped(&scales, &[4, 2])), "scales", "expected shape (4, 1), found (4, 2)");
+    assert_refused(read(&codes, &shaped(&scales, &[3, 1])), "scales", "expected shape (4, 1), found (3, 1)");
+    let wrong_cols = read_back((&codes, &rows.codes), (&scales, &scale_bytes), 66, &scheme);
+    assert_refused(wrong_cols, "codes", "not a multiple of 4");
+}
+
+#[test]
+fn c4_28_scales_must_be_finite() {
+    for scheme in schemes() {
+        for bad in [0x7c00, 0xfc00, 0x7e00, 0x7c01] {
+            let mut rows = some(&scheme, 3, 448);
+            let per_row = rows.layout.row_scales();
+            *rows.scales.last_mut().unwrap() = bad;
+            let expected = format!("row 2, group {} is not finite", per_row - 1);
+            assert_refused(read_rows(&rows, 448, &scheme), "scales", &expected);
+        }
+    }
+}
+
+#[test]
+fn c4_29_codes_must_be_legal_and_padding_zero() {
+    for scheme in schemes() {
+        let cols = 4 * 17; // pads all formats but the 2-bit one
+        if scheme.order == QuadOrder::Stride16 {
+            continue; // whole chunks of 64 need no padding
+        }
+        let rows = some(&scheme, 3, cols);
+        let row_bytes = rows.layout.row_bytes();
+        let flipped = |byte: usize, bit: u8| {
+            let mut rows = rows.clone();
+            rows.codes[row_bytes + byte] ^= 1 << bit;
+            rows
+        };
+        if scheme.format == TernaryFormat::Ternary2 {
+            let mut illegal = rows.clone();
+            illegal.codes[2 * row_bytes + 3] |= 0b1100;
+            assert_refused(read_rows(&illegal, cols, &scheme), "codes", "illegal code in row 2 at byte 3");
+            continue;
+        }
+        let last = rows.layout.row_codes();
+        assert_eq!(read_code(&rows.codes[row_bytes..2 * row_bytes], last), 0);
+        let unit = row_bytes - 5;
+        // The last code of the unit: its nibble and its sign.
+        for (byte, bit) in [(unit + 3, 4), (unit + 3, 6), (unit + 4, 7)] {
+            let message = read_rows(&flipped(byte, bit), cols, &scheme).unwrap_err().to_string();
+            assert!(message.contains("row 1") && message.contains(&format!("{MODULE}.codes")), "{message}");
+        }
+        if scheme.format == TernaryFormat::Ternary167 {
+            for (nibble, sign) in [(14, 0), (15, 1), (0, 1)] {
+                let mut illegal = rows.clone();
+                illegal.codes[5] = illegal.codes[5] & 0xf0 | nibble;
+                illegal.codes[9] = illegal.codes[9] & 0xfe | sign;
+                assert_refused(read_rows(&illegal, cols, &scheme), "codes", "illegal code in row 0 at byte 5");
+            }
+        }
+    }
+}

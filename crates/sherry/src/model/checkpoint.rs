@@ -1,0 +1,343 @@
+//! A stored model, opened and checked but not yet loaded.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use sherry_kernels::format::TensorType;
+
+use super::names::{Naming, Role};
+use super::{ArchConfig, Family, KvCache, KvType, Model, Stored, TensorMap, Weights, config_gguf, config_hf};
+use crate::io::gguf::{GgufFile, Metadata};
+use crate::io::json::{self, Fields};
+use crate::io::native::PackedScheme;
+use crate::io::safetensors::Safetensors;
+use crate::io::{ReadMode, TensorSource};
+use crate::tokenizer::{GgufVocab, Tokenizer};
+use crate::{Error, Progress, Result};
+
+/// A model on disk whose configuration and tensors have been checked against each other.
+#[derive(Debug)]
+pub struct Checkpoint {
+    path: PathBuf,
+    config: ArchConfig,
+    tensors: TensorMap,
+    container: Container,
+    generation: GenerationDefaults,
+}
+
+/// What the model is stored in.
+#[derive(Debug)]
+pub enum Container {
+    /// A folder with `config.json` and safetensors.
+    HuggingFace {
+        /// The tensors.
+        source: Safetensors,
+        /// `config.json`.
+        config: Value,
+        /// How linear layers are packed, in a native 1.25-bit (or baseline ternary) checkpoint.
+        packed: Option<PackedScheme>,
+    },
+    /// A GGUF file, or all parts of a split one.
+    Gguf(GgufFile),
+}
+
+/// What the model's makers recommend for generation, where they do.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct GenerationDefaults {
+    /// Tokens that end an answer.
+    pub eos: Vec<u32>,
+    /// Whether to sample rather than take the likeliest token.
+    pub do_sample: Option<bool>,
+    /// Sampling temperature.
+    pub temperature: Option<f32>,
+    /// Likeliest tokens kept.
+    pub top_k: Option<u32>,
+    /// Probability mass kept.
+    pub top_p: Option<f32>,
+    /// Penalty on tokens already there.
+    pub repetition_penalty: Option<f32>,
+}
+
+/// Memory a model takes to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryEstimate {
+    /// Bytes of all weights in the form they run in.
+    pub weights: u64,
+    /// Bytes of the KV caches.
+    pub kv_cache: u64,
+}
+
+impl MemoryEstimate {
+    /// Both together; saturates.
+    pub fn total(&self) -> u64 {
+        self.weights.saturating_add(self.kv_cache)
+    }
+
+    /// Refuses a model that does not fit into `available` bytes, before anything is loaded.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] with the size needed.
+    pub fn check(&self, available: u64) -> Result<()> {
+        if self.total() <= available {
+            return Ok(());
+        }
+        let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
+        let what = format!(
+            "{:.2} GiB of weights and {:.2} GiB of KV cache ({:.2} GiB are available; a shorter context needs less)",
+            gib(self.weights),
+            gib(self.kv_cache),
+            gib(available)
+        );
+        Err(Error::OutOfMemory { what, needed: self.total() })
+    }
+}
+
+impl Checkpoint {
+    /// Opens a Hugging Face folder (dense or native packed) or a GGUF file and checks every tensor's presence, type and
+    /// shape against the configuration.
+    ///
+    /// # Errors
+    /// Whatever is wrong with a file, naming it and the place; [`Error::Unsupported`] for models this program does not
+    /// run and for paths that are neither.
+    pub fn open(path: &Path, mode: ReadMode) -> Result<Self> {
+        if path.is_dir() {
+            return Self::open_folder(path, mode);
+        }
+        let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+        match extension.to_ascii_lowercase().as_str() {
+            "safetensors" => {
+                let what =
+                    "a .safetensors file alone does not say what model it is; give the folder with its config.json";
+                Err(Error::unsupported(path, what))
+            }
+            "json" => Err(Error::unsupported(path, "is not a model; give the folder it is in")),
+            _ => Self::open_gguf(path, mode),
+        }
+    }
+
+    fn open_folder(folder: &Path, mode: ReadMode) -> Result<Self> {
+        let config_path = folder.join("config.json");
+        if !config_path.exists() {
+            return Err(Error::unsupported(folder, "the folder has no config.json, so it is not a model"));
+        }
+        let value = json::read(&config_path)?;
+        let packed = PackedScheme::from_config(&config_path, &value)?;
+        let config = config_hf::parse(&config_path, &value)?;
+        let generation = generation_of_folder(folder, &config_path, &value)?;
+        let source = Safetensors::open(folder, mode)?;
+        let tensors = TensorMap::new(&source, &config, Naming::HuggingFace, packed)?;
+        let container = Container::HuggingFace { source, config: value, packed };
+        Ok(Self { path: folder.to_path_buf(), config, tensors, container, generation })
+    }
+
+    fn open_gguf(path: &Path, mode: ReadMode) -> Result<Self> {
+        let file = GgufFile::open(path, mode)?;
+        let config = config_gguf::parse(file.metadata(), &file)?;
+        let tensors = TensorMap::new(&file, &config, Naming::Gguf, None)?;
+        let mut generation = GenerationDefaults::default();
+        for key in ["eos_token_id", "eot_token_id", "eom_token_id"] {
+            if let Some(id) = find_id(file.metadata(), key)?
+                && !generation.eos.contains(&id)
+            {
+                generation.eos.push(id);
+            }
+        }
+        Ok(Self { path: path.to_path_buf(), config, tensors, container: Container::Gguf(file), generation })
+    }
+
+    /// The file or folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Hyper-parameters.
+    pub fn config(&self) -> &ArchConfig {
+        &self.config
+    }
+
+    /// What the model is stored in.
+    pub fn container(&self) -> &Container {
+        &self.container
+    }
+
+    /// The stored tensors.
+    pub fn source(&self) -> &dyn TensorSource {
+        match &self.container {
+            Container::HuggingFace { source, .. } => source,
+            Container::Gguf(file) => file,
+        }
+    }
+
+    /// Which names the tensors have.
+    pub fn naming(&self) -> Naming {
+        match self.container {
+            Container::HuggingFace { .. } => Naming::HuggingFace,
+            Container::Gguf(_) => Naming::Gguf,
+        }
+    }
+
+    /// The tensors by role.
+    pub fn tensors(&self) -> &TensorMap {
+        &self.tensors
+    }
+
+    /// Recommendations for generation.
+    pub fn generation(&self) -> &GenerationDefaults {
+        &self.generation
+    }
+
+    /// The tokenizer stored with the model, chat template included.
+    ///
+    /// # Errors
+    /// When there is none, or it is damaged or of an unsupported kind.
+    pub fn tokenizer(&self) -> Result<Tokenizer> {
+        match &self.container {
+            Container::HuggingFace { .. } => Tokenizer::from_folder(&self.path),
+            Container::Gguf(file) => {
+                let place = |error| match error {
+                    Error::Tokenizer(problem) => Error::malformed(&self.path, "tokenizer", problem),
+                    other => other,
+                };
+                Tokenizer::from_gguf(&gguf_vocab(file.metadata())?).map_err(place)
+            }
+        }
+    }
+
+    /// One line: "HF folder, LlamaForCausalLM, 16 layers, 1.24 B parameters, BF16, tied embeddings".
+    pub fn describe(&self) -> String {
+        let container = match &self.container {
+            Container::HuggingFace { .. } => "HF folder",
+            Container::Gguf(_) => "GGUF file",
+        };
+        let family = match self.config.family {
+            Family::Llama => "LLaMA",
+            Family::Qwen3 => "Qwen3",
+            Family::HunyuanDense => "Hunyuan dense",
+            Family::Gemma3 => "Gemma 3",
+        };
+        let parameters = self.config.parameters() as f64;
+        let parameters = match parameters {
+            p if p >= 1e9 => format!("{:.2} B", p / 1e9),
+            p if p >= 1e6 => format!("{:.1} M", p / 1e6),
+            p => format!("{:.1} k", p / 1e3),
+        };
+        let layers = self.config.layers;
+        let tied = if self.config.tied { "tied" } else { "untied" };
+        format!("{container}, {family}, {layers} layers, {parameters} parameters, {}, {tied} embeddings", self.types())
+    }
+
+    /// The types of the linear layers, the commonest first.
+    fn types(&self) -> String {
+        let mut counts: Vec<(String, usize)> = Vec::new();
+        for (_, stored) in self.tensors.iter().filter(|(role, _)| role.is_linear()) {
+            let name = match stored {
+                Stored::Plain { ty, .. } => ty.name().to_owned(),
+                Stored::Packed { layout, .. } => layout.format.to_string(),
+            };
+            match counts.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, count)) => *count += 1,
+                None => counts.push((name, 1)),
+            }
+        }
+        counts.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+        counts.into_iter().map(|(name, _)| name).collect::<Vec<_>>().join("/")
+    }
+
+    /// Memory the model takes with caches for `sequences` sequences of `context` positions.
+    pub fn estimate(&self, context: usize, sequences: usize, kv: KvType) -> MemoryEstimate {
+        let bytes = |name: &str| self.source().find(name).map_or(0, |info| info.bytes as u64);
+        let weights = self.tensors.iter().filter(|(role, _)| !(self.config.tied && *role == Role::Head));
+        let weights = weights
+            .map(|(_, stored)| match stored {
+                Stored::Plain { name, .. } => bytes(name),
+                Stored::Packed { codes, scales, .. } => bytes(codes) + bytes(scales),
+            })
+            .sum();
+        let kv_cache = KvCache::bytes_needed(&self.config, context, kv).saturating_mul(sequences as u64);
+        MemoryEstimate { weights, kv_cache }
+    }
+
+    /// Whether every linear layer is packed ternary.
+    pub fn is_packed(&self) -> bool {
+        let packed =
+            |stored: &Stored| matches!(stored, Stored::Packed { .. } | Stored::Plain { ty: TensorType::STQ1_0, .. });
+        self.tensors.iter().filter(|(role, _)| role.is_linear()).all(|(_, stored)| packed(stored))
+    }
+
+    /// Loads the weights.
+    ///
+    /// # Errors
+    /// As [`Weights::load`].
+    pub fn load(&self, progress: &dyn Progress) -> Result<Model> {
+        let weights = Weights::load(self.source(), &self.tensors, &self.config, progress)?;
+        Ok(Model { config: self.config.clone(), weights })
+    }
+}
+
+/// `generation_config.json`, with the ids that end a text from `config.json` where it has none.
+fn generation_of_folder(folder: &Path, config_path: &Path, config: &Value) -> Result<GenerationDefaults> {
+    let path = folder.join("generation_config.json");
+    let mut defaults = GenerationDefaults::default();
+    if path.exists() {
+        let value = json::read(&path)?;
+        let fields = Fields::new(&path, &value)?;
+        let top_k = fields.opt_u64("top_k")?;
+        defaults = GenerationDefaults {
+            eos: ids(&fields, "eos_token_id")?,
+            do_sample: fields.opt_bool("do_sample")?,
+            temperature: fields.opt_f32("temperature")?,
+            top_k: top_k.map(|k| u32::try_from(k).unwrap_or(u32::MAX)),
+            top_p: fields.opt_f32("top_p")?,
+            repetition_penalty: fields.opt_f32("repetition_penalty")?,
+        };
+    }
+    if defaults.eos.is_empty() {
+        defaults.eos = ids(&Fields::new(config_path, config)?, "eos_token_id")?;
+    }
+    Ok(defaults)
+}
+
+/// A token id or a list of them.
+fn ids(fields: &Fields<'_>, name: &str) -> Result<Vec<u32>> {
+    let id = |value: &Value| {
+        let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
+        id.ok_or_else(|| fields.error(name, "expected a token id or a list of token ids"))
+    };
+    match fields.value(name) {
+        None => Ok(Vec::new()),
+        Some(Value::Array(list)) => list.iter().map(id).collect(),
+        Some(value) => Ok(vec![id(value)?]),
+    }
+}
+
+/// The id under `tokenizer.ggml.KEY`.
+fn find_id(meta: &Metadata, key: &str) -> Result<Option<u32>> {
+    let id = meta.find_u64(&format!("tokenizer.ggml.{key}"))?;
+    Ok(id.and_then(|id| u32::try_from(id).ok()))
+}
+
+/// The tokenizer keys of a GGUF file.
+fn gguf_vocab(meta: &Metadata) -> Result<GgufVocab> {
+    let key = |key: &str| format!("tokenizer.ggml.{key}");
+    let string = |name: &str| Ok::<_, Error>(meta.find_str(&key(name))?.map(str::to_owned));
+    Ok(GgufVocab {
+        model: string("model")?.unwrap_or_default(),
+        pre: string("pre")?.unwrap_or_default(),
+        tokens: meta.get_strings(&key("tokens"))?.to_vec(),
+        scores: meta.find_f32s(&key("scores"))?.map(<[f32]>::to_vec),
+        token_types: meta
+            .find_i64s(&key("token_type"))?
+            .map(|types| types.into_iter().map(|ty| i32::try_from(ty).unwrap_or(0)).collect()),
+        merges: meta.find_strings(&key("merges"))?.map(<[String]>::to_vec),
+        bos: find_id(meta, "bos_token_id")?,
+        eos: find_id(meta, "eos_token_id")?,
+        eot: find_id(meta, "eot_token_id")?,
+        eom: find_id(meta, "eom_token_id")?,
+        unk: find_id(meta, "unknown_token_id")?,
+        pad: find_id(meta, "padding_token_id")?,
+        add_bos: meta.find_bool(&key("add_bos_token"))?,
+        add_eos: meta.find_bool(&key("add_eos_token"))?,
+        add_space_prefix: meta.find_bool(&key("add_space_prefix"))?,
+        chat_template: meta.find_str("tokenizer.chat_template")?.map(str::to_owned),
+    })
+}

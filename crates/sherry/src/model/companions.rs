@@ -1,0 +1,147 @@
+//! What a checkpoint keeps beside its weights: configuration and tokenizer, in the form of either container.
+
+use std::fs;
+use std::io;
+
+use serde_json::{Value as Json, json};
+
+use super::checkpoint::{Checkpoint, Container};
+use super::config_hf;
+use crate::io::gguf::{Array, Value};
+use crate::tokenizer::GgufVocab;
+use crate::{Error, Result};
+
+/// The files of a Hugging Face folder that are copied as they are; `config.json` is not among them.
+const COMPANIONS: [&str; 9] = [
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+];
+/// No tokenizer comes near this; what is larger is something else under its name.
+const MAX_COMPANION_BYTES: u64 = 256 << 20;
+
+impl Checkpoint {
+    /// The metadata key of GGUF files whose channels were permuted for stride-16 quads.
+    pub const BRIDGE_KEY: &str = "sherry.channel_permutation";
+    /// The value of [`BRIDGE_KEY`](Self::BRIDGE_KEY).
+    pub const BRIDGE_VALUE: &str = "quad-bridge";
+
+    /// Whether this is a GGUF file that says that its channels were permuted (see [`crate::convert::Bridge`]).
+    pub fn is_bridged(&self) -> bool {
+        match self.container() {
+            Container::HuggingFace { .. } => false,
+            Container::Gguf(file) => {
+                matches!(file.metadata().find(Self::BRIDGE_KEY), Some(Value::String(value)) if value == Self::BRIDGE_VALUE)
+            }
+        }
+    }
+
+    /// `config.json`: the one there is, or one made from the metadata of a GGUF file.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] when the configuration cannot be expressed.
+    pub fn config_json(&self) -> Result<Json> {
+        match self.container() {
+            Container::HuggingFace { config, .. } => Ok(config.clone()),
+            Container::Gguf(_) => {
+                let what = "its rotary frequencies have no form in config.json";
+                let mut config =
+                    config_hf::write(self.config()).ok_or_else(|| Error::unsupported(self.path(), what))?;
+                if let (Json::Object(fields), Ok(tokenizer)) = (&mut config, self.tokenizer()) {
+                    let ids = [("bos_token_id", tokenizer.bos()), ("eos_token_id", tokenizer.eos())];
+                    for (key, id) in ids.into_iter().filter_map(|(key, id)| Some((key, id?))) {
+                        fields.insert(key.to_owned(), json!(id));
+                    }
+                }
+                Ok(config)
+            }
+        }
+    }
+
+    /// Name and contents of the files beside `config.json` and the weights.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Tokenizer`] when a GGUF tokenizer cannot be expressed.
+    pub fn companion_files(&self) -> Result<Vec<(&'static str, Vec<u8>)>> {
+        match self.container() {
+            Container::HuggingFace { .. } => {
+                let mut files = Vec::new();
+                for name in COMPANIONS {
+                    let path = self.path().join(name);
+                    match fs::metadata(&path) {
+                        Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                        Err(error) => return Err(Error::io(&path, "open")(error)),
+                        Ok(meta) if meta.len() > MAX_COMPANION_BYTES => {
+                            let problem = format!("{} bytes, more than {MAX_COMPANION_BYTES}", meta.len());
+                            return Err(Error::malformed(&path, "file", problem));
+                        }
+                        Ok(_) => files.push((name, fs::read(&path).map_err(Error::io(&path, "read"))?)),
+                    }
+                }
+                Ok(files)
+            }
+            Container::Gguf(file) => {
+                if file.metadata().find("tokenizer.ggml.tokens").is_none() {
+                    return Ok(Vec::new());
+                }
+                let tokenizer = self.tokenizer()?;
+                let eos = &self.generation().eos;
+                Ok(vec![
+                    ("tokenizer.json", tokenizer.to_json()?.into_bytes()),
+                    ("tokenizer_config.json", tokenizer.to_config_json().into_bytes()),
+                    ("generation_config.json", format!("{}\n", json!({ "eos_token_id": eos })).into_bytes()),
+                ])
+            }
+        }
+    }
+
+    /// The `tokenizer.*` keys of a GGUF file made from this checkpoint; empty when it has no tokenizer.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] when GGUF cannot express the tokenizer.
+    pub fn tokenizer_metadata(&self) -> Result<Vec<(String, Value)>> {
+        match self.container() {
+            Container::Gguf(file) => {
+                let entries = file.metadata().entries().iter();
+                Ok(entries.filter(|(key, _)| key.starts_with("tokenizer.")).cloned().collect())
+            }
+            Container::HuggingFace { .. } if !self.path().join("tokenizer.json").exists() => Ok(Vec::new()),
+            Container::HuggingFace { .. } => Ok(vocab_entries(self.tokenizer()?.to_gguf()?)),
+        }
+    }
+}
+
+fn vocab_entries(vocab: GgufVocab) -> Vec<(String, Value)> {
+    let key = |name: &str| format!("tokenizer.ggml.{name}");
+    let mut entries = vec![
+        (key("model"), Value::String(vocab.model)),
+        (key("pre"), Value::String(vocab.pre)),
+        (key("tokens"), Value::Array(Array::String(vocab.tokens))),
+    ];
+    let mut put = |name: &str, value: Option<Value>| entries.extend(value.map(|value| (key(name), value)));
+    put("scores", vocab.scores.map(|scores| Value::Array(Array::F32(scores))));
+    put("token_type", vocab.token_types.map(|types| Value::Array(Array::I32(types))));
+    put("merges", vocab.merges.map(|merges| Value::Array(Array::String(merges))));
+    let ids = [
+        ("bos_token_id", vocab.bos),
+        ("eos_token_id", vocab.eos),
+        ("eot_token_id", vocab.eot),
+        ("eom_token_id", vocab.eom),
+        ("unknown_token_id", vocab.unk),
+        ("padding_token_id", vocab.pad),
+    ];
+    for (name, id) in ids {
+        put(name, id.map(Value::U32));
+    }
+    put("add_bos_token", vocab.add_bos.map(Value::Bool));
+    put("add_eos_token", vocab.add_eos.map(Value::Bool));
+    put("add_space_prefix", vocab.add_space_prefix.map(Value::Bool));
+    entries.extend(vocab.chat_template.map(|text| ("tokenizer.chat_template".to_owned(), Value::String(text))));
+    entries
+}

@@ -1,0 +1,342 @@
+//! GGUF metadata to and from [`ArchConfig`].
+
+use std::path::Path;
+
+use super::names::{Naming, Part, Role};
+use super::{Activation, ArchConfig, Family, QkNorm, Rope, RopeLayout, RopeScaling};
+use crate::io::TensorSource;
+use crate::io::gguf::{Metadata, Value};
+use crate::io::json::shown;
+use crate::{Error, Result};
+
+/// Architectures read and written, as `general.architecture` names them.
+const ARCHITECTURES: [(&str, Family); 4] = [
+    ("llama", Family::Llama),
+    ("qwen3", Family::Qwen3),
+    ("hunyuan-dense", Family::HunyuanDense),
+    ("gemma3", Family::Gemma3),
+];
+
+/// Base of the sliding-window layers of every Gemma 3; files need not say it.
+const GEMMA3_LOCAL_THETA: f32 = 10_000.0;
+/// Every how many layers of a Gemma 3 one is global; files need not say it.
+const GEMMA3_WINDOW_PATTERN: usize = 6;
+/// The one Gemma 3 whose attention is scaled by hidden / heads instead of the head's width, known by its layers.
+const GEMMA3_27B_LAYERS: usize = 62;
+
+/// The configuration that the metadata and the tensors of a GGUF file describe.
+///
+/// # Errors
+/// [`Error::Unsupported`] for architectures and features this program does not run (naming those it does);
+/// [`Error::Malformed`] for missing, mistyped or absurd keys.
+pub fn parse(meta: &Metadata, tensors: &dyn TensorSource) -> Result<ArchConfig> {
+    let path = tensors.path();
+    let name = meta.get_str("general.architecture")?;
+    let Some((arch, family)) = ARCHITECTURES.into_iter().find(|(known, _)| *known == name) else {
+        let known = ARCHITECTURES.map(|(name, _)| name).join(", ");
+        let what = format!("architecture '{}' is not supported; known are {known}", shown(name));
+        return Err(Error::unsupported(path, what));
+    };
+    let keys = Keys { meta, path, arch };
+    let gemma = family == Family::Gemma3;
+    let has = |role: Role| role.name(family, Naming::Gguf).is_some_and(|name| tensors.find(&name).is_some());
+
+    let hidden = keys.usize("embedding_length")?;
+    let heads = keys.usize("attention.head_count")?;
+    let layers = keys.usize("block_count")?;
+    let head_dim = match keys.find_usize("attention.key_length")? {
+        Some(head_dim) => head_dim,
+        None => match hidden.checked_rem(heads) {
+            Some(0) => hidden / heads,
+            _ => {
+                let problem = format!("embedding_length {hidden} is not a multiple of {heads} heads");
+                return Err(keys.error("attention.head_count", problem));
+            }
+        },
+    };
+    for other in ["attention.value_length", "rope.dimension_count"] {
+        if let Some(n) = keys.find_usize(other)?
+            && n != head_dim
+        {
+            let what = format!("key '{arch}.{other}': {n} differs from the {head_dim} components of a head");
+            return Err(Error::unsupported(path, what));
+        }
+    }
+    for cap in ["attn_logit_softcapping", "final_logit_softcapping"] {
+        if meta.find(&format!("{arch}.{cap}")).is_some() {
+            return Err(Error::unsupported(path, format!("key '{arch}.{cap}': soft-capping is not supported")));
+        }
+    }
+    let vocab = match keys.find_usize("vocab_size")? {
+        Some(vocab) => vocab,
+        None => vocab_of_tensor(tensors)?,
+    };
+    let attn_width = match gemma && layers == GEMMA3_27B_LAYERS {
+        true => hidden as f32 / heads as f32,
+        false => head_dim as f32,
+    };
+    let config = ArchConfig {
+        family,
+        vocab,
+        hidden,
+        ffn: keys.usize("feed_forward_length")?,
+        layers,
+        heads,
+        kv_heads: keys.find_usize("attention.head_count_kv")?.unwrap_or(heads),
+        head_dim,
+        context: keys.usize("context_length")?,
+        norm_eps: keys.f32("attention.layer_norm_rms_epsilon")?,
+        norm_plus_one: false, // converters add the 1 to the stored weights
+        post_norms: gemma,
+        qk_norm: match family {
+            Family::Llama => None,
+            Family::HunyuanDense => has(Role::Layer(0, Part::QNorm)).then_some(QkNorm::AfterRope),
+            Family::Qwen3 | Family::Gemma3 => Some(QkNorm::BeforeRope),
+        },
+        qkv_bias: has(Role::Layer(0, Part::QBias)),
+        o_bias: has(Role::Layer(0, Part::OBias)),
+        rope: Rope {
+            theta: keys.find_f32("rope.freq_base")?.unwrap_or(10_000.0),
+            local_theta: match gemma {
+                true => Some(keys.find_f32("rope.freq_base_swa")?.unwrap_or(GEMMA3_LOCAL_THETA)),
+                false => None,
+            },
+            scaling: scaling(&keys, tensors, head_dim)?,
+            layout: match family {
+                Family::Llama => RopeLayout::Interleaved,
+                _ => RopeLayout::Halves,
+            },
+        },
+        activation: if gemma { Activation::GeluTanh } else { Activation::Silu },
+        embed_scale: if gemma { (hidden as f32).sqrt() } else { 1.0 },
+        attn_scale: 1.0 / attn_width.sqrt(),
+        window: if gemma { Some(keys.usize("attention.sliding_window")?) } else { None },
+        window_pattern: match gemma {
+            true => keys.find_usize("attention.sliding_window_pattern")?.unwrap_or(GEMMA3_WINDOW_PATTERN),
+            false => 0,
+        },
+        tied: !has(Role::Head),
+    };
+    config.validate_named(path, |field| format!("key '{arch}.{}'", key_of(field)))?;
+    Ok(config)
+}
+
+/// Typed access to the keys of one architecture.
+struct Keys<'a> {
+    meta: &'a Metadata,
+    path: &'a Path,
+    arch: &'static str,
+}
+
+impl Keys<'_> {
+    fn error(&self, key: &str, problem: impl Into<String>) -> Error {
+        Error::malformed(self.path, format!("key '{}.{key}'", self.arch), problem)
+    }
+
+    fn find_usize(&self, key: &str) -> Result<Option<usize>> {
+        let value = self.meta.find_u64(&format!("{}.{key}", self.arch))?;
+        value.map(|n| usize::try_from(n).map_err(|_| self.error(key, format!("{n} is too large")))).transpose()
+    }
+
+    fn usize(&self, key: &str) -> Result<usize> {
+        self.find_usize(key)?.ok_or_else(|| self.error(key, "missing"))
+    }
+
+    fn find_f32(&self, key: &str) -> Result<Option<f32>> {
+        self.meta.find_f32(&format!("{}.{key}", self.arch))
+    }
+
+    fn f32(&self, key: &str) -> Result<f32> {
+        self.find_f32(key)?.ok_or_else(|| self.error(key, "missing"))
+    }
+}
+
+fn vocab_of_tensor(tensors: &dyn TensorSource) -> Result<usize> {
+    let name = "token_embd.weight";
+    let missing = || Error::malformed(tensors.path(), format!("tensor '{name}'"), "missing");
+    let info = tensors.find(name).ok_or_else(missing)?;
+    Ok(info.shape.first().copied().unwrap_or(0))
+}
+
+fn scaling(keys: &Keys<'_>, tensors: &dyn TensorSource, head_dim: usize) -> Result<RopeScaling> {
+    let name = "rope_freqs.weight";
+    if let Some(info) = tensors.find(name) {
+        let expected = [head_dim / 2];
+        let bytes = tensors.data(name)?;
+        if info.shape != expected || bytes.len() != expected[0].saturating_mul(4) {
+            let problem = format!("expected {} F32 values, found {} of shape {:?}", expected[0], info.ty, info.shape);
+            return Err(Error::malformed(tensors.path(), format!("tensor '{name}'"), problem));
+        }
+        return Ok(RopeScaling::Factors(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()));
+    }
+    let kind_key = format!("{}.rope.scaling.type", keys.arch);
+    match keys.meta.find_str(&kind_key)? {
+        None | Some("none") => Ok(RopeScaling::None),
+        Some("linear") => Ok(RopeScaling::Linear { factor: keys.f32("rope.scaling.factor")? }),
+        Some(other) => {
+            let what = format!("key '{kind_key}': '{}' is not supported; known are none, linear", shown(other));
+            Err(Error::unsupported(keys.path, what))
+        }
+    }
+}
+
+/// What GGUF calls a field of `config.json`.
+fn key_of(field: &'static str) -> &'static str {
+    match field {
+        "hidden_size" => "embedding_length",
+        "intermediate_size" => "feed_forward_length",
+        "num_hidden_layers" => "block_count",
+        "num_attention_heads" => "attention.head_count",
+        "num_key_value_heads" => "attention.head_count_kv",
+        "head_dim" => "attention.key_length",
+        "max_position_embeddings" => "context_length",
+        "rms_norm_eps" => "attention.layer_norm_rms_epsilon",
+        "rope_theta" => "rope.freq_base",
+        "rope_local_base_freq" => "rope.freq_base_swa",
+        "sliding_window" => "attention.sliding_window",
+        "rope_scaling" => "rope.scaling",
+        other => other,
+    }
+}
+
+/// The metadata of a model of this configuration, without tokenizer and file type. [`parse`] reads it back.
+///
+/// Scalings other than linear go into the tensor `rope_freqs` ([`super::rope_factors`] has its values); the norms of a
+/// Gemma must be stored with 1 added, the Q and K rows of a LLaMA permuted for interleaved rotation.
+pub fn write(config: &ArchConfig) -> Vec<(String, Value)> {
+    let family = config.family;
+    let arch = ARCHITECTURES.into_iter().find(|(_, known)| *known == family).map_or("llama", |(name, _)| name);
+    let mut entries = vec![("general.architecture".to_owned(), Value::String(arch.to_owned()))];
+    let mut put = |key: &str, value: Value| entries.push((format!("{arch}.{key}"), value));
+    let sizes = [
+        ("context_length", config.context),
+        ("embedding_length", config.hidden),
+        ("block_count", config.layers),
+        ("feed_forward_length", config.ffn),
+        ("attention.head_count", config.heads),
+        ("attention.head_count_kv", config.kv_heads),
+        ("attention.key_length", config.head_dim),
+        ("attention.value_length", config.head_dim),
+        ("rope.dimension_count", config.head_dim),
+        ("vocab_size", config.vocab),
+    ];
+    for (key, size) in sizes {
+        put(key, number(size));
+    }
+    put("attention.layer_norm_rms_epsilon", Value::F32(config.norm_eps));
+    put("rope.freq_base", Value::F32(config.rope.theta));
+    if let RopeScaling::Linear { factor } = config.rope.scaling {
+        put("rope.scaling.type", Value::String("linear".to_owned()));
+        put("rope.scaling.factor", Value::F32(factor));
+    }
+    if family == Family::Gemma3 {
+        put("attention.sliding_window", number(config.window.unwrap_or(config.context)));
+        put("attention.sliding_window_pattern", number(config.window_pattern));
+        put("rope.freq_base_swa", Value::F32(config.rope.local_theta.unwrap_or(GEMMA3_LOCAL_THETA)));
+    }
+    entries
+}
+
+/// Sizes are written as u32, the type every reader expects; a validated configuration always fits.
+fn number(size: usize) -> Value {
+    u32::try_from(size).map_or(Value::U64(size as u64), Value::U32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::ReadMode;
+    use crate::io::gguf::{GgufFile, GgufWriter};
+    use crate::model::synthetic::{self, tiny};
+
+    /// The error, or the configuration, of a file with these keys and the tensors of `config`.
+    fn read(config: &ArchConfig, entries: Vec<(String, Value)>) -> Result<ArchConfig> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tiny.gguf");
+        let source = synthetic::source(config, Naming::Gguf, 1);
+        let mut writer = GgufWriter::create(&path, entries, source.tensors().to_vec(), Default::default()).unwrap();
+        for info in source.tensors() {
+            writer.write(&info.name, &source.data(&info.name).unwrap()).unwrap();
+        }
+        writer.finish().unwrap();
+        let file = GgufFile::open(&path, ReadMode::Read).unwrap();
+        parse(file.metadata(), &file)
+    }
+
+    /// As a GGUF file sees a family: norms stored with 1 added, LLaMA interleaved.
+    fn gguf_like(family: Family) -> ArchConfig {
+        let mut config = tiny(family);
+        config.norm_plus_one = false;
+        config.attn_scale = 1.0 / (config.head_dim as f32).sqrt();
+        if family == Family::Llama {
+            config.rope.layout = RopeLayout::Interleaved;
+        }
+        config
+    }
+
+    #[test]
+    fn every_family_survives_writing_and_reading() {
+        for family in [Family::Llama, Family::Qwen3, Family::HunyuanDense, Family::Gemma3] {
+            let mut config = gguf_like(family);
+            assert_eq!(read(&config, write(&config)).unwrap(), config);
+            config.rope.scaling = RopeScaling::Linear { factor: 8.0 };
+            config.qkv_bias = true;
+            config.o_bias = true;
+            config.tied = !config.tied;
+            assert_eq!(read(&config, write(&config)).unwrap(), config);
+        }
+    }
+
+    #[test]
+    fn sizes_of_any_integer_type_are_read() {
+        let config = gguf_like(Family::Llama);
+        let mut entries = write(&config);
+        for (_, value) in &mut entries {
+            if let Value::U32(n) = *value {
+                *value = Value::U64(n.into());
+            }
+        }
+        entries.retain(|(key, _)| !key.ends_with("vocab_size") && !key.ends_with("key_length"));
+        assert_eq!(read(&config, entries).unwrap(), config);
+    }
+
+    #[test]
+    fn absurd_and_missing_values_name_their_key() {
+        let config = gguf_like(Family::Llama);
+        let cases = [
+            ("block_count", Some(Value::U32(1_000_000_000))),
+            ("block_count", Some(Value::U64(u64::MAX))),
+            ("block_count", None),
+            ("block_count", Some(Value::String("2".to_owned()))),
+            ("attention.head_count", Some(Value::U32(0))),
+            ("attention.head_count", None),
+            ("attention.head_count_kv", Some(Value::U32(8))),
+            ("attention.head_count_kv", Some(Value::U32(3))),
+            ("attention.key_length", Some(Value::U32(7))),
+            ("context_length", Some(Value::U32(0))),
+            ("context_length", None),
+            ("embedding_length", Some(Value::I32(-1))),
+            ("rope.freq_base", Some(Value::F32(0.0))),
+            ("rope.freq_base", Some(Value::F32(f32::NAN))),
+            ("rope.freq_base", Some(Value::F32(-10_000.0))),
+            ("attention.layer_norm_rms_epsilon", Some(Value::F32(f32::NAN))),
+            ("attention.layer_norm_rms_epsilon", None),
+            ("rope.scaling.type", Some(Value::String("yarn".to_owned()))),
+            ("attention.value_length", Some(Value::U32(16))),
+        ];
+        for (key, value) in cases {
+            let key = format!("llama.{key}");
+            let mut entries = write(&config);
+            entries.retain(|(k, _)| *k != key);
+            if key == "llama.attention.key_length" {
+                entries.retain(|(k, _)| !k.ends_with("value_length") && !k.ends_with("dimension_count"));
+            }
+            entries.extend(value.clone().map(|value| (key.clone(), value)));
+            let message = read(&config, entries).unwrap_err().to_string();
+            assert!(message.contains("tiny.gguf: ") && message.contains(&format!("'{key}'")), "{value:?}: {message}");
+        }
+        let message = read(&config, vec![("general.architecture".into(), Value::String("rwkv".into()))]);
+        let message = message.unwrap_err().to_string();
+        assert!(message.contains("'rwkv'") && message.contains("llama, qwen3, hunyuan-dense, gemma3"), "{message}");
+    }
+}

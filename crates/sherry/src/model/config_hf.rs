@@ -1,0 +1,520 @@
+//! `config.json` of a Hugging Face checkpoint to and from [`ArchConfig`].
+//!
+//! Absent fields mean what they mean in transformers 4.57, except that the sizes of a model must be there.
+
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use super::{Activation, ArchConfig, Family, QkNorm, Rope, RopeLayout, RopeScaling};
+use crate::io::json::Fields;
+use crate::{Error, Result};
+
+/// Architectures read, as `config.json` names them.
+const ARCHITECTURES: [(&str, Family); 5] = [
+    ("LlamaForCausalLM", Family::Llama),
+    ("Qwen3ForCausalLM", Family::Qwen3),
+    ("HunYuanDenseV1ForCausalLM", Family::HunyuanDense),
+    ("Gemma3ForCausalLM", Family::Gemma3),
+    ("Gemma3ForConditionalGeneration", Family::Gemma3),
+];
+
+/// The configuration that the parsed `config.json` at `path` describes.
+///
+/// # Errors
+/// [`Error::Unsupported`] for architectures and features this program does not run (naming those it does);
+/// [`Error::Malformed`] for missing, mistyped or absurd fields.
+pub fn parse(path: &Path, value: &Value) -> Result<ArchConfig> {
+    let fields = Fields::new(path, value)?;
+    let family = family(&fields)?;
+    // Multi-modal checkpoints keep the language model's fields one level down.
+    let text = fields.opt_fields("text_config")?;
+    let fields = text.as_ref().unwrap_or(&fields);
+    let config = match family {
+        Family::Gemma3 => gemma3(fields)?,
+        _ => llama_like(fields, family)?,
+    };
+    config.validate(path)?;
+    Ok(config)
+}
+
+fn family(fields: &Fields<'_>) -> Result<Family> {
+    let known = || ARCHITECTURES.map(|(name, _)| name).join(", ");
+    let names = fields.opt_array("architectures")?.unwrap_or_default();
+    let Some(first) = names.first() else {
+        return Err(fields.error("architectures", format!("missing; known are {}", known())));
+    };
+    let Some(name) = first.as_str() else {
+        return Err(fields.error("architectures", "expected a list of strings"));
+    };
+    ARCHITECTURES.into_iter().find(|(known, _)| *known == name).map(|(_, family)| family).ok_or_else(|| {
+        let name = crate::io::json::shown(name);
+        Error::unsupported(fields.path(), format!("architecture '{name}' is not supported; known are {}", known()))
+    })
+}
+
+/// LLaMA, Qwen3 and Hunyuan: the same block but for the norms of query and key heads.
+fn llama_like(fields: &Fields<'_>, family: Family) -> Result<ArchConfig> {
+    let hidden = fields.usize("hidden_size")?;
+    let heads = fields.usize("num_attention_heads")?;
+    let head_dim = match fields.opt_usize("head_dim")? {
+        Some(head_dim) => head_dim,
+        None => match fields.opt_usize("attention_head_dim")? {
+            Some(head_dim) if family == Family::HunyuanDense => head_dim,
+            _ if family == Family::Qwen3 => 128,
+            _ => divided(fields, hidden, heads)?,
+        },
+    };
+    activation(fields, "hidden_act", &["silu", "swish"])?;
+    for feature in ["mlp_bias", "use_cla", "use_sliding_window"] {
+        if fields.opt_bool(feature)?.unwrap_or(false) {
+            return Err(Error::unsupported(fields.path(), format!("field '{feature}': true is not supported")));
+        }
+    }
+    let bias = fields.opt_bool("attention_bias")?.unwrap_or(false);
+    let mut rope = rope(fields, None, 10_000.0)?;
+    if let Some(alpha) = rope.alpha.filter(|_| family == Family::HunyuanDense) {
+        // HunYuanDenseV1RotaryEmbedding: the "dynamic" scaling of this family is a fixed change of base.
+        let d = head_dim as f64;
+        rope.theta = (f64::from(rope.theta) * alpha.powf(d / (d - 2.0))) as f32;
+    } else if rope.alpha.is_some() {
+        return Err(unknown_scaling(fields, "dynamic"));
+    }
+    Ok(ArchConfig {
+        family,
+        vocab: fields.usize("vocab_size")?,
+        hidden,
+        ffn: fields.usize("intermediate_size")?,
+        layers: fields.usize("num_hidden_layers")?,
+        heads,
+        kv_heads: fields.opt_usize("num_key_value_heads")?.unwrap_or(heads),
+        head_dim,
+        context: fields.opt_usize("max_position_embeddings")?.unwrap_or(match family {
+            Family::Qwen3 => 32_768,
+            _ => 2048,
+        }),
+        norm_eps: fields.opt_f32("rms_norm_eps")?.unwrap_or(match family {
+            Family::HunyuanDense => 1e-5,
+            _ => 1e-6,
+        }),
+        norm_plus_one: false,
+        post_norms: false,
+        qk_norm: match family {
+            Family::Qwen3 => Some(QkNorm::BeforeRope),
+            Family::HunyuanDense if fields.opt_bool("use_qk_norm")?.unwrap_or(true) => Some(QkNorm::AfterRope),
+            _ => None,
+        },
+        qkv_bias: bias,
+        o_bias: bias,
+        rope: Rope { theta: rope.theta, local_theta: None, scaling: rope.scaling, layout: RopeLayout::Halves },
+        activation: Activation::Silu,
+        embed_scale: 1.0,
+        attn_scale: 1.0 / (head_dim as f32).sqrt(),
+        window: None,
+        window_pattern: 0,
+        tied: fields.opt_bool("tie_word_embeddings")?.unwrap_or(false),
+    })
+}
+
+fn gemma3(fields: &Fields<'_>) -> Result<ArchConfig> {
+    let hidden = fields.usize("hidden_size")?;
+    let head_dim = fields.opt_usize("head_dim")?.unwrap_or(256);
+    activation(fields, "hidden_activation", &["gelu_pytorch_tanh"])?;
+    for cap in ["final_logit_softcapping", "attn_logit_softcapping"] {
+        if fields.opt_f64(cap)?.is_some() {
+            return Err(Error::unsupported(fields.path(), format!("field '{cap}': soft-capping is not supported")));
+        }
+    }
+    if fields.opt_bool("attention_bias")?.unwrap_or(false) {
+        return Err(Error::unsupported(fields.path(), "field 'attention_bias': not supported for Gemma 3"));
+    }
+    let global = rope(fields, Some("full_attention"), 1_000_000.0)?;
+    let local = match rope(fields, Some("sliding_attention"), 10_000.0)? {
+        local if local.nested => local.theta,
+        _ => fields.opt_f32("rope_local_base_freq")?.unwrap_or(10_000.0),
+    };
+    if global.alpha.is_some() {
+        return Err(unknown_scaling(fields, "dynamic"));
+    }
+    let layers = fields.usize("num_hidden_layers")?;
+    let query = fields.opt_f32("query_pre_attn_scalar")?.unwrap_or(256.0);
+    if !query.is_finite() || query <= 0.0 {
+        return Err(fields.error("query_pre_attn_scalar", format!("must be a positive number, found {query}")));
+    }
+    Ok(ArchConfig {
+        family: Family::Gemma3,
+        vocab: fields.opt_usize("vocab_size")?.unwrap_or(262_208),
+        hidden,
+        ffn: fields.usize("intermediate_size")?,
+        layers,
+        heads: fields.opt_usize("num_attention_heads")?.unwrap_or(8),
+        kv_heads: fields.opt_usize("num_key_value_heads")?.unwrap_or(4),
+        head_dim,
+        context: fields.opt_usize("max_position_embeddings")?.unwrap_or(131_072),
+        norm_eps: fields.opt_f32("rms_norm_eps")?.unwrap_or(1e-6),
+        norm_plus_one: true,
+        post_norms: true,
+        qk_norm: Some(QkNorm::BeforeRope),
+        qkv_bias: false,
+        o_bias: false,
+        rope: Rope {
+            theta: global.theta,
+            local_theta: Some(local),
+            scaling: global.scaling,
+            layout: RopeLayout::Halves,
+        },
+        activation: Activation::GeluTanh,
+        embed_scale: (hidden as f32).sqrt(),
+        attn_scale: 1.0 / query.sqrt(),
+        window: Some(fields.opt_usize("sliding_window")?.unwrap_or(4096)),
+        window_pattern: window_pattern(fields, layers)?,
+        tied: fields.opt_bool("tie_word_embeddings")?.unwrap_or(true),
+    })
+}
+
+/// Every how many layers one attends to everything; from the pattern or from the list of layer types.
+fn window_pattern(fields: &Fields<'_>, layers: usize) -> Result<usize> {
+    let Some(types) = fields.opt_array("layer_types")? else {
+        return match fields.opt_usize("sliding_window_pattern")? {
+            Some(pattern) => Ok(pattern),
+            None => Ok(fields.opt_usize("_sliding_window_pattern")?.unwrap_or(6)),
+        };
+    };
+    if types.len() != layers {
+        return Err(fields.error("layer_types", format!("expected {layers} entries, found {}", types.len())));
+    }
+    let sliding = |i: usize| types[i].as_str() == Some("sliding_attention");
+    // With fewer layers than the period no layer is global: any period longer than the model says so.
+    let pattern = (0..layers).find(|&i| !sliding(i)).map_or(layers + 1, |i| i + 1);
+    let regular = (0..layers).all(|i| {
+        let name = if (i + 1).is_multiple_of(pattern) { "full_attention" } else { "sliding_attention" };
+        types[i].as_str() == Some(name)
+    });
+    if !regular {
+        return Err(Error::unsupported(
+            fields.path(),
+            "field 'layer_types': only a full_attention layer after every n sliding_attention layers is supported",
+        ));
+    }
+    Ok(pattern)
+}
+
+/// Rotary fields as written, before the family has its say.
+struct RopeFields {
+    theta: f32,
+    scaling: RopeScaling,
+    /// `alpha` of a "dynamic" scaling.
+    alpha: Option<f64>,
+    /// Whether the parameters stood under the name of the layer type asked for.
+    nested: bool,
+}
+
+/// Reads `rope_theta` and `rope_scaling` (transformers 4) or `rope_parameters` (transformers 5, there possibly one object
+/// per layer type).
+fn rope(fields: &Fields<'_>, layer_type: Option<&str>, default_theta: f32) -> Result<RopeFields> {
+    let mut theta = fields.opt_f32("rope_theta")?.unwrap_or(default_theta);
+    let mut parameters = match fields.opt_fields("rope_parameters")? {
+        Some(parameters) => Some(parameters),
+        None => fields.opt_fields("rope_scaling")?,
+    };
+    let mut nested = false;
+    if let (Some(outer), Some(layer_type)) = (&parameters, layer_type)
+        && let Some(inner) = outer.opt_fields(layer_type)?
+    {
+        parameters = Some(inner);
+        nested = true;
+    }
+    let Some(parameters) = parameters else {
+        return Ok(RopeFields { theta, scaling: RopeScaling::None, alpha: None, nested });
+    };
+    theta = parameters.opt_f32("rope_theta")?.unwrap_or(theta);
+    let kind = match parameters.opt_str("rope_type")? {
+        Some(kind) => kind,
+        None => parameters.opt_str("type")?.unwrap_or("default"),
+    };
+    let mut alpha = None;
+    let scaling = match kind {
+        "default" => RopeScaling::None,
+        "linear" => RopeScaling::Linear { factor: parameters.f32("factor")? },
+        "llama3" => RopeScaling::Llama3 {
+            factor: parameters.f32("factor")?,
+            low_freq_factor: parameters.f32("low_freq_factor")?,
+            high_freq_factor: parameters.f32("high_freq_factor")?,
+            original_context: parameters.usize("original_max_position_embeddings")?,
+        },
+        "dynamic" => match parameters.opt_f64("alpha")? {
+            Some(value) if value > 0.0 => {
+                alpha = Some(value);
+                RopeScaling::None
+            }
+            Some(value) => return Err(parameters.error("alpha", format!("must be positive, found {value}"))),
+            None => return Err(unknown_scaling(fields, kind)),
+        },
+        other => return Err(unknown_scaling(fields, other)),
+    };
+    Ok(RopeFields { theta, scaling, alpha, nested })
+}
+
+fn unknown_scaling(fields: &Fields<'_>, kind: &str) -> Error {
+    let kind = crate::io::json::shown(kind);
+    let known = "default, linear, llama3 and, for Hunyuan, dynamic with alpha";
+    Error::unsupported(
+        fields.path(),
+        format!("field 'rope_scaling': type '{kind}' is not supported; known are {known}"),
+    )
+}
+
+fn divided(fields: &Fields<'_>, hidden: usize, heads: usize) -> Result<usize> {
+    match hidden.checked_rem(heads) {
+        Some(0) => Ok(hidden / heads),
+        Some(_) => {
+            let problem = format!("hidden_size {hidden} is not a multiple of {heads} heads, and head_dim is not given");
+            Err(fields.error("num_attention_heads", problem))
+        }
+        None => Err(fields.error("num_attention_heads", "must be at least 1, found 0")),
+    }
+}
+
+fn activation(fields: &Fields<'_>, field: &str, accepted: &[&str]) -> Result<()> {
+    match fields.opt_str(field)? {
+        Some(name) if !accepted.contains(&name) => {
+            let name = crate::io::json::shown(name);
+            let what = format!("field '{field}': '{name}' is not supported, only {}", accepted.join(", "));
+            Err(Error::unsupported(fields.path(), what))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The `config.json` of a model of this configuration, without tokenizer ids and quantization. [`parse`] reads it back.
+///
+/// The configuration must be in Hugging Face's terms: rotation in halves, norms and frequencies as safetensors hold
+/// them. `None` where that is not so (GGUF's per-pair frequency factors, interleaved rotation).
+pub fn write(config: &ArchConfig) -> Option<Value> {
+    if config.rope.layout != RopeLayout::Halves {
+        return None;
+    }
+    let (architecture, model_type) = match config.family {
+        Family::Llama => ("LlamaForCausalLM", "llama"),
+        Family::Qwen3 => ("Qwen3ForCausalLM", "qwen3"),
+        Family::HunyuanDense => ("HunYuanDenseV1ForCausalLM", "hunyuan_v1_dense"),
+        Family::Gemma3 => ("Gemma3ForCausalLM", "gemma3_text"),
+    };
+    let mut map = Map::new();
+    let mut put = |name: &str, value: Value| {
+        map.insert(name.to_owned(), value);
+    };
+    put("architectures", json!([architecture]));
+    put("model_type", json!(model_type));
+    put("vocab_size", json!(config.vocab));
+    put("hidden_size", json!(config.hidden));
+    put("intermediate_size", json!(config.ffn));
+    put("num_hidden_layers", json!(config.layers));
+    put("num_attention_heads", json!(config.heads));
+    put("num_key_value_heads", json!(config.kv_heads));
+    put("head_dim", json!(config.head_dim));
+    put("max_position_embeddings", json!(config.context));
+    put("rms_norm_eps", decimal(config.norm_eps));
+    put("rope_theta", decimal(config.rope.theta));
+    put("attention_bias", json!(config.qkv_bias));
+    put("tie_word_embeddings", json!(config.tied));
+    put(
+        "rope_scaling",
+        match &config.rope.scaling {
+            RopeScaling::None => Value::Null,
+            RopeScaling::Linear { factor } => json!({"rope_type": "linear", "factor": decimal(*factor)}),
+            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => json!({
+                "rope_type": "llama3",
+                "factor": decimal(*factor),
+                "low_freq_factor": decimal(*low_freq_factor),
+                "high_freq_factor": decimal(*high_freq_factor),
+                "original_max_position_embeddings": original_context,
+            }),
+            RopeScaling::Factors(_) => return None,
+        },
+    );
+    match config.family {
+        Family::Gemma3 => {
+            put("hidden_activation", json!("gelu_pytorch_tanh"));
+            put("query_pre_attn_scalar", decimal((1.0 / (config.attn_scale * config.attn_scale)).round()));
+            put("rope_local_base_freq", decimal(config.rope.local_theta?));
+            put("sliding_window", json!(config.window?));
+            put("sliding_window_pattern", json!(config.window_pattern));
+        }
+        Family::HunyuanDense => {
+            put("hidden_act", json!("silu"));
+            put("use_qk_norm", json!(config.qk_norm.is_some()));
+        }
+        Family::Llama | Family::Qwen3 => put("hidden_act", json!("silu")),
+    }
+    Some(Value::Object(map))
+}
+
+/// The shortest decimal that reads back as this f32 (and not the long one of its exact value as f64).
+fn decimal(value: f32) -> Value {
+    json!(value.to_string().parse::<f64>().unwrap_or(f64::from(value)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::synthetic::tiny;
+
+    fn read(text: &str) -> Result<ArchConfig> {
+        let path = Path::new("config.json");
+        parse(path, &crate::io::json::parse(path, text.as_bytes())?)
+    }
+
+    fn llama() -> Value {
+        json!({
+            "architectures": ["LlamaForCausalLM"], "vocab_size": 128256, "hidden_size": 2048,
+            "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8,
+            "head_dim": 64, "rms_norm_eps": 1e-5, "rope_theta": 500000.0, "max_position_embeddings": 131072,
+            "rope_scaling": {"factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
+                "original_max_position_embeddings": 8192, "rope_type": "llama3"},
+            "tie_word_embeddings": true
+        })
+    }
+
+    fn with(field: &str, value: Value) -> String {
+        let mut config = llama();
+        config[field] = value;
+        config.to_string()
+    }
+
+    #[test]
+    fn llama_3_2_1b_has_its_published_size() {
+        let config = read(&llama().to_string()).unwrap();
+        assert_eq!(config.parameters(), 1_235_814_400);
+        assert_eq!(config.rope.layout, RopeLayout::Halves);
+        assert!(matches!(config.rope.scaling, RopeScaling::Llama3 { original_context: 8192, .. }));
+    }
+
+    #[test]
+    fn every_family_survives_writing_and_reading() {
+        for family in [Family::Llama, Family::Qwen3, Family::HunyuanDense, Family::Gemma3] {
+            let mut config = tiny(family);
+            if family == Family::Gemma3 {
+                config.attn_scale = 1.0 / 168f32.sqrt();
+            } else {
+                config.rope.scaling = RopeScaling::Llama3 {
+                    factor: 8.0,
+                    low_freq_factor: 1.0,
+                    high_freq_factor: 4.0,
+                    original_context: 32,
+                };
+            }
+            assert_eq!(read(&write(&config).unwrap().to_string()).unwrap(), config);
+        }
+    }
+
+    #[test]
+    fn hunyuan_alpha_scales_the_base() {
+        let config = read(
+            &json!({
+                "architectures": ["HunYuanDenseV1ForCausalLM"], "vocab_size": 120818, "hidden_size": 2048,
+                "intermediate_size": 6144, "num_hidden_layers": 32, "num_attention_heads": 16,
+                "num_key_value_heads": 4, "head_dim": 128, "rope_theta": 10000.0,
+                "rope_scaling": {"alpha": 1000.0, "beta_fast": 32, "factor": 1.0, "type": "dynamic"}
+            })
+            .to_string(),
+        )
+        .unwrap();
+        assert!((config.rope.theta / 11_158_839.9 - 1.0).abs() < 1e-6, "{}", config.rope.theta);
+        assert_eq!(config.qk_norm, Some(QkNorm::AfterRope));
+        assert_eq!(config.rope.scaling, RopeScaling::None);
+    }
+
+    #[test]
+    fn gemma3_is_read_flat_nested_and_in_the_new_spelling() {
+        let text = json!({
+            "hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34, "sliding_window": 1024,
+            "rope_scaling": {"factor": 8.0, "rope_type": "linear"}
+        });
+        let nested =
+            read(&json!({"architectures": ["Gemma3ForConditionalGeneration"], "text_config": text}).to_string());
+        let nested = nested.unwrap();
+        assert_eq!((nested.heads, nested.kv_heads, nested.head_dim, nested.vocab), (8, 4, 256, 262_208));
+        assert_eq!(nested.rope.scaling, RopeScaling::Linear { factor: 8.0 });
+        assert_eq!((nested.rope.theta, nested.rope.local_theta), (1e6, Some(1e4)));
+        assert_eq!((nested.window, nested.window_pattern, nested.tied), (Some(1024), 6, true));
+
+        let mut types = vec!["sliding_attention"; 34];
+        (5..34).step_by(6).for_each(|i| types[i] = "full_attention");
+        let mut flat = text;
+        flat["architectures"] = json!(["Gemma3ForCausalLM"]);
+        flat["layer_types"] = json!(types);
+        flat["rope_scaling"] = Value::Null;
+        flat["rope_parameters"] = json!({
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+        });
+        assert_eq!(read(&flat.to_string()).unwrap(), nested);
+        flat["layer_types"][7] = json!("full_attention");
+        assert!(read(&flat.to_string()).unwrap_err().to_string().contains("layer_types"));
+    }
+
+    #[test]
+    fn absurd_values_name_their_field() {
+        let cases = [
+            ("num_hidden_layers", json!(1_000_000_000)),
+            ("num_hidden_layers", json!(0)),
+            ("num_attention_heads", json!(0)),
+            ("num_key_value_heads", json!(64)),
+            ("num_key_value_heads", json!(5)),
+            ("num_key_value_heads", json!(0)),
+            ("head_dim", json!(63)),
+            ("head_dim", json!(0)),
+            ("max_position_embeddings", json!(0)),
+            ("rope_theta", json!(0.0)),
+            ("rope_theta", json!(-1.0)),
+            ("rms_norm_eps", json!(-1e-5)),
+            ("rms_norm_eps", json!(1e300)),
+            ("vocab_size", json!(u64::MAX)),
+            ("vocab_size", json!(-1)),
+            ("hidden_size", json!("2048")),
+            ("hidden_size", json!(1u64 << 62)),
+            ("intermediate_size", Value::Null),
+            ("rope_scaling", json!({"rope_type": "linear", "factor": 0.0})),
+            ("rope_scaling.factor", Value::Null),
+        ];
+        for (field, value) in cases {
+            let text = match field {
+                "rope_scaling.factor" => with("rope_scaling", json!({"rope_type": "linear"})),
+                _ => with(field, value.clone()),
+            };
+            let message = read(&text).unwrap_err().to_string();
+            assert!(message.starts_with("config.json: "), "{message}");
+            assert!(message.contains(&format!("'{field}'")), "{field} {value}: {message}");
+        }
+        let message = read(&llama().to_string().replace("500000.0", "1e400")).unwrap_err().to_string();
+        assert!(message.contains("rope_theta"), "{message}");
+    }
+
+    #[test]
+    fn heads_that_do_not_divide_need_head_dim() {
+        let mut config = llama();
+        config["num_attention_heads"] = json!(24);
+        config["head_dim"] = Value::Null;
+        assert!(read(&config.to_string()).unwrap_err().to_string().contains("head_dim"));
+    }
+
+    #[test]
+    fn unknown_architectures_and_features_say_what_is_known() {
+        let cases = [
+            (with("architectures", json!(["MambaForCausalLM"])), "LlamaForCausalLM"),
+            (with("architectures", json!([])), "Qwen3ForCausalLM"),
+            (with("architectures", Value::Null), "HunYuanDenseV1ForCausalLM"),
+            (with("architectures", json!([7])), "architectures"),
+            (with("rope_scaling", json!({"rope_type": "yarn", "factor": 4.0})), "llama3"),
+            (with("rope_scaling", json!({"rope_type": "dynamic", "alpha": 2.0})), "dynamic"),
+            (with("hidden_act", json!("relu")), "silu"),
+            (with("mlp_bias", json!(true)), "mlp_bias"),
+            ("[]".to_owned(), "object"),
+        ];
+        for (text, part) in cases {
+            let message = read(&text).unwrap_err().to_string();
+            assert!(message.contains(part), "{message}");
+        }
+    }
+}

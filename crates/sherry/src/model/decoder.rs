@@ -1,0 +1,385 @@
+//! The forward pass of every supported model.
+
+use std::sync::Arc;
+
+use sherry_kernels::{Engine, Matrix, Product};
+
+use super::rope::{Frequencies, rotate};
+use super::weights::{Layer, Weights};
+use super::{Activation, ArchConfig, KvCache, QkNorm};
+use crate::{Error, Result};
+
+/// A model ready to run: what it is and what it weighs.
+#[derive(Debug)]
+pub struct Model {
+    /// Hyper-parameters.
+    pub config: ArchConfig,
+    /// Weights in executable form.
+    pub weights: Weights,
+}
+
+/// Which rows of logits a step asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// None: a part of a prompt that is not its end.
+    None,
+    /// Of the last token: what generation needs.
+    Last,
+    /// Of every token: what evaluation needs.
+    All,
+}
+
+/// The next tokens of one sequence.
+#[derive(Debug)]
+pub struct Step<'a> {
+    /// The sequence so far; the tokens continue it.
+    pub cache: &'a mut KvCache,
+    /// The tokens.
+    pub tokens: &'a [u32],
+    /// Rows of logits to compute.
+    pub logits: Wanted,
+}
+
+/// Rows of logits, in the order of the steps and of the tokens in them.
+#[derive(Clone, Copy, Debug)]
+pub struct Logits<'a> {
+    values: &'a [f32],
+    vocab: usize,
+}
+
+impl<'a> Logits<'a> {
+    /// Rows there are.
+    pub fn rows(&self) -> usize {
+        self.values.len() / self.vocab
+    }
+
+    /// Row `i`: one value per token of the vocabulary.
+    ///
+    /// # Panics
+    /// When there is no such row.
+    pub fn row(&self, i: usize) -> &'a [f32] {
+        &self.values[i * self.vocab..(i + 1) * self.vocab]
+    }
+
+    /// The last row, `None` when no step asked for one.
+    pub fn last(&self) -> Option<&'a [f32]> {
+        self.rows().checked_sub(1).map(|i| self.row(i))
+    }
+}
+
+/// Runs a [`Model`]. Buffers grow to the largest batch seen and are then reused.
+///
+/// The logits of a token depend on the tokens before it in its own sequence and on nothing else: for any number of
+/// threads, any cutting of the prompt into steps and any other sequences in the batch they have the same bits.
+#[derive(Debug)]
+pub struct Decoder {
+    model: Arc<Model>,
+    engine: Engine,
+    frequencies: Frequencies,
+    buffers: Buffers,
+}
+
+/// Activations of a batch, tokens x width each.
+#[derive(Debug, Default)]
+struct Buffers {
+    /// The residual stream, tokens x hidden.
+    x: Vec<f32>,
+    /// Its normalised copy, tokens x hidden.
+    normed: Vec<f32>,
+    /// What a block adds to it, tokens x hidden.
+    delta: Vec<f32>,
+    /// tokens x (heads * head_dim).
+    q: Vec<f32>,
+    /// tokens x (kv_heads * head_dim).
+    k: Vec<f32>,
+    /// tokens x (kv_heads * head_dim).
+    v: Vec<f32>,
+    /// Attention output, tokens x (heads * head_dim).
+    attended: Vec<f32>,
+    /// tokens x ffn.
+    gate: Vec<f32>,
+    /// tokens x ffn.
+    up: Vec<f32>,
+    /// Wanted rows x vocab.
+    logits: Vec<f32>,
+    /// Rotation of each token in global layers: cosines, then sines, head_dim / 2 each.
+    rotation: Vec<f32>,
+    /// The same for sliding-window layers, where it differs.
+    local_rotation: Vec<f32>,
+    /// Step and absolute position of each token.
+    place: Vec<(usize, usize)>,
+    /// Tokens whose logits are wanted.
+    wanted: Vec<usize>,
+}
+
+impl Decoder {
+    /// A decoder of `model` on `engine`.
+    pub fn new(model: Arc<Model>, engine: Engine) -> Self {
+        let frequencies = Frequencies::new(&model.config);
+        Self { model, engine, frequencies, buffers: Buffers::default() }
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// Its hyper-parameters.
+    pub fn config(&self) -> &ArchConfig {
+        &self.model.config
+    }
+
+    /// The kernels it runs on.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Continues the sequences of `steps` by their tokens, all in one pass over the weights, and returns the logits that
+    /// were asked for.
+    ///
+    /// # Errors
+    /// [`Error::ContextFull`] when a cache has not enough room, [`Error::Invalid`] when a token is not in the vocabulary
+    /// or a cache belongs to another model. Nothing has changed then.
+    pub fn forward(&mut self, steps: &mut [Step<'_>]) -> Result<Logits<'_>> {
+        let model = Arc::clone(&self.model);
+        let (config, weights) = (&model.config, &model.weights);
+        check(config, steps)?;
+        self.place(steps);
+        let tokens = self.buffers.place.len();
+        self.embed(config, weights, steps);
+        for (index, layer) in weights.layers.iter().enumerate() {
+            self.attention(config, layer, index, steps);
+            self.feed_forward(config, layer, tokens);
+        }
+        for step in steps.iter_mut() {
+            step.cache.advance(step.tokens.len());
+        }
+        Ok(self.head(config, weights))
+    }
+
+    /// Notes where each token of the batch is, which logits are wanted, and how each position rotates.
+    fn place(&mut self, steps: &[Step<'_>]) {
+        let b = &mut self.buffers;
+        b.place.clear();
+        b.wanted.clear();
+        b.rotation.clear();
+        b.local_rotation.clear();
+        for (s, step) in steps.iter().enumerate() {
+            for i in 0..step.tokens.len() {
+                let wanted = match step.logits {
+                    Wanted::None => false,
+                    Wanted::Last => i + 1 == step.tokens.len(),
+                    Wanted::All => true,
+                };
+                if wanted {
+                    b.wanted.push(b.place.len());
+                }
+                let position = step.cache.len() + i;
+                b.place.push((s, position));
+                self.frequencies.push_table(false, position, &mut b.rotation);
+                if self.frequencies.has_local() {
+                    self.frequencies.push_table(true, position, &mut b.local_rotation);
+                }
+            }
+        }
+    }
+
+    fn embed(&mut self, config: &ArchConfig, weights: &Weights, steps: &[Step<'_>]) {
+        let x = sized(&mut self.buffers.x, self.buffers.place.len() * config.hidden);
+        let tokens = steps.iter().flat_map(|step| step.tokens);
+        for (row, &token) in x.chunks_exact_mut(config.hidden).zip(tokens) {
+            weights.embed.row_f32(token as usize, row);
+            if config.embed_scale != 1.0 {
+                row.iter_mut().for_each(|x| *x *= config.embed_scale);
+            }
+        }
+    }
+
+    /// `x += o(attend(rope(q(norm(x))), ...))` for the whole batch.
+    fn attention(&mut self, config: &ArchConfig, layer: &Layer, index: usize, steps: &mut [Step<'_>]) {
+        let (q_dim, kv_dim, head_dim) = (config.q_dim(), config.kv_dim(), config.head_dim);
+        let b = &mut self.buffers;
+        let tokens = b.place.len();
+        let sliding = config.is_sliding(index);
+        norm(&self.engine, config, &b.x, &layer.attn_norm, sized(&mut b.normed, tokens * config.hidden));
+
+        let q = sized(&mut b.q, tokens * q_dim);
+        let k = sized(&mut b.k, tokens * kv_dim);
+        let v = sized(&mut b.v, tokens * kv_dim);
+        let normed = &b.normed[..tokens * config.hidden];
+        let products = &mut [
+            Product { w: &layer.q, y: &mut *q },
+            Product { w: &layer.k, y: &mut *k },
+            Product { w: &layer.v, y: &mut *v },
+        ];
+        self.engine.matmul(normed, tokens, products);
+        for (y, bias) in [(&mut *q, &layer.q_bias), (&mut *k, &layer.k_bias), (&mut *v, &layer.v_bias)] {
+            add_bias(&self.engine, y, bias.as_deref());
+        }
+
+        let rotation = if sliding && self.frequencies.has_local() { &b.local_rotation } else { &b.rotation };
+        for (heads, dim, weight) in [(&mut *q, q_dim, &layer.q_norm), (&mut *k, kv_dim, &layer.k_norm)] {
+            let engine = &self.engine;
+            engine.pool().for_chunks(heads, dim, |token, heads| {
+                let table = &rotation[token * head_dim..(token + 1) * head_dim];
+                let norm = weight.as_deref().zip(config.qk_norm);
+                if let Some((weight, QkNorm::BeforeRope)) = norm {
+                    norm_heads(engine, config, heads, weight);
+                }
+                rotate(heads, table, config.rope.layout);
+                if let Some((weight, QkNorm::AfterRope)) = norm {
+                    norm_heads(engine, config, heads, weight);
+                }
+            });
+        }
+
+        let mut done = 0;
+        for step in steps.iter_mut() {
+            let part = done * kv_dim..(done + step.tokens.len()) * kv_dim;
+            step.cache.write(index, &k[part.clone()], &v[part]);
+            done += step.tokens.len();
+        }
+
+        let attended = sized(&mut b.attended, tokens * q_dim);
+        let (engine, place, q) = (&self.engine, &b.place, &*q);
+        let steps = &*steps;
+        let group = q_dim / config.kv_heads;
+        // One piece of work per token and kv head: the query heads that share it are contiguous.
+        engine.pool().for_chunks(attended, group, |piece, out| {
+            let (step, position) = place[piece / config.kv_heads];
+            let first = match config.window {
+                Some(window) if sliding => (position + 1).saturating_sub(window),
+                _ => 0,
+            };
+            let [k, v] = steps[step].cache.rows(index, piece % config.kv_heads, first..position + 1);
+            let q = &q[piece * group..(piece + 1) * group];
+            engine.attend(q, k, v, head_dim, first, config.attn_scale, out);
+        });
+
+        let delta = sized(&mut b.delta, tokens * config.hidden);
+        self.engine.matmul(attended, tokens, &mut [Product { w: &layer.o, y: &mut *delta }]);
+        add_bias(&self.engine, delta, layer.o_bias.as_deref());
+        join(&self.engine, config, &mut b.x, delta, layer.post_attn_norm.as_deref(), &mut b.normed);
+    }
+
+    /// `x += down(act(gate(norm(x))) * up(norm(x)))` for the whole batch.
+    fn feed_forward(&mut self, config: &ArchConfig, layer: &Layer, tokens: usize) {
+        let b = &mut self.buffers;
+        norm(&self.engine, config, &b.x, &layer.ffn_norm, sized(&mut b.normed, tokens * config.hidden));
+        let gate = sized(&mut b.gate, tokens * config.ffn);
+        let up = sized(&mut b.up, tokens * config.ffn);
+        let normed = &b.normed[..tokens * config.hidden];
+        let products = &mut [Product { w: &layer.gate, y: &mut *gate }, Product { w: &layer.up, y: &mut *up }];
+        self.engine.matmul(normed, tokens, products);
+        let (engine, up) = (&self.engine, &*up);
+        engine.pool().for_chunks(gate, config.ffn, |token, gate| {
+            let up = &up[token * config.ffn..(token + 1) * config.ffn];
+            match config.activation {
+                Activation::Silu => engine.silu_mul(gate, up),
+                Activation::GeluTanh => engine.gelu_mul(gate, up),
+            }
+        });
+        let delta = sized(&mut b.delta, tokens * config.hidden);
+        self.engine.matmul(gate, tokens, &mut [Product { w: &layer.down, y: &mut *delta }]);
+        join(&self.engine, config, &mut b.x, delta, layer.post_ffn_norm.as_deref(), &mut b.normed);
+    }
+
+    /// Norm and head for the wanted rows only.
+    fn head(&mut self, config: &ArchConfig, weights: &Weights) -> Logits<'_> {
+        let b = &mut self.buffers;
+        let rows = b.wanted.len();
+        let logits = sized(&mut b.logits, rows * config.vocab);
+        if rows > 0 {
+            let delta = sized(&mut b.delta, rows * config.hidden);
+            for (row, &token) in delta.chunks_exact_mut(config.hidden).zip(&b.wanted) {
+                row.copy_from_slice(&b.x[token * config.hidden..(token + 1) * config.hidden]);
+            }
+            let normed = sized(&mut b.normed, rows * config.hidden);
+            norm(&self.engine, config, delta, &weights.output_norm, normed);
+            self.engine.matmul(normed, rows, &mut [Product { w: weights.head(), y: &mut *logits }]);
+        }
+        Logits { values: logits, vocab: config.vocab }
+    }
+}
+
+/// Refuses what cannot run before anything changes.
+fn check(config: &ArchConfig, steps: &[Step<'_>]) -> Result<()> {
+    for step in steps {
+        if !step.cache.fits(config) {
+            return Err(Error::Invalid("the KV cache was made for another model".to_owned()));
+        }
+        let needed = step.cache.len().saturating_add(step.tokens.len());
+        if needed > step.cache.capacity() {
+            return Err(Error::ContextFull { needed, capacity: step.cache.capacity() });
+        }
+        if let Some(token) = step.tokens.iter().find(|&&token| token as usize >= config.vocab) {
+            let vocab = config.vocab;
+            return Err(Error::Invalid(format!("token {token} is not in the vocabulary of {vocab}")));
+        }
+    }
+    Ok(())
+}
+
+/// The first `len` values of a buffer that grows as needed.
+fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    if buffer.len() < len {
+        buffer.resize(len, 0.0);
+    }
+    &mut buffer[..len]
+}
+
+/// RMSNorm of each row of `x` into `out` (rows x hidden; `x` may be longer).
+fn norm(engine: &Engine, config: &ArchConfig, x: &[f32], weight: &[f32], out: &mut [f32]) {
+    let (hidden, plus) = (config.hidden, plus(config));
+    engine.pool().for_chunks(out, hidden, |row, out| {
+        engine.rms_norm(&x[row * hidden..(row + 1) * hidden], weight, config.norm_eps, plus, out);
+    });
+}
+
+/// RMSNorm of each head in place, through a copy on the stack: heads have at most 4096 components.
+fn norm_heads(engine: &Engine, config: &ArchConfig, heads: &mut [f32], weight: &[f32]) {
+    let mut copy = [0.0; super::config::MAX_HEAD_DIM];
+    let copy = &mut copy[..config.head_dim];
+    for head in heads.chunks_exact_mut(config.head_dim) {
+        copy.copy_from_slice(head);
+        engine.rms_norm(copy, weight, config.norm_eps, plus(config), head);
+    }
+}
+
+fn plus(config: &ArchConfig) -> f32 {
+    if config.norm_plus_one { 1.0 } else { 0.0 }
+}
+
+/// `y[t] += bias` for every token.
+fn add_bias(engine: &Engine, y: &mut [f32], bias: Option<&[f32]>) {
+    if let Some(bias) = bias {
+        y.chunks_exact_mut(bias.len()).for_each(|row| engine.add(row, bias));
+    }
+}
+
+/// `x += norm(delta)`, or `x += delta` without a norm. `scratch` holds the normalised rows.
+fn join(
+    engine: &Engine,
+    config: &ArchConfig,
+    x: &mut [f32],
+    delta: &[f32],
+    weight: Option<&[f32]>,
+    scratch: &mut Vec<f32>,
+) {
+    let x = &mut x[..delta.len()];
+    match weight {
+        None => engine.add(x, delta),
+        Some(weight) => {
+            let normed = sized(scratch, delta.len());
+            norm(engine, config, delta, weight, normed);
+            engine.add(x, normed);
+        }
+    }
+}
+
+impl Weights {
+    /// The matrix that makes logits: the head, or the embedding it is tied to.
+    pub fn head(&self) -> &Matrix {
+        self.head.as_ref().unwrap_or(&self.embed)
+    }
+}

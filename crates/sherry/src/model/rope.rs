@@ -1,0 +1,144 @@
+//! Rotary position embedding.
+
+use std::f64::consts::TAU;
+
+use super::{ArchConfig, RopeLayout, RopeScaling};
+
+/// The angular frequencies of a model: global ones and, where they differ, those of sliding-window layers.
+#[derive(Clone, Debug)]
+pub struct Frequencies {
+    global: Vec<f64>,
+    local: Option<Vec<f64>>,
+}
+
+impl Frequencies {
+    /// Frequencies of `config`, computed in f64: `theta^(-2i/head_dim)` for pair `i`, then scaled.
+    pub fn new(config: &ArchConfig) -> Self {
+        let base = |theta: f32| -> Vec<f64> {
+            let d = config.head_dim as f64;
+            (0..config.head_dim / 2).map(|i| f64::from(theta).powf(-2.0 * i as f64 / d)).collect()
+        };
+        let mut global = base(config.rope.theta);
+        for (i, f) in global.iter_mut().enumerate() {
+            *f = scale(*f, i, &config.rope.scaling);
+        }
+        Self { global, local: config.rope.local_theta.map(base) }
+    }
+
+    /// Radians per position for each of the `head_dim / 2` pairs.
+    pub fn of(&self, sliding: bool) -> &[f64] {
+        match &self.local {
+            Some(local) if sliding => local,
+            _ => &self.global,
+        }
+    }
+
+    /// Whether sliding-window layers rotate differently.
+    pub fn has_local(&self) -> bool {
+        self.local.is_some()
+    }
+
+    /// Appends the cosines (`head_dim / 2`), then the sines of `position` to `out`. Angles and functions are computed
+    /// in f64: an f32 angle at position 100,000 would already be off by 0.004 radians.
+    pub fn push_table(&self, sliding: bool, position: usize, out: &mut Vec<f32>) {
+        let angle = |f: &f64| position as f64 * f;
+        out.extend(self.of(sliding).iter().map(|f| angle(f).cos() as f32));
+        out.extend(self.of(sliding).iter().map(|f| angle(f).sin() as f32));
+    }
+}
+
+fn scale(frequency: f64, pair: usize, scaling: &RopeScaling) -> f64 {
+    match scaling {
+        RopeScaling::None => frequency,
+        RopeScaling::Linear { factor } => frequency / f64::from(*factor),
+        RopeScaling::Factors(factors) => frequency / f64::from(factors[pair]),
+        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
+            let (low, high) = (f64::from(*low_freq_factor), f64::from(*high_freq_factor));
+            let turns = *original_context as f64 * frequency / TAU; // within the trained context
+            if turns > high {
+                frequency
+            } else if turns < low {
+                frequency / f64::from(*factor)
+            } else {
+                let keep = (turns - low) / (high - low);
+                frequency * (keep + (1.0 - keep) / f64::from(*factor))
+            }
+        }
+    }
+}
+
+/// What GGUF's tensor `rope_freqs` says: one divisor per rotated pair, `None` where there is no scaling or a linear one,
+/// which has keys of its own.
+pub fn rope_factors(config: &ArchConfig) -> Option<Vec<f32>> {
+    match &config.rope.scaling {
+        RopeScaling::None | RopeScaling::Linear { .. } => None,
+        RopeScaling::Factors(factors) => Some(factors.clone()),
+        RopeScaling::Llama3 { .. } => {
+            let mut plain = config.clone();
+            plain.rope.scaling = RopeScaling::None;
+            let (plain, scaled) = (Frequencies::new(&plain), Frequencies::new(config));
+            Some(plain.global.iter().zip(&scaled.global).map(|(p, s)| (p / s) as f32).collect())
+        }
+    }
+}
+
+/// Rotates every head of `x` (heads x head_dim) by `table` (cosines, then sines, `head_dim / 2` each).
+pub fn rotate(x: &mut [f32], table: &[f32], layout: RopeLayout) {
+    let half = table.len() / 2;
+    let (cos, sin) = table.split_at(half);
+    for head in x.chunks_exact_mut(2 * half) {
+        match layout {
+            RopeLayout::Halves => {
+                let (a, b) = head.split_at_mut(half);
+                for (((a, b), c), s) in a.iter_mut().zip(b).zip(cos).zip(sin) {
+                    (*a, *b) = (*a * c - *b * s, *b * c + *a * s);
+                }
+            }
+            RopeLayout::Interleaved => {
+                for ((pair, c), s) in head.chunks_exact_mut(2).zip(cos).zip(sin) {
+                    let (a, b) = (pair[0], pair[1]);
+                    (pair[0], pair[1]) = (a * c - b * s, b * c + a * s);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Family, synthetic::tiny};
+
+    #[test]
+    fn layouts_agree_up_to_the_row_permutation() {
+        let mut table = Vec::new();
+        let mut config = tiny(Family::Llama);
+        config.head_dim = 8;
+        Frequencies::new(&config).push_table(false, 5, &mut table);
+        let halves: Vec<f32> = (0..8).map(|i| i as f32 + 0.5).collect();
+        let interleaved: Vec<f32> = (0..8).map(|i| halves[i / 2 + (i % 2) * 4]).collect();
+        let (mut a, mut b) = (halves, interleaved);
+        rotate(&mut a, &table, RopeLayout::Halves);
+        rotate(&mut b, &table, RopeLayout::Interleaved);
+        for i in 0..8 {
+            assert_eq!(b[i], a[i / 2 + (i % 2) * 4]);
+        }
+    }
+
+    #[test]
+    fn llama3_scaling_keeps_fast_and_divides_slow_pairs() {
+        let mut config = tiny(Family::Llama);
+        config.head_dim = 64;
+        config.rope.theta = 500_000.0;
+        let plain = Frequencies::new(&config);
+        config.rope.scaling =
+            RopeScaling::Llama3 { factor: 32.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_context: 8192 };
+        let scaled = Frequencies::new(&config);
+        let ratio: Vec<f64> = plain.of(false).iter().zip(scaled.of(false)).map(|(p, s)| p / s).collect();
+        assert_eq!(ratio[0], 1.0);
+        assert!((ratio[31] - 32.0).abs() < 1e-9);
+        assert!(ratio.windows(2).all(|w| w[0] <= w[1] + 1e-12));
+        // Pair 16: 8192 * 500000^-0.5 / 2 pi = 1.8438 turns, so 0.28127 is kept.
+        assert!((1.0 / ratio[16] - (0.28127 + 0.71873 / 32.0)).abs() < 1e-4, "{}", ratio[16]);
+    }
+}

@@ -1,0 +1,146 @@
+//! Models with random weights: for tests and for measuring speed and memory at a given shape without a download.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use sherry_kernels::Bytes;
+use sherry_kernels::format::TensorType;
+
+use super::names::{Naming, Part, Role};
+use super::{Activation, ArchConfig, Family, QkNorm, Rope, RopeLayout, RopeScaling};
+use crate::io::{TensorInfo, TensorSource};
+use crate::{Error, Result};
+
+/// Tensors in memory.
+#[derive(Debug)]
+pub struct MemorySource {
+    path: PathBuf,
+    tensors: Vec<TensorInfo>,
+    data: HashMap<String, Bytes>,
+}
+
+impl MemorySource {
+    /// An empty source that calls itself `path` in messages.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), tensors: Vec::new(), data: HashMap::new() }
+    }
+
+    /// Adds a tensor, or replaces the one of that name.
+    pub fn insert(&mut self, name: &str, ty: TensorType, shape: &[usize], bytes: Bytes) {
+        let info = TensorInfo { name: name.to_owned(), ty, shape: shape.to_vec(), bytes: bytes.len() };
+        if self.data.insert(name.to_owned(), bytes).is_some() {
+            self.tensors.retain(|t| t.name != name);
+        }
+        self.tensors.push(info);
+    }
+
+    /// Adds an f32 tensor, or replaces the one of that name.
+    pub fn insert_f32(&mut self, name: &str, shape: &[usize], values: &[f32]) {
+        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        self.insert(name, TensorType::F32, shape, bytes.into());
+    }
+
+    /// Removes a tensor.
+    pub fn remove(&mut self, name: &str) {
+        self.data.remove(name);
+        self.tensors.retain(|t| t.name != name);
+    }
+}
+
+impl TensorSource for MemorySource {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn tensors(&self) -> &[TensorInfo] {
+        &self.tensors
+    }
+
+    fn find(&self, name: &str) -> Option<&TensorInfo> {
+        self.tensors.iter().find(|t| t.name == name)
+    }
+
+    fn data(&self, name: &str) -> Result<Bytes> {
+        let missing = || Error::malformed(&self.path, format!("tensor '{name}'"), "missing");
+        self.data.get(name).cloned().ok_or_else(missing)
+    }
+
+    fn release(&self, _: &str) {}
+}
+
+/// A tiny configuration with every peculiarity of `family`: grouped queries, its norms, windows shorter than a test
+/// prompt.
+pub fn tiny(family: Family) -> ArchConfig {
+    let gemma = family == Family::Gemma3;
+    ArchConfig {
+        family,
+        vocab: 61,
+        hidden: 32,
+        ffn: 56,
+        layers: if gemma { 3 } else { 2 },
+        heads: 4,
+        kv_heads: 2,
+        head_dim: if family == Family::Llama { 8 } else { 16 },
+        context: 64,
+        norm_eps: 1e-5,
+        norm_plus_one: gemma,
+        post_norms: gemma,
+        qk_norm: match family {
+            Family::Llama => None,
+            Family::Qwen3 | Family::Gemma3 => Some(QkNorm::BeforeRope),
+            Family::HunyuanDense => Some(QkNorm::AfterRope),
+        },
+        qkv_bias: false,
+        o_bias: false,
+        rope: Rope {
+            theta: 10_000.0,
+            local_theta: gemma.then_some(100.0),
+            scaling: RopeScaling::None,
+            layout: RopeLayout::Halves,
+        },
+        activation: if gemma { Activation::GeluTanh } else { Activation::Silu },
+        embed_scale: if gemma { 32f32.sqrt() } else { 1.0 },
+        attn_scale: if gemma { 0.3 } else { 1.0 / if family == Family::Llama { 8f32 } else { 16f32 }.sqrt() },
+        window: gemma.then_some(5),
+        window_pattern: if gemma { 3 } else { 0 },
+        tied: family != Family::Llama,
+    }
+}
+
+/// A source with every tensor `config` asks for, f32, under the names of `naming`: matrices uniform with the variance
+/// that keeps activations at unit scale, norms around 1 (around 0 where the model adds 1), biases small. The same seed
+/// gives the same bytes on every machine.
+pub fn source(config: &ArchConfig, naming: Naming, seed: u64) -> MemorySource {
+    let mut random = SplitMix(seed);
+    let mut source = MemorySource::new("synthetic");
+    for role in Role::all(config) {
+        let Some(name) = role.name(config.family, naming) else { continue };
+        let shape = role.shape(config);
+        let (center, spread) = match role {
+            Role::Embed | Role::Head => (0.0, 1.0),
+            Role::Layer(_, part) if part.is_linear() => (0.0, (3.0 / shape[1] as f32).sqrt()),
+            Role::Layer(_, Part::QBias | Part::KBias | Part::VBias | Part::OBias) => (0.0, 0.3),
+            _ if config.norm_plus_one => (0.0, 0.3),
+            _ => (1.0, 0.3),
+        };
+        let values: Vec<f32> =
+            (0..shape.iter().product()).map(|_| center + spread * (2.0 * random.unit() - 1.0)).collect();
+        source.insert_f32(&name, &shape, &values);
+    }
+    source
+}
+
+/// SplitMix64 (Steele, Lea, Flood 2014): enough for test weights.
+struct SplitMix(u64);
+
+impl SplitMix {
+    /// Uniform in [0, 1), 24 bits.
+    fn unit(&mut self) -> f32 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^= z >> 31;
+        (z >> 40) as f32 / (1u64 << 24) as f32
+    }
+}

@@ -1,0 +1,225 @@
+//! Which stored tensor plays which role, checked against the configuration.
+
+use std::collections::HashMap;
+
+use sherry_kernels::format::{PackedLayout, TensorType};
+
+use super::ArchConfig;
+use super::names::{Naming, Role};
+use crate::io::json::shown;
+use crate::io::native::{self, PackedScheme, scales_name};
+use crate::io::{TensorInfo, TensorSource};
+use crate::{Error, Result};
+
+/// Where the weights of one role are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stored {
+    /// A tensor of a float or block type.
+    Plain {
+        /// Its name.
+        name: String,
+        /// Its type.
+        ty: TensorType,
+    },
+    /// Packed ternary codes and scales of a native checkpoint.
+    Packed {
+        /// The name the weight would have.
+        name: String,
+        /// The tensor of codes.
+        codes: String,
+        /// The tensor of scales.
+        scales: String,
+        /// Shape and packing.
+        layout: PackedLayout,
+    },
+}
+
+impl Stored {
+    /// The name of the weight, for messages.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Plain { name, .. } | Self::Packed { name, .. } => name,
+        }
+    }
+
+    /// The type as users know it: "Q8_0", "sherry-1.25".
+    pub fn type_name(&self) -> String {
+        match self {
+            Self::Plain { ty, .. } => ty.to_string(),
+            Self::Packed { layout, .. } => layout.format.to_string(),
+        }
+    }
+}
+
+/// The tensors of a checkpoint by role.
+#[derive(Clone, Debug)]
+pub struct TensorMap {
+    naming: Naming,
+    config: ArchConfig,
+    stored: HashMap<Role, Stored>,
+}
+
+impl TensorMap {
+    /// Finds every tensor `config` asks for and checks its shape and type. Tensors with names the family does not know
+    /// (vision towers, stored rotary tables) are left alone.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] naming the tensor: missing, of another shape, there twice, or contradicting the
+    /// configuration (a head although tied, a bias although there are none, a layer too many).
+    pub fn new(
+        source: &dyn TensorSource,
+        config: &ArchConfig,
+        naming: Naming,
+        packed: Option<PackedScheme>,
+    ) -> Result<Self> {
+        let mut map = Self { naming, config: config.clone(), stored: HashMap::new() };
+        for info in source.tensors() {
+            let native = naming == Naming::HuggingFace && info.ty == TensorType::U8;
+            let blocks = if native { native::parse_blocks_name(&info.name) } else { None };
+            let (name, is_packed) = match (info.name.strip_suffix(".codes"), blocks) {
+                (Some(base), _) if packed.is_some() => (format!("{base}.weight"), true),
+                (_, Some((base, _))) => (format!("{base}.weight"), false),
+                _ => (info.name.clone(), false),
+            };
+            let Some(role) = Role::parse(&name, config.family, naming) else { continue };
+            if role == Role::RopeFreqs {
+                continue; // part of the configuration, see config_gguf
+            }
+            map.refuse_unexpected(source, role, info)?;
+            let stored = match packed {
+                Some(scheme) if is_packed => packed_tensor(source, role, config, info, name, scheme)?,
+                _ => plain_tensor(source, role, config, info, blocks.map(|(_, ty)| ty))?,
+            };
+            if let Some(other) = map.stored.insert(role, stored) {
+                let problem = format!("there twice, also as '{}'", shown(other.name()));
+                return Err(malformed(source, &info.name, problem));
+            }
+        }
+        // By name rather than by counting, so that the message can say which.
+        for role in Role::all(config) {
+            map.get(role, source)?;
+        }
+        if config.tied && map.stored.contains_key(&Role::Head) {
+            map.refuse_second_head(source)?;
+        }
+        Ok(map)
+    }
+
+    /// The tensor of `role`.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] when there is none.
+    pub fn get(&self, role: Role, source: &dyn TensorSource) -> Result<&Stored> {
+        self.stored.get(&role).ok_or_else(|| {
+            let name = role.name(self.config.family, self.naming).unwrap_or_default();
+            let problem = match role {
+                Role::Head => "missing, although the configuration says that the head is not tied to the embedding",
+                _ => "missing",
+            };
+            malformed(source, &name, problem)
+        })
+    }
+
+    /// The tensor of `role`, if there is one.
+    pub fn find(&self, role: Role) -> Option<&Stored> {
+        self.stored.get(&role)
+    }
+
+    /// Every role found with its tensor, in no particular order.
+    pub fn iter(&self) -> impl Iterator<Item = (Role, &Stored)> {
+        self.stored.iter().map(|(role, stored)| (*role, stored))
+    }
+
+    /// A tensor that the configuration says is not there would be silently ignored, and the output silently wrong.
+    fn refuse_unexpected(&self, source: &dyn TensorSource, role: Role, info: &TensorInfo) -> Result<()> {
+        let Role::Layer(index, part) = role else { return Ok(()) };
+        let layers = self.config.layers;
+        if index >= layers {
+            return Err(malformed(source, &info.name, format!("the configuration has only {layers} layers")));
+        }
+        if !part.is_in(&self.config) {
+            return Err(malformed(source, &info.name, "the configuration says that there is no such tensor"));
+        }
+        Ok(())
+    }
+
+    /// Some tools store a tied head a second time. That is harmless when it is the same, byte for byte.
+    fn refuse_second_head(&self, source: &dyn TensorSource) -> Result<()> {
+        let (head, embed) = (self.get(Role::Head, source)?, self.get(Role::Embed, source)?);
+        let same = match (head, embed) {
+            (Stored::Plain { name: head, ty: a }, Stored::Plain { name: embed, ty: b }) => {
+                a == b && *source.data(head)? == *source.data(embed)?
+            }
+            _ => false,
+        };
+        if same {
+            return Ok(());
+        }
+        let problem = "the configuration ties the head to the embedding (tie_word_embeddings), but it has other values";
+        Err(malformed(source, head.name(), problem))
+    }
+}
+
+fn malformed(source: &dyn TensorSource, name: &str, problem: impl Into<String>) -> Error {
+    Error::malformed(source.path(), format!("tensor '{}'", shown(name)), problem)
+}
+
+/// `blocks`: the block type whose bytes the tensor holds, in a native checkpoint.
+fn plain_tensor(
+    source: &dyn TensorSource,
+    role: Role,
+    config: &ArchConfig,
+    info: &TensorInfo,
+    blocks: Option<TensorType>,
+) -> Result<Stored> {
+    let expected = role.shape(config);
+    if let (Some(ty), &[rows, cols]) = (blocks, &expected[..]) {
+        let stored = ty.row_bytes(cols).map(|row_bytes| vec![rows, row_bytes]);
+        if stored.as_ref() != Some(&info.shape) {
+            let problem = format!("{ty} blocks of {rows} x {cols} weights do not have shape {:?}", info.shape);
+            return Err(malformed(source, &info.name, problem));
+        }
+        return Ok(Stored::Plain { name: info.name.clone(), ty });
+    }
+    if info.shape != expected {
+        let problem = format!("expected shape {expected:?} from the configuration, found {:?}", info.shape);
+        return Err(malformed(source, &info.name, problem));
+    }
+    let float = matches!(info.ty, TensorType::F32 | TensorType::F16 | TensorType::BF16);
+    let integer = matches!(info.ty, TensorType::U8 | TensorType::I32 | TensorType::I64);
+    if integer || expected.len() == 1 && !float {
+        return Err(malformed(source, &info.name, format!("expected floating-point weights, found {}", info.ty)));
+    }
+    Ok(Stored::Plain { name: info.name.clone(), ty: info.ty })
+}
+
+fn packed_tensor(
+    source: &dyn TensorSource,
+    role: Role,
+    config: &ArchConfig,
+    info: &TensorInfo,
+    name: String,
+    scheme: PackedScheme,
+) -> Result<Stored> {
+    let [rows, cols] = role.shape(config)[..] else {
+        return Err(malformed(source, &info.name, "only matrices can be packed"));
+    };
+    let layout = scheme.layout(rows, cols);
+    layout.check().map_err(|problem| malformed(source, &info.name, problem.to_string()))?;
+    let scales = scales_name(name.strip_suffix(".weight").unwrap_or(&name));
+    let Some(scale_info) = source.find(&scales) else {
+        return Err(malformed(source, &scales, format!("missing, the scales of '{}'", shown(&info.name))));
+    };
+    let code_shape = vec![rows, layout.row_bytes()];
+    let scale_shape = vec![rows, layout.row_scales()];
+    for (info, ty, expected) in [(info, TensorType::U8, code_shape), (scale_info, TensorType::F16, scale_shape)] {
+        if info.ty != ty {
+            return Err(malformed(source, &info.name, format!("expected type {ty}, found {}", info.ty)));
+        }
+        if info.shape != expected {
+            let problem = format!("expected shape {expected:?} from the configuration, found {:?}", info.shape);
+            return Err(malformed(source, &info.name, problem));
+        }
+    }
+    Ok(Stored::Packed { name, codes: info.name.clone(), scales, layout })
+}

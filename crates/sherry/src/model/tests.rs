@@ -1,0 +1,167 @@
+//! The decoder against its oracle, and its promise of equal bits.
+
+use std::sync::Arc;
+
+use sherry_kernels::{Engine, Isa, Precision};
+
+use super::names::Naming;
+use super::synthetic::{self, tiny};
+use super::*;
+use crate::NoProgress;
+
+const FAMILIES: [Family; 4] = [Family::Llama, Family::Qwen3, Family::HunyuanDense, Family::Gemma3];
+
+fn model(config: &ArchConfig, seed: u64) -> Arc<Model> {
+    let source = synthetic::source(config, Naming::HuggingFace, seed);
+    let tensors = TensorMap::new(&source, config, Naming::HuggingFace, None).unwrap();
+    let weights = Weights::load(&source, &tensors, config, &NoProgress).unwrap();
+    Arc::new(Model { config: config.clone(), weights })
+}
+
+/// Families with their variations: biases, untied heads, interleaved rotation, every scaling.
+fn variants() -> Vec<ArchConfig> {
+    let mut configs = FAMILIES.map(tiny).to_vec();
+    let mut config = tiny(Family::Llama);
+    (config.qkv_bias, config.o_bias, config.tied) = (true, true, true);
+    config.rope.layout = RopeLayout::Interleaved;
+    config.rope.scaling =
+        RopeScaling::Llama3 { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_context: 32 };
+    configs.push(config);
+    let mut config = tiny(Family::Qwen3);
+    (config.heads, config.kv_heads, config.tied) = (6, 1, false);
+    config.rope.scaling = RopeScaling::Factors((0..8).map(|i| 1.0 + i as f32).collect());
+    configs.push(config);
+    let mut config = tiny(Family::Gemma3);
+    (config.window, config.window_pattern, config.norm_plus_one) = (Some(1), 2, false);
+    config.rope.scaling = RopeScaling::Linear { factor: 8.0 };
+    configs.push(config);
+    configs
+}
+
+fn prompt(config: &ArchConfig, len: usize, salt: usize) -> Vec<u32> {
+    (0..len).map(|i| ((i * i * 7 + i * 13 + salt) % config.vocab) as u32).collect()
+}
+
+fn decoder(model: &Arc<Model>, threads: usize, precision: Precision) -> Decoder {
+    Decoder::new(Arc::clone(model), Engine::new(Isa::best(), threads, precision))
+}
+
+/// Logits of every token, the prompt cut into steps of the given lengths (the last one repeats).
+fn logits(model: &Arc<Model>, tokens: &[u32], steps: &[usize], threads: usize, kv: KvType) -> Vec<Vec<f32>> {
+    let mut decoder = decoder(model, threads, Precision::F32);
+    let mut cache = KvCache::new(&model.config, tokens.len(), kv).unwrap();
+    let mut rows = Vec::new();
+    let mut rest = tokens;
+    let mut steps = steps.iter().copied().chain(std::iter::repeat(*steps.last().unwrap()));
+    while !rest.is_empty() {
+        let (now, later) = rest.split_at(steps.next().unwrap().min(rest.len()));
+        let step = Step { cache: &mut cache, tokens: now, logits: Wanted::All };
+        let logits = decoder.forward(&mut [step]).unwrap();
+        rows.extend((0..logits.rows()).map(|i| logits.row(i).to_vec()));
+        rest = later;
+    }
+    rows
+}
+
+fn largest_difference(a: &[Vec<f32>], b: &[Vec<f64>]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let rows = a.iter().zip(b).inspect(|(a, b)| assert_eq!(a.len(), b.len()));
+    rows.flat_map(|(a, b)| a.iter().zip(b)).map(|(a, b)| (f64::from(*a) - b).abs()).fold(0.0, f64::max)
+}
+
+#[test]
+fn decoder_agrees_with_the_oracle() {
+    for (seed, config) in variants().iter().enumerate() {
+        let model = model(config, seed as u64);
+        let tokens = prompt(config, 23, seed);
+        let expected = reference::logits(&model, &tokens);
+        let spread = expected.iter().flatten().fold(0.0, |max: f64, x| max.max(x.abs()));
+        assert!(spread > 1.0, "a flat model tests nothing");
+        let exact = largest_difference(&logits(&model, &tokens, &[23], 2, KvType::F32), &expected);
+        assert!(exact < 1e-5 * spread, "{config:?}: {exact} of {spread}");
+        let half = largest_difference(&logits(&model, &tokens, &[23], 2, KvType::F16), &expected);
+        assert!(half < 5e-3 * spread, "{config:?}: {half} of {spread}");
+    }
+}
+
+#[test]
+fn bits_do_not_depend_on_threads_or_steps() {
+    for (seed, config) in variants().iter().enumerate() {
+        let model = model(config, seed as u64);
+        let tokens = prompt(config, 19, 3);
+        for kv in [KvType::F32, KvType::F16] {
+            let expected = logits(&model, &tokens, &[19], 1, kv);
+            for (steps, threads) in [(&[19][..], 2), (&[1], 1), (&[1], 3), (&[4], 8), (&[7, 1, 3], 2), (&[16], 3)] {
+                assert!(logits(&model, &tokens, steps, threads, kv) == expected, "{steps:?} on {threads} threads");
+            }
+        }
+    }
+}
+
+#[test]
+fn bits_do_not_depend_on_batch_neighbours() {
+    for precision in [Precision::F32, Precision::Int8] {
+        for family in FAMILIES {
+            let config = tiny(family);
+            let model = model(&config, 5);
+            let prompts = [prompt(&config, 9, 1), prompt(&config, 1, 2), prompt(&config, 14, 3)];
+            let alone: Vec<Vec<f32>> = prompts
+                .iter()
+                .map(|tokens| {
+                    let mut cache = KvCache::new(&config, 32, KvType::F16).unwrap();
+                    let step = Step { cache: &mut cache, tokens, logits: Wanted::Last };
+                    decoder(&model, 1, precision).forward(&mut [step]).unwrap().last().unwrap().to_vec()
+                })
+                .collect();
+            let mut caches = [0; 3].map(|_| KvCache::new(&config, 32, KvType::F16).unwrap());
+            let mut steps: Vec<Step<'_>> = caches
+                .iter_mut()
+                .zip(&prompts)
+                .map(|(cache, tokens)| Step { cache, tokens, logits: Wanted::Last })
+                .collect();
+            steps[1].logits = Wanted::None;
+            let mut decoder = decoder(&model, 3, precision);
+            let together = decoder.forward(&mut steps).unwrap();
+            assert_eq!(together.rows(), 2);
+            assert!(together.row(0) == alone[0] && together.row(1) == alone[2], "{family:?}");
+            assert_eq!(caches.each_ref().map(KvCache::len), [9, 1, 14]);
+        }
+    }
+}
+
+#[test]
+fn a_truncated_cache_continues_as_if_never_longer() {
+    let config = tiny(Family::Gemma3);
+    let model = model(&config, 1);
+    let mut decoder = decoder(&model, 2, Precision::F32);
+    let tokens = prompt(&config, 12, 0);
+    let mut run = |cache: &mut KvCache, tokens: &[u32]| {
+        let step = Step { cache, tokens, logits: Wanted::Last };
+        decoder.forward(&mut [step]).unwrap().last().unwrap().to_vec()
+    };
+    let mut cache = KvCache::new(&config, 16, KvType::F16).unwrap();
+    let expected = run(&mut cache, &tokens);
+    cache.truncate(7);
+    run(&mut cache, &prompt(&config, 9, 40));
+    cache.truncate(7);
+    assert!(run(&mut cache, &tokens[7..]) == expected);
+}
+
+#[test]
+fn what_cannot_run_is_refused_and_changes_nothing() {
+    let config = tiny(Family::Llama);
+    let model = model(&config, 1);
+    let mut decoder = decoder(&model, 1, Precision::F32);
+    let mut cache = KvCache::new(&config, 4, KvType::F16).unwrap();
+    let mut refusal = |cache: &mut KvCache, tokens: &[u32]| {
+        decoder.forward(&mut [Step { cache, tokens, logits: Wanted::Last }]).unwrap_err().to_string()
+    };
+    assert_eq!(refusal(&mut cache, &[1; 5]), "context length exceeded: 5 tokens needed, 4 available");
+    assert!(refusal(&mut cache, &[1, 61]).contains("token 61"));
+    assert_eq!(cache.len(), 0);
+    let mut other = KvCache::new(&tiny(Family::Gemma3), 4, KvType::F16).unwrap();
+    assert!(refusal(&mut other, &[1]).contains("another model"));
+    assert_eq!(decoder.forward(&mut []).unwrap().rows(), 0);
+    let nothing = Step { cache: &mut cache, tokens: &[], logits: Wanted::Last };
+    assert!(decoder.forward(&mut [nothing]).unwrap().last().is_none());
+}

@@ -1,0 +1,179 @@
+//! Weights in executable form.
+
+use rayon::prelude::*;
+use sherry_kernels::format::TensorType;
+use sherry_kernels::{Matrix, MatrixError};
+
+use super::ArchConfig;
+use super::names::{Part, Role};
+use super::tensors::{Stored, TensorMap};
+use crate::io::TensorSource;
+use crate::io::json::shown;
+use crate::{Error, Progress, Result};
+
+/// All weights of a model.
+#[derive(Debug)]
+pub struct Weights {
+    /// Token embedding, vocab x hidden.
+    pub embed: Matrix,
+    /// One per decoder block.
+    pub layers: Vec<Layer>,
+    /// Norm before the head, hidden.
+    pub output_norm: Vec<f32>,
+    /// Head, vocab x hidden; `None` when tied to the embedding.
+    pub head: Option<Matrix>,
+}
+
+/// Weights of one decoder block; see [`Part`] for what each is.
+#[derive(Debug)]
+#[allow(missing_docs)]
+pub struct Layer {
+    pub attn_norm: Vec<f32>,
+    pub q: Matrix,
+    pub k: Matrix,
+    pub v: Matrix,
+    pub o: Matrix,
+    pub q_bias: Option<Vec<f32>>,
+    pub k_bias: Option<Vec<f32>>,
+    pub v_bias: Option<Vec<f32>>,
+    pub o_bias: Option<Vec<f32>>,
+    pub q_norm: Option<Vec<f32>>,
+    pub k_norm: Option<Vec<f32>>,
+    pub post_attn_norm: Option<Vec<f32>>,
+    pub ffn_norm: Vec<f32>,
+    pub gate: Matrix,
+    pub up: Matrix,
+    pub down: Matrix,
+    pub post_ffn_norm: Option<Vec<f32>>,
+}
+
+impl Weights {
+    /// Loads every tensor of `tensors` from `source`: float and block types are used where they lie, packed ternary ones
+    /// are repacked into kernel order (in parallel, a tensor at a time per thread) and their file pages released, so that
+    /// no second copy stays in memory.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] naming the tensor: packed codes or scales that are illegal, norms that are not finite.
+    pub fn load(
+        source: &dyn TensorSource,
+        tensors: &TensorMap,
+        config: &ArchConfig,
+        progress: &dyn Progress,
+    ) -> Result<Self> {
+        let loader = Loader { source, tensors, config };
+        progress.start("load", config.layers as u64);
+        let layers = (0..config.layers)
+            .into_par_iter()
+            .map(|index| {
+                let layer = loader.layer(index);
+                progress.advance(1);
+                layer
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let weights = Self {
+            embed: loader.matrix(Role::Embed)?,
+            layers,
+            output_norm: loader.vector(Role::OutputNorm)?,
+            head: if config.tied { None } else { Some(loader.matrix(Role::Head)?) },
+        };
+        progress.finish();
+        Ok(weights)
+    }
+
+    /// Bytes of all matrices, whether mapped or in memory.
+    pub fn bytes(&self) -> u64 {
+        let layer = |l: &Layer| [&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down].map(|m| m.bytes() as u64);
+        let layers: u64 = self.layers.iter().flat_map(layer).sum();
+        layers + self.embed.bytes() as u64 + self.head.as_ref().map_or(0, |head| head.bytes() as u64)
+    }
+}
+
+struct Loader<'a> {
+    source: &'a dyn TensorSource,
+    tensors: &'a TensorMap,
+    config: &'a ArchConfig,
+}
+
+impl Loader<'_> {
+    fn layer(&self, index: usize) -> Result<Layer> {
+        let matrix = |part| self.matrix(Role::Layer(index, part));
+        let vector = |part| self.vector(Role::Layer(index, part));
+        let optional = |part: Part| part.is_in(self.config).then(|| vector(part)).transpose();
+        Ok(Layer {
+            attn_norm: vector(Part::AttnNorm)?,
+            q: matrix(Part::Q)?,
+            k: matrix(Part::K)?,
+            v: matrix(Part::V)?,
+            o: matrix(Part::O)?,
+            q_bias: optional(Part::QBias)?,
+            k_bias: optional(Part::KBias)?,
+            v_bias: optional(Part::VBias)?,
+            o_bias: optional(Part::OBias)?,
+            q_norm: optional(Part::QNorm)?,
+            k_norm: optional(Part::KNorm)?,
+            post_attn_norm: optional(Part::PostAttnNorm)?,
+            ffn_norm: vector(Part::FfnNorm)?,
+            gate: matrix(Part::Gate)?,
+            up: matrix(Part::Up)?,
+            down: matrix(Part::Down)?,
+            post_ffn_norm: optional(Part::PostFfnNorm)?,
+        })
+    }
+
+    fn error(&self, name: &str, error: MatrixError) -> Error {
+        let problem = match error {
+            MatrixError::UnsupportedType(ty) => format!("type {ty} cannot be run"),
+            MatrixError::Columns { ty, cols } => {
+                format!("rows of {cols} values are not a whole number of {ty} blocks of {}", ty.block_len())
+            }
+            MatrixError::Size { expected, found } => format!("expected {expected} bytes, found {found}"),
+            MatrixError::Packed(error) => error.to_string(),
+            MatrixError::OutOfMemory { bytes } => {
+                return Error::OutOfMemory { what: format!("tensor '{}'", shown(name)), needed: bytes as u64 };
+            }
+        };
+        self.malformed(name, problem)
+    }
+
+    fn malformed(&self, name: &str, problem: String) -> Error {
+        Error::malformed(self.source.path(), format!("tensor '{}'", shown(name)), problem)
+    }
+
+    fn matrix(&self, role: Role) -> Result<Matrix> {
+        let [rows, cols] = role.shape(self.config)[..] else { unreachable!("a matrix role has two dimensions") };
+        let stored = self.tensors.get(role, self.source)?;
+        match stored {
+            Stored::Plain { name, ty } => {
+                let bytes = self.source.data(name)?;
+                let matrix = Matrix::from_rows(*ty, rows, cols, bytes).map_err(|error| self.error(name, error))?;
+                if *ty == TensorType::STQ1_0 {
+                    self.source.release(name); // repacked
+                }
+                Ok(matrix)
+            }
+            Stored::Packed { name, codes, scales, layout } => {
+                let (code_bytes, scale_bytes) = (self.source.data(codes)?, self.source.data(scales)?);
+                let matrix =
+                    Matrix::from_packed(*layout, &code_bytes, &scale_bytes).map_err(|error| self.error(name, error))?;
+                self.source.release(codes);
+                self.source.release(scales);
+                Ok(matrix)
+            }
+        }
+    }
+
+    /// A norm or bias as f32.
+    fn vector(&self, role: Role) -> Result<Vec<f32>> {
+        let len = role.shape(self.config).iter().product();
+        let Stored::Plain { name, ty } = self.tensors.get(role, self.source)? else {
+            unreachable!("only matrices are packed")
+        };
+        let row = Matrix::from_rows(*ty, 1, len, self.source.data(name)?).map_err(|error| self.error(name, error))?;
+        let mut values = vec![0.0; len];
+        row.row_f32(0, &mut values);
+        match values.iter().position(|x| !x.is_finite()) {
+            Some(at) => Err(self.malformed(name, format!("value {at} is {}", values[at]))),
+            None => Ok(values),
+        }
+    }
+}

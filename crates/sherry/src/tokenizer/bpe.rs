@@ -1,0 +1,258 @@
+//! Byte-pair encoding of one piece of text: repeatedly join the adjacent pair of lowest rank, leftmost first.
+//!
+//! One engine serves all three kinds of vocabulary. Byte-level BPE and SentencePiece-BPE differ only in the symbols a
+//! piece starts from; tiktoken's ranks and SentencePiece's scores become merge ranks at load. A heap keeps a piece of
+//! n symbols at O(n log n), so one megabyte of a single letter is not a problem.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+
+use super::vocab::{TokenKind, Vocab, byte_to_char, parse_byte};
+use crate::{Error, Result};
+
+/// No symbol: the end of the list, or one that was merged away.
+const NONE: u32 = u32::MAX;
+
+/// Longest token that ranks or scores may build by merging, in bytes. Every split of it is looked up at load.
+const MAX_MERGED_BYTES: usize = 512;
+
+/// What two adjacent tokens become, and when: the lowest rank first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Merge {
+    pub rank: u32,
+    pub id: u32,
+}
+
+/// Pairs that join.
+pub(super) type Merges = HashMap<(u32, u32), Merge>;
+
+/// The symbols a piece starts from.
+pub(super) enum Alphabet {
+    /// One per byte of the UTF-8 text.
+    Bytes(Box<[Option<u32>; 256]>),
+    /// One per character; for characters that have no token the tokens of their bytes, or the unknown token.
+    Chars { chars: HashMap<char, u32>, bytes: Option<Box<[u32; 256]>>, fuse_unknown: bool },
+}
+
+/// Merges, starting symbols and the exceptions.
+pub(super) struct Bpe {
+    pub merges: Merges,
+    pub alphabet: Alphabet,
+    /// Stands for text without a token.
+    pub unknown: Option<u32>,
+    /// Pieces that are a token are that token, even if the merges would not build it (Hugging Face `ignore_merges`).
+    pub whole_pieces: Option<HashMap<Box<[u8]>, u32>>,
+}
+
+/// Buffers reused from piece to piece.
+#[derive(Default)]
+pub(super) struct Scratch {
+    ids: Vec<u32>,
+    previous: Vec<u32>,
+    next: Vec<u32>,
+    queue: BinaryHeap<Reverse<u64>>,
+}
+
+impl Bpe {
+    /// Appends the tokens of `piece` to `out`.
+    pub fn encode(&self, piece: &str, scratch: &mut Scratch, out: &mut Vec<u32>) -> Result<()> {
+        if let Some(id) = self.whole_pieces.as_ref().and_then(|whole| whole.get(piece.as_bytes())) {
+            out.push(*id);
+            return Ok(());
+        }
+        scratch.ids.clear();
+        self.start(piece, &mut scratch.ids)?;
+        if scratch.ids.len() > 1 {
+            self.join(scratch)?;
+        }
+        out.extend(scratch.ids.iter().filter(|id| **id != NONE));
+        Ok(())
+    }
+
+    /// The symbols `piece` starts from.
+    fn start(&self, piece: &str, ids: &mut Vec<u32>) -> Result<()> {
+        match &self.alphabet {
+            Alphabet::Bytes(table) => {
+                for byte in piece.bytes() {
+                    ids.push(table[usize::from(byte)].or(self.unknown).ok_or_else(|| {
+                        Error::Tokenizer(format!("the vocabulary has no token for byte 0x{byte:02X}"))
+                    })?);
+                }
+            }
+            Alphabet::Chars { chars, bytes, fuse_unknown } => {
+                let mut after_unknown = false;
+                for c in piece.chars() {
+                    let unknown = match (chars.get(&c), bytes, self.unknown) {
+                        (Some(id), _, _) => {
+                            ids.push(*id);
+                            false
+                        }
+                        (None, Some(table), _) => {
+                            let mut utf8 = [0; 4];
+                            ids.extend(c.encode_utf8(&mut utf8).bytes().map(|byte| table[usize::from(byte)]));
+                            false
+                        }
+                        (None, None, Some(unknown)) => {
+                            if !(after_unknown && *fuse_unknown) {
+                                ids.push(unknown);
+                            }
+                            true
+                        }
+                        (None, None, None) => {
+                            return Err(Error::Tokenizer(format!("the vocabulary has no token for {c:?}")));
+                        }
+                    };
+                    after_unknown = unknown;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn pair(&self, left: u32, right: u32) -> Option<Merge> {
+        self.merges.get(&(left, right)).copied()
+    }
+
+    /// Joins pairs until none is left; merged-away symbols become [`NONE`].
+    fn join(&self, scratch: &mut Scratch) -> Result<()> {
+        let Scratch { ids, previous, next, queue } = scratch;
+        let count = u32::try_from(ids.len())
+            .ok()
+            .filter(|n| *n < NONE)
+            .ok_or_else(|| Error::Tokenizer("a piece of text has more than 2^32 symbols".into()))?;
+        previous.clear();
+        previous.extend((0..count).map(|at| at.wrapping_sub(1)));
+        next.clear();
+        next.extend((1..count).chain([NONE]));
+        queue.clear();
+        // Rank above position: the heap yields the lowest rank, and of equal ranks the leftmost.
+        let entry = |merge: Merge, at: u32| Reverse(u64::from(merge.rank) << 32 | u64::from(at));
+        for at in 0..count - 1 {
+            if let Some(merge) = self.pair(ids[at as usize], ids[at as usize + 1]) {
+                queue.push(entry(merge, at));
+            }
+        }
+        while let Some(Reverse(top)) = queue.pop() {
+            let (rank, at) = ((top >> 32) as u32, top as u32);
+            let left = at as usize;
+            let right = next[left];
+            if ids[left] == NONE || right == NONE {
+                continue;
+            }
+            // The pair may have changed since it was queued; a pair of the same rank is as good.
+            let Some(merge) = self.pair(ids[left], ids[right as usize]).filter(|merge| merge.rank == rank) else {
+                continue;
+            };
+            ids[left] = merge.id;
+            ids[right as usize] = NONE;
+            next[left] = next[right as usize];
+            if next[left] != NONE {
+                previous[next[left] as usize] = at;
+                if let Some(merge) = self.pair(ids[left], ids[next[left] as usize]) {
+                    queue.push(entry(merge, at));
+                }
+            }
+            let before = previous[left];
+            if before != NONE
+                && let Some(merge) = self.pair(ids[before as usize], ids[left])
+            {
+                queue.push(entry(merge, before));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The byte table of a byte-level vocabulary.
+pub(super) fn byte_alphabet(vocab: &Vocab) -> Alphabet {
+    let mut table = Box::new([None; 256]);
+    let mut text = [0; 4];
+    for byte in 0..=255u8 {
+        table[usize::from(byte)] = vocab.normal_id(byte_to_char(byte).encode_utf8(&mut text));
+    }
+    Alphabet::Bytes(table)
+}
+
+/// The character table of a SentencePiece-style vocabulary; byte fallback needs all 256 byte tokens.
+pub(super) fn char_alphabet(vocab: &Vocab, byte_fallback: bool, fuse_unknown: bool) -> Result<Alphabet> {
+    let mut chars = HashMap::new();
+    let mut bytes = [None; 256];
+    for (id, text, kind) in vocab.iter() {
+        let mut rest = text.chars();
+        match (kind, rest.next(), rest.next()) {
+            (TokenKind::Normal | TokenKind::UserDefined, Some(c), None) => {
+                chars.entry(c).or_insert(id);
+            }
+            _ => {
+                if byte_fallback
+                    && matches!(kind, TokenKind::Byte | TokenKind::Normal)
+                    && let Some(byte) = parse_byte(text)
+                {
+                    bytes[usize::from(byte)].get_or_insert(id);
+                }
+            }
+        }
+    }
+    let bytes = if byte_fallback {
+        let mut table = Box::new([0; 256]);
+        for (byte, id) in bytes.iter().enumerate() {
+            table[byte] =
+                id.ok_or_else(|| Error::Tokenizer(format!("byte fallback without a token <0x{byte:02X}>")))?;
+        }
+        Some(table)
+    } else {
+        None
+    };
+    Ok(Alphabet::Chars { chars, bytes, fuse_unknown })
+}
+
+/// Merges from a list of pairs of token texts, best first. Of a repeated pair the last counts, as in Hugging Face
+/// tokenizers. Merges that involve a control token are left out: plain text must not become one.
+pub(super) fn merges_from_pairs<'a>(
+    vocab: &Vocab,
+    pairs: impl ExactSizeIterator<Item = Result<(&'a str, &'a str)>>,
+) -> Result<Merges> {
+    let mut merges = Merges::new();
+    let mut joined = String::new();
+    for (rank, pair) in pairs.enumerate() {
+        let (left, right) = pair?;
+        let id = |text: &str| {
+            vocab.id(text).ok_or_else(|| {
+                Error::Tokenizer(format!(
+                    "merge {rank} ({left:?} {right:?}) needs the token {text:?}, which is missing"
+                ))
+            })
+        };
+        joined.clear();
+        joined.push_str(left);
+        joined.push_str(right);
+        let rank32 = u32::try_from(rank).map_err(|_| Error::Tokenizer("more than 2^32 merges".into()))?;
+        let (left, right, joined) = (id(left)?, id(right)?, id(&joined)?);
+        if [left, right, joined].iter().all(|id| vocab.kind(*id) != Some(TokenKind::Control)) {
+            merges.insert((left, right), Merge { rank: rank32, id: joined });
+        }
+    }
+    Ok(merges)
+}
+
+/// Merges from a rank per token: two adjacent tokens join when their joined text is a token, lowest rank first.
+/// `rank(id)` is `None` for tokens that merging must not build.
+pub(super) fn merges_from_ranks(vocab: &Vocab, rank: impl Fn(u32) -> Option<u32>) -> Result<Merges> {
+    let mut merges = Merges::new();
+    for (id, text, _) in vocab.iter() {
+        let Some(rank) = rank(id) else { continue };
+        if text.len() > MAX_MERGED_BYTES {
+            return Err(Error::Tokenizer(format!(
+                "token {id} has {} bytes; tokens built by merging have at most {MAX_MERGED_BYTES}",
+                text.len()
+            )));
+        }
+        for (cut, _) in text.char_indices().skip(1) {
+            let (left, right) = text.split_at(cut);
+            if let (Some(left), Some(right)) = (vocab.normal_id(left), vocab.normal_id(right)) {
+                merges.insert((left, right), Merge { rank, id });
+            }
+        }
+    }
+    Ok(merges)
+}

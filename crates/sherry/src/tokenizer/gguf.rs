@@ -1,0 +1,256 @@
+//! Tokenizers in GGUF metadata (`tokenizer.ggml.*`), both ways.
+
+use std::collections::HashMap;
+
+use super::bpe::{Bpe, Merges, byte_alphabet, char_alphabet, merges_from_pairs, merges_from_ranks};
+use super::normalize::{Normalizer, SPACE};
+use super::special::Specials;
+use super::split::{by_name, name_of};
+use super::vocab::Vocab;
+use super::{Decoder, Roles, TokenKind, Tokenizer, added_of, looks_like_control};
+use crate::{Error, Result};
+
+/// A tokenizer as GGUF metadata spells it; the field names are those of `tokenizer.ggml.*`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct GgufVocab {
+    /// `gpt2` (byte-level BPE) or `llama` (SentencePiece BPE with scores).
+    pub model: String,
+    /// Which pre-tokenizer a `gpt2` vocabulary uses: `llama-bpe`, `qwen2`, ...; empty if the key is missing.
+    pub pre: String,
+    /// Texts by id.
+    pub tokens: Vec<String>,
+    /// Scores by id; needed by `llama`.
+    pub scores: Option<Vec<f32>>,
+    /// Kinds by id, numbered as [`TokenKind`]; all normal if missing.
+    pub token_types: Option<Vec<i32>>,
+    /// Pairs `left right`, best first; needed by `gpt2`.
+    pub merges: Option<Vec<String>>,
+    /// Begin of text.
+    pub bos: Option<u32>,
+    /// End of text.
+    pub eos: Option<u32>,
+    /// End of turn.
+    pub eot: Option<u32>,
+    /// End of message.
+    pub eom: Option<u32>,
+    /// Unknown text.
+    pub unk: Option<u32>,
+    /// Padding.
+    pub pad: Option<u32>,
+    /// Whether a text begins with `bos`; the default depends on `model` and `pre`.
+    pub add_bos: Option<bool>,
+    /// Whether a text ends with `eos`; default no.
+    pub add_eos: Option<bool>,
+    /// Whether `llama` puts a space before a text; default yes.
+    pub add_space_prefix: Option<bool>,
+    /// `tokenizer.chat_template`.
+    pub chat_template: Option<String>,
+}
+
+impl Tokenizer {
+    /// The tokenizer that a GGUF file describes.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] naming the key: unknown model or pre-tokenizer, arrays of different lengths, ids outside
+    /// the vocabulary, malformed byte tokens or merges.
+    pub fn from_gguf(gguf: &GgufVocab) -> Result<Self> {
+        let vocab = read_vocab(gguf)?;
+        let check = |key: &str, id: Option<u32>| match id {
+            Some(id) if id as usize >= vocab.len() => Err(Error::Tokenizer(format!(
+                "tokenizer.ggml.{key}_token_id is {id}, but there are {} tokens",
+                vocab.len()
+            ))),
+            id => Ok(id),
+        };
+        let roles = Roles {
+            bos: check("bos", gguf.bos)?,
+            eos: check("eos", gguf.eos)?,
+            unknown: check("unknown", gguf.unk)?,
+            padding: check("padding", gguf.pad)?,
+            ends: Vec::new(),
+        }
+        .complete(&vocab, check("eot", gguf.eot)?.into_iter().chain(check("eom", gguf.eom)?));
+
+        let mut normalizers = Vec::new();
+        let (bpe, splits, decoder, adds_bos) = match gguf.model.as_str() {
+            "gpt2" => {
+                let pre = by_name(&gguf.pre)?;
+                let merges = read_merges(gguf, &vocab)?;
+                let whole_pieces = pre.whole_pieces.then(|| whole_pieces(&vocab));
+                let bpe = Bpe { merges, alphabet: byte_alphabet(&vocab), unknown: roles.unknown, whole_pieces };
+                (bpe, pre.splits, Decoder::ByteLevel, pre.adds_bos)
+            }
+            "llama" => {
+                let prefix = gguf.add_space_prefix.unwrap_or(true);
+                if prefix {
+                    normalizers.push(Normalizer::Prepend(" ".into()));
+                }
+                normalizers.push(Normalizer::Replace { from: " ".into(), to: SPACE.into() });
+                let bytes = vocab.iter().any(|(_, _, kind)| kind == TokenKind::Byte);
+                let bpe = Bpe {
+                    merges: merges_from_scores(gguf, &vocab)?,
+                    alphabet: char_alphabet(&vocab, bytes, false)?,
+                    unknown: roles.unknown,
+                    whole_pieces: None,
+                };
+                (bpe, Vec::new(), Decoder::Spaces { strip_first: prefix }, true)
+            }
+            other => {
+                return Err(Error::Tokenizer(format!(
+                    "tokenizer.ggml.model is {other:?}; supported are \"gpt2\" (byte-level BPE) and \"llama\" (SentencePiece)"
+                )));
+            }
+        };
+        let around = |wanted: bool, id: Option<u32>| id.filter(|_| wanted).into_iter().collect();
+        Ok(Self {
+            prefix: around(gguf.add_bos.unwrap_or(adds_bos), roles.bos),
+            suffix: around(gguf.add_eos.unwrap_or(false), roles.eos),
+            specials: Specials::new(added_of(&vocab))?,
+            vocab,
+            normalizers,
+            splits,
+            bpe,
+            decoder,
+            roles,
+            chat_template: gguf.chat_template.clone(),
+        })
+    }
+
+    /// This tokenizer as GGUF metadata.
+    ///
+    /// # Errors
+    /// What GGUF cannot say: a pre-tokenizer without a name there.
+    pub fn to_gguf(&self) -> Result<GgufVocab> {
+        let byte_level = self.decoder == Decoder::ByteLevel;
+        let mut tokens = Vec::with_capacity(self.vocab.len());
+        let mut token_types = Vec::with_capacity(self.vocab.len());
+        for (id, text, kind) in self.vocab.iter() {
+            // Every text is a key in other programs: holes need texts of their own.
+            let hole = kind == TokenKind::Unused && text.is_empty();
+            tokens.push(if hole { format!("[PAD{id}]") } else { text.to_string() });
+            token_types
+                .push(if !byte_level && super::parse_byte(text).is_some() { TokenKind::Byte } else { kind } as i32);
+        }
+        let pre = if byte_level {
+            let unsupported = || {
+                Error::Tokenizer("the pre-tokenizer of this tokenizer has no name in GGUF (tokenizer.ggml.pre)".into())
+            };
+            name_of(&self.splits, self.bpe.whole_pieces.is_some()).ok_or_else(unsupported)?
+        } else {
+            if !self.splits.is_empty() && !self.splits_are_spaces() {
+                return Err(Error::Tokenizer("a SentencePiece tokenizer with a pre-tokenizer has no GGUF form".into()));
+            }
+            "default"
+        };
+        let strip_first = self.decoder == Decoder::Spaces { strip_first: true };
+        let eos = self.roles.eos;
+        Ok(GgufVocab {
+            model: if byte_level { "gpt2" } else { "llama" }.into(),
+            pre: pre.into(),
+            scores: (!byte_level).then(|| self.scores()),
+            merges: byte_level.then(|| self.merges_by_rank().iter().map(|(l, r)| format!("{l} {r}")).collect()),
+            tokens,
+            token_types: Some(token_types),
+            bos: self.roles.bos,
+            eos,
+            eot: self.roles.ends.iter().copied().find(|id| Some(*id) != eos),
+            eom: None,
+            unk: self.roles.unknown,
+            pad: self.roles.padding,
+            add_bos: Some(self.adds_bos()),
+            add_eos: Some(!self.suffix.is_empty()),
+            add_space_prefix: (!byte_level).then_some(strip_first),
+            chat_template: self.chat_template.clone(),
+        })
+    }
+
+    /// Whether the only split is Gemma's: at spaces, which the normalizer has already replaced.
+    fn splits_are_spaces(&self) -> bool {
+        self.splits.iter().all(|split| split.pattern == super::split::Pattern::Literal(" ".into()))
+    }
+
+    /// Scores that order merges as the ranks do. Tokens that no merge builds get the lowest.
+    fn scores(&self) -> Vec<f32> {
+        let mut best = vec![None; self.vocab.len()];
+        for merge in self.bpe.merges.values() {
+            let slot: &mut Option<u32> = &mut best[merge.id as usize];
+            *slot = Some(slot.map_or(merge.rank, |rank| rank.min(merge.rank)));
+        }
+        // Ranks renumbered without gaps, so that they stay exact in f32.
+        let mut ranks: Vec<u32> = best.iter().flatten().copied().collect();
+        ranks.sort_unstable();
+        ranks.dedup();
+        let score = |rank: &u32| -(ranks.partition_point(|other| other < rank) as f32);
+        best.iter().map(|rank| rank.as_ref().map_or(-(ranks.len() as f32), score)).collect()
+    }
+
+    /// The merges as pairs of texts, best first.
+    pub(super) fn merges_by_rank(&self) -> Vec<(&str, &str)> {
+        let mut merges: Vec<_> = self.bpe.merges.iter().collect();
+        merges.sort_unstable_by_key(|((left, right), merge)| (merge.rank, *left, *right));
+        let text = |id: u32| self.vocab.text(id).unwrap_or_default();
+        merges.into_iter().map(|((left, right), _)| (text(*left), text(*right))).collect()
+    }
+}
+
+fn read_vocab(gguf: &GgufVocab) -> Result<Vocab> {
+    let count = gguf.tokens.len();
+    let same_length = |key: &str, length: Option<usize>| match length {
+        Some(length) if length != count => {
+            Err(Error::Tokenizer(format!("tokenizer.ggml.{key} has {length} entries, but there are {count} tokens")))
+        }
+        _ => Ok(()),
+    };
+    same_length("scores", gguf.scores.as_ref().map(Vec::len))?;
+    same_length("token_type", gguf.token_types.as_ref().map(Vec::len))?;
+    let mut vocab = Vocab::with_capacity(count.min(super::MAX_TOKENS));
+    for (id, text) in gguf.tokens.iter().enumerate() {
+        let number = gguf.token_types.as_ref().and_then(|types| types.get(id)).copied().unwrap_or(1);
+        let mut kind = TokenKind::from_gguf(number).ok_or_else(|| {
+            Error::Tokenizer(format!("tokenizer.ggml.token_type of token {id} is {number}; known are 1 to 6"))
+        })?;
+        if matches!(kind, TokenKind::Normal | TokenKind::UserDefined) && looks_like_control(text) {
+            kind = TokenKind::Control;
+        }
+        vocab.push(text, kind)?;
+    }
+    Ok(vocab)
+}
+
+fn read_merges(gguf: &GgufVocab, vocab: &Vocab) -> Result<Merges> {
+    let merges = gguf.merges.as_deref().ok_or_else(|| Error::Tokenizer("tokenizer.ggml.merges is missing".into()))?;
+    let pairs = merges.iter().enumerate().map(|(at, merge)| {
+        // A token may itself be written with a space, but not begin with one.
+        let cut = merge.char_indices().skip(1).find(|(_, c)| *c == ' ').map(|(cut, _)| cut);
+        let pair = cut.map(|cut| (&merge[..cut], &merge[cut + 1..])).filter(|(_, right)| !right.is_empty());
+        pair.ok_or_else(|| Error::Tokenizer(format!("tokenizer.ggml.merges[{at}] is not two tokens and a space")))
+    });
+    merges_from_pairs(vocab, pairs)
+}
+
+/// Ranks from scores: equal scores get equal ranks, so that among them the leftmost pair goes first.
+fn merges_from_scores(gguf: &GgufVocab, vocab: &Vocab) -> Result<Merges> {
+    let scores = gguf.scores.as_deref().ok_or_else(|| Error::Tokenizer("tokenizer.ggml.scores is missing".into()))?;
+    if let Some(at) = scores.iter().position(|score| score.is_nan()) {
+        return Err(Error::Tokenizer(format!("tokenizer.ggml.scores[{at}] is not a number")));
+    }
+    let mut descending: Vec<f32> = scores.iter().map(|score| score + 0.0).collect();
+    descending.sort_unstable_by(|a, b| b.total_cmp(a));
+    descending.dedup();
+    merges_from_ranks(vocab, |id| {
+        let score = scores[id as usize] + 0.0;
+        (vocab.kind(id) == Some(TokenKind::Normal)).then(|| descending.partition_point(|other| *other > score) as u32)
+    })
+}
+
+/// Every ordinary token by the bytes it stands for.
+pub(super) fn whole_pieces(vocab: &Vocab) -> HashMap<Box<[u8]>, u32> {
+    let mut whole = HashMap::with_capacity(vocab.len());
+    for (id, text, kind) in vocab.iter() {
+        let bytes: Option<Box<[u8]>> = text.chars().map(super::char_to_byte).collect();
+        if let (TokenKind::Normal, Some(bytes)) = (kind, bytes) {
+            whole.entry(bytes).or_insert(id);
+        }
+    }
+    whole
+}

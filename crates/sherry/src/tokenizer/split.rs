@@ -1,0 +1,375 @@
+//! Cutting text into the pieces that byte-pair encoding works on.
+//!
+//! Patterns run on finite automata (`regex-automata`): no backtracking, so no pattern in a tokenizer file can make it
+//! blow up and none gives up half way. The one look-ahead that real tokenizers use, `\s+(?!\S)|\s+` at the end of the
+//! pattern, is done by hand: a run of white space that something follows leaves its last character to what follows.
+
+use std::ops::Range;
+
+use regex_automata::meta::Regex;
+use regex_automata::{Input, PatternID};
+
+use crate::{Error, Result};
+
+/// Size limit of one compiled pattern.
+const MAX_AUTOMATON_BYTES: usize = 8 << 20;
+/// Longest pattern text.
+const MAX_PATTERN_BYTES: usize = 16 << 10;
+
+/// GPT-2's pattern.
+pub(super) const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+/// LLaMA-3's pattern.
+const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// Qwen-2's pattern: LLaMA-3's with single digits.
+const QWEN2: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// The last of DeepSeek-V3's three patterns.
+const DEEPSEEK3: &str = concat!(
+    r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*"##,
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+);
+/// Each digit alone.
+pub(super) const DIGIT: &str = r"\p{N}";
+/// Runs of digits.
+pub(super) const DIGITS: &str = r"\p{N}+";
+
+/// What becomes of the text a pattern matched (Hugging Face's `SplitDelimiterBehavior`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Behavior {
+    Isolated,
+    Removed,
+    MergedWithPrevious,
+    MergedWithNext,
+    Contiguous,
+}
+
+impl Behavior {
+    pub const NAMES: [(&'static str, Self); 5] = [
+        ("Isolated", Self::Isolated),
+        ("Removed", Self::Removed),
+        ("MergedWithPrevious", Self::MergedWithPrevious),
+        ("MergedWithNext", Self::MergedWithNext),
+        ("Contiguous", Self::Contiguous),
+    ];
+
+    pub fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(_, behavior)| *behavior == self).map_or("", |(name, _)| name)
+    }
+}
+
+/// The pattern of a [`Split`], as written in the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Pattern {
+    Regex(String),
+    Literal(String),
+}
+
+/// One pass that cuts pieces into smaller ones.
+pub(super) struct Split {
+    pub pattern: Pattern,
+    pub behavior: Behavior,
+    pub invert: bool,
+    automaton: Automaton,
+}
+
+enum Automaton {
+    Literal,
+    Regex { regex: Regex, space_run: Option<PatternID> },
+}
+
+/// The end of a pattern that asks for the look-ahead.
+const SPACE_RUN: &str = r"\s+(?!\S)|\s+";
+
+impl Split {
+    /// Cuts around every match of `pattern`, keeping the matches.
+    pub fn isolated(pattern: &str) -> Result<Self> {
+        Self::new(Pattern::Regex(pattern.into()), Behavior::Isolated, false)
+    }
+
+    pub fn new(pattern: Pattern, behavior: Behavior, invert: bool) -> Result<Self> {
+        let pattern = match pattern {
+            // Files write line ends in classes both raw and escaped.
+            Pattern::Regex(text) => Pattern::Regex(text.replace('\r', r"\r").replace('\n', r"\n")),
+            literal => literal,
+        };
+        let automaton = match &pattern {
+            Pattern::Literal(_) => Automaton::Literal,
+            Pattern::Regex(text) => compile(text)?,
+        };
+        Ok(Self { pattern, behavior, invert, automaton })
+    }
+
+    /// Appends the parts of `piece` (a range of `text`) to `out`.
+    fn apply(&self, text: &str, piece: Range<usize>, out: &mut Vec<Range<usize>>) -> Result<()> {
+        let (base, piece) = (piece.start, &text[piece]);
+        let mut parts: Vec<(Range<usize>, bool)> = Vec::new();
+        let mut done = 0;
+        self.each_match(piece, |found| {
+            if found.start > done {
+                parts.push((done..found.start, self.invert));
+            }
+            done = found.end;
+            parts.push((found, !self.invert));
+        })?;
+        if done < piece.len() {
+            parts.push((done..piece.len(), self.invert));
+        }
+        let shifted = |part: &Range<usize>| part.start + base..part.end + base;
+        // `started`: the last of `out` is a part of this piece and may grow.
+        let (mut started, mut after_match) = (false, false);
+        match self.behavior {
+            Behavior::Isolated => out.extend(parts.iter().map(|(part, _)| shifted(part))),
+            Behavior::Removed => {
+                out.extend(parts.iter().filter(|(_, matched)| !matched).map(|(part, _)| shifted(part)));
+            }
+            Behavior::MergedWithPrevious => {
+                for (part, matched) in &parts {
+                    match out.last_mut() {
+                        Some(last) if started && *matched && !after_match => {
+                            last.end = part.end + base;
+                        }
+                        _ => out.push(shifted(part)),
+                    }
+                    (started, after_match) = (true, *matched);
+                }
+            }
+            Behavior::MergedWithNext => {
+                let mut reversed: Vec<Range<usize>> = Vec::new();
+                for (part, matched) in parts.iter().rev() {
+                    match reversed.last_mut() {
+                        Some(last) if *matched && !after_match => last.start = part.start + base,
+                        _ => reversed.push(shifted(part)),
+                    }
+                    after_match = *matched;
+                }
+                out.extend(reversed.into_iter().rev());
+            }
+            Behavior::Contiguous => {
+                for (part, matched) in &parts {
+                    match out.last_mut() {
+                        Some(last) if started && *matched == after_match => {
+                            last.end = part.end + base;
+                        }
+                        _ => out.push(shifted(part)),
+                    }
+                    (started, after_match) = (true, *matched);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Calls `found` with every non-empty match in `piece`, left to right.
+    fn each_match(&self, piece: &str, mut found: impl FnMut(Range<usize>)) -> Result<()> {
+        let (regex, space_run) = match (&self.automaton, &self.pattern) {
+            (Automaton::Regex { regex, space_run }, _) => (regex, space_run),
+            (Automaton::Literal, Pattern::Literal(text) | Pattern::Regex(text)) => {
+                for (at, hit) in piece.match_indices(text.as_str()) {
+                    found(at..at + hit.len());
+                }
+                return Ok(());
+            }
+        };
+        let mut at = 0;
+        while at < piece.len() {
+            let Some(hit) = regex.search(&Input::new(piece).range(at..)) else { break };
+            let (start, mut end) = (hit.start(), hit.end());
+            if Some(hit.pattern()) == *space_run && end < piece.len() {
+                // Something follows the run (it is as long as can be): its last character goes with that.
+                let last = piece[start..end].chars().next_back().map_or(0, char::len_utf8);
+                if end - last > start {
+                    end -= last;
+                }
+            }
+            if end > start {
+                found(start..end);
+                at = end;
+            } else {
+                at = end + piece[end..].chars().next().map_or(1, char::len_utf8);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn compile(pattern: &str) -> Result<Automaton> {
+    let shown = || pattern.chars().take(120).collect::<String>();
+    if pattern.len() > MAX_PATTERN_BYTES {
+        return Err(Error::Tokenizer(format!(
+            "a pre-tokenizer pattern has {} bytes, more than {MAX_PATTERN_BYTES}",
+            pattern.len()
+        )));
+    }
+    let head = pattern.strip_suffix(SPACE_RUN).and_then(|head| head.strip_suffix('|'));
+    let patterns = head.map_or(vec![pattern], |head| vec![head, r"\s+"]);
+    let config = Regex::config()
+        .nfa_size_limit(Some(MAX_AUTOMATON_BYTES))
+        .onepass(false)
+        .hybrid_cache_capacity(MAX_AUTOMATON_BYTES);
+    let regex = Regex::builder().configure(config).build_many(&patterns).map_err(|err| {
+        let reason = err.syntax_error().map_or_else(
+            || err.to_string(),
+            |syntax| syntax.to_string().lines().last().unwrap_or_default().to_string(),
+        );
+        Error::Tokenizer(format!(
+            "pre-tokenizer pattern {:?}: {reason} (look-around is supported only as a final `{SPACE_RUN}`)",
+            shown()
+        ))
+    })?;
+    Ok(Automaton::Regex { regex, space_run: head.map(|_| PatternID::must(1)) })
+}
+
+/// All passes, applied one after the other to the whole text: the pieces.
+pub(super) fn split_all(splits: &[Split], text: &str) -> Result<Vec<Range<usize>>> {
+    let mut pieces = vec![0..text.len()];
+    let mut next = Vec::new();
+    for split in splits {
+        next.clear();
+        for piece in &pieces {
+            split.apply(text, piece.clone(), &mut next)?;
+        }
+        std::mem::swap(&mut pieces, &mut next);
+    }
+    pieces.retain(|piece| !piece.is_empty());
+    Ok(pieces)
+}
+
+/// A pre-tokenizer that GGUF files know by name (`tokenizer.ggml.pre`), after llama.cpp's table.
+struct Named {
+    name: &'static str,
+    patterns: &'static [&'static str],
+    /// Pieces that are a token are not split further.
+    whole_pieces: bool,
+    /// Text begins with the begin-of-text token unless the file says otherwise.
+    adds_bos: bool,
+}
+
+const fn named(name: &'static str, patterns: &'static [&'static str]) -> Named {
+    Named { name, patterns, whole_pieces: false, adds_bos: false }
+}
+
+const fn llama3(name: &'static str) -> Named {
+    Named { name, patterns: &[LLAMA3], whole_pieces: true, adds_bos: true }
+}
+
+const DEEPSEEK3_ALL: &[&str] = &[r"\p{N}{1,3}", r"[一-龥぀-ゟ゠-ヿ]+", DEEPSEEK3];
+const SINGLE_DIGITS_GPT2: &[&str] = &[DIGIT, GPT2];
+
+/// Of several names for one thing the first is the one written.
+const KNOWN: &[Named] = &[
+    llama3("llama-bpe"),
+    llama3("llama3"),
+    llama3("llama-v3"),
+    llama3("falcon3"),
+    named("qwen2", &[QWEN2]),
+    named("deepseek-r1-qwen", &[QWEN2]),
+    named("hunyuan", &[QWEN2]),
+    named("hunyuan-dense", DEEPSEEK3_ALL),
+    named("deepseek-v3", DEEPSEEK3_ALL),
+    named("smollm", SINGLE_DIGITS_GPT2),
+    named("starcoder", SINGLE_DIGITS_GPT2),
+    named("refact", SINGLE_DIGITS_GPT2),
+    named("command-r", SINGLE_DIGITS_GPT2),
+    named("gpt-2", &[GPT2]),
+    named("phi-2", &[GPT2]),
+    named("olmo", &[GPT2]),
+    named("dbrx", &[LLAMA3]),
+    named("default", &[r"[\p{P}\$\+<=>\^~\|]+", GPT2, DIGITS, r"[0-9][0-9][0-9]"]),
+];
+
+/// What a name in `tokenizer.ggml.pre` stands for.
+pub(super) struct PreTokenizer {
+    pub splits: Vec<Split>,
+    pub whole_pieces: bool,
+    pub adds_bos: bool,
+}
+
+/// The pre-tokenizer of that name; an empty name is `default`, as for files from before the key existed.
+pub(super) fn by_name(name: &str) -> Result<PreTokenizer> {
+    let wanted = if name.is_empty() { "default" } else { name };
+    let Some(known) = KNOWN.iter().find(|known| known.name == wanted) else {
+        let names: Vec<&str> = KNOWN.iter().map(|known| known.name).collect();
+        return Err(Error::Tokenizer(format!(
+            "unknown pre-tokenizer {name:?} (tokenizer.ggml.pre); known are {}",
+            names.join(", ")
+        )));
+    };
+    Ok(PreTokenizer {
+        splits: known.patterns.iter().map(|pattern| Split::isolated(pattern)).collect::<Result<_>>()?,
+        whole_pieces: known.whole_pieces,
+        adds_bos: known.adds_bos,
+    })
+}
+
+/// The GGUF name of these passes, if they have one.
+pub(super) fn name_of(splits: &[Split], whole_pieces: bool) -> Option<&'static str> {
+    let same = |known: &&Named| {
+        known.whole_pieces == whole_pieces
+            && known.patterns.len() == splits.len()
+            && known.patterns.iter().zip(splits).all(|(pattern, split)| {
+                // Keeping the matches and dropping the (empty) rest, or the inverse, is the same cut.
+                matches!(&split.pattern, Pattern::Regex(text) if text == pattern)
+                    && ((split.behavior == Behavior::Isolated) || (split.behavior == Behavior::Removed && split.invert))
+            })
+    };
+    KNOWN.iter().find(same).map(|known| known.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pieces<'t>(name: &str, text: &'t str) -> Vec<&'t str> {
+        split_all(&by_name(name).unwrap().splits, text).unwrap().into_iter().map(|range| &text[range]).collect()
+    }
+
+    #[test]
+    fn known_patterns_cut_as_documented() {
+        assert_eq!(
+            pieces("gpt-2", "Hi  you're 123!\n\n x "),
+            ["Hi", " ", " you", "'re", " 123", "!", "\n\n", " x", " "]
+        );
+        assert_eq!(pieces("smollm", "in 2024"), ["in", " ", "2", "0", "2", "4"]);
+        assert_eq!(pieces("llama-bpe", "it'S 12345\r\n  \n  x"), ["it", "'S", " ", "123", "45", "\r\n  \n", " ", " x"]);
+        assert_eq!(pieces("qwen2", "a12 \n"), ["a", "1", "2", " \n"]);
+        assert_eq!(pieces("hunyuan-dense", "漢字kana 1234,b"), ["漢字", "kana", " ", "123", "4", ",b"]);
+        assert_eq!(pieces("default", "a, b12345"), ["a", ",", " b", "123", "45"]);
+        assert_eq!(pieces("gpt-2", ""), [""; 0]);
+    }
+
+    #[test]
+    fn unknown_names_and_look_around_are_refused() {
+        assert!(by_name("klingon").err().unwrap().to_string().contains("llama-bpe"));
+        for pattern in [r"(?=a)b", r"(?<!x)y", r"\s+(?!\S)", r"(a)\1", "(", r"(?:\p{L}{1000}){1000}"] {
+            assert!(Split::isolated(pattern).is_err(), "{pattern}");
+        }
+        assert!(Split::isolated(&"a".repeat(1 << 20)).is_err());
+    }
+
+    #[test]
+    fn patterns_famous_for_backtracking_are_linear() {
+        let text = format!("{}!", "a".repeat(100_000));
+        for pattern in [r"(a+)+$", r"(a|aa)+$", r"(?:a*)*b", r"(x+x+)+y"] {
+            let split = Split::isolated(pattern).unwrap();
+            let parts = split_all(&[split], &text).unwrap();
+            assert_eq!(parts.first().unwrap().start, 0);
+            assert_eq!(parts.last().unwrap().end, text.len());
+        }
+    }
+
+    #[test]
+    fn behaviours_follow_hugging_face() {
+        let cut = |behavior, invert| {
+            let split = Split::new(Pattern::Literal("-".into()), behavior, invert).unwrap();
+            let text = "the-final--countdown";
+            split_all(&[split], text).unwrap().into_iter().map(|range| &text[range]).collect::<Vec<_>>()
+        };
+        // The examples of the tokenizers documentation.
+        assert_eq!(cut(Behavior::Removed, false), ["the", "final", "countdown"]);
+        assert_eq!(cut(Behavior::Isolated, false), ["the", "-", "final", "-", "-", "countdown"]);
+        assert_eq!(cut(Behavior::MergedWithPrevious, false), ["the-", "final-", "-", "countdown"]);
+        assert_eq!(cut(Behavior::MergedWithNext, false), ["the", "-final", "-", "-countdown"]);
+        assert_eq!(cut(Behavior::Contiguous, false), ["the", "-", "final", "--", "countdown"]);
+        assert_eq!(cut(Behavior::Removed, true), ["-", "-", "-"]);
+    }
+}

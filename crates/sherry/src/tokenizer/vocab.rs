@@ -1,0 +1,168 @@
+//! The tokens of a model: text, kind and id of each.
+
+use std::collections::HashMap;
+
+use crate::{Error, Result};
+
+/// Most tokens a vocabulary may have; real ones end near 2^18.
+pub const MAX_TOKENS: usize = 1 << 24;
+/// Longest text of one token, in bytes.
+pub const MAX_TOKEN_BYTES: usize = 16 << 20;
+
+/// What a token stands for. The numbers are GGUF's `tokenizer.ggml.token_type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenKind {
+    /// Ordinary text.
+    Normal = 1,
+    /// Stands for text the vocabulary cannot express.
+    Unknown = 2,
+    /// Steers the model (begin of text, end of turn); never produced from plain text.
+    Control = 3,
+    /// Text added after training, matched as a whole before anything else.
+    UserDefined = 4,
+    /// A hole: the id exists, the text means nothing.
+    Unused = 5,
+    /// One raw byte, written `<0x41>`.
+    Byte = 6,
+}
+
+impl TokenKind {
+    /// The kind with GGUF's number `n`.
+    pub fn from_gguf(n: i32) -> Option<Self> {
+        [Self::Normal, Self::Unknown, Self::Control, Self::UserDefined, Self::Unused, Self::Byte]
+            .into_iter()
+            .find(|kind| *kind as i32 == n)
+    }
+}
+
+/// Texts and kinds by id, ids by text. Texts lie in one arena.
+pub(super) struct Vocab {
+    arena: String,
+    ends: Vec<u32>,
+    kinds: Vec<TokenKind>,
+    ids: HashMap<Box<str>, u32>,
+}
+
+impl Vocab {
+    pub fn with_capacity(tokens: usize) -> Self {
+        Self {
+            arena: String::new(),
+            ends: Vec::with_capacity(tokens),
+            kinds: Vec::with_capacity(tokens),
+            ids: HashMap::with_capacity(tokens),
+        }
+    }
+
+    /// Appends the token with the next id. Of two tokens with one text the first is the text's id.
+    pub fn push(&mut self, text: &str, kind: TokenKind) -> Result<u32> {
+        let id = self.len();
+        if id >= MAX_TOKENS {
+            return Err(Error::Tokenizer(format!("more than {MAX_TOKENS} tokens")));
+        }
+        if text.len() > MAX_TOKEN_BYTES {
+            return Err(Error::Tokenizer(format!("token {id} has {} bytes, more than {MAX_TOKEN_BYTES}", text.len())));
+        }
+        let end = u32::try_from(self.arena.len() + text.len())
+            .map_err(|_| Error::Tokenizer("the tokens have more than 4 GiB of text".into()))?;
+        if kind == TokenKind::Byte && parse_byte(text).is_none() {
+            return Err(Error::Tokenizer(format!("byte token {id} is {text:?}; expected <0x00> to <0xFF>")));
+        }
+        self.arena.push_str(text);
+        self.ends.push(end);
+        self.kinds.push(kind);
+        if !text.is_empty() {
+            self.ids.entry(text.into()).or_insert(id as u32);
+        }
+        Ok(id as u32)
+    }
+
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    pub fn text(&self, id: u32) -> Option<&str> {
+        let end = *self.ends.get(id as usize)? as usize;
+        let start = (id as usize).checked_sub(1).map_or(0, |before| self.ends[before] as usize);
+        self.arena.get(start..end)
+    }
+
+    pub fn kind(&self, id: u32) -> Option<TokenKind> {
+        self.kinds.get(id as usize).copied()
+    }
+
+    pub fn id(&self, text: &str) -> Option<u32> {
+        self.ids.get(text).copied()
+    }
+
+    /// The id of an ordinary token: what splitting and merging plain text may produce.
+    pub fn normal_id(&self, text: &str) -> Option<u32> {
+        self.id(text).filter(|id| matches!(self.kind(*id), Some(TokenKind::Normal | TokenKind::UserDefined)))
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &str, TokenKind)> {
+        (0..self.len() as u32).map(|id| (id, self.text(id).unwrap_or_default(), self.kinds[id as usize]))
+    }
+}
+
+/// The byte that a byte token's text names: exactly `<0x`, two hexadecimal digits, `>`.
+pub(super) fn parse_byte(text: &str) -> Option<u8> {
+    let digits = text.strip_prefix("<0x")?.strip_suffix('>')?;
+    if digits.len() != 2 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return None;
+    }
+    u8::from_str_radix(digits, 16).ok()
+}
+
+/// The printable character that stands for `byte` in byte-level vocabularies (GPT-2's table): printable Latin-1
+/// stands for itself, the other 68 bytes follow from U+0100 on.
+pub(super) fn byte_to_char(byte: u8) -> char {
+    let code = u32::from(byte);
+    let shifted = match byte {
+        b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF => code,
+        0..=0x20 => 0x100 + code,
+        0x7F..=0xA0 => 0x100 + 33 + (code - 0x7F),
+        0xAD => 0x100 + 67,
+    };
+    char::from_u32(shifted).unwrap_or('\u{FFFD}')
+}
+
+/// Inverse of [`byte_to_char`].
+pub(super) fn char_to_byte(c: char) -> Option<u8> {
+    let code = c as u32;
+    let byte = match code {
+        0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF => code,
+        0x100..=0x120 => code - 0x100,
+        0x121..=0x142 => code - 0x121 + 0x7F,
+        0x143 => 0xAD,
+        _ => return None,
+    };
+    u8::try_from(byte).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn byte_alphabet_is_a_bijection() {
+        let mut seen = std::collections::HashSet::new();
+        for byte in 0..=255 {
+            assert_eq!(char_to_byte(byte_to_char(byte)), Some(byte));
+            assert!(seen.insert(byte_to_char(byte)));
+        }
+        assert_eq!(byte_to_char(b' '), 'Ġ');
+        assert_eq!(byte_to_char(b'\n'), 'Ċ');
+        assert_eq!(char_to_byte('\u{144}'), None);
+        assert_eq!(char_to_byte(' '), None);
+    }
+
+    #[test]
+    fn byte_tokens_are_parsed_strictly() {
+        assert_eq!(parse_byte("<0x0A>"), Some(10));
+        assert_eq!(parse_byte("<0xff>"), Some(255));
+        for bad in ["<0x-1>", "<0xZZ>", "<0x+1>", "<0x1>", "<0x001>", "<0x>", "0x41", ""] {
+            assert_eq!(parse_byte(bad), None, "{bad}");
+        }
+        assert!(Vocab::with_capacity(1).push("<0x-1>", TokenKind::Byte).is_err());
+    }
+}

@@ -1,0 +1,39 @@
+//! The decoder against logits computed by an independent implementation (tests/python/decoder_golden.py), one tiny random
+//! model per family, from `config.json` to logits.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use sherry::NoProgress;
+use sherry::model::names::Naming;
+use sherry::model::{Decoder, KvCache, KvType, Model, Step, TensorMap, Wanted, Weights, config_hf, synthetic};
+use sherry_kernels::{Engine, Isa, Precision};
+
+#[test]
+fn logits_are_those_of_the_published_formulas() {
+    let text = include_str!("golden/decoder.json");
+    let golden: serde_json::Value = serde_json::from_str(text).unwrap();
+    let seed = golden["seed"].as_u64().unwrap();
+    for case in golden["cases"].as_array().unwrap() {
+        let config = config_hf::parse(Path::new("config.json"), &case["config"]).unwrap();
+        let source = synthetic::source(&config, Naming::HuggingFace, seed);
+        let tensors = TensorMap::new(&source, &config, Naming::HuggingFace, None).unwrap();
+        let weights = Weights::load(&source, &tensors, &config, &NoProgress).unwrap();
+        let numbers = |value: &serde_json::Value| -> Vec<f64> {
+            value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
+        };
+        let tokens: Vec<u32> = numbers(&case["tokens"]).iter().map(|&x| x as u32).collect();
+        let mut cache = KvCache::new(&config, tokens.len(), KvType::F32).unwrap();
+        let model = Arc::new(Model { config, weights });
+        let mut decoder = Decoder::new(model, Engine::new(Isa::best(), 2, Precision::F32));
+        let step = Step { cache: &mut cache, tokens: &tokens, logits: Wanted::All };
+        let logits = decoder.forward(&mut [step]).unwrap();
+        for (position, expected) in case["logits"].as_array().unwrap().iter().enumerate() {
+            for (found, expected) in logits.row(position).iter().zip(numbers(expected)) {
+                let difference = (f64::from(*found) - expected).abs();
+                let architecture = &case["config"]["architectures"][0];
+                assert!(difference < 5e-5, "{architecture} position {position}: {found} instead of {expected}");
+            }
+        }
+    }
+}
