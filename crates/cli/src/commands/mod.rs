@@ -2,7 +2,9 @@
 
 mod completions;
 mod doctor;
+mod export;
 mod pull;
+mod train;
 
 use std::process::ExitCode;
 
@@ -25,6 +27,8 @@ pub struct Context {
 #[derive(Subcommand)]
 pub enum Command {
     Pull(pull::PullArgs),
+    Train(train::TrainArgs),
+    Export(export::ExportArgs),
     Doctor(doctor::DoctorArgs),
     Completions(completions::CompletionsArgs),
     Man(completions::ManArgs),
@@ -34,6 +38,8 @@ pub enum Command {
 pub fn dispatch(command: Command, context: &Context) -> Result<ExitCode> {
     match command {
         Command::Pull(args) => pull::run(&args, context),
+        Command::Train(args) => train::run(&args, context),
+        Command::Export(args) => export::run(&args, context),
         Command::Doctor(args) => doctor::run(&args, context),
         Command::Completions(args) => completions::completions(&args),
         Command::Man(args) => completions::man(&args),

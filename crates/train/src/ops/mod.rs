@@ -8,3 +8,5 @@ pub mod embedding;
 pub mod rmsnorm;
 pub mod rope;
 pub mod swiglu;
+#[cfg(test)]
+mod tests;
