@@ -1,16 +1,26 @@
 //! The safe entry points: shapes are checked once here, then a table of kernels runs.
 
-use crate::matrix::Repr;
-use crate::ternary::{self, TernaryProduct};
+mod attention;
+mod matmul;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Mutex;
+
+use crate::kernels::Kernels;
+use crate::ternary;
 use crate::{Isa, Matrix, Pool};
+
+pub use attention::{AttentionShape, KvHead, KvRows};
 
 /// How activations enter a product with packed weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Precision {
-    /// int8 activations, one scale per token and block of inputs: exact integer dot products, the fast way.
+    /// int8 activations, one scale per token and block of inputs: exact integer dot products, the fast way. Dense
+    /// weights, and block-quantized ones that were not [repacked](Matrix::repacked_on), are multiplied in f32.
     #[default]
     Int8,
-    /// f32 activations against dequantized weights, a block at a time: slow, for comparison with references.
+    /// f32 activations against dequantized weights: slow, for comparison with references.
     F32,
 }
 
@@ -20,7 +30,12 @@ pub struct Engine {
     isa: Isa,
     pool: Pool,
     precision: Precision,
+    kernels: &'static Kernels,
+    /// int8 activations of the current product.
+    inputs: matmul::Inputs,
     ternary: ternary::Scratch,
+    /// Per worker: rows as f32.
+    rows: Vec<Mutex<Vec<f32>>>,
 }
 
 /// One product of a group that shares its input: `y[t, r] = sum_c w[r, c] x[t, c]`.
@@ -32,15 +47,6 @@ pub struct Product<'a> {
     pub y: &'a mut [f32],
 }
 
-/// Keys or values of one kv head: positions x head_dim, contiguous.
-#[derive(Clone, Copy, Debug)]
-pub enum KvRows<'a> {
-    /// f16 bits.
-    F16(&'a [u16]),
-    /// f32.
-    F32(&'a [f32]),
-}
-
 impl Engine {
     /// An engine on `isa` (must be available) with `threads` workers.
     ///
@@ -48,7 +54,17 @@ impl Engine {
     /// When `isa` is not available on this processor; check [`Isa::is_available`] first.
     pub fn new(isa: Isa, threads: usize, precision: Precision) -> Self {
         assert!(isa.is_available(), "{isa} is not available on this processor");
-        Self { isa, pool: Pool::new(threads), precision, ternary: ternary::Scratch::default() }
+        let pool = Pool::new(threads);
+        let rows = (0..pool.threads()).map(|_| Mutex::default()).collect();
+        Self {
+            isa,
+            pool,
+            precision,
+            kernels: Kernels::of(isa),
+            inputs: matmul::Inputs::default(),
+            rows,
+            ternary: ternary::Scratch::default(),
+        }
     }
 
     /// The instruction set in use.
@@ -66,98 +82,106 @@ impl Engine {
         self.precision
     }
 
-    /// Several products of the same input `x` (tokens x cols). The result for a token does not depend on the number of
-    /// tokens, of threads, or on which other products are in the group.
+    /// RMSNorm of every row: `out = x / sqrt(mean(x^2) + eps) * (w + plus)`, `plus` 0 or 1. `x` and `out`: rows x width,
+    /// `w`: width.
     ///
     /// # Panics
     /// When a shape does not fit.
-    pub fn matmul(&mut self, x: &[f32], tokens: usize, products: &mut [Product<'_>]) {
-        let mut ternary = Vec::new();
-        for product in products {
-            let (rows, cols) = (product.w.rows(), product.w.cols());
-            if let Repr::Ternary(w) = &product.w.repr {
-                ternary.push(TernaryProduct { w, y: &mut *product.y });
-                continue;
-            }
-            assert_eq!(x.len(), tokens * cols);
-            assert_eq!(product.y.len(), tokens * rows);
-            let mut row = vec![0.0; cols];
-            for r in 0..rows {
-                product.w.row_f32(r, &mut row);
-                for t in 0..tokens {
-                    product.y[t * rows + r] = row.iter().zip(&x[t * cols..]).map(|(w, x)| w * x).sum();
-                }
-            }
-        }
-        match self.precision {
-            Precision::Int8 => ternary::multiply(self.isa, &self.pool, &mut self.ternary, x, tokens, &mut ternary),
-            Precision::F32 => ternary::multiply_f32(&self.pool, x, tokens, &mut ternary),
-        }
-    }
-
-    /// RMSNorm of one row: `out = x / sqrt(mean(x^2) + eps) * (w + plus)`, `plus` 0 or 1.
     pub fn rms_norm(&self, x: &[f32], w: &[f32], eps: f32, plus: f32, out: &mut [f32]) {
-        let mean = x.iter().map(|x| x * x).sum::<f32>() / x.len() as f32;
-        let scale = 1.0 / (mean + eps).sqrt();
-        for ((o, x), w) in out.iter_mut().zip(x).zip(w) {
-            *o = x * scale * (w + plus);
+        assert_eq!(x.len(), out.len());
+        if w.is_empty() {
+            assert!(x.is_empty());
+            return;
+        }
+        assert!(x.len().is_multiple_of(w.len()), "x is not a whole number of rows");
+        for (x, out) in x.chunks_exact(w.len()).zip(out.chunks_exact_mut(w.len())) {
+            // SAFETY: `new` has checked the instruction set.
+            unsafe { (self.kernels.rms_norm)(x, w, eps, plus, out) };
         }
     }
 
-    /// Attention of one token for one kv head and the `group` query heads that share it, over the positions of `k` and
-    /// `v` (positions x head_dim). `q` and `out`: group x head_dim. Positions are reduced in fixed tiles counted from
-    /// absolute position `first`, so that the result does not depend on how the prompt was cut into chunks.
-    pub fn attend(
-        &self,
-        q: &[f32],
-        k: KvRows<'_>,
-        v: KvRows<'_>,
-        head_dim: usize,
-        first: usize,
-        scale: f32,
-        out: &mut [f32],
-    ) {
-        let _ = first;
-        let at = |rows: KvRows<'_>, i: usize| match rows {
-            KvRows::F16(x) => crate::format::half::f16_to_f32(x[i]),
-            KvRows::F32(x) => x[i],
-        };
-        let positions = match k {
-            KvRows::F16(x) => x.len(),
-            KvRows::F32(x) => x.len(),
-        } / head_dim;
-        for (q, out) in q.chunks_exact(head_dim).zip(out.chunks_exact_mut(head_dim)) {
-            let scores: Vec<f32> = (0..positions)
-                .map(|p| (0..head_dim).map(|i| q[i] * at(k, p * head_dim + i)).sum::<f32>() * scale)
-                .collect();
-            let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let weights: Vec<f32> = scores.iter().map(|s| (s - max).exp()).collect();
-            let total: f32 = weights.iter().sum();
-            for i in 0..head_dim {
-                out[i] = weights.iter().enumerate().map(|(p, w)| w * at(v, p * head_dim + i)).sum::<f32>() / total;
-            }
-        }
-    }
-
-    /// `gate = silu(gate) * up`.
+    /// `gate = silu(gate) * up`, `silu(g) = g / (1 + e^-g)`.
+    ///
+    /// # Panics
+    /// When the lengths differ.
     pub fn silu_mul(&self, gate: &mut [f32], up: &[f32]) {
-        for (g, u) in gate.iter_mut().zip(up) {
-            *g = *g / (1.0 + (-*g).exp()) * u;
-        }
+        assert_eq!(gate.len(), up.len());
+        // SAFETY: `new` has checked the instruction set.
+        unsafe { (self.kernels.silu_mul)(gate, up) };
     }
 
-    /// `gate = gelu_tanh(gate) * up`.
+    /// `gate = gelu(gate) * up`, gelu by its tanh approximation.
+    ///
+    /// # Panics
+    /// When the lengths differ.
     pub fn gelu_mul(&self, gate: &mut [f32], up: &[f32]) {
-        for (g, u) in gate.iter_mut().zip(up) {
-            let inner = 0.797_884_6 * (*g + 0.044_715 * *g * *g * *g);
-            *g = 0.5 * *g * (1.0 + inner.tanh()) * u;
-        }
+        assert_eq!(gate.len(), up.len());
+        // SAFETY: `new` has checked the instruction set.
+        unsafe { (self.kernels.gelu_mul)(gate, up) };
     }
 
     /// `x += y`.
+    ///
+    /// # Panics
+    /// When the lengths differ.
     pub fn add(&self, x: &mut [f32], y: &[f32]) {
-        for (x, y) in x.iter_mut().zip(y) {
-            *x += y;
-        }
+        assert_eq!(x.len(), y.len());
+        // SAFETY: `new` has checked the instruction set.
+        unsafe { (self.kernels.add)(x, y) };
     }
+
+    /// Rotates components `i` and `i + n` of every head by the angle with `cos[i]` and `sin[i]`, `n = cos.len()`, at most
+    /// half of `head_dim`. `x`: the heads of one token, heads x head_dim.
+    ///
+    /// # Panics
+    /// When a shape does not fit.
+    pub fn rope_halves(&self, x: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32]) {
+        check_rope(x, head_dim, cos, sin);
+        // SAFETY: `new` has checked the instruction set.
+        unsafe { (self.kernels.rope_halves)(x, head_dim, cos, sin) };
+    }
+
+    /// Rotates components `2 i` and `2 i + 1` of every head by the angle with `cos[i]` and `sin[i]`; otherwise like
+    /// [`rope_halves`](Self::rope_halves).
+    ///
+    /// # Panics
+    /// When a shape does not fit.
+    pub fn rope_interleaved(&self, x: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32]) {
+        check_rope(x, head_dim, cos, sin);
+        // SAFETY: `new` has checked the instruction set.
+        unsafe { (self.kernels.rope_interleaved)(x, head_dim, cos, sin) };
+    }
+
+    /// f32 to f16 bits, rounded to nearest even (keys and values on their way into a cache).
+    ///
+    /// # Panics
+    /// When the lengths differ.
+    pub fn to_f16(&self, x: &[f32], out: &mut [u16]) {
+        assert_eq!(x.len(), out.len());
+        // SAFETY: `new` has checked the instruction set.
+        unsafe { (self.kernels.to_f16)(x, out) };
+    }
+}
+
+fn check_rope(x: &[f32], head_dim: usize, cos: &[f32], sin: &[f32]) {
+    assert!(head_dim > 0 && x.len().is_multiple_of(head_dim), "x is not a whole number of heads");
+    assert!(cos.len() == sin.len() && 2 * cos.len() <= head_dim, "more rotated pairs than a head has");
+}
+
+/// Where each of `parts` workers starts in `costs.len()` items, so that their costs are about equal; `parts + 1` bounds.
+fn partition(costs: impl Iterator<Item = u64> + Clone, parts: usize) -> Vec<usize> {
+    let total: u64 = costs.clone().sum();
+    let mut bounds = vec![0];
+    let (mut items, mut before) = (0, 0);
+    for cost in costs {
+        // An item belongs to the part in which its middle lies.
+        let middle = before + cost / 2;
+        while bounds.len() < parts && u128::from(middle) * parts as u128 >= u128::from(total) * bounds.len() as u128 {
+            bounds.push(items);
+        }
+        before += cost;
+        items += 1;
+    }
+    bounds.resize(parts + 1, items);
+    bounds
 }

@@ -6,16 +6,20 @@
 mod bytes;
 mod engine;
 pub mod format;
+mod generic;
 mod isa;
+mod kernels;
 mod matrix;
+mod panel;
 mod pool;
 mod scalar;
 mod ternary;
+mod vector;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
 pub use bytes::Bytes;
-pub use engine::{Engine, KvRows, Precision, Product};
+pub use engine::{AttentionShape, Engine, KvHead, KvRows, Precision, Product};
 pub use isa::Isa;
 pub use matrix::{Matrix, MatrixError};
 pub use pool::Pool;

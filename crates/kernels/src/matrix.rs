@@ -1,10 +1,13 @@
 //! A weight matrix in the form the kernels execute.
 
-use crate::format::half::{bf16_to_f32, f16_to_f32};
-use crate::format::{PackedError, PackedLayout, TensorType};
-use crate::ternary::TernaryMatrix;
-use crate::{Bytes, Pool};
 use std::sync::Arc;
+
+use crate::format::ggml::dequantize;
+use crate::format::{PackedError, PackedLayout, TensorType};
+use crate::kernels::Kernels;
+use crate::panel::Panels;
+use crate::ternary::TernaryMatrix;
+use crate::{Bytes, Isa, Pool};
 
 /// A weight matrix, `rows` = out features, `cols` = in features.
 #[derive(Clone, Debug)]
@@ -20,6 +23,8 @@ pub(crate) enum Repr {
     Rows { ty: TensorType, bytes: Bytes },
     /// Packed ternary weights in kernel order.
     Ternary(Arc<TernaryMatrix>),
+    /// Block-quantized weights in kernel order.
+    Panels(Panels),
 }
 
 /// Why bytes cannot become a [`Matrix`].
@@ -66,14 +71,28 @@ impl Matrix {
             return Self::from_stq1_0_on(&Pool::new(1), rows, cols, &bytes);
         }
         let row = ty.row_bytes(cols).ok_or(MatrixError::Columns { ty, cols })?;
-        let expected = row.checked_mul(rows).unwrap_or(usize::MAX);
+        let expected = row.saturating_mul(rows);
         if expected != bytes.len() {
             return Err(MatrixError::Size { expected, found: bytes.len() });
         }
-        if !matches!(ty, TensorType::F32 | TensorType::F16 | TensorType::BF16) {
-            return Err(MatrixError::UnsupportedType(ty)); // block types: to be filled in with format::ggml
+        if !ty.is_dequantizable() {
+            return Err(MatrixError::UnsupportedType(ty));
         }
         Ok(Self { rows, cols, repr: Repr::Rows { ty, bytes } })
+    }
+
+    /// The same matrix in the order of the int8 kernels, for Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, Q3_K, Q4_K, Q5_K
+    /// and Q6_K: a copy of about the same size (IQ4_NL and Q3_K: nearly twice). The rows are not needed afterwards. Any
+    /// other matrix is returned as it is.
+    ///
+    /// A matrix used only for [`row_f32`](Self::row_f32), like an embedding that is not the head as well, is better left
+    /// as rows.
+    pub fn repacked_on(self, pool: &Pool) -> Self {
+        let Repr::Rows { ty, bytes } = &self.repr else { return self };
+        match Panels::new(*ty, self.rows, self.cols, bytes, pool) {
+            Some(panels) => Self { rows: self.rows, cols: self.cols, repr: Repr::Panels(panels) },
+            None => self,
+        }
     }
 
     /// Row-major packed ternary codes (`layout.rows` x `layout.format.row_bytes`) and f16 scales (little-endian bytes),
@@ -119,34 +138,35 @@ impl Matrix {
         match &self.repr {
             Repr::Rows { bytes, .. } => bytes.len(),
             Repr::Ternary(matrix) => matrix.bytes(),
+            Repr::Panels(panels) => panels.bytes().len(),
         }
     }
 
     /// Row `row` as f32 (embedding look-up, oracle). `out` has `cols` values.
+    ///
+    /// # Panics
+    /// When the matrix has no such row, or `out` has another length.
     pub fn row_f32(&self, row: usize, out: &mut [f32]) {
+        self.row_f32_with(Kernels::of(Isa::Scalar), row, out);
+    }
+
+    /// [`row_f32`](Self::row_f32) by the functions of an available instruction set.
+    pub(crate) fn row_f32_with(&self, kernels: &Kernels, row: usize, out: &mut [f32]) {
+        assert!(row < self.rows && out.len() == self.cols);
         match &self.repr {
             Repr::Ternary(matrix) => matrix.row_f32(row, out),
             Repr::Rows { ty, bytes } => {
                 let len = bytes.len() / self.rows;
                 let bytes = &bytes[row * len..(row + 1) * len];
                 match ty {
-                    TensorType::F32 => {
-                        for (o, b) in out.iter_mut().zip(bytes.chunks_exact(4)) {
-                            *o = f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
-                        }
-                    }
-                    TensorType::F16 => {
-                        for (o, b) in out.iter_mut().zip(bytes.chunks_exact(2)) {
-                            *o = f16_to_f32(u16::from_le_bytes([b[0], b[1]]));
-                        }
-                    }
-                    _ => {
-                        for (o, b) in out.iter_mut().zip(bytes.chunks_exact(2)) {
-                            *o = bf16_to_f32(u16::from_le_bytes([b[0], b[1]]));
-                        }
-                    }
+                    // SAFETY: the table belongs to an available instruction set; the row has `cols` values.
+                    TensorType::F16 => unsafe { (kernels.widen_f16)(bytes.as_ptr(), out) },
+                    // SAFETY: as above.
+                    TensorType::BF16 => unsafe { (kernels.widen_bf16)(bytes.as_ptr(), out) },
+                    _ => dequantize(*ty, bytes, out),
                 }
             }
+            Repr::Panels(panels) => panels.row_f32(row, out),
         }
     }
 }

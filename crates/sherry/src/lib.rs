@@ -5,6 +5,7 @@
 pub mod convert;
 mod error;
 pub mod eval;
+pub mod generate;
 pub mod io;
 pub mod model;
 mod progress;

@@ -1,3 +1,12 @@
-//! Kernels in plain Rust: the oracle of the others, and what runs where they cannot.
+//! Plain Rust: the oracle of the other rooms, and what runs where they cannot.
 
 pub(crate) mod ternary;
+pub(crate) mod vector;
+
+use crate::generic::attention::AttendHead;
+use crate::generic::dense::DenseBlock;
+use crate::generic::panel::{InputBlock, PanelBlock};
+use crate::generic::{activation, attention, dense, panel};
+use crate::kernels::{Kernels, kernels};
+
+kernels!(vector::F32x8, vector::I32x8);

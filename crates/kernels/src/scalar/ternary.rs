@@ -26,9 +26,9 @@ fn build_tables(book: &Codebook, acts: &ActBlock, out: &mut [u8]) {
     }
 }
 
-fn gemv_codes(block: RowBlock<'_>, acts: TokenBlocks<'_>, tables: &[u8], out: &mut Rows) {
+fn gemv_codes(blocks: &[RowBlock<'_>], acts: TokenBlocks<'_>, tables: &[u8], out: &mut [&mut Rows]) {
     let chunk_tables = tables.as_chunks::<{ 8 * TABLE_BYTES }>().0;
-    gemv(block, acts, CODE_CHUNK_BYTES, slot_row, out, |chunk, bytes, row| {
+    gemv(blocks, acts, CODE_CHUNK_BYTES, slot_row, out, |chunk, bytes, row| {
         let mut sum = 0;
         for (g, table) in chunk_tables[chunk].as_chunks::<TABLE_BYTES>().0.iter().enumerate() {
             let nibble = bytes[(1 + g / 2) * BLOCK_ROWS + row] >> (4 * (g % 2)) & 15;
@@ -40,9 +40,9 @@ fn gemv_codes(block: RowBlock<'_>, acts: TokenBlocks<'_>, tables: &[u8], out: &m
     });
 }
 
-fn gemv_bits(block: RowBlock<'_>, acts: TokenBlocks<'_>, out: &mut Rows) {
+fn gemv_bits(blocks: &[RowBlock<'_>], acts: TokenBlocks<'_>, out: &mut [&mut Rows]) {
     gemv(
-        block,
+        blocks,
         acts,
         BIT_CHUNK_BYTES,
         |slot| slot,
@@ -66,47 +66,49 @@ fn gemv_bits(block: RowBlock<'_>, acts: TokenBlocks<'_>, out: &mut Rows) {
 /// The frame of both: `dot(chunk, bytes, row)` is the integer dot product of a chunk of `chunk_bytes` for one row,
 /// `slot_row(slot)` the row of a group scale.
 fn gemv(
-    block: RowBlock<'_>,
+    blocks: &[RowBlock<'_>],
     acts: TokenBlocks<'_>,
     chunk_bytes: usize,
     slot_row: impl Fn(usize) -> usize,
-    out: &mut Rows,
+    out: &mut [&mut Rows],
     dot: impl Fn(usize, &[u8], usize) -> i32,
 ) {
-    let mut acc = [0.0f32; BLOCK_ROWS];
-    let mut scales = [1.0f32; BLOCK_ROWS];
-    let mut stream = block.stream;
-    let mut chunk = 0;
-    while chunk < block.chunks {
-        if block.starts_group(chunk) {
-            let (head, rest) = stream.split_at(SCALE_BYTES);
-            for (slot, &bits) in head.as_chunks::<2>().0.iter().enumerate() {
-                scales[slot_row(slot)] = f16_to_f32(u16::from_le_bytes(bits));
+    for (block, out) in blocks.iter().zip(out) {
+        let mut acc = [0.0f32; BLOCK_ROWS];
+        let mut scales = [1.0f32; BLOCK_ROWS];
+        let mut stream = block.stream;
+        let mut chunk = 0;
+        while chunk < block.chunks {
+            if block.starts_group(chunk) {
+                let (head, rest) = stream.split_at(SCALE_BYTES);
+                for (slot, &bits) in head.as_chunks::<2>().0.iter().enumerate() {
+                    scales[slot_row(slot)] = f16_to_f32(u16::from_le_bytes(bits));
+                }
+                stream = rest;
             }
-            stream = rest;
-        }
-        let a_scale = acts.of_chunk(chunk).scale;
-        let mut sums = [0i32; BLOCK_ROWS];
-        let end = (chunk + block.segment_chunks()).min(block.chunks);
-        while chunk < end {
-            let (bytes, rest) = stream.split_at(chunk_bytes);
-            for (row, sum) in sums.iter_mut().enumerate() {
-                *sum += dot(chunk, bytes, row);
+            let a_scale = acts.of_chunk(chunk).scale;
+            let mut sums = [0i32; BLOCK_ROWS];
+            let end = (chunk + block.segment_chunks()).min(block.chunks);
+            while chunk < end {
+                let (bytes, rest) = stream.split_at(chunk_bytes);
+                for (row, sum) in sums.iter_mut().enumerate() {
+                    *sum += dot(chunk, bytes, row);
+                }
+                stream = rest;
+                chunk += 1;
             }
-            stream = rest;
-            chunk += 1;
-        }
-        for ((acc, sum), scale) in acc.iter_mut().zip(sums).zip(scales) {
-            // With row scales the factor is a_scale itself: a product with 1 changes nothing.
-            *acc += sum as f32 * (a_scale * scale);
-        }
-    }
-    match block.row_scales {
-        Some(scales) => {
-            for ((out, acc), scale) in out.iter_mut().zip(acc).zip(scales) {
-                *out = acc * scale;
+            for ((acc, sum), scale) in acc.iter_mut().zip(sums).zip(scales) {
+                // With row scales the factor is a_scale itself: a product with 1 changes nothing.
+                *acc += sum as f32 * (a_scale * scale);
             }
         }
-        None => *out = acc,
+        match block.row_scales {
+            Some(scales) => {
+                for ((out, acc), scale) in out.iter_mut().zip(acc).zip(scales) {
+                    *out = acc * scale;
+                }
+            }
+            None => **out = acc,
+        }
     }
 }

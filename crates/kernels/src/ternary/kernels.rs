@@ -95,10 +95,11 @@ pub(crate) struct TernaryKernels {
     pub(crate) table_bytes: usize,
     /// Writes the tables of the 32 codes of an activation block.
     pub(crate) build_tables: unsafe fn(&Codebook, &ActBlock, &mut [u8]),
-    /// One token by look-up, 5-bit formats: block, activations, tables of all its codes, result.
-    pub(crate) gemv_codes: unsafe fn(RowBlock<'_>, TokenBlocks<'_>, &[u8], &mut Rows),
-    /// One token, 2-bit format.
-    pub(crate) gemv_bits: unsafe fn(RowBlock<'_>, TokenBlocks<'_>, &mut Rows),
+    /// One token by look-up, 5-bit formats: one or two neighbouring blocks of a matrix, activations, tables of all codes,
+    /// results. Two streams of weights use memory better than one, and share the tables.
+    pub(crate) gemv_codes: unsafe fn(&[RowBlock<'_>], TokenBlocks<'_>, &[u8], &mut [&mut Rows]),
+    /// One token, 2-bit format: one or two neighbouring blocks of a matrix, activations, results.
+    pub(crate) gemv_bits: unsafe fn(&[RowBlock<'_>], TokenBlocks<'_>, &mut [&mut Rows]),
     /// Kernels for many tokens, where they pay.
     pub(crate) gemm: Option<GemmKernels>,
 }
@@ -106,7 +107,7 @@ pub(crate) struct TernaryKernels {
 /// Kernels that decode a panel of weights once and multiply it with many tokens.
 #[derive(Debug)]
 pub(crate) struct GemmKernels {
-    /// Fewest tokens from which on they beat look-up tables.
+    /// Fewest tokens from which on they beat look-up tables (measured on Zen 4 with `examples/ternary.rs`).
     pub(crate) min_tokens_codes: usize,
     /// The same for the 2-bit format.
     pub(crate) min_tokens_bits: usize,

@@ -12,7 +12,7 @@ pub(crate) mod matrix;
 pub(crate) mod multiply;
 
 pub(crate) use matrix::TernaryMatrix;
-pub(crate) use multiply::{Scratch, TernaryProduct, multiply, multiply_f32};
+pub(crate) use multiply::{Scratch, TernaryProduct, multiply};
 
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,7 @@
 //! Cuts products with ternary weights into row blocks and tokens, and runs them on the pool.
 
+use std::ops::Range;
+
 use crate::format::TernaryFormat;
 use crate::{Isa, Pool};
 
@@ -79,11 +81,12 @@ pub(crate) fn multiply(
                 let own = output.w.row_blocks();
                 let arrangement = Arrangement::of(output.w.layout());
                 let Some(input) = inputs.iter().find(|i| i.arrangement == arrangement) else { continue };
-                for index in range.start.min(own)..range.end.min(own) {
-                    let gemm = gemm_for(kernels, output.w, tokens);
+                let gemm = gemm_for(kernels, output.w, tokens);
+                let (mut index, end) = (range.start.min(own), range.end.min(own));
+                while index < end {
                     // SAFETY: the processor has `isa`. Each row block index belongs to exactly one worker, so the rows
                     // written are not touched by another thread, and `y` is borrowed for as long as `outputs` lives.
-                    unsafe { multiply_block(kernels, gemm, input, output, index, first, n) };
+                    index += unsafe { multiply_blocks(kernels, gemm, input, output, index..end, first, n) };
                 }
                 range = range.start.saturating_sub(own)..range.end.saturating_sub(own);
             }
@@ -219,27 +222,16 @@ impl<'a> Output<'a> {
         // guarantees that nobody else uses these elements.
         unsafe { std::slice::from_raw_parts_mut(self.y.add(at), n) }
     }
-}
 
-/// One row block for the `n` tokens from `first` on.
-///
-/// # Safety
-/// The processor has the instruction set of `kernels`, and no other thread uses the rows of the block.
-unsafe fn multiply_block(
-    kernels: &TernaryKernels,
-    gemm: Option<&GemmKernels>,
-    input: &Input,
-    output: &Output<'_>,
-    index: usize,
-    first: usize,
-    n: usize,
-) {
-    let block = output.w.block(index);
-    let row = index * BLOCK_ROWS;
-    let rows = BLOCK_ROWS.min(output.w.layout().rows - row);
-    let write = |token: usize, compute: &dyn Fn(&mut Rows)| {
-        // SAFETY: the caller guarantees that no other thread uses these rows; this is the only slice of them.
-        let y = unsafe { output.rows(first + token, row, rows) };
+    /// Lets `compute` write the rows of block `index` for `token`; rows past the last go nowhere.
+    ///
+    /// # Safety
+    /// As for [`rows`](Self::rows).
+    unsafe fn write(&self, token: usize, index: usize, compute: impl FnOnce(&mut Rows)) {
+        let row = index * BLOCK_ROWS;
+        let rows = BLOCK_ROWS.min(self.w.layout().rows - row);
+        // SAFETY: as the caller guarantees.
+        let y = unsafe { self.rows(token, row, rows) };
         match y.as_mut_array() {
             Some(y) => compute(y),
             None => {
@@ -248,34 +240,72 @@ unsafe fn multiply_block(
                 y.copy_from_slice(&padded[..rows]);
             }
         }
-    };
-    match gemm {
-        Some(gemm) => {
-            for tile in (0..n).step_by(PANEL_TOKENS) {
-                // SAFETY: the caller guarantees the instruction set.
-                unsafe { multiply_panels(gemm, &block, input, output.w, n, tile..n.min(tile + PANEL_TOKENS), &write) };
-            }
-        }
-        None => {
-            let book = codebook(output.w.layout().format).is_some();
-            for t in 0..n {
-                let acts = TokenBlocks { blocks: &input.acts[t..], stride: n };
-                write(t, &|y| {
-                    if book {
-                        let tables = &input.tables.bytes()[t * input.token_tables..][..input.token_tables];
-                        // SAFETY: the caller guarantees the instruction set.
-                        unsafe { (kernels.gemv_codes)(block, acts, tables, y) };
-                    } else {
-                        // SAFETY: as above.
-                        unsafe { (kernels.gemv_bits)(block, acts, y) };
-                    }
-                });
-            }
-        }
     }
 }
 
-/// One row block for a range of the `n` tokens by decoded panels.
+/// The first row blocks of `range`, one or two, for the `n` tokens from `first` on; returns how many.
+///
+/// # Safety
+/// The processor has the instruction set of `kernels`, and no other thread uses the rows of the blocks.
+unsafe fn multiply_blocks(
+    kernels: &TernaryKernels,
+    gemm: Option<&GemmKernels>,
+    input: &Input,
+    output: &Output<'_>,
+    range: Range<usize>,
+    first: usize,
+    n: usize,
+) -> usize {
+    let index = range.start;
+    let block = output.w.block(index);
+    if let Some(gemm) = gemm {
+        for tile in (0..n).step_by(PANEL_TOKENS) {
+            let mut acc = [[0.0; BLOCK_ROWS]; PANEL_TOKENS];
+            let tile = tile..n.min(tile + PANEL_TOKENS);
+            let acc = &mut acc[..tile.len()];
+            // SAFETY: the caller guarantees the instruction set.
+            let finish = unsafe { multiply_panels(gemm, &block, input, output.w, n, tile.clone(), acc) };
+            for (t, acc) in tile.zip(acc) {
+                // SAFETY: the caller guarantees the instruction set, and the rows to be its own.
+                unsafe { output.write(first + t, index, |y| finish(acc, block.row_scales, y)) };
+            }
+        }
+        return 1;
+    }
+    // Two whole blocks at a time where there are two.
+    let count = if index + 2 <= range.end && (index + 2) * BLOCK_ROWS <= output.w.layout().rows { 2 } else { 1 };
+    let blocks = [block, output.w.block(index + count - 1)];
+    let blocks = &blocks[..count];
+    let look_up = codebook(output.w.layout().format).is_some();
+    for t in 0..n {
+        let acts = TokenBlocks { blocks: &input.acts[t..], stride: n };
+        let compute = |out: &mut [&mut Rows]| {
+            // SAFETY: the caller guarantees the instruction set.
+            unsafe {
+                if look_up {
+                    let tables = &input.tables.bytes()[t * input.token_tables..][..input.token_tables];
+                    (kernels.gemv_codes)(blocks, acts, tables, out);
+                } else {
+                    (kernels.gemv_bits)(blocks, acts, out);
+                }
+            }
+        };
+        // SAFETY: the caller guarantees the rows to be its own, and the slices are of different blocks.
+        unsafe {
+            if count == 1 {
+                output.write(first + t, index, |y| compute(&mut [y]));
+            } else {
+                output.write(first + t, index, |y| output.write(first + t, index + 1, |z| compute(&mut [y, z])));
+            }
+        }
+    }
+    count
+}
+
+/// The values of one row block for a token.
+type Finish = unsafe fn(&Rows, Option<&Rows>, &mut Rows);
+
+/// Sums of one row block for a range of the `n` tokens, by decoded panels, in slot order; returns what finishes them.
 ///
 /// # Safety
 /// The processor has the instruction set of `gemm`.
@@ -285,17 +315,15 @@ unsafe fn multiply_panels(
     input: &Input,
     w: &TernaryMatrix,
     n: usize,
-    tile: std::ops::Range<usize>,
-    write: &dyn Fn(usize, &dyn Fn(&mut Rows)),
-) {
+    tile: Range<usize>,
+    acc: &mut [Rows],
+) -> Finish {
     #[repr(align(64))]
     struct Panel([u8; 4 * CHUNK_PANEL]);
     /// Decoded bytes of one chunk: 8 codes x 64 rows x 4 weights.
     const CHUNK_PANEL: usize = 8 * BLOCK_ROWS * 4;
 
     let mut panel = Panel([0; 4 * CHUNK_PANEL]);
-    let mut acc = [[0.0; BLOCK_ROWS]; PANEL_TOKENS];
-    let acc = &mut acc[..tile.len()];
     let book = codebook(w.layout().format);
     let chunk_bytes = chunk_bytes(w.layout().format);
     let mut stream = block.stream;
@@ -326,53 +354,5 @@ unsafe fn multiply_panels(
         unsafe { (gemm.segment)(segment, acts, acc) };
         chunk += chunks;
     }
-    let finish = if book.is_some() { gemm.finish_codes } else { gemm.finish_bits };
-    for (t, acc) in tile.zip(acc) {
-        // SAFETY: the caller guarantees the instruction set.
-        write(t, &|y| unsafe { finish(acc, block.row_scales, y) });
-    }
-}
-
-/// All products of one input `x` (tokens x cols) with f32 activations and the weights decoded to f32, one dot product in
-/// one fixed order per value: slow, for comparison.
-///
-/// # Panics
-/// When a shape does not fit.
-pub(crate) fn multiply_f32(pool: &Pool, x: &[f32], tokens: usize, products: &mut [TernaryProduct<'_>]) {
-    let cols = check_shapes(x, tokens, products);
-    for product in products {
-        let output = &Output::new(product.w, product.y);
-        let (rows, threads) = (product.w.layout().rows, pool.threads());
-        pool.run(&|worker| {
-            let mut weights = vec![0.0; cols];
-            for row in rows * worker / threads..rows * (worker + 1) / threads {
-                output.w.row_f32(row, &mut weights);
-                for t in 0..tokens {
-                    // SAFETY: each row belongs to exactly one worker, and this is the only slice of it.
-                    let y = unsafe { output.rows(t, row, 1) };
-                    y[0] = dot_f32(&weights, &x[t * cols..(t + 1) * cols]);
-                }
-            }
-        });
-    }
-}
-
-/// Dot product with sixteen partial sums, added pairwise at the end.
-fn dot_f32(a: &[f32], b: &[f32]) -> f32 {
-    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<16>(), b.as_chunks::<16>());
-    let mut sums = [0.0f32; 16];
-    for (a, b) in a.iter().zip(b) {
-        for i in 0..16 {
-            sums[i] += a[i] * b[i];
-        }
-    }
-    for (i, (a, b)) in a_rest.iter().zip(b_rest).enumerate() {
-        sums[i] += a * b;
-    }
-    for width in [8, 4, 2, 1] {
-        for i in 0..width {
-            sums[i] += sums[i + width];
-        }
-    }
-    sums[0]
+    if book.is_some() { gemm.finish_codes } else { gemm.finish_bits }
 }

@@ -3,9 +3,9 @@
 use crate::format::half::f16_to_f32;
 use crate::format::{PackedLayout, PackedRows, QuadOrder, ScaleGroup, TernaryFormat, stq1_0};
 use crate::matrix::MatrixError;
-use crate::{Isa, Matrix, Pool};
+use crate::{Engine, Isa, Matrix, Pool, Precision, Product};
 
-use super::{Scratch, TernaryMatrix, TernaryProduct, multiply, multiply_f32};
+use super::{Scratch, TernaryMatrix, TernaryProduct, multiply};
 
 /// SplitMix64: enough randomness for test data.
 struct Random(u64);
@@ -310,10 +310,11 @@ fn f32_products_are_close_to_f64() {
     let mut random = Random(9);
     for layout in layouts(70, 300) {
         let packed = random_weights(layout, &mut random);
-        let matrix = in_kernel_order(&packed, &Pool::new(1));
+        let matrix = Matrix::from_packed(layout, &packed.codes, &scale_bytes(&packed)).unwrap();
         let x: Vec<f32> = (0..2 * 300).map(|_| random.unit()).collect();
         let mut y = vec![0.0; 2 * 70];
-        multiply_f32(&Pool::new(2), &x, 2, &mut [TernaryProduct { w: &matrix, y: &mut y }]);
+        let mut engine = Engine::new(Isa::best(), 2, Precision::F32);
+        engine.matmul(&x, 2, &mut [Product { w: &matrix, y: &mut y }]);
         let mut row = vec![0.0; 300];
         for r in 0..70 {
             packed.row_f32(r, &mut row);

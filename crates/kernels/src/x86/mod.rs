@@ -1,4 +1,5 @@
-//! Kernels for x86-64.
+//! x86-64, one room per instruction set.
 
+mod ahead;
 pub(crate) mod avx2;
 pub(crate) mod avx512;

@@ -1,5 +1,34 @@
-//! How well a model predicts text.
+//! Measuring models: benchmarks and perplexity, equal to the reference harness.
+//!
+//! A model is seen only through the three calls of [`Lm`]. Tasks are versioned data ([`tasks`]); [`harness`] runs them
+//! and can continue a killed run from its [`journal`]; [`results`], [`table`] and [`compare`] turn scores
+//! into files and tables.
 
-mod perplexity;
+pub mod compare;
+pub mod data;
+mod decoder_lm;
+pub mod divergence;
+mod encode;
+pub mod harness;
+pub mod journal;
+pub mod lm;
+mod logprob;
+pub mod metrics;
+pub mod perplexity;
+mod python;
+pub mod results;
+pub mod table;
+pub mod tasks;
+pub mod windows;
 
-pub use perplexity::{WindowScores, log_prob, log_probs, score_windows};
+pub use compare::Paired;
+pub use decoder_lm::{DecoderLm, log_probs};
+pub use divergence::{Distributions, Divergence, divergence};
+pub use harness::TaskScores;
+pub use journal::Journal;
+pub use lm::{Lm, Request, Score, WindowScore};
+pub use logprob::log_prob;
+pub use perplexity::{Perplexity, perplexity};
+pub use results::{Evaluation, ModelCard, Outcome, Report, ResultsFile};
+pub use tasks::{Item, Limit, Metric, Task, TaskRun};
+pub use windows::Windows;

@@ -1,82 +1,84 @@
-//! Log-probabilities of given tokens, and perplexity over windows of a text.
+//! Perplexity of a text, with its standard error.
 
-use crate::model::{Decoder, KvCache, KvType, Step, Wanted};
-use crate::{Progress, Result};
+use std::fmt;
 
-/// Tokens per step: enough to read the weights rarely, few enough that their logits stay small (64 rows of a
-/// 128k vocabulary are 33 MB).
-const STEP: usize = 64;
+use super::lm::{Lm, WindowScore};
+use super::windows::Windows;
+use crate::{Error, Progress, Result};
 
-/// Natural log-probability of `token` under `logits`, in f64: `logits[token] - ln(sum(exp(logits)))`.
-///
-/// # Panics
-/// When `token` is not in the vocabulary.
-pub fn log_prob(logits: &[f32], token: u32) -> f64 {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|x| f64::from(x - max).exp()).sum();
-    f64::from(logits[token as usize] - max) - sum.ln()
-}
-
-/// Natural log-probabilities of `tokens[1..]`, each given all tokens before it; empty for fewer than two tokens.
-/// `cache` is emptied first and holds the sequence but for its last token afterwards.
-///
-/// # Errors
-/// As [`Decoder::forward`].
-pub fn log_probs(decoder: &mut Decoder, cache: &mut KvCache, tokens: &[u32]) -> Result<Vec<f64>> {
-    cache.truncate(0);
-    let Some(inputs) = tokens.len().checked_sub(1) else { return Ok(Vec::new()) };
-    let mut scores = Vec::with_capacity(inputs);
-    for chunk in tokens[..inputs].chunks(STEP) {
-        let step = Step { cache, tokens: chunk, logits: Wanted::All };
-        let logits = decoder.forward(&mut [step])?;
-        for i in 0..logits.rows() {
-            scores.push(log_prob(logits.row(i), tokens[scores.len() + 1]));
-        }
-    }
-    Ok(scores)
-}
-
-/// What [`score_windows`] measured.
+/// Sums over the tokens scored so far.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct WindowScores {
-    /// Negative log-likelihood of each window in nats, summed over its scored tokens.
-    pub sums: Vec<f64>,
-    /// Tokens scored in each window.
-    pub scored: Vec<usize>,
+pub struct Perplexity {
+    /// Tokens scored.
+    pub tokens: usize,
+    /// Negative log-likelihood in nats, summed.
+    pub nll: f64,
+    /// Its squares per token, summed.
+    pub nll_squared: f64,
+    /// Negative log-likelihood of each window.
+    pub windows: Vec<f64>,
 }
 
-impl WindowScores {
-    /// Perplexity over all windows: `exp(total nll / total tokens)`; NaN without any.
-    pub fn perplexity(&self) -> f64 {
-        (self.sums.iter().sum::<f64>() / self.scored.iter().sum::<usize>() as f64).exp()
+impl Perplexity {
+    /// Counts the tokens of one window.
+    pub fn push(&mut self, window: &WindowScore) {
+        for logprob in &window.logprobs {
+            self.nll -= logprob;
+            self.nll_squared += logprob * logprob;
+        }
+        self.tokens += window.logprobs.len();
+        self.windows.push(-window.logprobs.iter().sum::<f64>());
+    }
+
+    /// `exp(nll / tokens)`.
+    pub fn value(&self) -> f64 {
+        (self.nll / self.tokens as f64).exp()
+    }
+
+    /// The standard error llama.cpp prints: that of the mean negative log-likelihood over tokens, times the
+    /// perplexity (first-order propagation through the exponential). Tokens are taken as independent.
+    pub fn stderr(&self) -> f64 {
+        let n = self.tokens as f64;
+        let mean = self.nll / n;
+        let variance = (self.nll_squared / n - mean * mean).max(0.0);
+        (variance / (n - 1.0)).sqrt() * self.value()
     }
 }
 
-/// Scores consecutive, non-overlapping windows of `window` tokens, each from an empty cache, tokens 2 to `window` of each
-/// given those before it in the window. A rest shorter than a window is left out.
+impl fmt::Display for Perplexity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PPL = {:.4} +/- {:.5}", self.value(), self.stderr())
+    }
+}
+
+/// Scores `text` in the convention of `windows`; `running` sees the estimate after every window.
 ///
 /// # Errors
-/// As [`Decoder::forward`]; [`crate::Error::Invalid`] for a window of fewer than two tokens.
-pub fn score_windows(
-    decoder: &mut Decoder,
-    tokens: &[u32],
-    window: usize,
+/// As [`Lm::loglikelihood_rolling`]; [`Error::Interrupted`] when the user asked to stop.
+pub fn perplexity(
+    lm: &mut dyn Lm,
+    text: &str,
+    windows: Windows,
     progress: &dyn Progress,
-) -> Result<WindowScores> {
-    if window < 2 {
-        return Err(crate::Error::Invalid(format!("window: must be at least 2 tokens, found {window}")));
-    }
-    let mut cache = KvCache::new(decoder.config(), window, KvType::F32)?;
-    let mut scores = WindowScores::default();
-    progress.start("perplexity", (tokens.len() / window) as u64);
-    for window in tokens.chunks_exact(window) {
-        let log_probs = log_probs(decoder, &mut cache, window)?;
-        scores.sums.push(-log_probs.iter().sum::<f64>());
-        scores.scored.push(log_probs.len());
+    running: &mut dyn FnMut(usize, &Perplexity),
+) -> Result<Perplexity> {
+    let mut sums = Perplexity::default();
+    let mut started = false;
+    let result = lm.loglikelihood_rolling(text, windows, &mut |window| {
+        if !started {
+            progress.start("perplexity", window.windows as u64);
+            started = true;
+        }
+        if window.logprobs.iter().any(|logprob| logprob.is_nan()) {
+            return Err(Error::Invalid(format!("window {}: the model's probabilities are not numbers", window.index)));
+        }
+        sums.push(&window);
+        running(window.index + 1, &sums);
         progress.advance(1);
-    }
+        if progress.is_cancelled() { Err(Error::Interrupted) } else { Ok(()) }
+    });
     progress.finish();
-    Ok(scores)
+    result.map(|()| sums)
 }
 
 #[cfg(test)]
@@ -84,10 +86,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn log_probabilities_of_a_distribution_sum_to_one() {
-        let logits = [1000.0, 998.0, -1e30, f32::NEG_INFINITY];
-        let total: f64 = (0..4).map(|token| log_prob(&logits, token).exp()).sum();
-        assert!((total - 1.0).abs() < 1e-12);
-        assert!((log_prob(&logits, 1) - log_prob(&logits, 0) + 2.0).abs() < 1e-12);
+    fn value_and_error_follow_llama_cpp() {
+        let mut sums = Perplexity::default();
+        let scores = [vec![-1.0, -2.0, -4.0], vec![-0.5, -3.0]];
+        for (index, logprobs) in scores.iter().enumerate() {
+            sums.push(&WindowScore { index, windows: 2, logprobs: logprobs.clone() });
+        }
+        let (n, mean) = (5.0, 10.5 / 5.0);
+        let squares: f64 = [1.0, 4.0, 16.0, 0.25, 9.0].iter().sum();
+        assert!((sums.value() - f64::exp(mean)).abs() < 1e-12);
+        let expected = ((squares / n - mean * mean) / (n - 1.0)).sqrt() * f64::exp(mean);
+        assert!((sums.stderr() - expected).abs() < 1e-12);
+        assert_eq!(sums.windows, [7.0, 3.5]);
+        assert_eq!(sums.to_string(), format!("PPL = {:.4} +/- {:.5}", f64::exp(mean), expected));
     }
 }

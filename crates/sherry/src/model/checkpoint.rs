@@ -7,8 +7,9 @@ use sherry_kernels::format::TensorType;
 
 use super::names::{Naming, Role};
 use super::{ArchConfig, Family, KvCache, KvType, Model, Stored, TensorMap, Weights, config_gguf, config_hf};
+use crate::generate::GenerationConfig;
 use crate::io::gguf::{GgufFile, Metadata};
-use crate::io::json::{self, Fields};
+use crate::io::json;
 use crate::io::native::PackedScheme;
 use crate::io::safetensors::Safetensors;
 use crate::io::{ReadMode, TensorSource};
@@ -22,7 +23,7 @@ pub struct Checkpoint {
     config: ArchConfig,
     tensors: TensorMap,
     container: Container,
-    generation: GenerationDefaults,
+    generation: GenerationConfig,
 }
 
 /// What the model is stored in.
@@ -39,23 +40,6 @@ pub enum Container {
     },
     /// A GGUF file, or all parts of a split one.
     Gguf(GgufFile),
-}
-
-/// What the model's makers recommend for generation, where they do.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct GenerationDefaults {
-    /// Tokens that end an answer.
-    pub eos: Vec<u32>,
-    /// Whether to sample rather than take the likeliest token.
-    pub do_sample: Option<bool>,
-    /// Sampling temperature.
-    pub temperature: Option<f32>,
-    /// Likeliest tokens kept.
-    pub top_k: Option<u32>,
-    /// Probability mass kept.
-    pub top_p: Option<f32>,
-    /// Penalty on tokens already there.
-    pub repetition_penalty: Option<f32>,
 }
 
 /// Memory a model takes to run.
@@ -134,12 +118,12 @@ impl Checkpoint {
         let file = GgufFile::open(path, mode)?;
         let config = config_gguf::parse(file.metadata(), &file)?;
         let tensors = TensorMap::new(&file, &config, Naming::Gguf, None)?;
-        let mut generation = GenerationDefaults::default();
+        let mut generation = GenerationConfig::default();
         for key in ["eos_token_id", "eot_token_id", "eom_token_id"] {
             if let Some(id) = find_id(file.metadata(), key)?
-                && !generation.eos.contains(&id)
+                && !generation.eos_token_ids.contains(&id)
             {
-                generation.eos.push(id);
+                generation.eos_token_ids.push(id);
             }
         }
         Ok(Self { path: path.to_path_buf(), config, tensors, container: Container::Gguf(file), generation })
@@ -182,7 +166,7 @@ impl Checkpoint {
     }
 
     /// Recommendations for generation.
-    pub fn generation(&self) -> &GenerationDefaults {
+    pub fn generation(&self) -> &GenerationConfig {
         &self.generation
     }
 
@@ -275,39 +259,15 @@ impl Checkpoint {
 }
 
 /// `generation_config.json`, with the ids that end a text from `config.json` where it has none.
-fn generation_of_folder(folder: &Path, config_path: &Path, config: &Value) -> Result<GenerationDefaults> {
+fn generation_of_folder(folder: &Path, config_path: &Path, config: &Value) -> Result<GenerationConfig> {
     let path = folder.join("generation_config.json");
-    let mut defaults = GenerationDefaults::default();
-    if path.exists() {
-        let value = json::read(&path)?;
-        let fields = Fields::new(&path, &value)?;
-        let top_k = fields.opt_u64("top_k")?;
-        defaults = GenerationDefaults {
-            eos: ids(&fields, "eos_token_id")?,
-            do_sample: fields.opt_bool("do_sample")?,
-            temperature: fields.opt_f32("temperature")?,
-            top_k: top_k.map(|k| u32::try_from(k).unwrap_or(u32::MAX)),
-            top_p: fields.opt_f32("top_p")?,
-            repetition_penalty: fields.opt_f32("repetition_penalty")?,
-        };
+    let parse = |path: &Path, value: &Value| GenerationConfig::parse(path, value.to_string().as_bytes());
+    let mut generation = if path.exists() { parse(&path, &json::read(&path)?)? } else { GenerationConfig::default() };
+    if generation.eos_token_ids.is_empty() {
+        let ids = config.get("eos_token_id").cloned().unwrap_or(Value::Null);
+        generation.eos_token_ids = parse(config_path, &serde_json::json!({ "eos_token_id": ids }))?.eos_token_ids;
     }
-    if defaults.eos.is_empty() {
-        defaults.eos = ids(&Fields::new(config_path, config)?, "eos_token_id")?;
-    }
-    Ok(defaults)
-}
-
-/// A token id or a list of them.
-fn ids(fields: &Fields<'_>, name: &str) -> Result<Vec<u32>> {
-    let id = |value: &Value| {
-        let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
-        id.ok_or_else(|| fields.error(name, "expected a token id or a list of token ids"))
-    };
-    match fields.value(name) {
-        None => Ok(Vec::new()),
-        Some(Value::Array(list)) => list.iter().map(id).collect(),
-        Some(value) => Ok(vec![id(value)?]),
-    }
+    Ok(generation)
 }
 
 /// The id under `tokenizer.ggml.KEY`.

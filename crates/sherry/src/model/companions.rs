@@ -6,7 +6,7 @@ use std::io;
 use serde_json::{Value as Json, json};
 
 use super::checkpoint::{Checkpoint, Container};
-use super::config_hf;
+use super::{ArchConfig, Family, RopeLayout, RopeScaling, config_hf, rope_factors};
 use crate::io::gguf::{Array, Value};
 use crate::tokenizer::GgufVocab;
 use crate::{Error, Result};
@@ -51,8 +51,8 @@ impl Checkpoint {
             Container::HuggingFace { config, .. } => Ok(config.clone()),
             Container::Gguf(_) => {
                 let what = "its rotary frequencies have no form in config.json";
-                let mut config =
-                    config_hf::write(self.config()).ok_or_else(|| Error::unsupported(self.path(), what))?;
+                let config = in_hf_terms(self.config());
+                let mut config = config_hf::write(&config).ok_or_else(|| Error::unsupported(self.path(), what))?;
                 if let (Json::Object(fields), Ok(tokenizer)) = (&mut config, self.tokenizer()) {
                     let ids = [("bos_token_id", tokenizer.bos()), ("eos_token_id", tokenizer.eos())];
                     for (key, id) in ids.into_iter().filter_map(|(key, id)| Some((key, id?))) {
@@ -91,7 +91,7 @@ impl Checkpoint {
                     return Ok(Vec::new());
                 }
                 let tokenizer = self.tokenizer()?;
-                let eos = &self.generation().eos;
+                let eos = &self.generation().eos_token_ids;
                 Ok(vec![
                     ("tokenizer.json", tokenizer.to_json()?.into_bytes()),
                     ("tokenizer_config.json", tokenizer.to_config_json().into_bytes()),
@@ -115,6 +115,32 @@ impl Checkpoint {
             Container::HuggingFace { .. } => Ok(vocab_entries(self.tokenizer()?.to_gguf()?)),
         }
     }
+}
+
+/// `config` of a GGUF file as it is once its tensors are in safetensors form.
+fn in_hf_terms(config: &ArchConfig) -> ArchConfig {
+    let mut config = config.clone();
+    config.rope.layout = RopeLayout::Halves;
+    config.norm_plus_one = config.family == Family::Gemma3;
+    if let RopeScaling::Factors(factors) = &config.rope.scaling {
+        // GGUF keeps only the result of LLaMA 3's scaling. Its two published parameter sets can be told apart by it.
+        let published = [8.0, 32.0].map(|factor| RopeScaling::Llama3 {
+            factor,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_context: 8192,
+        });
+        let close = |a: &[f32], b: &[f32]| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-3 * b);
+        let matching = published.into_iter().find(|scaling| {
+            let mut candidate = config.clone();
+            candidate.rope.scaling = scaling.clone();
+            rope_factors(&candidate).is_some_and(|computed| close(factors, &computed))
+        });
+        if let Some(scaling) = matching {
+            config.rope.scaling = scaling;
+        }
+    }
+    config
 }
 
 fn vocab_entries(vocab: GgufVocab) -> Vec<(String, Value)> {

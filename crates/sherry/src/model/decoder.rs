@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sherry_kernels::{Engine, Matrix, Product};
+use sherry_kernels::{AttentionShape, Engine, KvHead, Matrix, Product};
 
 use super::rope::{Frequencies, rotate};
 use super::weights::{Layer, Weights};
@@ -226,7 +226,7 @@ impl Decoder {
                 if let Some((weight, QkNorm::BeforeRope)) = norm {
                     norm_heads(engine, config, heads, weight);
                 }
-                rotate(heads, table, config.rope.layout);
+                rotate(engine, heads, table, config.rope.layout);
                 if let Some((weight, QkNorm::AfterRope)) = norm {
                     norm_heads(engine, config, heads, weight);
                 }
@@ -236,25 +236,24 @@ impl Decoder {
         let mut done = 0;
         for step in steps.iter_mut() {
             let part = done * kv_dim..(done + step.tokens.len()) * kv_dim;
-            step.cache.write(index, &k[part.clone()], &v[part]);
+            step.cache.write(&self.engine, index, &k[part.clone()], &v[part]);
             done += step.tokens.len();
         }
 
         let attended = sized(&mut b.attended, tokens * q_dim);
-        let (engine, place, q) = (&self.engine, &b.place, &*q);
-        let steps = &*steps;
-        let group = q_dim / config.kv_heads;
-        // One piece of work per token and kv head: the query heads that share it are contiguous.
-        engine.pool().for_chunks(attended, group, |piece, out| {
-            let (step, position) = place[piece / config.kv_heads];
+        let (place, steps) = (&b.place, &*steps);
+        let shape =
+            AttentionShape { heads: config.heads, kv_heads: config.kv_heads, head_dim, scale: config.attn_scale };
+        let kv = |token: usize, head: usize| {
+            let (step, position) = place[token];
             let first = match config.window {
                 Some(window) if sliding => (position + 1).saturating_sub(window),
                 _ => 0,
             };
-            let [k, v] = steps[step].cache.rows(index, piece % config.kv_heads, first..position + 1);
-            let q = &q[piece * group..(piece + 1) * group];
-            engine.attend(q, k, v, head_dim, first, config.attn_scale, out);
-        });
+            let [k, v] = steps[step].cache.rows(index, head, first..position + 1);
+            KvHead { k, v, first }
+        };
+        self.engine.attention(shape, q, kv, attended);
 
         let delta = sized(&mut b.delta, tokens * config.hidden);
         self.engine.matmul(attended, tokens, &mut [Product { w: &layer.o, y: &mut *delta }]);

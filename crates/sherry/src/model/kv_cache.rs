@@ -1,7 +1,6 @@
 //! Keys and values of the positions a sequence has seen.
 
-use sherry_kernels::KvRows;
-use sherry_kernels::format::half::f32_to_f16;
+use sherry_kernels::{Engine, KvRows};
 
 use super::ArchConfig;
 use crate::{Error, Result};
@@ -110,7 +109,7 @@ impl KvCache {
     }
 
     /// Stores keys and values (tokens x kv_heads x head_dim) of `layer` after the positions held.
-    pub(super) fn write(&mut self, layer: usize, keys: &[f32], values: &[f32]) {
+    pub(super) fn write(&mut self, engine: &Engine, layer: usize, keys: &[f32], values: &[f32]) {
         let (at, d) = (self.len, self.head_dim);
         for (store, rows) in [(&mut self.keys, keys), (&mut self.values, values)] {
             for (t, row) in rows.chunks_exact(self.kv_heads * d).enumerate() {
@@ -118,11 +117,7 @@ impl KvCache {
                     let start = ((layer * self.kv_heads + h) * self.capacity + at + t) * d;
                     match store {
                         Store::F32(to) => to[start..start + d].copy_from_slice(head),
-                        Store::F16(to) => {
-                            for (to, from) in to[start..start + d].iter_mut().zip(head) {
-                                *to = f32_to_f16(*from);
-                            }
-                        }
+                        Store::F16(to) => engine.to_f16(head, &mut to[start..start + d]),
                     }
                 }
             }
@@ -154,6 +149,8 @@ fn zeroed<T: Clone>(zero: T, len: usize) -> Option<Vec<T>> {
 
 #[cfg(test)]
 mod tests {
+    use sherry_kernels::{Isa, Precision};
+
     use super::*;
     use crate::model::{Family, synthetic::tiny};
 
@@ -175,7 +172,8 @@ mod tests {
         let mut cache = KvCache::new(&config, 4, KvType::F32).unwrap();
         let keys: Vec<f32> = (0..3 * heads * d).map(|i| i as f32).collect();
         let values: Vec<f32> = keys.iter().map(|x| -x).collect();
-        cache.write(1, &keys, &values);
+        let engine = Engine::new(Isa::Scalar, 1, Precision::F32);
+        cache.write(&engine, 1, &keys, &values);
         cache.advance(3);
         let [KvRows::F32(k), KvRows::F32(v)] = cache.rows(1, 1, 1..3) else { panic!() };
         for t in 0..2 {

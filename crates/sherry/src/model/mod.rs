@@ -15,7 +15,7 @@ mod tensors;
 mod weights;
 
 pub use crate::io::native::PackedScheme;
-pub use checkpoint::{Checkpoint, Container, GenerationDefaults, MemoryEstimate};
+pub use checkpoint::{Checkpoint, Container, MemoryEstimate};
 pub use config::{Activation, ArchConfig, Family, QkNorm, Rope, RopeLayout, RopeScaling};
 pub use decoder::{Decoder, Logits, Model, Step, Wanted};
 pub use kv_cache::{KvCache, KvType};
@@ -23,5 +23,7 @@ pub use rope::rope_factors;
 pub use tensors::{Stored, TensorMap};
 pub use weights::{Layer, Weights};
 
+#[cfg(test)]
+mod checkpoint_tests;
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,8 @@
 
 use std::f64::consts::TAU;
 
+use sherry_kernels::Engine;
+
 use super::{ArchConfig, RopeLayout, RopeScaling};
 
 /// The angular frequencies of a model: global ones and, where they differ, those of sliding-window layers.
@@ -83,29 +85,18 @@ pub fn rope_factors(config: &ArchConfig) -> Option<Vec<f32>> {
 }
 
 /// Rotates every head of `x` (heads x head_dim) by `table` (cosines, then sines, `head_dim / 2` each).
-pub fn rotate(x: &mut [f32], table: &[f32], layout: RopeLayout) {
-    let half = table.len() / 2;
-    let (cos, sin) = table.split_at(half);
-    for head in x.chunks_exact_mut(2 * half) {
-        match layout {
-            RopeLayout::Halves => {
-                let (a, b) = head.split_at_mut(half);
-                for (((a, b), c), s) in a.iter_mut().zip(b).zip(cos).zip(sin) {
-                    (*a, *b) = (*a * c - *b * s, *b * c + *a * s);
-                }
-            }
-            RopeLayout::Interleaved => {
-                for ((pair, c), s) in head.chunks_exact_mut(2).zip(cos).zip(sin) {
-                    let (a, b) = (pair[0], pair[1]);
-                    (pair[0], pair[1]) = (a * c - b * s, b * c + a * s);
-                }
-            }
-        }
+pub fn rotate(engine: &Engine, x: &mut [f32], table: &[f32], layout: RopeLayout) {
+    let (cos, sin) = table.split_at(table.len() / 2);
+    match layout {
+        RopeLayout::Halves => engine.rope_halves(x, table.len(), cos, sin),
+        RopeLayout::Interleaved => engine.rope_interleaved(x, table.len(), cos, sin),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use sherry_kernels::{Isa, Precision};
+
     use super::*;
     use crate::model::{Family, synthetic::tiny};
 
@@ -118,8 +109,9 @@ mod tests {
         let halves: Vec<f32> = (0..8).map(|i| i as f32 + 0.5).collect();
         let interleaved: Vec<f32> = (0..8).map(|i| halves[i / 2 + (i % 2) * 4]).collect();
         let (mut a, mut b) = (halves, interleaved);
-        rotate(&mut a, &table, RopeLayout::Halves);
-        rotate(&mut b, &table, RopeLayout::Interleaved);
+        let engine = Engine::new(Isa::Scalar, 1, Precision::F32);
+        rotate(&engine, &mut a, &table, RopeLayout::Halves);
+        rotate(&engine, &mut b, &table, RopeLayout::Interleaved);
         for i in 0..8 {
             assert_eq!(b[i], a[i / 2 + (i % 2) * 4]);
         }

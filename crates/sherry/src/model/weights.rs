@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 use sherry_kernels::format::TensorType;
-use sherry_kernels::{Matrix, MatrixError};
+use sherry_kernels::{Matrix, MatrixError, Pool};
 
 use super::ArchConfig;
 use super::names::{Part, Role};
@@ -48,7 +48,7 @@ pub struct Layer {
 }
 
 impl Weights {
-    /// Loads every tensor of `tensors` from `source`: float and block types are used where they lie, packed ternary ones
+    /// Loads every tensor of `tensors` from `source`: floats are used where they lie, block types and packed ternary ones
     /// are repacked into kernel order (in parallel, a tensor at a time per thread) and their file pages released, so that
     /// no second copy stays in memory.
     ///
@@ -146,9 +146,14 @@ impl Loader<'_> {
             Stored::Plain { name, ty } => {
                 let bytes = self.source.data(name)?;
                 let matrix = Matrix::from_rows(*ty, rows, cols, bytes).map_err(|error| self.error(name, error))?;
-                if *ty == TensorType::STQ1_0 {
-                    self.source.release(name); // repacked
+                // An embedding that is not the head as well is only looked up: its rows are best left where they lie.
+                let lookup = role == Role::Embed && !self.config.tied;
+                let float = matches!(ty, TensorType::F32 | TensorType::F16 | TensorType::BF16);
+                if lookup || float {
+                    return Ok(matrix);
                 }
+                let matrix = matrix.repacked_on(&Pool::new(1));
+                self.source.release(name);
                 Ok(matrix)
             }
             Stored::Packed { name, codes, scales, layout } => {

@@ -221,7 +221,8 @@ fn compile(pattern: &str) -> Result<Automaton> {
 
 /// All passes, applied one after the other to the whole text: the pieces.
 pub(super) fn split_all(splits: &[Split], text: &str) -> Result<Vec<Range<usize>>> {
-    let mut pieces = vec![0..text.len()];
+    let whole = 0..text.len();
+    let mut pieces = vec![whole];
     let mut next = Vec::new();
     for split in splits {
         next.clear();

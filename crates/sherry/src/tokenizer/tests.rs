@@ -1,5 +1,9 @@
 //! Against independent references: recorded ids of other implementations, and the Hugging Face crate itself.
 
+#![expect(clippy::print_stderr, reason = "tests say why they skip")]
+#![expect(clippy::single_range_in_vec_init, reason = "lists of ranges are meant")]
+#![expect(clippy::type_complexity, reason = "tables of changes")]
+
 use std::io::Read;
 use std::path::PathBuf;
 

@@ -6,7 +6,7 @@
 use super::{f16_at, f16_bytes, max_abs};
 
 /// The 16 levels of IQ4_NL.
-const IQ4_NL_LEVELS: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+pub(crate) const IQ4_NL_LEVELS: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 /// The nibbles of the 16 bytes from `at` on, in value order.
 fn nibbles(block: &[u8], at: usize) -> [u8; 32] {

@@ -8,23 +8,23 @@ const LARGEST: f32 = 1e9;
 /// Blocks and groups below this magnitude are stored as zeros: an f16 scale could not hold them.
 const SMALLEST: f32 = 1e-15;
 
-/// The integer nearest to `x` clamped to `low..=high` (both below 2^22), halves to even; without a library call, so that
-/// loops over it vectorize on every processor.
+/// The integer nearest to `x` clamped to `low..=high` (both below 2^22), halves to even. Written without library calls so
+/// that loops over it become vector code on every processor.
+#[inline]
 fn nearest(x: f32, low: f32, high: f32) -> f32 {
     const SHIFT: f32 = 12_582_912.0; // 1.5 * 2^23: f32 has no fraction bits there
-    (x.clamp(low, high) + SHIFT) - SHIFT
+    let x = if x > low { x } else { low };
+    let x = if x < high { x } else { high };
+    (x + SHIFT) - SHIFT
 }
 
-/// Sum in a fixed tree, which maps to vector registers of any width.
-fn sum<const N: usize>(mut terms: [f32; N]) -> f32 {
-    let mut len = N / 2;
-    while len > 0 {
-        for i in 0..len {
-            terms[i] += terms[i + len];
-        }
-        len /= 2;
-    }
-    terms[0]
+/// Sums are taken in this many lanes, value `i` in lane `i % 8`, which map to vector registers of any width.
+type Lanes = [f32; 8];
+
+/// Sum of the lanes, in a fixed tree.
+#[inline]
+fn total([a, b, c, d, e, f, g, h]: Lanes) -> f32 {
+    ((a + e) + (c + g)) + ((b + f) + (d + h))
 }
 
 /// Scale `s` of 16 values for quants `-32..=31` that minimises `sum x^2 (x - s q)^2` over a neighbourhood of roundings:
@@ -35,15 +35,24 @@ fn symmetric_scale(values: &[f32; 16]) -> f32 {
         return 0.0;
     }
     // Relative to the largest value, so that no power of any input over- or underflows.
-    let x = values.map(|v| v / largest);
-    let x2 = x.map(|x| x * x);
-    let x3: [f32; 16] = std::array::from_fn(|i| x2[i] * x[i]);
+    let (mut x, mut x2, mut x3) = ([0.0; 16], [0.0; 16], [0.0; 16]);
+    for i in 0..16 {
+        x[i] = values[i] / largest;
+        x2[i] = x[i] * x[i];
+        x3[i] = x2[i] * x[i];
+    }
     let (mut best, mut scale) = (-1.0, 0.0);
     for step in [0, -9, -8, -7, -6, -5, -4, -3, -2, -1, 1, 2, 3, 4, 5, 6, 7, 8, 9] {
         let inverse = -(32.0 + 0.1 * step as f32); // the largest value takes the end of the range that has one more
-        let quants = x.map(|x| nearest(x * inverse, -32.0, 31.0));
-        let dot = sum(std::array::from_fn::<_, 16, _>(|i| x3[i] * quants[i]));
-        let norm = sum(std::array::from_fn::<_, 16, _>(|i| x2[i] * quants[i] * quants[i]));
+        let (mut dots, mut norms) = (Lanes::default(), Lanes::default());
+        for half in [0, 8] {
+            for i in 0..8 {
+                let quant = nearest(x[half + i] * inverse, -32.0, 31.0);
+                dots[i] += x3[half + i] * quant;
+                norms[i] += x2[half + i] * quant * quant;
+            }
+        }
+        let (dot, norm) = (total(dots), total(norms));
         if norm > 0.0 && dot * dot > best * norm {
             scale = dot / norm;
             best = scale * dot;
@@ -84,36 +93,51 @@ pub(super) fn encode_q6_k(values: &[f32; 256], out: &mut [u8; 210]) -> Option<()
 }
 
 /// Scale and minimum `(s, m)`, both at least 0, of 32 values for quants `0..=15` that minimise
-/// `sum w (s q - m - x)^2`, `w = rms(x) + |x|`, over a neighbourhood of roundings.
+/// `sum w (s q - m - x)^2`, `w = rms(x) + |x|`, over a neighbourhood of roundings: for given quants that is a linear
+/// regression of x on q.
 fn scale_and_min(values: &[f32; 32]) -> (f32, f32) {
     let largest = max_abs(values);
     if largest < SMALLEST {
         return (0.0, 0.0);
     }
-    let x = values.map(|v| v / largest);
-    let rms = (sum(x.map(|x| x * x)) / 32.0).sqrt();
-    let w = x.map(|x| rms + x.abs());
-    let wx: [f32; 32] = std::array::from_fn(|i| w[i] * x[i]);
-    let (sum_w, sum_x) = (sum(w), sum(wx));
-    let low = x.iter().fold(0.0f32, |min, v| min.min(*v));
-    let range = x.iter().fold(f32::MIN, |max, v| max.max(*v)) - low;
+    let mut x = [Lanes::default(); 4];
+    let mut squares = Lanes::default();
+    for (x, values) in x.iter_mut().zip(values.as_chunks::<8>().0) {
+        for i in 0..8 {
+            x[i] = values[i] / largest;
+            squares[i] += x[i] * x[i];
+        }
+    }
+    let rms = (total(squares) / 32.0).sqrt();
+    let (mut w, mut wx) = (x, x);
+    let (mut sum_w, mut sum_x) = (Lanes::default(), Lanes::default());
+    for ((w, wx), x) in w.iter_mut().zip(&mut wx).zip(&x) {
+        for i in 0..8 {
+            w[i] = rms + x[i].abs();
+            wx[i] = w[i] * x[i];
+            sum_w[i] += w[i];
+            sum_x[i] += wx[i];
+        }
+    }
+    let (sum_w, sum_x) = (total(sum_w), total(sum_x));
+    let low = x.as_flattened().iter().fold(0.0f32, |min, v| min.min(*v));
+    let range = x.as_flattened().iter().fold(f32::MIN, |max, v| max.max(*v)) - low;
     if range <= 0.0 {
         return (0.0, -low * largest); // all values equal and negative: the minimum says it all
     }
-    let error = |scale: f32, min: f32, quants: &[f32; 32]| {
-        sum(std::array::from_fn::<_, 32, _>(|i| {
-            let difference = scale * quants[i] + min - x[i];
-            w[i] * difference * difference
-        }))
-    };
-    let round = |inverse: f32| x.map(|x| nearest((x - low) * inverse, 0.0, 15.0));
-    let mut best = (range / 15.0, low);
-    let mut least = error(best.0, best.1, &round(15.0 / range));
+    let (mut best, mut least) = ((range / 15.0, low), f64::INFINITY);
     for step in 0..=20 {
-        let quants = round((14.0 + 0.1 * step as f32) / range);
-        let sum_q = sum(std::array::from_fn::<_, 32, _>(|i| w[i] * quants[i]));
-        let sum_q2 = sum(std::array::from_fn::<_, 32, _>(|i| w[i] * quants[i] * quants[i]));
-        let sum_xq = sum(std::array::from_fn::<_, 32, _>(|i| wx[i] * quants[i]));
+        let inverse = (14.0 + 0.1 * step as f32) / range;
+        let (mut q, mut q2, mut xq) = (Lanes::default(), Lanes::default(), Lanes::default());
+        for ((x, w), wx) in x.iter().zip(&w).zip(&wx) {
+            for i in 0..8 {
+                let quant = nearest((x[i] - low) * inverse, 0.0, 15.0);
+                q[i] += w[i] * quant;
+                q2[i] += w[i] * quant * quant;
+                xq[i] += wx[i] * quant;
+            }
+        }
+        let (sum_q, sum_q2, sum_xq) = (total(q), total(q2), total(xq));
         let determinant = sum_w * sum_q2 - sum_q * sum_q;
         if determinant <= 0.0 {
             continue;
@@ -123,7 +147,10 @@ fn scale_and_min(values: &[f32; 32]) -> (f32, f32) {
         if min > 0.0 {
             (scale, min) = (sum_xq / sum_q2, 0.0);
         }
-        let error = error(scale, min, &quants);
+        // The error less sum w x^2, which is the same for all; in f64 because its terms nearly cancel.
+        let (s, m) = (f64::from(scale), f64::from(min));
+        let [sum_w, sum_x, sum_q, sum_q2, sum_xq] = [sum_w, sum_x, sum_q, sum_q2, sum_xq].map(f64::from);
+        let error = s * (s * sum_q2 + 2.0 * (m * sum_q - sum_xq)) + m * (m * sum_w - 2.0 * sum_x);
         if error < least {
             (best, least) = ((scale, min), error);
         }

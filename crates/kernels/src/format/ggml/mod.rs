@@ -12,6 +12,7 @@ mod verify;
 use std::fmt;
 
 use super::TensorType;
+pub(crate) use block32::IQ4_NL_LEVELS;
 pub use verify::{BlockProblem, verify};
 
 use super::half::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};

@@ -1,6 +1,7 @@
 //! Ternary blocks of 256 values with one f16 scale `d`.
 
 use super::{f16_at, f16_bytes, max_abs};
+use crate::format::sherry::{decode_quad, encode_quad};
 
 /// 48 bytes of five trits, 4 bytes of four trits, `d`. Trit `n` of a byte is the `n`-th digit after the point of
 /// `byte / 256` in base 3; digit `n` of the bytes of a run (32, 16, then 4 bytes) lie side by side.
@@ -28,22 +29,12 @@ pub(super) fn decode_tq2_0(block: &[u8; 66], out: &mut [f32; 256]) {
     }
 }
 
-/// The four weights of every 5-bit code, indexed by `sign << 4 | nibble`.
+/// The four weights of every 5-bit code.
 const QUADS: [[i8; 4]; 32] = {
     let mut quads = [[0; 4]; 32];
     let mut code = 0;
     while code < 32 {
-        let first = if code >> 4 == 0 { 1 } else { -1 };
-        let kept = [first, if code & 1 == 0 { first } else { -first }, if code & 2 == 0 { first } else { -first }];
-        let zero = code >> 2 & 3;
-        let (mut lane, mut next) = (0, 0);
-        while lane < 4 {
-            if lane != zero {
-                quads[code][lane] = kept[next];
-                next += 1;
-            }
-            lane += 1;
-        }
+        quads[code] = decode_quad(code as u8);
         code += 1;
     }
     quads
@@ -105,18 +96,12 @@ pub(super) fn encode_stq1_0(values: &[f32; 256], out: &mut [u8; 42]) -> Option<(
     for g in 0..64 {
         let quad: [f32; 4] = std::array::from_fn(|p| values[g / 16 * 64 + g % 16 + 16 * p]);
         let zero = (1..4).fold(0, |zero, p| if quad[p].abs() < quad[zero].abs() { p } else { zero });
-        let (mut signs, mut next) = (0u8, 0);
-        for (p, v) in quad.iter().enumerate() {
-            if p != zero {
-                kept_sum += v.abs();
-                signs |= u8::from(*v < 0.0) << next;
-                next += 1;
-            }
-        }
-        let sign = signs & 1;
-        let opposite = (signs >> 1) ^ (sign * 3);
-        out[g / 2] |= ((zero as u8) << 2 | opposite) << (g % 2 * 4);
-        out[32 + g / 8] |= sign << (g % 8);
+        let mut ternary = quad.map(|v| if v < 0.0 { -1 } else { 1 });
+        ternary[zero] = 0;
+        kept_sum += (0..4).filter(|p| *p != zero).fold(0.0, |sum, p| sum + quad[p].abs());
+        let code = encode_quad(ternary).expect("one lane is zero");
+        out[g / 2] |= (code & 15) << (g % 2 * 4);
+        out[32 + g / 8] |= (code >> 4) << (g % 8);
     }
     out[40..].copy_from_slice(&f16_bytes(kept_sum / 192.0)?);
     Some(())

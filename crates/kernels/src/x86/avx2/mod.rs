@@ -1,3 +1,12 @@
-//! AVX2.
+//! AVX2 with FMA and F16C.
 
 pub(crate) mod ternary;
+pub(crate) mod vector;
+
+use crate::generic::attention::AttendHead;
+use crate::generic::dense::DenseBlock;
+use crate::generic::panel::{InputBlock, PanelBlock};
+use crate::generic::{activation, attention, dense, panel};
+use crate::kernels::{Kernels, kernels};
+
+kernels!(vector::F32x8, vector::I32x8, #[target_feature(enable = "avx2,fma,f16c")]);

@@ -8,6 +8,7 @@ use std::arch::x86_64::*;
 use crate::ternary::activations::{ActBlock, Arrangement, BLOCK_CODES, quantize_block};
 use crate::ternary::kernels::{Codebook, GemmKernels, Rows, Segment, TernaryKernels, TokenBlocks};
 use crate::ternary::matrix::{BIT_CHUNK_BYTES, BLOCK_ROWS, CODE_CHUNK_BYTES, RowBlock, SCALE_BYTES};
+use crate::x86::ahead::Ahead;
 
 /// Low digits of the 16 nibbles, then high digits.
 const TABLE_BYTES: usize = 32;
@@ -20,7 +21,7 @@ pub(crate) static KERNELS: TernaryKernels = TernaryKernels {
     gemv_bits,
     gemm: Some(GemmKernels {
         min_tokens_codes: 8,
-        min_tokens_bits: 3,
+        min_tokens_bits: 6,
         decode_codes,
         decode_bits,
         segment,
@@ -28,10 +29,6 @@ pub(crate) static KERNELS: TernaryKernels = TernaryKernels {
         finish_bits,
     }),
 };
-
-/// Prefetch distances in bytes ahead of the load, into L2 and into L1 (measured, see DESIGN.md).
-const FAR: usize = 5120;
-const NEAR: usize = 1280;
 
 #[target_feature(enable = "avx2,fma,f16c")]
 fn quantize(arrangement: Arrangement, x: &[f32], out: &mut ActBlock) {
@@ -68,56 +65,84 @@ fn build_tables(book: &Codebook, acts: &ActBlock, out: &mut [u8]) {
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn gemv_codes(block: RowBlock<'_>, acts: TokenBlocks<'_>, tables: &[u8], out: &mut Rows) {
-    let mut stream = block.stream;
-    let mut tables = tables.as_chunks::<{ 8 * TABLE_BYTES }>().0;
-    let mut acc = [[_mm256_setzero_ps(); 4]; 2];
-    let mut scales = None;
+fn gemv_codes(blocks: &[RowBlock<'_>], acts: TokenBlocks<'_>, tables: &[u8], out: &mut [&mut Rows]) {
+    if let (Some(blocks), Some(out)) = (blocks.as_array::<2>(), out.as_mut_array::<2>()) {
+        look_up_blocks(blocks, acts, tables, out);
+    } else {
+        for (block, out) in blocks.iter().zip(out) {
+            look_up_blocks(&[*block], acts, tables, &mut [out]);
+        }
+    }
+}
+
+/// `N` neighbouring row blocks of one matrix, a segment of each in turn.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn look_up_blocks<const N: usize>(
+    blocks: &[RowBlock<'_>; N],
+    acts: TokenBlocks<'_>,
+    tables: &[u8],
+    out: &mut [&mut Rows; N],
+) {
+    let all_chunks = blocks[0].chunks;
+    let stream_bytes = blocks[0].stream_bytes(CODE_CHUNK_BYTES);
+    for block in blocks {
+        assert!(block.stream.len() == stream_bytes && block.chunks == all_chunks);
+    }
+    let (tables, _) = tables.as_chunks::<{ 8 * TABLE_BYTES }>();
+    let mut acc = [[[_mm256_setzero_ps(); 4]; 2]; N];
+    let mut scales = [None; N];
+    let mut at = 0;
     let mut chunk = 0;
-    while chunk < block.chunks {
-        if block.starts_group(chunk)
-            && let Some((head, rest)) = stream.split_first_chunk::<SCALE_BYTES>()
-        {
-            prefetch::<SCALE_BYTES>(head);
-            scales = Some(head);
-            stream = rest;
-        }
-        let chunks = block.segment_chunks().min(block.chunks - chunk);
-        let (codes, rest) = stream.split_at(chunks * CODE_CHUNK_BYTES);
-        stream = rest;
-        let (codes, _) = codes.as_chunks::<CODE_CHUNK_BYTES>();
-        let (segment_tables, rest) = tables.split_at(chunks);
-        tables = rest;
-        let a_scale = _mm256_set1_ps(acts.of_chunk(chunk).scale);
-        // Two halves of 32 rows: all 64 at once would need more registers than there are.
-        for half in 0..2 {
-            // int16 sums: `first` of rows 16 L + 0..8, `second` of rows 16 L + 8..16, for each 128-bit lane L.
-            let mut first = _mm256_setzero_si256();
-            let mut second = _mm256_setzero_si256();
-            for (codes, tables) in codes.iter().zip(segment_tables) {
-                if half == 0 {
-                    prefetch::<CODE_CHUNK_BYTES>(codes);
+    while chunk < all_chunks {
+        if blocks[0].starts_group(chunk) {
+            for n in 0..N {
+                if let Some(head) = blocks[n].stream[at..].first_chunk::<SCALE_BYTES>() {
+                    Ahead::of(at, stream_bytes, N).prefetch(head);
+                    scales[n] = Some(head);
                 }
-                let (low, high) = look_up(codes, half, tables);
-                // Pairs (l, h) times (1, 31).
-                let weights = _mm256_set1_epi16(31 << 8 | 1);
-                first = _mm256_add_epi16(first, _mm256_maddubs_epi16(weights, _mm256_unpacklo_epi8(low, high)));
-                second = _mm256_add_epi16(second, _mm256_maddubs_epi16(weights, _mm256_unpackhi_epi8(low, high)));
             }
-            let even = _mm256_set1_epi32(1);
-            let sums = [
-                _mm256_madd_epi16(first, even),
-                _mm256_srai_epi32::<16>(first),
-                _mm256_madd_epi16(second, even),
-                _mm256_srai_epi32::<16>(second),
-            ];
-            for v in 0..4 {
-                acc[half][v] = accumulate(acc[half][v], sums[v], a_scale, scales, 16 * v + 8 * half);
+            at += SCALE_BYTES;
+        }
+        let chunks = blocks[0].segment_chunks().min(all_chunks - chunk);
+        let tables = &tables[chunk..chunk + chunks];
+        let a_scale = _mm256_set1_ps(acts.of_chunk(chunk).scale);
+        for n in 0..N {
+            let (codes, _) = blocks[n].stream[at..at + chunks * CODE_CHUNK_BYTES].as_chunks::<CODE_CHUNK_BYTES>();
+            // Two halves of 32 rows: all 64 at once would need more registers than there are.
+            for half in 0..2 {
+                // int16 sums: `first` of rows 16 L + 0..8, `second` of rows 16 L + 8..16, for each 128-bit lane L.
+                let mut first = _mm256_setzero_si256();
+                let mut second = _mm256_setzero_si256();
+                for (i, (codes, tables)) in codes.iter().zip(tables).enumerate() {
+                    if half == 0 {
+                        Ahead::of(at + i * CODE_CHUNK_BYTES, stream_bytes, N).prefetch(codes);
+                    }
+                    let (low, high) = look_up(codes, half, tables);
+                    // Pairs (l, h) times (1, 31).
+                    let weights = _mm256_set1_epi16(31 << 8 | 1);
+                    first = _mm256_add_epi16(first, _mm256_maddubs_epi16(weights, _mm256_unpacklo_epi8(low, high)));
+                    second = _mm256_add_epi16(second, _mm256_maddubs_epi16(weights, _mm256_unpackhi_epi8(low, high)));
+                }
+                let even = _mm256_set1_epi32(1);
+                let sums = [
+                    _mm256_madd_epi16(first, even),
+                    _mm256_srai_epi32::<16>(first),
+                    _mm256_madd_epi16(second, even),
+                    _mm256_srai_epi32::<16>(second),
+                ];
+                for v in 0..4 {
+                    let acc = &mut acc[n][half][v];
+                    *acc = accumulate(*acc, sums[v], a_scale, scales[n], 16 * v + 8 * half);
+                }
             }
         }
+        at += chunks * CODE_CHUNK_BYTES;
         chunk += chunks;
     }
-    store_slots(acc, block.row_scales, out);
+    for (n, out) in out.iter_mut().enumerate() {
+        store_slots(acc[n], blocks[n].row_scales, out);
+    }
 }
 
 /// Adds up the digits of one chunk, eight codes, for half of the rows.
@@ -147,51 +172,75 @@ fn look_up(codes: &[u8; CODE_CHUNK_BYTES], half: usize, tables: &[u8; 8 * TABLE_
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn gemv_bits(block: RowBlock<'_>, acts: TokenBlocks<'_>, out: &mut Rows) {
-    let mut stream = block.stream;
-    let mut acc = [[_mm256_setzero_ps(); 4]; 2];
-    let mut scales = None;
-    let mut chunk = 0;
-    while chunk < block.chunks {
-        if block.starts_group(chunk)
-            && let Some((head, rest)) = stream.split_first_chunk::<SCALE_BYTES>()
-        {
-            prefetch::<SCALE_BYTES>(head);
-            scales = Some(head);
-            stream = rest;
+fn gemv_bits(blocks: &[RowBlock<'_>], acts: TokenBlocks<'_>, out: &mut [&mut Rows]) {
+    if let (Some(blocks), Some(out)) = (blocks.as_array::<2>(), out.as_mut_array::<2>()) {
+        multiply_blocks(blocks, acts, out);
+    } else {
+        for (block, out) in blocks.iter().zip(out) {
+            multiply_blocks(&[*block], acts, &mut [out]);
         }
-        let chunks = block.segment_chunks().min(block.chunks - chunk);
-        let (codes, rest) = stream.split_at(chunks * BIT_CHUNK_BYTES);
-        stream = rest;
-        let block_acts = acts.of_chunk(chunk);
-        let first = chunk % 4;
-        // int16 sums of pairs of inputs, 8 rows a vector; 32 codes x 2 x 2 x 127 < 2^15.
-        let mut sums = [_mm256_setzero_si256(); 8];
-        let (halves, _) = codes.as_chunks::<{ BIT_CHUNK_BYTES / 2 }>();
-        let (q, _) = block_acts.q[32 * first..].as_chunks::<16>();
-        for (half, q) in halves.iter().zip(q) {
-            prefetch::<{ BIT_CHUNK_BYTES / 2 }>(half);
-            let (q, _) = q.as_chunks::<4>();
-            let q = [splat(&q[0]), splat(&q[1]), splat(&q[2]), splat(&q[3])];
-            let (lines, _) = half.as_chunks::<32>();
-            for v in 0..8 {
-                let fields = fields(load(&lines[v]));
-                for j in 0..4 {
-                    sums[v] = _mm256_add_epi16(sums[v], _mm256_maddubs_epi16(fields[j], q[j]));
+    }
+}
+
+/// `N` neighbouring row blocks of one matrix, a segment of each in turn.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn multiply_blocks<const N: usize>(blocks: &[RowBlock<'_>; N], acts: TokenBlocks<'_>, out: &mut [&mut Rows; N]) {
+    let all_chunks = blocks[0].chunks;
+    let stream_bytes = blocks[0].stream_bytes(BIT_CHUNK_BYTES);
+    for block in blocks {
+        assert!(block.stream.len() == stream_bytes && block.chunks == all_chunks);
+    }
+    let mut acc = [[[_mm256_setzero_ps(); 4]; 2]; N];
+    let mut scales = [None; N];
+    let mut at = 0;
+    let mut chunk = 0;
+    while chunk < all_chunks {
+        if blocks[0].starts_group(chunk) {
+            for n in 0..N {
+                if let Some(head) = blocks[n].stream[at..].first_chunk::<SCALE_BYTES>() {
+                    Ahead::of(at, stream_bytes, N).prefetch(head);
+                    scales[n] = Some(head);
                 }
             }
+            at += SCALE_BYTES;
         }
+        let chunks = blocks[0].segment_chunks().min(all_chunks - chunk);
+        let block_acts = acts.of_chunk(chunk);
+        let first = chunk % 4;
         let a_scale = _mm256_set1_ps(block_acts.scale);
         // The fields hold w + 1: take the sum of the activations off.
         let sum = _mm256_set1_epi32(block_acts.sums[first..first + chunks].iter().sum());
-        for v in 0..8 {
-            let dots = _mm256_sub_epi32(_mm256_madd_epi16(sums[v], _mm256_set1_epi16(1)), sum);
-            let acc = &mut acc[v % 2][v / 2];
-            *acc = accumulate(*acc, dots, a_scale, scales, 8 * v);
+        for n in 0..N {
+            // int16 sums of pairs of inputs, 8 rows a vector; 32 codes x 2 x 2 x 127 < 2^15.
+            let mut sums = [_mm256_setzero_si256(); 8];
+            let codes = &blocks[n].stream[at..at + chunks * BIT_CHUNK_BYTES];
+            let (halves, _) = codes.as_chunks::<{ BIT_CHUNK_BYTES / 2 }>();
+            let (q, _) = block_acts.q[32 * first..].as_chunks::<16>();
+            for (i, (half, q)) in halves.iter().zip(q).enumerate() {
+                Ahead::of(at + i * BIT_CHUNK_BYTES / 2, stream_bytes, N).prefetch(half);
+                let (q, _) = q.as_chunks::<4>();
+                let q = [splat(&q[0]), splat(&q[1]), splat(&q[2]), splat(&q[3])];
+                let (lines, _) = half.as_chunks::<32>();
+                for v in 0..8 {
+                    let fields = fields(load(&lines[v]));
+                    for j in 0..4 {
+                        sums[v] = _mm256_add_epi16(sums[v], _mm256_maddubs_epi16(fields[j], q[j]));
+                    }
+                }
+            }
+            for v in 0..8 {
+                let dots = _mm256_sub_epi32(_mm256_madd_epi16(sums[v], _mm256_set1_epi16(1)), sum);
+                let acc = &mut acc[n][v % 2][v / 2];
+                *acc = accumulate(*acc, dots, a_scale, scales[n], 8 * v);
+            }
         }
+        at += chunks * BIT_CHUNK_BYTES;
         chunk += chunks;
     }
-    store_natural(acc, block.row_scales, out);
+    for (n, out) in out.iter_mut().enumerate() {
+        store_natural(acc[n], blocks[n].row_scales, out);
+    }
 }
 
 /// The four 2-bit fields of each byte.
@@ -430,16 +479,4 @@ fn broadcast(bytes: &[u8; 16]) -> __m256i {
 #[target_feature(enable = "avx2,fma,f16c")]
 fn splat(q: &[i8; 4]) -> __m256i {
     _mm256_set1_epi32(i32::from_le_bytes([q[0] as u8, q[1] as u8, q[2] as u8, q[3] as u8]))
-}
-
-/// Fetches what lies [`FAR`] and [`NEAR`] after these bytes, usually the same row block or the next.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn prefetch<const BYTES: usize>(bytes: &[u8; BYTES]) {
-    for line in (0..BYTES).step_by(64) {
-        // Past the end of the matrix these addresses mean nothing; prefetching never faults.
-        let at = bytes.as_ptr().cast::<i8>().wrapping_add(line);
-        _mm_prefetch::<_MM_HINT_T1>(at.wrapping_add(FAR));
-        _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(NEAR));
-    }
 }

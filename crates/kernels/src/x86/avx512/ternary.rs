@@ -10,6 +10,7 @@ use std::arch::x86_64::*;
 use crate::ternary::activations::{ActBlock, Arrangement, BLOCK_CODES, quantize_block};
 use crate::ternary::kernels::{Codebook, GemmKernels, Rows, Segment, TernaryKernels, TokenBlocks};
 use crate::ternary::matrix::{BIT_CHUNK_BYTES, BLOCK_ROWS, CODE_CHUNK_BYTES, RowBlock, SCALE_BYTES};
+use crate::x86::ahead::Ahead;
 
 /// Low digits of the 32 codes, then high digits.
 const TABLE_BYTES: usize = 64;
@@ -21,8 +22,8 @@ pub(crate) static KERNELS: TernaryKernels = TernaryKernels {
     gemv_codes,
     gemv_bits,
     gemm: Some(GemmKernels {
-        min_tokens_codes: 8,
-        min_tokens_bits: 3,
+        min_tokens_codes: 24,
+        min_tokens_bits: 12,
         decode_codes,
         decode_bits,
         segment,
@@ -30,10 +31,6 @@ pub(crate) static KERNELS: TernaryKernels = TernaryKernels {
         finish_bits,
     }),
 };
-
-/// Prefetch distances in bytes ahead of the load, into L2 and into L1 (measured, see DESIGN.md).
-const FAR: usize = 5120;
-const NEAR: usize = 1280;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
 fn quantize(arrangement: Arrangement, x: &[f32], out: &mut ActBlock) {
@@ -71,61 +68,100 @@ fn build_tables(book: &Codebook, acts: &ActBlock, out: &mut [u8]) {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
-fn gemv_codes(block: RowBlock<'_>, acts: TokenBlocks<'_>, tables: &[u8], out: &mut Rows) {
-    let mut stream = block.stream;
-    let mut tables = tables.as_chunks::<{ 8 * TABLE_BYTES }>().0.iter();
-    let mut acc = [_mm512_setzero_ps(); 4];
-    let mut scales = [_mm512_setzero_ps(); 4];
-    let mut chunk = 0;
-    while chunk < block.chunks {
-        if block.starts_group(chunk)
-            && let Some((head, rest)) = stream.split_first_chunk::<SCALE_BYTES>()
-        {
-            prefetch::<SCALE_BYTES>(head);
-            scales = widen_scales(head);
-            stream = rest;
+fn gemv_codes(blocks: &[RowBlock<'_>], acts: TokenBlocks<'_>, tables: &[u8], out: &mut [&mut Rows]) {
+    if let (Some(blocks), Some(out)) = (blocks.as_array::<2>(), out.as_mut_array::<2>()) {
+        look_up_blocks(blocks, acts, tables, out);
+    } else {
+        for (block, out) in blocks.iter().zip(out) {
+            look_up_blocks(&[*block], acts, tables, &mut [out]);
         }
-        let chunks = block.segment_chunks().min(block.chunks - chunk);
-        let (codes, rest) = stream.split_at(chunks * CODE_CHUNK_BYTES);
-        stream = rest;
-        // int16 sums: `first` of rows 16 L + 0..8, `second` of rows 16 L + 8..16, for each 128-bit lane L.
-        let mut first = _mm512_setzero_si512();
-        let mut second = _mm512_setzero_si512();
-        for (codes, tables) in codes.as_chunks::<CODE_CHUNK_BYTES>().0.iter().zip(&mut tables) {
-            prefetch::<CODE_CHUNK_BYTES>(codes);
-            let (low, high) = look_up(codes, tables);
-            // Pairs (l, h) times (1, 31).
-            let weights = _mm512_set1_epi16(31 << 8 | 1);
-            first = _mm512_add_epi16(first, _mm512_maddubs_epi16(weights, _mm512_unpacklo_epi8(low, high)));
-            second = _mm512_add_epi16(second, _mm512_maddubs_epi16(weights, _mm512_unpackhi_epi8(low, high)));
-        }
-        let even = _mm512_set1_epi32(1);
-        let sums = [
-            _mm512_madd_epi16(first, even),
-            _mm512_srai_epi32::<16>(first),
-            _mm512_madd_epi16(second, even),
-            _mm512_srai_epi32::<16>(second),
-        ];
-        let a_scale = _mm512_set1_ps(acts.of_chunk(chunk).scale);
-        accumulate(&mut acc, sums, a_scale, (block.group_chunks != 0).then_some(&scales));
-        chunk += chunks;
     }
-    store_slots(acc, block.row_scales, out);
 }
 
-/// Adds up the digits of one chunk, eight codes, for 64 rows.
+/// `N` neighbouring row blocks of one matrix: a table is loaded once for all of them.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
-fn look_up(codes: &[u8; CODE_CHUNK_BYTES], tables: &[u8; 8 * TABLE_BYTES]) -> (__m512i, __m512i) {
-    let (lines, _) = codes.as_chunks::<64>();
-    let (tables, _) = tables.as_chunks::<32>();
-    let (mut low, mut high) = (_mm512_setzero_si512(), _mm512_setzero_si512());
-    let nibbles = [load(&lines[1]), load(&lines[2]), load(&lines[3]), load(&lines[4])];
-    for (code, index) in indexes(load(&lines[0]), nibbles).into_iter().enumerate() {
-        low = _mm512_add_epi8(low, _mm512_permutexvar_epi8(index, broadcast(&tables[2 * code])));
-        high = _mm512_add_epi8(high, _mm512_permutexvar_epi8(index, broadcast(&tables[2 * code + 1])));
+fn look_up_blocks<const N: usize>(
+    blocks: &[RowBlock<'_>; N],
+    acts: TokenBlocks<'_>,
+    tables: &[u8],
+    out: &mut [&mut Rows; N],
+) {
+    let RowBlock { chunks: all_chunks, group_chunks, .. } = blocks[0];
+    let stream_bytes = blocks[0].stream_bytes(CODE_CHUNK_BYTES);
+    let mut streams = [blocks[0].stream; N];
+    for n in 0..N {
+        assert!(blocks[n].stream.len() == stream_bytes && blocks[n].chunks == all_chunks);
+        streams[n] = blocks[n].stream;
     }
-    (low, high)
+    assert!(tables.len() >= all_chunks * 8 * TABLE_BYTES);
+    let (tables, _) = tables.as_chunks::<{ 8 * TABLE_BYTES }>();
+    let mut acc = [[_mm512_setzero_ps(); 4]; N];
+    let mut scales = [[_mm512_setzero_ps(); 4]; N];
+    let mut at = 0;
+    let mut chunk = 0;
+    while chunk < all_chunks {
+        if blocks[0].starts_group(chunk) {
+            for n in 0..N {
+                let ahead = Ahead::of(at, stream_bytes, N);
+                // SAFETY: `stream_bytes` counts 128 bytes of scales here, so they lie in the stream.
+                let head = unsafe { &*streams[n].as_ptr().add(at).cast::<[u8; SCALE_BYTES]>() };
+                ahead.prefetch(head);
+                scales[n] = widen_scales(head);
+            }
+            at += SCALE_BYTES;
+        }
+        let end = (chunk + blocks[0].segment_chunks()).min(all_chunks);
+        let a_scale = _mm512_set1_ps(acts.of_chunk(chunk).scale);
+        // int16 sums: `first` of rows 16 L + 0..8, `second` of rows 16 L + 8..16, for each 128-bit lane L.
+        let mut first = [_mm512_setzero_si512(); N];
+        let mut second = [_mm512_setzero_si512(); N];
+        while chunk < end {
+            // SAFETY: `chunk` is below `all_chunks`, and that many tables were asserted to be there.
+            let (tables, _) = unsafe { tables.get_unchecked(chunk) }.as_chunks::<32>();
+            let ahead = Ahead::of(at, stream_bytes, N);
+            let mut low = [_mm512_setzero_si512(); N];
+            let mut high = [_mm512_setzero_si512(); N];
+            let mut codes = [[_mm512_setzero_si512(); 8]; N];
+            for n in 0..N {
+                // SAFETY: `stream_bytes` counts this chunk, so its 320 bytes lie in the stream.
+                let bytes = unsafe { &*streams[n].as_ptr().add(at).cast::<[u8; CODE_CHUNK_BYTES]>() };
+                ahead.prefetch(bytes);
+                let (lines, _) = bytes.as_chunks::<64>();
+                let nibbles = [load(&lines[1]), load(&lines[2]), load(&lines[3]), load(&lines[4])];
+                codes[n] = indexes(load(&lines[0]), nibbles);
+            }
+            for code in 0..8 {
+                let (low_table, high_table) = (broadcast(&tables[2 * code]), broadcast(&tables[2 * code + 1]));
+                for n in 0..N {
+                    low[n] = _mm512_add_epi8(low[n], _mm512_permutexvar_epi8(codes[n][code], low_table));
+                    high[n] = _mm512_add_epi8(high[n], _mm512_permutexvar_epi8(codes[n][code], high_table));
+                }
+            }
+            // Pairs (l, h) times (1, 31).
+            let weights = _mm512_set1_epi16(31 << 8 | 1);
+            for n in 0..N {
+                let (even, odd) = (_mm512_unpacklo_epi8(low[n], high[n]), _mm512_unpackhi_epi8(low[n], high[n]));
+                first[n] = _mm512_add_epi16(first[n], _mm512_maddubs_epi16(weights, even));
+                second[n] = _mm512_add_epi16(second[n], _mm512_maddubs_epi16(weights, odd));
+            }
+            at += CODE_CHUNK_BYTES;
+            chunk += 1;
+        }
+        let even = _mm512_set1_epi32(1);
+        for n in 0..N {
+            let sums = [
+                _mm512_madd_epi16(first[n], even),
+                _mm512_srai_epi32::<16>(first[n]),
+                _mm512_madd_epi16(second[n], even),
+                _mm512_srai_epi32::<16>(second[n]),
+            ];
+            accumulate(&mut acc[n], sums, a_scale, (group_chunks != 0).then_some(&scales[n]));
+        }
+    }
+    for (n, out) in out.iter_mut().enumerate() {
+        store_slots(acc[n], blocks[n].row_scales, out);
+    }
 }
 
 /// The eight codes of 64 rows from the sign line and the nibble lines: bits 0..5 of each byte; the others are junk, which
@@ -149,45 +185,70 @@ fn indexes(signs: __m512i, nibbles: [__m512i; 4]) -> [__m512i; 8] {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
-fn gemv_bits(block: RowBlock<'_>, acts: TokenBlocks<'_>, out: &mut Rows) {
-    let mut stream = block.stream;
-    let mut acc = [_mm512_setzero_ps(); 4];
-    let mut scales = [_mm512_setzero_ps(); 4];
-    let mut chunk = 0;
-    while chunk < block.chunks {
-        if block.starts_group(chunk)
-            && let Some((head, rest)) = stream.split_first_chunk::<SCALE_BYTES>()
-        {
-            prefetch::<SCALE_BYTES>(head);
-            scales = widen_scales(head);
-            stream = rest;
+fn gemv_bits(blocks: &[RowBlock<'_>], acts: TokenBlocks<'_>, out: &mut [&mut Rows]) {
+    if let (Some(blocks), Some(out)) = (blocks.as_array::<2>(), out.as_mut_array::<2>()) {
+        multiply_blocks(blocks, acts, out);
+    } else {
+        for (block, out) in blocks.iter().zip(out) {
+            multiply_blocks(&[*block], acts, &mut [out]);
         }
-        let chunks = block.segment_chunks().min(block.chunks - chunk);
-        let (codes, rest) = stream.split_at(chunks * BIT_CHUNK_BYTES);
-        stream = rest;
+    }
+}
+
+/// `N` neighbouring row blocks of one matrix, a segment of each in turn.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+fn multiply_blocks<const N: usize>(blocks: &[RowBlock<'_>; N], acts: TokenBlocks<'_>, out: &mut [&mut Rows; N]) {
+    let RowBlock { chunks: all_chunks, group_chunks, .. } = blocks[0];
+    let stream_bytes = blocks[0].stream_bytes(BIT_CHUNK_BYTES);
+    for block in blocks {
+        assert!(block.stream.len() == stream_bytes && block.chunks == all_chunks);
+    }
+    let mut acc = [[_mm512_setzero_ps(); 4]; N];
+    let mut scales = [[_mm512_setzero_ps(); 4]; N];
+    let mut at = 0;
+    let mut chunk = 0;
+    while chunk < all_chunks {
+        if blocks[0].starts_group(chunk) {
+            for n in 0..N {
+                if let Some(head) = blocks[n].stream[at..].first_chunk::<SCALE_BYTES>() {
+                    Ahead::of(at, stream_bytes, N).prefetch(head);
+                    scales[n] = widen_scales(head);
+                }
+            }
+            at += SCALE_BYTES;
+        }
+        let chunks = blocks[0].segment_chunks().min(all_chunks - chunk);
         let block_acts = acts.of_chunk(chunk);
         let first = chunk % 4;
         // The fields hold w + 1: take the sum of the activations off beforehand.
         let sum: i32 = block_acts.sums[first..first + chunks].iter().sum();
-        let mut sums = [_mm512_set1_epi32(-sum); 4];
-        let (halves, _) = codes.as_chunks::<{ BIT_CHUNK_BYTES / 2 }>();
-        let (q, _) = block_acts.q[32 * first..].as_chunks::<16>();
-        for (half, q) in halves.iter().zip(q) {
-            prefetch::<{ BIT_CHUNK_BYTES / 2 }>(half);
-            let (q, _) = q.as_chunks::<4>();
-            let q = [splat(&q[0]), splat(&q[1]), splat(&q[2]), splat(&q[3])];
-            let (lines, _) = half.as_chunks::<64>();
-            for v in 0..4 {
-                for (field, q) in fields(load(&lines[v])).into_iter().zip(q) {
-                    sums[v] = _mm512_dpbusd_epi32(sums[v], field, q);
+        let a_scale = _mm512_set1_ps(block_acts.scale);
+        for n in 0..N {
+            let mut sums = [_mm512_set1_epi32(-sum); 4];
+            let codes = &blocks[n].stream[at..at + chunks * BIT_CHUNK_BYTES];
+            let (halves, _) = codes.as_chunks::<{ BIT_CHUNK_BYTES / 2 }>();
+            let (q, _) = block_acts.q[32 * first..].as_chunks::<16>();
+            for (i, (half, q)) in halves.iter().zip(q).enumerate() {
+                Ahead::of(at + i * BIT_CHUNK_BYTES / 2, stream_bytes, N).prefetch(half);
+                let (q, _) = q.as_chunks::<4>();
+                let q = [splat(&q[0]), splat(&q[1]), splat(&q[2]), splat(&q[3])];
+                let (lines, _) = half.as_chunks::<64>();
+                for v in 0..4 {
+                    let fields = fields(load(&lines[v]));
+                    for j in 0..4 {
+                        sums[v] = _mm512_dpbusd_epi32(sums[v], fields[j], q[j]);
+                    }
                 }
             }
+            accumulate(&mut acc[n], sums, a_scale, (group_chunks != 0).then_some(&scales[n]));
         }
-        let a_scale = _mm512_set1_ps(block_acts.scale);
-        accumulate(&mut acc, sums, a_scale, (block.group_chunks != 0).then_some(&scales));
+        at += chunks * BIT_CHUNK_BYTES;
         chunk += chunks;
     }
-    store_natural(acc, block.row_scales, out);
+    for (n, out) in out.iter_mut().enumerate() {
+        store_natural(acc[n], blocks[n].row_scales, out);
+    }
 }
 
 /// The four 2-bit fields of each byte.
@@ -412,16 +473,4 @@ fn broadcast(bytes: &[u8; 32]) -> __m512i {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
 fn splat(q: &[i8; 4]) -> __m512i {
     _mm512_set1_epi32(i32::from_le_bytes([q[0] as u8, q[1] as u8, q[2] as u8, q[3] as u8]))
-}
-
-/// Fetches what lies [`FAR`] and [`NEAR`] after these bytes, usually the same row block or the next.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
-fn prefetch<const BYTES: usize>(bytes: &[u8; BYTES]) {
-    for line in (0..BYTES).step_by(64) {
-        // Past the end of the matrix these addresses mean nothing; prefetching never faults.
-        let at = bytes.as_ptr().cast::<i8>().wrapping_add(line);
-        _mm_prefetch::<_MM_HINT_T1>(at.wrapping_add(FAR));
-        _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(NEAR));
-    }
 }

@@ -91,6 +91,17 @@ fn the_documented_config_is_read() {
 }
 
 #[test]
+fn checkpoints_of_blocks_have_no_scheme_and_name_their_type() {
+    assert_eq!(parsed(&blocks_config()).unwrap(), None);
+    let name = blocks_name(MODULE, TensorType::Q6_K);
+    assert_eq!(name, "model.layers.0.self_attn.q_proj.q6_k");
+    assert_eq!(parse_blocks_name(&name), Some((MODULE, TensorType::Q6_K)));
+    for other in ["model.norm.weight", "a.Q6_K", "a.f16", "q6_k", "a.codes", "a."] {
+        assert_eq!(parse_blocks_name(other), None, "{other}");
+    }
+}
+
+#[test]
 fn bad_configs_name_the_field() {
     let good = PackedScheme { scale: ScaleGroup::Group(128), ..schemes()[0] }.to_json();
     for (field, value, expected) in [
@@ -100,7 +111,7 @@ fn bad_configs_name_the_field() {
         ("version", json!(2), "version is 2"),
         ("version", json!(null), "version': missing"),
         ("version", json!(1.0), "version': expected a non-negative integer"),
-        ("format", json!("sherry-1.5"), "format': expected sherry-1.25, ternary-1.67 or ternary-2"),
+        ("format", json!("sherry-1.5"), "format': expected sherry-1.25, ternary-1.67, ternary-2 or blocks"),
         ("format", json!(null), "format': missing"),
         ("bits", json!(2), "bits': 2, but sherry-1.25 has 1.25"),
         ("bits", json!("1.25"), "bits': expected a number"),

@@ -1,0 +1,189 @@
+//! Matrix products.
+
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
+use super::{Engine, Precision, Product, partition};
+use crate::Pool;
+use crate::format::TensorType;
+use crate::generic::dense::DenseBlock;
+use crate::generic::panel::{InputBlock, PanelBlock};
+use crate::kernels::Kernels;
+use crate::matrix::{Matrix, Repr};
+use crate::panel::{BLOCK, ROWS};
+use crate::pool::SharedPtr;
+use crate::ternary::{self, TernaryProduct};
+
+/// From this many tokens on, f16 and bf16 rows are widened once instead of per tile.
+const WIDEN_TOKENS: usize = 3;
+
+/// int8 activations of several tokens, 32 inputs per scale.
+#[derive(Debug, Default)]
+pub(super) struct Inputs {
+    /// tokens x cols.
+    q: Vec<i8>,
+    /// tokens x cols / 32.
+    blocks: Vec<InputBlock>,
+}
+
+impl Inputs {
+    /// Rounds `x` (tokens x cols, `cols` a positive multiple of 32).
+    fn quantize(&mut self, kernels: &Kernels, pool: &Pool, x: &[f32], cols: usize) {
+        self.q.resize(x.len(), 0);
+        self.blocks.resize(x.len() / BLOCK, InputBlock::default());
+        let q = SharedPtr(self.q.as_mut_ptr());
+        let one = |token: usize, blocks: &mut [InputBlock]| {
+            // SAFETY: token < tokens, so its `cols` values lie inside `q`; every token is rounded by one worker.
+            let q = unsafe { std::slice::from_raw_parts_mut(q.get().add(token * cols), cols) };
+            // SAFETY: the engine has checked the instruction set.
+            unsafe { (kernels.quantize)(&x[token * cols..][..cols], q, blocks) };
+        };
+        pool.for_chunks(&mut self.blocks, cols / BLOCK, one);
+    }
+}
+
+/// A product whose shapes fit; its output is written by several workers, each its own rows.
+struct Job<'a> {
+    w: &'a Matrix,
+    y: SharedPtr<f32>,
+    /// Whether the weights are multiplied by int8 activations.
+    int8: bool,
+}
+
+/// What all jobs of a call share.
+struct Call<'a> {
+    kernels: &'static Kernels,
+    x: &'a [f32],
+    tokens: usize,
+    inputs: &'a Inputs,
+}
+
+impl Engine {
+    /// Several products of the same input `x` (tokens x cols), in one parallel region per kind of weights. The result for a token does not
+    /// depend on the number of tokens, of threads, or on which other products are in the group.
+    ///
+    /// # Panics
+    /// When a shape does not fit.
+    pub fn matmul(&mut self, x: &[f32], tokens: usize, products: &mut [Product<'_>]) {
+        for product in products.iter() {
+            let (rows, cols) = (product.w.rows(), product.w.cols());
+            assert_eq!(Some(x.len()), tokens.checked_mul(cols), "x is tokens x cols");
+            assert_eq!(Some(product.y.len()), tokens.checked_mul(rows), "y is tokens x rows");
+        }
+        if tokens == 0 {
+            return;
+        }
+        let mut jobs = Vec::with_capacity(products.len());
+        let mut packed = Vec::new();
+        for product in products {
+            if let (Repr::Ternary(w), Precision::Int8) = (&product.w.repr, self.precision) {
+                packed.push(TernaryProduct { w, y: &mut *product.y });
+                continue;
+            }
+            let int8 = self.precision == Precision::Int8 && matches!(product.w.repr, Repr::Panels(_));
+            jobs.push(Job { w: product.w, y: SharedPtr(product.y.as_mut_ptr()), int8 });
+        }
+        if !packed.is_empty() {
+            ternary::multiply(self.isa, &self.pool, &mut self.ternary, x, tokens, &mut packed);
+        }
+        if jobs.is_empty() {
+            return;
+        }
+        let cols = x.len() / tokens;
+        if cols > 0 && jobs.iter().any(|job| job.int8) {
+            self.inputs.quantize(self.kernels, &self.pool, x, cols);
+        }
+        // Units of 16 rows of all products, one after the other.
+        let units = jobs.iter().flat_map(|job| {
+            let cost = (job.w.bytes() / job.w.rows().max(1) + tokens * cols / 8) as u64;
+            std::iter::repeat_n(cost, job.w.rows().div_ceil(ROWS))
+        });
+        let bounds = partition(units, self.pool.threads());
+        let call = Call { kernels: self.kernels, x, tokens, inputs: &self.inputs };
+        self.pool.run(&|worker| {
+            let (start, end) = (bounds[worker], bounds[worker + 1]);
+            let mut first = 0;
+            for job in &jobs {
+                let units = job.w.rows().div_ceil(ROWS);
+                let range = start.clamp(first, first + units) - first..end.clamp(first, first + units) - first;
+                if !range.is_empty() {
+                    // SAFETY: the bounds give every unit to one worker, `y` is borrowed mutably for the whole call, and
+                    // shapes are checked above.
+                    unsafe { job.run(&call, range, &self.rows[worker]) };
+                }
+                first += units;
+            }
+        });
+    }
+}
+
+impl Job<'_> {
+    /// Computes units `units` of 16 rows.
+    ///
+    /// # Safety
+    /// The engine's instruction set is available; `x` and `y` have the shapes that the matrix asks for; nobody else
+    /// touches these rows of the output.
+    unsafe fn run(&self, call: &Call<'_>, units: Range<usize>, scratch: &Mutex<Vec<f32>>) {
+        let (rows, cols) = (self.w.rows(), self.w.cols());
+        let range = units.start * ROWS..rows.min(units.end * ROWS);
+        // SAFETY: range.start < rows, so the output of the first token has it.
+        let y = unsafe { self.y.get().add(range.start) };
+        let dense = |weights: *const u8, rows: usize, y: *mut f32| DenseBlock {
+            weights,
+            rows,
+            cols,
+            x: call.x.as_ptr(),
+            tokens: call.tokens,
+            y,
+            y_stride: self.w.rows(),
+        };
+        let direct = match &self.w.repr {
+            Repr::Panels(panels) if self.int8 => {
+                let shape = panels.shape;
+                let block = PanelBlock {
+                    shape,
+                    panels: panels.bytes()[units.start * shape.panel_bytes..].as_ptr(),
+                    count: units.len(),
+                    rows: rows - range.start,
+                    q: call.inputs.q.as_ptr(),
+                    blocks: call.inputs.blocks.as_ptr(),
+                    tokens: call.tokens,
+                    y,
+                    y_stride: rows,
+                };
+                // SAFETY: the caller's promise; the inputs were rounded for all tokens and `cols` inputs.
+                unsafe { (call.kernels.panels)(&block) };
+                return;
+            }
+            Repr::Rows { ty: TensorType::F32, bytes } => Some((call.kernels.dense_f32, bytes)),
+            Repr::Rows { ty: TensorType::F16, bytes } if call.tokens < WIDEN_TOKENS => {
+                Some((call.kernels.dense_f16, bytes))
+            }
+            Repr::Rows { ty: TensorType::BF16, bytes } if call.tokens < WIDEN_TOKENS => {
+                Some((call.kernels.dense_bf16, bytes))
+            }
+            _ => None,
+        };
+        if let Some((kernel, bytes)) = direct {
+            let row_bytes = bytes.len() / rows;
+            let step = if call.tokens == 1 { range.len() } else { ROWS };
+            for row in range.clone().step_by(step) {
+                let rows = step.min(range.end - row);
+                let weights = bytes[row * row_bytes..(row + rows) * row_bytes].as_ptr();
+                // SAFETY: the caller's promise; the weights are `rows` rows of the kernel's type.
+                unsafe { kernel(&dense(weights, rows, y.add(row - range.start))) };
+            }
+            return;
+        }
+        let mut scratch = scratch.lock().unwrap_or_else(PoisonError::into_inner);
+        scratch.resize(ROWS * cols, 0.0);
+        for row in range.clone().step_by(ROWS) {
+            let rows = ROWS.min(range.end - row);
+            for r in 0..rows {
+                self.w.row_f32_with(call.kernels, row + r, &mut scratch[r * cols..][..cols]);
+            }
+            // SAFETY: the caller's promise; the scratch space holds `rows` rows of f32.
+            unsafe { (call.kernels.dense_f32)(&dense(scratch.as_ptr().cast(), rows, y.add(row - range.start))) };
+        }
+    }
+}

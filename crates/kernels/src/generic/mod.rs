@@ -1,0 +1,13 @@
+//! The algorithms, once for every instruction set, over [`Floats`](crate::vector::Floats) and
+//! [`RowLanes`](crate::vector::RowLanes).
+//!
+//! Each is `#[inline(always)]` and becomes part of a wrapper function compiled for one instruction set (see
+//! [`kernels`](crate::kernels)); calling one directly would leave every vector operation a function call.
+//!
+//! Order of float sums: fixed by the shape of one output alone. It depends on the number of lanes, so that instruction
+//! sets differ in the last bits, but never on how many tokens or rows are computed together or by which thread.
+
+pub(crate) mod activation;
+pub(crate) mod attention;
+pub(crate) mod dense;
+pub(crate) mod panel;

@@ -1,0 +1,87 @@
+//! One table of functions per instruction set: the algorithms of [`generic`](crate::generic) compiled for it.
+
+use crate::Isa;
+use crate::generic::attention::AttendHead;
+use crate::generic::dense::DenseBlock;
+use crate::generic::panel::{InputBlock, PanelBlock};
+
+/// The functions of one instruction set.
+///
+/// # Safety
+/// Every function: the instruction set of the table is available, and the function's own conditions (see `generic`) hold.
+#[derive(Debug)]
+pub(crate) struct Kernels {
+    pub rms_norm: unsafe fn(&[f32], &[f32], f32, f32, &mut [f32]),
+    pub silu_mul: unsafe fn(&mut [f32], &[f32]),
+    pub gelu_mul: unsafe fn(&mut [f32], &[f32]),
+    pub add: unsafe fn(&mut [f32], &[f32]),
+    pub rope_halves: unsafe fn(&mut [f32], usize, &[f32], &[f32]),
+    pub rope_interleaved: unsafe fn(&mut [f32], usize, &[f32], &[f32]),
+    pub to_f16: unsafe fn(&[f32], &mut [u16]),
+    pub attend_f32: unsafe fn(&mut AttendHead<'_>),
+    pub attend_f16: unsafe fn(&mut AttendHead<'_>),
+    pub dense_f32: unsafe fn(&DenseBlock),
+    pub dense_f16: unsafe fn(&DenseBlock),
+    pub dense_bf16: unsafe fn(&DenseBlock),
+    pub widen_f16: unsafe fn(*const u8, &mut [f32]),
+    pub widen_bf16: unsafe fn(*const u8, &mut [f32]),
+    pub quantize: unsafe fn(&[f32], &mut [i8], &mut [InputBlock]),
+    pub panels: unsafe fn(&PanelBlock),
+}
+
+impl Kernels {
+    /// The table of `isa`. Its functions may be called only where `isa` is available.
+    pub(crate) fn of(isa: Isa) -> &'static Self {
+        match isa {
+            Isa::Scalar => &crate::scalar::KERNELS,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => &crate::x86::avx2::KERNELS,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => &crate::x86::avx512::KERNELS,
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => &crate::scalar::KERNELS,
+        }
+    }
+}
+
+/// Defines `KERNELS`: every algorithm for vectors `$floats` and `$ints`, compiled with the given attributes.
+macro_rules! kernels {
+    ($floats:ty, $ints:ty $(, #[$attribute:meta])?) => {
+        kernels! { @functions [$($attribute)?]
+            rms_norm(x: &[f32], w: &[f32], eps: f32, plus: f32, out: &mut [f32])
+                => activation::rms_norm::<$floats>(x, w, eps, plus, out);
+            silu_mul(gate: &mut [f32], up: &[f32]) => activation::silu_mul::<$floats>(gate, up);
+            gelu_mul(gate: &mut [f32], up: &[f32]) => activation::gelu_mul::<$floats>(gate, up);
+            add(x: &mut [f32], y: &[f32]) => activation::add::<$floats>(x, y);
+            rope_halves(x: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32])
+                => activation::rope_halves(x, head_dim, cos, sin);
+            rope_interleaved(x: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32])
+                => activation::rope_interleaved(x, head_dim, cos, sin);
+            to_f16(x: &[f32], out: &mut [u16]) => activation::to_f16::<$floats>(x, out);
+            attend_f32(head: &mut AttendHead<'_>) => attention::attend::<$floats, dense::F32>(head);
+            attend_f16(head: &mut AttendHead<'_>) => attention::attend::<$floats, dense::F16>(head);
+            dense_f32(block: &DenseBlock) => dense::dense::<$floats, dense::F32>(block);
+            dense_f16(block: &DenseBlock) => dense::dense::<$floats, dense::F16>(block);
+            dense_bf16(block: &DenseBlock) => dense::dense::<$floats, dense::Bf16>(block);
+            widen_f16(from: *const u8, out: &mut [f32]) => dense::widen::<$floats, dense::F16>(from, out);
+            widen_bf16(from: *const u8, out: &mut [f32]) => dense::widen::<$floats, dense::Bf16>(from, out);
+            quantize(x: &[f32], q: &mut [i8], blocks: &mut [InputBlock]) => panel::quantize(x, q, blocks);
+            panels(block: &PanelBlock) => panel::panels::<$ints>(block);
+        }
+    };
+    (@functions $attribute:tt $($name:ident $arguments:tt => $body:expr;)*) => {
+        $(kernels! { @function $attribute $name $arguments => $body })*
+
+        /// The functions of this instruction set.
+        pub(crate) static KERNELS: Kernels = Kernels { $($name),* };
+    };
+    (@function [$($attribute:meta)?] $name:ident ($($argument:ident: $ty:ty),*) => $body:expr) => {
+        $(#[$attribute])?
+        #[allow(unused_unsafe)] // some bodies are safe
+        unsafe fn $name($($argument: $ty),*) {
+            // SAFETY: the caller has the instruction set and fulfils the conditions of the algorithm.
+            unsafe { $body }
+        }
+    };
+}
+pub(crate) use kernels;

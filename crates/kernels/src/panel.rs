@@ -1,0 +1,331 @@
+//! Block-quantized matrices in kernel order: sixteen rows side by side, so that a vector lane is an output row.
+//!
+//! A panel holds 16 rows (the last panel is filled up with zero rows): first the heads of all blocks, then the codes,
+//! 32 inputs at a time. Every per-row value lies beside the same value of the other 15 rows.
+//!
+//! | type | head | codes per 32 inputs |
+//! |---|---|---|
+//! | Q4_0, Q5_0, Q8_0, IQ4_NL | per 32 inputs: `d` f16 | 4, 5, 8, 8 bits |
+//! | Q4_1, Q5_1 | per 32 inputs: `d` f16, `m` f16 | 4 or 5 bits |
+//! | Q4_K, Q5_K | per 256: `d` f16, `dmin` f16, 8 x scale u8, 8 x min u8 | 4 or 5 bits |
+//! | Q6_K, Q3_K | per 256: `d` f16, 16 x scale i8 | 6 bits |
+//!
+//! The 32 inputs are 8 groups of 4 (contiguous inputs); byte `4 r + j` of a 64-byte plane belongs to row `r`, input `j`
+//! of its group. 8-bit codes: a plane per group. Others: 4 planes of nibbles, plane `p` with group `p` in the low half
+//! and group `p + 4` in the high half; 5-bit codes add a plane whose bit `g` is the high bit of group `g`; 6-bit codes
+//! add 2 planes, plane `p` with two bits at `2 (g % 4)` for each group `g` of `4 p .. 4 p + 4`.
+//!
+//! The bits per weight are those of the file, but for the unpacked 6-bit scales of Q4_K and Q5_K (+ 0.06), and for two
+//! rarer types that borrow the kernel of a wider one: IQ4_NL (8.5 bits: its levels as they are) and Q3_K (6.56 bits).
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::Pool;
+use crate::format::TensorType;
+use crate::format::ggml::IQ4_NL_LEVELS;
+use crate::format::half::f16_to_f32;
+
+/// Rows per panel.
+pub(crate) const ROWS: usize = 16;
+/// Inputs per block of activations.
+pub(crate) const BLOCK: usize = 32;
+
+/// What surrounds the codes of a type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Head {
+    /// value = d (code - offset); 8-bit codes are signed.
+    Scale { offset: i32 },
+    /// value = d code + m
+    ScaleMin,
+    /// value = (d scale) code - dmin min
+    SuperScaleMin,
+    /// value = (d scale) (code - 32), a scale per 16 inputs
+    SuperScale,
+}
+
+/// Where the parts of a panel lie.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PanelShape {
+    pub ty: TensorType,
+    pub rows: usize,
+    pub cols: usize,
+    head: Head,
+    /// Bits per code.
+    bits: usize,
+    /// Bytes of one head (of 16 rows).
+    pub head_bytes: usize,
+    /// Inputs per head.
+    head_cols: usize,
+    /// Bytes of the codes of 32 inputs of 16 rows.
+    pub code_bytes: usize,
+    /// Bytes from the start of a panel to its codes.
+    pub code_start: usize,
+    /// Bytes of a panel, a multiple of 64.
+    pub panel_bytes: usize,
+}
+
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Line(#[allow(dead_code)] [u8; 64]); // read as bytes, through `bytes`
+
+/// A matrix in panels.
+#[derive(Clone)]
+pub(crate) struct Panels {
+    pub shape: PanelShape,
+    lines: Arc<Vec<Line>>,
+}
+
+impl PanelShape {
+    /// The layout of `rows` x `cols` values of `ty`; `None` when the type has no such kernel or the size overflows.
+    /// `cols` is a whole number of blocks.
+    fn new(ty: TensorType, rows: usize, cols: usize) -> Option<Self> {
+        let (head, bits) = match ty {
+            TensorType::Q4_0 => (Head::Scale { offset: 8 }, 4),
+            TensorType::Q5_0 => (Head::Scale { offset: 16 }, 5),
+            TensorType::Q8_0 | TensorType::IQ4_NL => (Head::Scale { offset: 0 }, 8),
+            TensorType::Q4_1 => (Head::ScaleMin, 4),
+            TensorType::Q5_1 => (Head::ScaleMin, 5),
+            TensorType::Q4_K => (Head::SuperScaleMin, 4),
+            TensorType::Q5_K => (Head::SuperScaleMin, 5),
+            TensorType::Q6_K | TensorType::Q3_K => (Head::SuperScale, 6),
+            _ => return None,
+        };
+        let head_bytes = match head {
+            Head::Scale { .. } => 2 * ROWS,
+            Head::ScaleMin => 4 * ROWS,
+            Head::SuperScaleMin => (4 + 16) * ROWS,
+            Head::SuperScale => (2 + 16) * ROWS,
+        };
+        let head_cols = ty.block_len();
+        let code_bytes = BLOCK * ROWS / 8 * bits;
+        let code_start = (cols / head_cols).checked_mul(head_bytes)?.checked_next_multiple_of(64)?;
+        let panel_bytes = (cols / BLOCK).checked_mul(code_bytes)?.checked_add(code_start)?;
+        panel_bytes.checked_mul(rows.div_ceil(ROWS))?;
+        Some(Self { ty, rows, cols, head, bits, head_bytes, head_cols, code_bytes, code_start, panel_bytes })
+    }
+
+    /// Panels of the matrix.
+    pub fn panels(&self) -> usize {
+        self.rows.div_ceil(ROWS)
+    }
+}
+
+impl Panels {
+    /// Repacks, on the workers of `pool`, row-major blocks (`rows` x `ty.row_bytes(cols)`); `None` when the type has no kernel for panels.
+    pub fn new(ty: TensorType, rows: usize, cols: usize, bytes: &[u8], pool: &Pool) -> Option<Self> {
+        let shape = PanelShape::new(ty, rows, cols)?;
+        let row_bytes = ty.row_bytes(cols)?;
+        assert_eq!(bytes.len(), rows * row_bytes);
+        let mut lines = vec![Line([0; 64]); shape.panel_bytes / 64 * shape.panels()];
+        if shape.panel_bytes > 0 {
+            pool.for_chunks(&mut lines, shape.panel_bytes / 64, |panel, lines| {
+                // SAFETY: lines are plain bytes without padding (size 64, alignment 64), borrowed mutably.
+                let out = unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast::<u8>(), lines.len() * 64) };
+                let first = panel * ROWS;
+                let count = ROWS.min(rows - first);
+                for (r, row) in bytes[first * row_bytes..][..count * row_bytes].chunks_exact(row_bytes).enumerate() {
+                    shape.place_row(row, r, out);
+                }
+            });
+        }
+        Some(Self { shape, lines: Arc::new(lines) })
+    }
+
+    /// The panels, one after the other.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: lines are plain bytes without padding (size 64, alignment 64).
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast::<u8>(), self.lines.len() * 64) }
+    }
+
+    /// Row `row` as f32: the values of the file's format, bit for bit.
+    pub fn row_f32(&self, row: usize, out: &mut [f32]) {
+        let shape = &self.shape;
+        assert!(row < shape.rows && out.len() == shape.cols);
+        let panel = &self.bytes()[row / ROWS * shape.panel_bytes..][..shape.panel_bytes];
+        let r = row % ROWS;
+        let (heads, codes) = panel.split_at(shape.code_start);
+        for (b, out) in out.chunks_exact_mut(BLOCK).enumerate() {
+            let head = &heads[b * BLOCK / shape.head_cols * shape.head_bytes..][..shape.head_bytes];
+            let codes = &codes[b * shape.code_bytes..][..shape.code_bytes];
+            let f16 =
+                |i: usize| f16_to_f32(u16::from_le_bytes([head[2 * (ROWS * i + r)], head[2 * (ROWS * i + r) + 1]]));
+            let in_head = b % (shape.head_cols / BLOCK);
+            for (i, out) in out.iter_mut().enumerate() {
+                let code = shape.code(codes, r, i);
+                *out = match shape.head {
+                    Head::Scale { offset } => f16(0) * (code - offset) as f32,
+                    Head::ScaleMin => f16(0) * code as f32 + f16(1),
+                    Head::SuperScaleMin => {
+                        let scale = f32::from(head[(4 + in_head) * ROWS + r]);
+                        let min = f32::from(head[(4 + 8 + in_head) * ROWS + r]);
+                        f16(0) * scale * code as f32 - f16(1) * min
+                    }
+                    Head::SuperScale => {
+                        let scale = head[(2 + 2 * in_head + i / 16) * ROWS + r] as i8;
+                        f16(0) * f32::from(scale) * (code - 32) as f32
+                    }
+                };
+            }
+        }
+    }
+}
+
+impl PanelShape {
+    /// Writes row `r` of a panel.
+    fn place_row(&self, row: &[u8], r: usize, panel: &mut [u8]) {
+        let (heads, codes) = panel.split_at_mut(self.code_start);
+        let block_codes = self.code_bytes * (self.head_cols / BLOCK);
+        let mut values = [0u8; 256];
+        for ((block, head), codes) in row
+            .chunks_exact(self.ty.block_bytes())
+            .zip(heads.chunks_exact_mut(self.head_bytes))
+            .zip(codes.chunks_exact_mut(block_codes))
+        {
+            let mut put = |i: usize, two: &[u8]| head[2 * (ROWS * i + r)..][..2].copy_from_slice(two);
+            let values = &mut values[..self.head_cols];
+            match self.ty {
+                TensorType::Q4_0 => {
+                    put(0, &block[..2]);
+                    nibbles(&block[2..], values);
+                }
+                TensorType::Q4_1 => {
+                    put(0, &block[..2]);
+                    put(1, &block[2..4]);
+                    nibbles(&block[4..], values);
+                }
+                TensorType::Q5_0 => {
+                    put(0, &block[..2]);
+                    nibbles(&block[6..], values);
+                    fifth_bits(&block[2..6], values);
+                }
+                TensorType::Q5_1 => {
+                    put(0, &block[..2]);
+                    put(1, &block[2..4]);
+                    nibbles(&block[8..], values);
+                    fifth_bits(&block[4..8], values);
+                }
+                TensorType::Q8_0 => {
+                    put(0, &block[..2]);
+                    values.copy_from_slice(&block[2..]);
+                }
+                TensorType::IQ4_NL => {
+                    put(0, &block[..2]);
+                    nibbles(&block[2..], values);
+                    for value in values.iter_mut() {
+                        *value = IQ4_NL_LEVELS[usize::from(*value)] as u8;
+                    }
+                }
+                TensorType::Q3_K => {
+                    put(0, &block[108..110]);
+                    let scales = &block[96..108];
+                    for j in 0..16 {
+                        let low = scales[j % 8] >> (j / 8 * 4) & 15;
+                        let high = scales[8 + j % 4] >> (j / 4 * 2) & 3;
+                        head[(2 + j) * ROWS + r] = (low | high << 4).wrapping_sub(32);
+                    }
+                    for (i, value) in values.iter_mut().enumerate() {
+                        let low = block[32 + i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2) & 3;
+                        let high = block[i % 32] >> (i / 32) & 1;
+                        // Of the value, low + 4 high - 4, the kernel of Q6_K takes 32 off.
+                        *value = (low | high << 2) + 28;
+                    }
+                }
+                TensorType::Q4_K | TensorType::Q5_K => {
+                    put(0, &block[..2]);
+                    put(1, &block[2..4]);
+                    for j in 0..8 {
+                        let (scale, min) = scale_min(&block[4..16], j);
+                        head[(4 + j) * ROWS + r] = scale;
+                        head[(4 + 8 + j) * ROWS + r] = min;
+                    }
+                    let (high, low) = block[16..].split_at(if self.bits == 5 { 32 } else { 0 });
+                    for (pair, low) in low.chunks_exact(32).enumerate() {
+                        nibbles(low, &mut values[64 * pair..][..64]);
+                    }
+                    for (i, value) in values.iter_mut().enumerate() {
+                        *value |= high.get(i % 32).map_or(0, |high| (high >> (i / 32) & 1) << 4);
+                    }
+                }
+                _ => {
+                    put(0, &block[208..210]);
+                    for (j, scale) in block[192..208].iter().enumerate() {
+                        head[(2 + j) * ROWS + r] = *scale;
+                    }
+                    for (i, value) in values.iter_mut().enumerate() {
+                        // Two halves of 128 values; quarter k of a half: nibble k / 2 of byte 32 (k % 2) + l.
+                        let (half, k, l) = (i / 128, i % 128 / 32, i % 32);
+                        let low = block[64 * half + 32 * (k % 2) + l] >> (4 * (k / 2)) & 15;
+                        let high = block[128 + 32 * half + l] >> (2 * k) & 3;
+                        *value = low | high << 4;
+                    }
+                }
+            }
+            for (values, codes) in values.chunks_exact(BLOCK).zip(codes.chunks_exact_mut(self.code_bytes)) {
+                self.place_codes(values, r, codes);
+            }
+        }
+    }
+
+    /// Writes 32 codes of row `r`.
+    fn place_codes(&self, values: &[u8], r: usize, codes: &mut [u8]) {
+        for (i, &value) in values.iter().enumerate() {
+            let (g, at) = (i / 4, 4 * r + i % 4);
+            if self.bits == 8 {
+                codes[64 * g + at] = value;
+                continue;
+            }
+            codes[64 * (g % 4) + at] |= (value & 15) << (4 * (g / 4));
+            match self.bits {
+                5 => codes[256 + at] |= (value >> 4) << g,
+                6 => codes[256 + 64 * (g / 4) + at] |= (value >> 4) << (2 * (g % 4)),
+                _ => {}
+            }
+        }
+    }
+
+    /// Code of input `i` of row `r`, sign-extended when it has 8 bits.
+    fn code(&self, codes: &[u8], r: usize, i: usize) -> i32 {
+        let (g, at) = (i / 4, 4 * r + i % 4);
+        if self.bits == 8 {
+            return i32::from(codes[64 * g + at] as i8);
+        }
+        let low = codes[64 * (g % 4) + at] >> (4 * (g / 4)) & 15;
+        let high = match self.bits {
+            5 => codes[256 + at] >> g & 1,
+            6 => codes[256 + 64 * (g / 4) + at] >> (2 * (g % 4)) & 3,
+            _ => 0,
+        };
+        i32::from(low | high << 4)
+    }
+}
+
+impl fmt::Debug for Panels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Panels({} {}x{})", self.shape.ty, self.shape.rows, self.shape.cols)
+    }
+}
+
+/// Low halves of all bytes, then high halves.
+fn nibbles(packed: &[u8], values: &mut [u8]) {
+    let (low, high) = values.split_at_mut(packed.len());
+    for ((low, high), byte) in low.iter_mut().zip(high).zip(packed) {
+        (*low, *high) = (byte & 15, byte >> 4);
+    }
+}
+
+/// Bit `i` of the little-endian word is bit 4 of value `i`.
+fn fifth_bits(word: &[u8], values: &mut [u8]) {
+    for (i, value) in values.iter_mut().enumerate() {
+        *value |= (word[i / 8] >> (i % 8) & 1) << 4;
+    }
+}
+
+/// Scale and min `j` of the 12 bytes that hold eight 6-bit pairs (Q4_K, Q5_K).
+fn scale_min(packed: &[u8], j: usize) -> (u8, u8) {
+    if j < 4 {
+        (packed[j] & 63, packed[j + 4] & 63)
+    } else {
+        (packed[j + 4] & 15 | packed[j - 4] >> 6 << 4, packed[j + 4] >> 4 | packed[j] >> 6 << 4)
+    }
+}

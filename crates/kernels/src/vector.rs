@@ -1,0 +1,163 @@
+//! The vector operations that the algorithms of [`generic`](crate::generic) are written in, once for every instruction
+//! set. Implementations: `scalar`, `x86::avx2`, `x86::avx512`.
+//!
+//! Every method is `unsafe` for the same first reason: the processor must have the instruction set of the
+//! implementation. Pointers need no alignment; what they must cover is said at each method.
+
+/// `LANES` f32 values.
+///
+/// # Safety
+/// All methods: the instruction set of the implementation is available.
+#[allow(clippy::missing_safety_doc)] // said once, above
+pub(crate) trait Floats: Copy {
+    /// Values per vector.
+    const LANES: usize;
+    /// Tokens per register tile of a dense product with four rows.
+    const TILE_TOKENS: usize;
+
+    unsafe fn splat(value: f32) -> Self;
+
+    /// Reads `LANES` f32 (little-endian) at `from`.
+    unsafe fn load(from: *const u8) -> Self;
+    /// Reads `LANES` f16 at `from`.
+    unsafe fn load_f16(from: *const u8) -> Self;
+    /// Reads `LANES` bf16 at `from`.
+    unsafe fn load_bf16(from: *const u8) -> Self;
+    /// Writes `LANES` f32 to `to`.
+    unsafe fn store(self, to: *mut f32);
+    /// Writes `LANES` f16, rounded to nearest even, to `to`.
+    unsafe fn store_f16(self, to: *mut u16);
+
+    unsafe fn add(self, other: Self) -> Self;
+    unsafe fn sub(self, other: Self) -> Self;
+    unsafe fn mul(self, other: Self) -> Self;
+    unsafe fn div(self, other: Self) -> Self;
+    /// `self * factor + addend`: with one rounding where the instruction set has it, else with two.
+    unsafe fn mul_add(self, factor: Self, addend: Self) -> Self;
+    /// The larger; `other` when one is NaN.
+    unsafe fn max(self, other: Self) -> Self;
+    /// The smaller; `other` when one is NaN.
+    unsafe fn min(self, other: Self) -> Self;
+    /// Per lane: `self < bound`: `then`, else (also for NaN): `otherwise`.
+    unsafe fn select_less(self, bound: Self, then: Self, otherwise: Self) -> Self;
+    /// 2 to the power of `self`, which holds integers in -126..=127.
+    unsafe fn exp2_integer(self) -> Self;
+
+    /// Asks for the cache line at `at`, which may be any address, to be brought to the second-level cache.
+    #[inline(always)]
+    unsafe fn prefetch(at: *const u8) {
+        let _ = at;
+    }
+
+    /// The sum over the lanes of each of four vectors; the order depends on the lane only.
+    unsafe fn sum4(vectors: [Self; 4]) -> [f32; 4];
+
+    /// The sum over the lanes, in the order of [`sum4`](Self::sum4).
+    #[inline(always)]
+    unsafe fn sum(self) -> f32 {
+        // SAFETY: the caller has the instruction set.
+        unsafe {
+            let zero = Self::splat(0.0);
+            Self::sum4([self, zero, zero, zero])[0]
+        }
+    }
+
+    /// Reads `n <= LANES` f32 at `from`; the other lanes are 0.
+    #[inline(always)]
+    unsafe fn load_part(from: *const u8, n: usize) -> Self {
+        let mut values = [0.0f32; 16];
+        // SAFETY: the caller gives `n` readable values, `n <= LANES <= 16`.
+        unsafe {
+            std::ptr::copy_nonoverlapping(from, values.as_mut_ptr().cast(), 4 * n);
+            Self::load(values.as_ptr().cast())
+        }
+    }
+
+    /// Reads `n <= LANES` f16 at `from`; the other lanes are 0.
+    #[inline(always)]
+    unsafe fn load_f16_part(from: *const u8, n: usize) -> Self {
+        let mut values = [0u16; 16];
+        // SAFETY: the caller gives `n` readable values, `n <= LANES <= 16`.
+        unsafe {
+            std::ptr::copy_nonoverlapping(from, values.as_mut_ptr().cast(), 2 * n);
+            Self::load_f16(values.as_ptr().cast())
+        }
+    }
+
+    /// Reads `n <= LANES` bf16 at `from`; the other lanes are 0.
+    #[inline(always)]
+    unsafe fn load_bf16_part(from: *const u8, n: usize) -> Self {
+        let mut values = [0u16; 16];
+        // SAFETY: the caller gives `n` readable values, `n <= LANES <= 16`.
+        unsafe {
+            std::ptr::copy_nonoverlapping(from, values.as_mut_ptr().cast(), 2 * n);
+            Self::load_bf16(values.as_ptr().cast())
+        }
+    }
+
+    /// Writes the first `n <= LANES` values to `to`.
+    #[inline(always)]
+    unsafe fn store_part(self, to: *mut f32, n: usize) {
+        let mut values = [0.0f32; 16];
+        // SAFETY: `LANES <= 16`; the caller gives room for `n` values.
+        unsafe {
+            self.store(values.as_mut_ptr());
+            std::ptr::copy_nonoverlapping(values.as_ptr(), to, n);
+        }
+    }
+
+    /// Writes the first `n <= LANES` values, rounded to f16, to `to`.
+    #[inline(always)]
+    unsafe fn store_f16_part(self, to: *mut u16, n: usize) {
+        let mut values = [0u16; 16];
+        // SAFETY: `LANES <= 16`; the caller gives room for `n` values.
+        unsafe {
+            self.store_f16(values.as_mut_ptr());
+            std::ptr::copy_nonoverlapping(values.as_ptr(), to, n);
+        }
+    }
+}
+
+/// `Floats::LANES` rows of a product of whole numbers: each lane is an output row, four inputs at a time.
+///
+/// # Safety
+/// All methods: the instruction set of the implementation is available.
+#[allow(clippy::missing_safety_doc)] // said once, above
+pub(crate) trait RowLanes: Copy {
+    /// The f32 vector with as many lanes.
+    type Floats: Floats;
+    /// Four bytes per lane.
+    type Bytes: Copy;
+    /// What [`dot_signed`](Self::dot_signed) adds for every input of value 1 beyond the true product.
+    const SIGNED_EXCESS: i32;
+    /// Tokens per register tile.
+    const TILE_TOKENS: usize;
+
+    /// i32 zeros.
+    unsafe fn zero() -> Self;
+    /// Reads `4 * LANES` bytes at `from`.
+    unsafe fn load_bytes(from: *const u8) -> Self::Bytes;
+    /// The low half of every byte.
+    unsafe fn low_nibbles(bytes: Self::Bytes) -> Self::Bytes;
+    /// The high half of every byte.
+    unsafe fn high_nibbles(bytes: Self::Bytes) -> Self::Bytes;
+    /// `nibbles | ((bits >> shift) & mask) << 4`, `mask` below 4 and `shift` below 8 (constants after inlining).
+    unsafe fn extend_nibbles(nibbles: Self::Bytes, bits: Self::Bytes, shift: i32, mask: i8) -> Self::Bytes;
+    /// Adds the products of four unsigned bytes (at most 63) per lane with four int8 inputs (`>= -127`), packed in `x`.
+    unsafe fn dot_unsigned(self, weights: Self::Bytes, x: i32) -> Self;
+    /// Adds the products of four int8 per lane with four int8 inputs (`>= -127`), packed in `x`, plus
+    /// [`SIGNED_EXCESS`](Self::SIGNED_EXCESS) times the sum of the inputs.
+    unsafe fn dot_signed(self, weights: Self::Bytes, x: i32) -> Self;
+    /// `self - value` in every lane.
+    unsafe fn sub_splat(self, value: i32) -> Self;
+    /// Lane by lane, wrapping.
+    unsafe fn add(self, other: Self) -> Self;
+    /// Lane by lane, wrapping.
+    unsafe fn mul(self, other: Self) -> Self;
+    /// Reads `LANES` unsigned bytes at `from`.
+    unsafe fn load_u8(from: *const u8) -> Self;
+    /// Reads `LANES` signed bytes at `from`.
+    unsafe fn load_i8(from: *const u8) -> Self;
+    /// Rounds to nearest even.
+    unsafe fn to_floats(self) -> Self::Floats;
+}

@@ -1,0 +1,232 @@
+//! Eight lanes in one 256-bit register.
+
+use std::arch::x86_64::*;
+
+use crate::vector::{Floats, RowLanes};
+
+/// Eight f32.
+#[derive(Clone, Copy)]
+pub(crate) struct F32x8(__m256);
+
+/// Eight i32.
+#[derive(Clone, Copy)]
+pub(crate) struct I32x8(__m256i);
+
+impl Floats for F32x8 {
+    const LANES: usize = 8;
+    const TILE_TOKENS: usize = 3;
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn splat(value: f32) -> Self {
+        Self(_mm256_set1_ps(value))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn load(from: *const u8) -> Self {
+        // SAFETY: the caller gives 32 readable bytes.
+        Self(unsafe { _mm256_loadu_ps(from.cast()) })
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn load_f16(from: *const u8) -> Self {
+        // SAFETY: the caller gives 16 readable bytes.
+        Self(_mm256_cvtph_ps(unsafe { _mm_loadu_si128(from.cast()) }))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn load_bf16(from: *const u8) -> Self {
+        // SAFETY: the caller gives 16 readable bytes.
+        let bits = unsafe { _mm_loadu_si128(from.cast()) };
+        Self(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(bits))))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: the caller gives room for eight values.
+        unsafe { _mm256_storeu_ps(to, self.0) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn store_f16(self, to: *mut u16) {
+        let bits = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self.0);
+        // SAFETY: the caller gives room for eight values.
+        unsafe { _mm_storeu_si128(to.cast(), bits) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn add(self, other: Self) -> Self {
+        Self(_mm256_add_ps(self.0, other.0))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn sub(self, other: Self) -> Self {
+        Self(_mm256_sub_ps(self.0, other.0))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn mul(self, other: Self) -> Self {
+        Self(_mm256_mul_ps(self.0, other.0))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn div(self, other: Self) -> Self {
+        Self(_mm256_div_ps(self.0, other.0))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn mul_add(self, factor: Self, addend: Self) -> Self {
+        Self(_mm256_fmadd_ps(self.0, factor.0, addend.0))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn max(self, other: Self) -> Self {
+        Self(_mm256_max_ps(self.0, other.0))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn min(self, other: Self) -> Self {
+        Self(_mm256_min_ps(self.0, other.0))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn select_less(self, bound: Self, then: Self, otherwise: Self) -> Self {
+        Self(_mm256_blendv_ps(otherwise.0, then.0, _mm256_cmp_ps::<_CMP_LT_OQ>(self.0, bound.0)))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn exp2_integer(self) -> Self {
+        let exponent = _mm256_add_epi32(_mm256_cvttps_epi32(self.0), _mm256_set1_epi32(127));
+        Self(_mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent)))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn prefetch(at: *const u8) {
+        _mm_prefetch::<_MM_HINT_T1>(at.cast());
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn sum4(vectors: [Self; 4]) -> [f32; 4] {
+        let [a, b, c, d] = vectors.map(|v| v.0);
+        // Per 128-bit half: the four sums of four, then the two halves.
+        let ab = _mm256_add_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+        let cd = _mm256_add_ps(_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+        let sums = _mm256_add_ps(_mm256_shuffle_ps::<0x44>(ab, cd), _mm256_shuffle_ps::<0xee>(ab, cd));
+        let sums = _mm_add_ps(_mm256_castps256_ps128(sums), _mm256_extractf128_ps::<1>(sums));
+        let mut out = [0.0; 4];
+        // SAFETY: `out` has room for four values.
+        unsafe { _mm_storeu_ps(out.as_mut_ptr(), sums) };
+        out
+    }
+}
+
+impl RowLanes for I32x8 {
+    type Floats = F32x8;
+    type Bytes = __m256i;
+    const SIGNED_EXCESS: i32 = 0;
+    const TILE_TOKENS: usize = 2;
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn zero() -> Self {
+        Self(_mm256_setzero_si256())
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn load_bytes(from: *const u8) -> __m256i {
+        // SAFETY: the caller gives 32 readable bytes.
+        unsafe { _mm256_loadu_si256(from.cast()) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn low_nibbles(bytes: __m256i) -> __m256i {
+        _mm256_and_si256(bytes, _mm256_set1_epi8(15))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn high_nibbles(bytes: __m256i) -> __m256i {
+        _mm256_and_si256(_mm256_srli_epi16::<4>(bytes), _mm256_set1_epi8(15))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn extend_nibbles(nibbles: __m256i, bits: __m256i, shift: i32, mask: i8) -> __m256i {
+        let bits = _mm256_srl_epi16(bits, _mm_cvtsi32_si128(shift));
+        let bits = _mm256_and_si256(bits, _mm256_set1_epi8(mask));
+        _mm256_or_si256(nibbles, _mm256_slli_epi16::<4>(bits))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn dot_unsigned(self, weights: __m256i, x: i32) -> Self {
+        // 2 * 63 * 127 fits int16.
+        let pairs = _mm256_maddubs_epi16(weights, _mm256_set1_epi32(x));
+        Self(_mm256_add_epi32(self.0, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn dot_signed(self, weights: __m256i, x: i32) -> Self {
+        // |w| * (x with the sign of w): 2 * 128 * 127 fits int16.
+        let x = _mm256_sign_epi8(_mm256_set1_epi32(x), weights);
+        let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(weights), x);
+        Self(_mm256_add_epi32(self.0, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn sub_splat(self, value: i32) -> Self {
+        Self(_mm256_sub_epi32(self.0, _mm256_set1_epi32(value)))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn add(self, other: Self) -> Self {
+        Self(_mm256_add_epi32(self.0, other.0))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn mul(self, other: Self) -> Self {
+        Self(_mm256_mullo_epi32(self.0, other.0))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn load_u8(from: *const u8) -> Self {
+        // SAFETY: the caller gives eight readable bytes.
+        Self(_mm256_cvtepu8_epi32(unsafe { _mm_loadl_epi64(from.cast()) }))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn load_i8(from: *const u8) -> Self {
+        // SAFETY: the caller gives eight readable bytes.
+        Self(_mm256_cvtepi8_epi32(unsafe { _mm_loadl_epi64(from.cast()) }))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn to_floats(self) -> F32x8 {
+        F32x8(_mm256_cvtepi32_ps(self.0))
+    }
+}

@@ -1,0 +1,150 @@
+//! From rows of logits to log-probabilities of single tokens.
+
+use rayon::prelude::*;
+
+use super::lm::Score;
+
+/// Values treated together: enough independent sums for the widest vectors.
+const LANES: usize = 16;
+/// Values summed in f32 before the sum continues in f64.
+const BLOCK: usize = 1024;
+
+/// Natural log-probability of `token` under `logits`: `logits[token] - ln(sum(exp(logits)))`. Exact to about 2e-7, the
+/// rounding of the exponentials; the sum is f64. NaN when a logit is NaN or +infinity or `token` is not in the
+/// vocabulary.
+pub fn log_prob(logits: &[f32], token: u32) -> f64 {
+    let Some(&own) = logits.get(token as usize) else { return f64::NAN };
+    let Some(max) = max(logits) else { return f64::NAN };
+    f64::from(own - max) - exp_sum(logits, max).ln()
+}
+
+/// Log-probability of `token`, and whether it is the most probable one (of equals, the first).
+pub(super) fn token_score(logits: &[f32], token: u32) -> Score {
+    let index = (token as usize).min(logits.len());
+    let (before, rest) = logits.split_at(index);
+    let is_greedy = match rest.split_first() {
+        Some((own, after)) => before.iter().all(|x| x < own) && after.iter().all(|x| x <= own),
+        None => false,
+    };
+    Score { logprob: log_prob(logits, token), is_greedy }
+}
+
+/// The scores of several rows, spread over the machine's cores.
+pub(super) fn token_scores(rows: &[(&[f32], u32)]) -> Vec<Score> {
+    rows.par_iter().map(|(logits, token)| token_score(logits, *token)).collect()
+}
+
+/// The largest value; `None` when one is NaN or +infinity, or none is finite.
+fn max(values: &[f32]) -> Option<f32> {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let mut sound = [true; LANES];
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    let mut step = |i: usize, x: f32| {
+        sound[i] &= x < f32::INFINITY;
+        lanes[i] = if x > lanes[i] { x } else { lanes[i] };
+    };
+    for chunk in chunks {
+        for i in 0..LANES {
+            step(i, chunk[i]);
+        }
+    }
+    for (i, &x) in rest.iter().enumerate() {
+        step(i, x);
+    }
+    let max = lanes.into_iter().fold(f32::NEG_INFINITY, f32::max);
+    (sound.into_iter().all(|sound| sound) && max > f32::NEG_INFINITY).then_some(max)
+}
+
+/// `sum(exp(values - max))`.
+fn exp_sum(values: &[f32], max: f32) -> f64 {
+    let mut total = 0.0;
+    for block in values.chunks(BLOCK) {
+        let mut lanes = [0f32; LANES];
+        let (chunks, rest) = block.as_chunks::<LANES>();
+        for chunk in chunks {
+            for i in 0..LANES {
+                lanes[i] += exp(chunk[i] - max);
+            }
+        }
+        for (lane, x) in lanes.iter_mut().zip(rest) {
+            *lane += exp(x - max);
+        }
+        total += lanes.iter().map(|&lane| f64::from(lane)).sum::<f64>();
+    }
+    total
+}
+
+/// `e^x` for x <= 0 in plain arithmetic, which compilers turn into vectors: `2^n * 2^f` with `|f| <= 1/2`, `2^f` by its
+/// Taylor polynomial of degree 7 (truncation below 2e-9). Below -87 it is 0 up to the smallest normal number.
+#[inline]
+fn exp(x: f32) -> f32 {
+    let y = if x > -87.0 { x } else { -87.0 } * std::f32::consts::LOG2_E;
+    // Adding and taking away 1.5 * 2^23 rounds to the nearest integer, whose bits then lie at the bottom.
+    let shifted = y + 12_582_912.0;
+    let n = shifted - 12_582_912.0;
+    let f = y - n;
+    let mut p = 1.525_273_4e-5;
+    for c in [1.540_353e-4, 1.333_355_8e-3, 9.618_129e-3, 5.550_411e-2, 0.240_226_5, 0.693_147_2, 1.0] {
+        p = p * f + c;
+    }
+    let exponent = shifted.to_bits().wrapping_sub(0x4b40_0000).wrapping_add(127);
+    p * f32::from_bits(exponent << 23)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exact(logits: &[f32], token: usize) -> f64 {
+        let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let sum: f64 = logits.iter().map(|x| f64::from(x - max).exp()).sum();
+        f64::from(logits[token] - max) - sum.ln()
+    }
+
+    #[test]
+    fn exponentials_are_accurate() {
+        for i in 0..87_000 {
+            let x = -(i as f32) / 1000.0;
+            let (found, expected) = (f64::from(exp(x)), f64::from(x).exp());
+            // The argument times log2(e) is rounded in f32, an error that grows with the argument.
+            assert!((found / expected - 1.0).abs() < 3e-7 + f64::from(-x) * 1.2e-7, "{x}: {found} {expected}");
+        }
+        assert_eq!(exp(0.0), 1.0);
+        assert!(exp(-1e30) < 1e-37 && exp(f32::NEG_INFINITY) < 1e-37);
+    }
+
+    #[test]
+    fn log_probabilities_equal_the_definition_in_f64() {
+        for n in [1usize, 2, 15, 16, 17, 1023, 1025, 49_152] {
+            let logits: Vec<f32> = (0..n).map(|i| ((i * 7919 % 1000) as f32 / 37.0).sin() * 12.0 - 3.0).collect();
+            for token in [0, n / 2, n - 1] {
+                let found = log_prob(&logits, token as u32);
+                assert!((found - exact(&logits, token)).abs() < 1e-6, "{n} {token}: {found}");
+            }
+        }
+    }
+
+    #[test]
+    fn log_probabilities_of_a_distribution_sum_to_one() {
+        let logits = [1000.0, 998.0, -1e30, f32::NEG_INFINITY];
+        let total: f64 = (0..4).map(|token| log_prob(&logits, token).exp()).sum();
+        assert!((total - 1.0).abs() < 1e-6);
+        assert!((log_prob(&logits, 1) - log_prob(&logits, 0) + 2.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn broken_logits_are_not_numbers() {
+        assert!(log_prob(&[0.0, f32::NAN, 1.0], 0).is_nan());
+        assert!(log_prob(&[0.0, f32::INFINITY], 0).is_nan());
+        assert!(log_prob(&[f32::NEG_INFINITY; 3], 0).is_nan());
+        assert!(log_prob(&[0.0], 1).is_nan());
+        assert!(log_prob(&[], 0).is_nan());
+    }
+
+    #[test]
+    fn of_equal_tokens_the_first_is_greedy() {
+        let logits = [1.0, 3.0, 3.0, 2.0];
+        let greedy: Vec<bool> = (0..5).map(|token| token_score(&logits, token).is_greedy).collect();
+        assert_eq!(greedy, [false, true, false, false, false]);
+    }
+}

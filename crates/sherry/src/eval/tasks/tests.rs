@@ -1,0 +1,170 @@
+use std::fs;
+
+use super::*;
+use crate::eval::data::read_text;
+use crate::eval::python::Random;
+
+/// The data folder, or `None` with a message when it is absent.
+fn data() -> Option<PathBuf> {
+    let default = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/data");
+    let folder = PathBuf::from(std::env::var_os("SHERRY_DATA").unwrap_or(default.into()));
+    if folder.join("eval").is_dir() {
+        return Some(folder);
+    }
+    eprintln!("skipped: no data folder at {} (set SHERRY_DATA)", folder.display());
+    None
+}
+
+#[test]
+fn prompts_equal_the_reference_requests() {
+    let Some(data) = data() else { return };
+    let text = read_text(&data.join("reference/smollm2_lmeval.json")).unwrap();
+    let reference: Value = serde_json::from_str(&text).unwrap();
+    let mut checked = 0;
+    for (name, entry) in reference["tasks"].as_object().unwrap() {
+        let run = Task::find(name).unwrap().prepare(&data.join("eval"), Limit::Items(200), 0, 0).unwrap();
+        for expected in entry["per_item"].as_array().unwrap() {
+            let item = &run.items[expected["item"].as_u64().unwrap() as usize];
+            assert_eq!(item.gold as u64, expected["gold"].as_u64().unwrap(), "{name} item {}", item.index);
+            assert_eq!(item.requests.len(), expected["logprobs"].as_array().unwrap().len());
+            if let Some(request) = expected.get("first_request") {
+                assert_eq!(item.requests[0].context, request[0].as_str().unwrap());
+                assert_eq!(item.requests[0].continuation, request[1].as_str().unwrap());
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked >= 5, "{checked}");
+}
+
+#[test]
+fn every_item_of_every_set_becomes_requests() {
+    let Some(data) = data() else { return };
+    let expected = [2376, 1172, 10042, 1838, 1267, 500, 3270, 5153];
+    for (task, count) in TASKS.iter().zip(expected) {
+        let run = task.prepare(&data.join("eval"), Limit::All, 0, 0).unwrap();
+        assert_eq!((run.items.len(), run.original), (count, count), "{}", task.name);
+        let lengths = |item: &Item| item.requests.len() == item.lengths.len() || task.kind == Kind::WinoGrande;
+        assert!(run.items.iter().all(lengths));
+        if task.kind == Kind::HellaSwag {
+            let spaced = |item: &&Item| item.requests.iter().any(|request| request.continuation.starts_with("  "));
+            // The README of the data counts 4835 items with a leading space in an ending.
+            assert_eq!(run.items.iter().filter(spaced).count(), 4835);
+        }
+    }
+}
+
+fn rows(folder: &Path, name: &str, rows: &[String]) {
+    fs::write(folder.join(name), rows.join("\n")).unwrap();
+}
+
+fn piqa(i: usize) -> String {
+    format!(r#"{{"goal": "g{i}", "sol1": "a{i}", "sol2": "b{i}", "label": {}}}"#, i % 2)
+}
+
+#[test]
+fn few_shot_examples_are_drawn_as_the_harness_draws_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let train: Vec<String> = (0..30).map(piqa).collect();
+    rows(folder.path(), "piqa_train.jsonl", &train);
+    rows(folder.path(), "piqa_validation.jsonl", &[piqa(5), piqa(40)]);
+    let run = Task::find("piqa").unwrap().prepare(folder.path(), Limit::All, 2, FEWSHOT_SEED).unwrap();
+    assert_eq!(run.fewshot_split, Some(Split::Train));
+    // Three are drawn per item, those equal to the item leave, two remain.
+    let mut random = Random::new(FEWSHOT_SEED);
+    for (item, own) in run.items.iter().zip([5, 40]) {
+        let drawn: Vec<usize> = random.sample(30, 3).unwrap().into_iter().filter(|&i| i != own).take(2).collect();
+        let shots: String = drawn
+            .iter()
+            .map(|i| format!("Question: g{i}\nAnswer: {}{i}\n\n", if i % 2 == 0 { "a" } else { "b" }))
+            .collect();
+        assert_eq!(item.requests[1].context, format!("{shots}Question: g{own}\nAnswer:"));
+        assert_eq!(item.requests[1].continuation, format!(" b{own}"));
+    }
+}
+
+#[test]
+fn few_shot_prompts_keep_the_harnesses_oddities() {
+    let folder = tempfile::tempdir().unwrap();
+    let words = |i: usize| format!(r#"{{"text": "a b\nc w{i}"}}"#);
+    rows(folder.path(), "lambada_test.jsonl", &[words(0), words(1)]);
+    let run = Task::find("lambada_openai").unwrap().prepare(folder.path(), Limit::Items(1), 1, 7).unwrap();
+    let request = &run.items[0].requests[0];
+    // The target brings its own space, the joint another; the item itself may be its own example.
+    assert!(request.context.starts_with("a b\nc  w") && request.context.ends_with("\n\na b\nc"), "{request:?}");
+    assert_eq!(request.continuation, " w0");
+
+    let blank =
+        |name: &str| format!(r#"{{"sentence": "{name} _ sat . ", "option1": "X", "option2": "Y", "answer": "2"}}"#);
+    rows(folder.path(), "winogrande_train.jsonl", &[blank("t"), blank("t")]);
+    rows(folder.path(), "winogrande_dev.jsonl", &[blank("v")]);
+    let run = Task::find("winogrande").unwrap().prepare(folder.path(), Limit::All, 1, 7).unwrap();
+    let contexts: Vec<&str> = run.items[0].requests.iter().map(|request| request.context.as_str()).collect();
+    assert_eq!(contexts, ["t Y sat .\n\nv X", "t Y sat .\n\nv Y"]);
+    assert!(run.items[0].requests.iter().all(|request| request.continuation == " sat ."));
+}
+
+#[test]
+fn missing_data_says_what_was_looked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let task = Task::find("winogrande").unwrap();
+    let error = task.prepare(folder.path(), Limit::All, 0, 0).unwrap_err().to_string();
+    for part in
+        ["task winogrande", "winogrande_xl_validation.jsonl[.gz|.zst]", "allenai/winogrande", "winogrande_xl", "--data"]
+    {
+        assert!(error.contains(part), "{error}");
+    }
+    rows(folder.path(), "piqa_validation.jsonl", &[piqa(0), piqa(1)]);
+    let piqa_task = Task::find("piqa").unwrap();
+    let error = piqa_task.prepare(folder.path(), Limit::All, 3, 0).unwrap_err().to_string();
+    assert!(error.contains("training split") && error.contains("piqa_train.jsonl"), "{error}");
+    rows(folder.path(), "piqa_train.jsonl", &[piqa(0), piqa(1)]);
+    let error = piqa_task.prepare(folder.path(), Limit::All, 3, 0).unwrap_err().to_string();
+    assert!(error.contains("has 2 rows"), "{error}");
+}
+
+#[test]
+fn rows_that_do_not_fit_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let cases = [
+        ("piqa", "piqa_validation", r#"{"goal": "g", "sol1": "a", "sol2": "b", "label": 2}"#, "number 2 of 2"),
+        (
+            "arc_easy",
+            "arc_easy_test",
+            r#"{"question": "q", "choices": {"text": ["a"], "label": ["A"]}, "answerKey": "1"}"#,
+            "'1' is none of the labels A",
+        ),
+        (
+            "winogrande",
+            "winogrande_validation",
+            r#"{"sentence": "no blank", "option1": "a", "option2": "b", "answer": "1"}"#,
+            "blank",
+        ),
+        (
+            "winogrande",
+            "winogrande_validation",
+            r#"{"sentence": "a _", "option1": "a", "option2": "b", "answer": ""}"#,
+            "expected '1' or '2'",
+        ),
+        ("boolq", "boolq_validation", r#"{"passage": "p", "question": "q", "answer": 3}"#, "true or false"),
+        ("lambada_openai", "lambada_test", r#"{"text": "one"}"#, "two words"),
+        ("hellaswag", "hellaswag_validation", r#"{"ctx_a": "p"}"#, "field 'activity_label'"),
+    ];
+    for (task, file, row, expected) in cases {
+        rows(folder.path(), &format!("{file}.jsonl"), &[row.to_string()]);
+        let error = Task::find(task).unwrap().prepare(folder.path(), Limit::All, 0, 0).unwrap_err().to_string();
+        assert!(error.contains(expected) && error.contains("line 1"), "{error}");
+    }
+}
+
+#[test]
+fn tasks_are_found_by_name() {
+    assert_eq!(Task::find_all("sherry5").unwrap().len(), 5);
+    let names: Vec<&str> = Task::find_all("boolq, piqa,boolq").unwrap().iter().map(|task| task.name).collect();
+    assert_eq!(names, ["boolq", "piqa"]);
+    let error = Task::find_all("piqa,mmlu").unwrap_err().to_string();
+    assert!(error.contains("'mmlu'") && error.contains("hellaswag"), "{error}");
+    assert!(Task::find_all(" ,").is_err());
+    assert_eq!(Limit::Share(0.1).of(15), 2);
+    assert_eq!((Limit::Items(9).of(3), Limit::All.of(3)), (3, 3));
+}

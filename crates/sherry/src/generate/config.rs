@@ -1,0 +1,145 @@
+//! `generation_config.json`: what a model's authors recommend.
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use crate::{Error, Result};
+
+/// The fields of `generation_config.json` that matter here; `None` where the file says nothing.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct GenerationConfig {
+    /// Tokens that end an answer.
+    pub eos_token_ids: Vec<u32>,
+    /// Begin of text.
+    pub bos_token_id: Option<u32>,
+    /// `false` asks for the most likely token always.
+    pub do_sample: Option<bool>,
+    /// As in [`SamplingParams`](super::SamplingParams).
+    pub temperature: Option<f32>,
+    /// As in [`SamplingParams`](super::SamplingParams).
+    pub top_k: Option<usize>,
+    /// As in [`SamplingParams`](super::SamplingParams).
+    pub top_p: Option<f32>,
+    /// As in [`SamplingParams`](super::SamplingParams).
+    pub min_p: Option<f32>,
+    /// As in [`SamplingParams`](super::SamplingParams).
+    pub repetition_penalty: Option<f32>,
+}
+
+impl GenerationConfig {
+    /// Parses the file's bytes; `path` is for messages. Unknown fields and `null` are ignored.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] naming the field of the wrong type.
+    pub fn parse(path: &Path, json: &[u8]) -> Result<Self> {
+        let fields: Map<String, Value> = serde_json::from_slice(json)
+            .map_err(|err| Error::malformed(path, "file", format!("is not a JSON object: {err}")))?;
+        let reader = Reader { path, fields: &fields };
+        Ok(Self {
+            eos_token_ids: match reader.field("eos_token_id") {
+                None => Vec::new(),
+                Some(Value::Array(ids)) => ids.iter().map(|id| reader.id("eos_token_id", id)).collect::<Result<_>>()?,
+                Some(id) => vec![reader.id("eos_token_id", id)?],
+            },
+            bos_token_id: reader.field("bos_token_id").map(|id| reader.id("bos_token_id", id)).transpose()?,
+            do_sample: reader.get("do_sample", "true or false", Value::as_bool)?,
+            temperature: reader.number("temperature")?,
+            top_k: reader.get("top_k", "a number of tokens", |value| value.as_u64()?.try_into().ok())?,
+            top_p: reader.number("top_p")?,
+            min_p: reader.number("min_p")?,
+            repetition_penalty: reader.number("repetition_penalty")?,
+        })
+    }
+
+    /// `base` with everything that this file sets. Values outside [`SamplingParams`](super::SamplingParams)' ranges
+    /// are left for its check to refuse.
+    pub fn apply(&self, base: super::SamplingParams) -> super::SamplingParams {
+        let temperature = match self.do_sample {
+            Some(false) => 0.0,
+            _ => self.temperature.unwrap_or(base.temperature),
+        };
+        super::SamplingParams {
+            temperature,
+            top_k: self.top_k.unwrap_or(base.top_k),
+            top_p: self.top_p.unwrap_or(base.top_p),
+            min_p: self.min_p.unwrap_or(base.min_p),
+            repetition_penalty: self.repetition_penalty.unwrap_or(base.repetition_penalty),
+            ..base
+        }
+    }
+}
+
+struct Reader<'j> {
+    path: &'j Path,
+    fields: &'j Map<String, Value>,
+}
+
+impl<'j> Reader<'j> {
+    fn field(&self, name: &str) -> Option<&'j Value> {
+        self.fields.get(name).filter(|value| !value.is_null())
+    }
+
+    fn bad(&self, name: &str, value: &Value, expected: &str) -> Error {
+        let shown: String = value.to_string().chars().take(40).collect();
+        Error::malformed(self.path, format!("field '{name}'"), format!("is {shown}; expected {expected}"))
+    }
+
+    fn get<T>(&self, name: &str, expected: &str, read: impl Fn(&Value) -> Option<T>) -> Result<Option<T>> {
+        self.field(name).map(|value| read(value).ok_or_else(|| self.bad(name, value, expected))).transpose()
+    }
+
+    fn number(&self, name: &str) -> Result<Option<f32>> {
+        self.get(name, "a number", |value| {
+            value.as_f64().map(|number| number as f32).filter(|number| number.is_finite())
+        })
+    }
+
+    fn id(&self, name: &str, value: &Value) -> Result<u32> {
+        value.as_u64().and_then(|id| id.try_into().ok()).ok_or_else(|| self.bad(name, value, "a token id"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::SamplingParams;
+    use super::*;
+
+    fn parse(json: &str) -> Result<GenerationConfig> {
+        GenerationConfig::parse(Path::new("generation_config.json"), json.as_bytes())
+    }
+
+    #[test]
+    fn real_files_parse() {
+        let llama = r#"{"bos_token_id": 128000, "do_sample": true, "eos_token_id": [128001, 128008, 128009],
+            "temperature": 0.6, "top_p": 0.9, "transformers_version": "4.45.0.dev0"}"#;
+        let config = parse(llama).unwrap();
+        assert_eq!(config.eos_token_ids, [128_001, 128_008, 128_009]);
+        let params = config.apply(SamplingParams::default());
+        assert_eq!((params.temperature, params.top_p, params.top_k), (0.6, 0.9, 40));
+        let one = parse(r#"{"eos_token_id": 2, "top_k": 20, "do_sample": false, "temperature": null}"#).unwrap();
+        assert_eq!((one.eos_token_ids.as_slice(), one.top_k, one.temperature), (&[2][..], Some(20), None));
+        assert_eq!(one.apply(SamplingParams::default()).temperature, 0.0);
+        assert_eq!(parse("{}").unwrap(), GenerationConfig::default());
+    }
+
+    #[test]
+    fn wrong_types_are_named() {
+        for (json, expected) in [
+            (r#"{"eos_token_id": "x"}"#, "'eos_token_id'"),
+            (r#"{"eos_token_id": [1, -1]}"#, "'eos_token_id'"),
+            (r#"{"eos_token_id": 99999999999}"#, "'eos_token_id'"),
+            (r#"{"temperature": "hot"}"#, "'temperature'"),
+            (r#"{"temperature": 1e300}"#, "'temperature'"),
+            (r#"{"top_k": -1}"#, "'top_k'"),
+            (r#"{"top_k": 1.5}"#, "'top_k'"),
+            (r#"{"do_sample": 1}"#, "'do_sample'"),
+            ("[]", "object"),
+            ("", "object"),
+            (r#"{"top_p": 1e400}"#, ""),
+        ] {
+            let err = parse(json).unwrap_err().to_string();
+            assert!(err.contains(expected) && err.contains("generation_config.json"), "{json}: {err}");
+        }
+    }
+}

@@ -1,0 +1,354 @@
+//! Picking the next token.
+//!
+//! The order of steps is llama.cpp's: repetition penalty, top-k, top-p, min-p, temperature, draw. At temperature 0 the
+//! token with the largest (penalised) logit is taken, of equal ones the lowest id.
+//!
+//! Draws use a counter-based generator: the random number of step `n` of a request is a function of the request's seed
+//! and `n` alone (SplitMix64: the `n+1`-th output of the generator seeded with `seed`). So a request gives the same
+//! tokens whatever else runs, and can be resumed at any step.
+
+use crate::{Error, Result};
+
+/// How the next token is picked. Made by [`SamplingParams::check`] or a preset; the fields are public for reading and
+/// `..` updates, and checked again by [`Sampler::new`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SamplingParams {
+    /// 0 takes the most likely token; higher is more random. 0 to 100.
+    pub temperature: f32,
+    /// Only the `top_k` most likely tokens; 0 means all.
+    pub top_k: usize,
+    /// Only the most likely tokens that together have this probability. Above 0, up to 1 (all).
+    pub top_p: f32,
+    /// Only tokens at least `min_p` times as likely as the most likely one. 0 (all) to 1.
+    pub min_p: f32,
+    /// Logits of recent tokens are divided by this if positive, multiplied if negative. 1 is off; above 0, up to 100.
+    pub repetition_penalty: f32,
+    /// How many tokens back the penalty looks; 0 is off.
+    pub repetition_window: usize,
+    /// Same seed, same tokens.
+    pub seed: u64,
+}
+
+impl SamplingParams {
+    /// Always the most likely token.
+    pub const GREEDY: Self = Self {
+        temperature: 0.0,
+        top_k: 0,
+        top_p: 1.0,
+        min_p: 0.0,
+        repetition_penalty: 1.0,
+        repetition_window: 64,
+        seed: 0,
+    };
+
+    /// Checks every field.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] naming the first field out of range, its value and the range.
+    pub fn check(self) -> Result<Self> {
+        let range = |field: &str, value: f32, good: bool, range: &str| {
+            if good { Ok(()) } else { Err(Error::Invalid(format!("{field} is {value}; expected {range}"))) }
+        };
+        let t = self.temperature;
+        range("temperature", t, (0.0..=100.0).contains(&t), "0 to 100")?;
+        range("top_p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0, "above 0, at most 1")?;
+        range("min_p", self.min_p, (0.0..=1.0).contains(&self.min_p), "0 to 1")?;
+        let r = self.repetition_penalty;
+        range("repetition_penalty", r, r > 0.0 && r <= 100.0, "above 0, at most 100")?;
+        Ok(self)
+    }
+}
+
+impl Default for SamplingParams {
+    /// llama.cpp's: temperature 0.8, top-k 40, top-p 0.95, min-p 0.05, no penalty.
+    fn default() -> Self {
+        Self { temperature: 0.8, top_k: 40, top_p: 0.95, min_p: 0.05, ..Self::GREEDY }
+    }
+}
+
+/// Picks tokens for one request.
+pub struct Sampler {
+    params: SamplingParams,
+    step: u64,
+    /// Penalised logits, when a penalty is on.
+    logits: Vec<f32>,
+    /// Candidates that are left, as (logit, id).
+    candidates: Vec<(f32, u32)>,
+}
+
+impl Sampler {
+    /// A sampler at step 0.
+    ///
+    /// # Errors
+    /// As [`SamplingParams::check`].
+    pub fn new(params: SamplingParams) -> Result<Self> {
+        Ok(Self { params: params.check()?, step: 0, logits: Vec::new(), candidates: Vec::new() })
+    }
+
+    /// The next token: `logits` has one entry per id, `history` is what came before, prompt included.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if no logit is a finite number, or one is +inf: the model is broken and no token would mean
+    /// anything. Single NaN count as never.
+    pub fn sample(&mut self, logits: &[f32], history: &[u32]) -> Result<u32> {
+        let step = self.step;
+        self.step += 1;
+        let Self { params, logits: penalised, candidates, .. } = self;
+        let logits = penalise(params, logits, history, penalised);
+        let (best_id, best) = largest(logits)?;
+        if params.temperature == 0.0 {
+            return Ok(best_id);
+        }
+
+        // Top-k without sorting the rest; unlikelier than e^-104 of the best is 0 in f32 at any temperature up to 1.
+        candidates.clear();
+        let usable = logits.iter().enumerate().filter(|(_, logit)| logit.is_finite());
+        candidates.extend(usable.map(|(id, logit)| (*logit, id as u32)));
+        let k = if params.top_k == 0 { candidates.len() } else { params.top_k.min(candidates.len()) };
+        let order = |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
+        if k < candidates.len() {
+            candidates.select_nth_unstable_by(k - 1, order);
+            candidates.truncate(k);
+        }
+
+        // Top-p and min-p look at probabilities at temperature 1, as llama.cpp does in this order.
+        let probability = |logit: f32| f64::from(logit - best).exp();
+        if params.top_p < 1.0 {
+            let total: f64 = candidates.iter().map(|(logit, _)| probability(*logit)).sum();
+            let mut mass = 0.0;
+            let mut kept = 0;
+            // Sorting in growing chunks: usually a few candidates hold the mass.
+            while kept < candidates.len() {
+                let chunk = (candidates.len() - kept).min(kept.max(64));
+                let rest = &mut candidates[kept..];
+                if chunk < rest.len() {
+                    rest.select_nth_unstable_by(chunk - 1, order);
+                }
+                rest[..chunk].sort_unstable_by(order);
+                let enough = rest[..chunk].iter().position(|(logit, _)| {
+                    mass += probability(*logit);
+                    mass >= f64::from(params.top_p) * total
+                });
+                if let Some(last) = enough {
+                    kept += last + 1;
+                    break;
+                }
+                kept += chunk;
+            }
+            candidates.truncate(kept.max(1));
+        }
+        if params.min_p > 0.0 {
+            candidates.retain(|(logit, _)| probability(*logit) >= f64::from(params.min_p));
+        }
+
+        // Drawing by id order, so that the result does not depend on how the selection shuffled them.
+        candidates.sort_unstable_by_key(|(_, id)| *id);
+        let weight = |logit: f32| (f64::from(logit - best) / f64::from(params.temperature)).exp();
+        let total: f64 = candidates.iter().map(|(logit, _)| weight(*logit)).sum();
+        let mut left = uniform(params.seed, step) * total;
+        for (logit, id) in candidates.iter() {
+            left -= weight(*logit);
+            if left < 0.0 {
+                return Ok(*id);
+            }
+        }
+        Ok(best_id) // only by rounding
+    }
+}
+
+/// Logits with the repetition penalty: each token of the window once.
+fn penalise<'l>(params: &SamplingParams, logits: &'l [f32], history: &[u32], out: &'l mut Vec<f32>) -> &'l [f32] {
+    if params.repetition_penalty == 1.0 || params.repetition_window == 0 {
+        return logits;
+    }
+    out.clear();
+    out.extend_from_slice(logits);
+    let window = &history[history.len().saturating_sub(params.repetition_window)..];
+    for id in window {
+        let (Some(original), Some(logit)) = (logits.get(*id as usize), out.get_mut(*id as usize)) else { continue };
+        *logit =
+            if *original > 0.0 { original / params.repetition_penalty } else { original * params.repetition_penalty };
+    }
+    out
+}
+
+/// Id and value of the largest logit; of equal ones the lowest id. NaN is never the largest.
+fn largest(logits: &[f32]) -> Result<(u32, f32)> {
+    let mut best = (0, f32::NEG_INFINITY);
+    for (id, logit) in logits.iter().enumerate() {
+        if *logit > best.1 {
+            best = (id as u32, *logit);
+        }
+    }
+    if !best.1.is_finite() {
+        return Err(Error::Invalid(format!(
+            "the model's output is not usable: of {} logits none is finite, or one is infinite",
+            logits.len()
+        )));
+    }
+    Ok(best)
+}
+
+/// The random number in [0, 1) of `step`: SplitMix64 (Steele, Lea, Flood 2014), upper 53 bits.
+fn uniform(seed: u64, step: u64) -> f64 {
+    let mut z = seed.wrapping_add(step.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^= z >> 31;
+    (z >> 11) as f64 / (1u64 << 53) as f64
+}
+
+#[cfg(test)]
+#[expect(clippy::type_complexity, reason = "a table of changes")]
+mod tests {
+    use super::*;
+
+    fn params() -> SamplingParams {
+        SamplingParams { temperature: 1.0, ..SamplingParams::GREEDY }
+    }
+
+    /// How often each id is drawn in `n` steps.
+    fn counts(params: SamplingParams, logits: &[f32], n: u32) -> Vec<u32> {
+        let mut sampler = Sampler::new(params).unwrap();
+        let mut counts = vec![0; logits.len()];
+        for _ in 0..n {
+            counts[sampler.sample(logits, &[]).unwrap() as usize] += 1;
+        }
+        counts
+    }
+
+    #[test]
+    fn fields_out_of_range_are_named() {
+        let cases: [(&str, fn(&mut SamplingParams)); 12] = [
+            ("temperature is NaN", |p| p.temperature = f32::NAN),
+            ("temperature is -1", |p| p.temperature = -1.0),
+            ("temperature is 1000000000", |p| p.temperature = 1e9),
+            ("temperature is inf", |p| p.temperature = f32::INFINITY),
+            ("top_p is -1", |p| p.top_p = -1.0),
+            ("top_p is 0", |p| p.top_p = 0.0),
+            ("top_p is 2", |p| p.top_p = 2.0),
+            ("min_p is 1.5", |p| p.min_p = 1.5),
+            ("min_p is NaN", |p| p.min_p = f32::NAN),
+            ("repetition_penalty is 0", |p| p.repetition_penalty = 0.0),
+            ("repetition_penalty is -2", |p| p.repetition_penalty = -2.0),
+            ("repetition_penalty is NaN", |p| p.repetition_penalty = f32::NAN),
+        ];
+        for (expected, change) in cases {
+            let mut params = SamplingParams::default();
+            change(&mut params);
+            let err = params.check().unwrap_err().to_string();
+            assert!(err.starts_with(expected), "{err}");
+            assert!(Sampler::new(params).is_err());
+        }
+        assert!(SamplingParams::default().check().is_ok());
+        assert!(SamplingParams { temperature: 1e-30, ..params() }.check().is_ok());
+    }
+
+    #[test]
+    fn greedy_takes_the_largest_and_the_lowest_id() {
+        let mut sampler = Sampler::new(SamplingParams::GREEDY).unwrap();
+        assert_eq!(sampler.sample(&[1.0, f32::NAN, 3.0, 3.0, f32::NEG_INFINITY], &[]).unwrap(), 2);
+        assert_eq!(sampler.sample(&[-5.0], &[]).unwrap(), 0);
+        // A temperature of next to nothing is greedy, not NaN.
+        let mut cold = Sampler::new(SamplingParams { temperature: 1e-30, ..params() }).unwrap();
+        assert_eq!(cold.sample(&[1.0, 1.5, -2.0], &[]).unwrap(), 1);
+    }
+
+    #[test]
+    fn broken_logits_are_an_error() {
+        for params in [SamplingParams::GREEDY, SamplingParams::default()] {
+            let mut sampler = Sampler::new(params).unwrap();
+            for logits in [&[][..], &[f32::NAN; 4], &[f32::NEG_INFINITY; 4], &[0.0, f32::INFINITY]] {
+                assert!(sampler.sample(logits, &[]).is_err(), "{logits:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn generator_is_splitmix64() {
+        // First outputs of the reference implementation for seed 1234567.
+        let expected = [6457827717110365317u64, 3203168211198807973, 9817491932198370423];
+        for (step, value) in expected.into_iter().enumerate() {
+            assert_eq!(uniform(1_234_567, step as u64), (value >> 11) as f64 / (1u64 << 53) as f64);
+        }
+    }
+
+    #[test]
+    fn frequencies_follow_the_softmax() {
+        let logits = [0.0f32, 1.0, 2.0, -1.0];
+        for temperature in [0.5, 1.0, 2.0] {
+            let n = 40_000;
+            let drawn = counts(SamplingParams { temperature, ..params() }, &logits, n);
+            let weights: Vec<f64> = logits.iter().map(|l| (f64::from(*l) / f64::from(temperature)).exp()).collect();
+            let total: f64 = weights.iter().sum();
+            for (count, weight) in drawn.iter().zip(weights) {
+                let p = weight / total;
+                let sigma = (f64::from(n) * p * (1.0 - p)).sqrt();
+                assert!((f64::from(*count) - f64::from(n) * p).abs() < 5.0 * sigma, "{drawn:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn filters_keep_what_they_say() {
+        let logits: Vec<f32> = [0.5, 0.2, 0.15, 0.1, 0.05].iter().map(|p: &f32| p.ln()).collect();
+        let kept = |params| counts(params, &logits, 5000).iter().filter(|count| **count > 0).count();
+        assert_eq!(kept(params()), 5);
+        assert_eq!(kept(SamplingParams { top_k: 2, ..params() }), 2);
+        assert_eq!(kept(SamplingParams { top_k: 99, ..params() }), 5);
+        assert_eq!(kept(SamplingParams { top_p: 0.6, ..params() }), 2);
+        assert_eq!(kept(SamplingParams { top_p: 1e-9, ..params() }), 1);
+        assert_eq!(kept(SamplingParams { min_p: 0.25, ..params() }), 3);
+        assert_eq!(kept(SamplingParams { min_p: 1.0, ..params() }), 1);
+        // Top-p looks at what top-k left: 0.5 and 0.2 of 0.7.
+        assert_eq!(kept(SamplingParams { top_k: 2, top_p: 0.7, ..params() }), 1);
+    }
+
+    #[test]
+    fn top_p_over_many_candidates_equals_a_full_sort() {
+        let logits: Vec<f32> = (0..20_000u64).map(|i| (uniform(7, i) * 4.0) as f32).collect();
+        let params = SamplingParams { top_p: 0.9, ..params() };
+        let mut sampler = Sampler::new(params).unwrap();
+        sampler.sample(&logits, &[]).unwrap();
+        let mut sorted: Vec<(f32, u32)> = logits.iter().copied().zip(0..).collect();
+        sorted.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        let total: f64 = sorted.iter().map(|(l, _)| f64::from(*l).exp()).sum();
+        let mut mass = 0.0;
+        let count = 1 + sorted
+            .iter()
+            .take_while(|(l, _)| {
+                mass += f64::from(*l).exp();
+                mass < 0.9 * total
+            })
+            .count();
+        let mut expected: Vec<u32> = sorted[..count].iter().map(|(_, id)| *id).collect();
+        expected.sort_unstable();
+        let kept: Vec<u32> = sampler.candidates.iter().map(|(_, id)| *id).collect();
+        assert!(kept.len().abs_diff(expected.len()) <= 1, "{} {}", kept.len(), expected.len());
+        assert!(kept.iter().all(|id| expected.binary_search(id).is_ok()) || kept.len() > expected.len());
+    }
+
+    #[test]
+    fn same_seed_same_tokens_and_steps_are_independent() {
+        let logits = [0.0f32; 50];
+        let draw = |seed| {
+            let mut sampler = Sampler::new(SamplingParams { seed, ..params() }).unwrap();
+            (0..20).map(|_| sampler.sample(&logits, &[]).unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(draw(1), draw(1));
+        assert_ne!(draw(1), draw(2));
+    }
+
+    #[test]
+    fn penalty_lowers_recent_tokens_once() {
+        let penalised = |history: &[u32], window| {
+            let params =
+                SamplingParams { repetition_penalty: 2.0, repetition_window: window, ..SamplingParams::GREEDY };
+            penalise(&params, &[2.0, -1.0, 1.5], history, &mut Vec::new()).to_vec()
+        };
+        assert_eq!(penalised(&[0, 0, 1], 64), [1.0, -2.0, 1.5]);
+        assert_eq!(penalised(&[0, 1], 1), [2.0, -2.0, 1.5]);
+        assert_eq!(penalised(&[0, 99], 0), [2.0, -1.0, 1.5]);
+        assert_eq!(penalised(&[99, u32::MAX], 64), [2.0, -1.0, 1.5]);
+    }
+}

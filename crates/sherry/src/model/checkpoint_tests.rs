@@ -1,0 +1,264 @@
+//! Checkpoints of every container, whole and damaged.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use sherry_kernels::format::{QuadOrder, ScaleGroup, TensorType, TernaryFormat, ggml};
+use sherry_kernels::{Engine, Isa, Precision};
+
+use super::names::{Naming, Part, Role};
+use super::synthetic::{self, MemorySource, tiny};
+use super::*;
+use crate::io::gguf::{GgufFile, GgufWriter, StqId};
+use crate::io::native::PackedScheme;
+use crate::io::safetensors::Writer;
+use crate::io::{ReadMode, TensorSource};
+use crate::{Error, NoProgress, Result};
+
+/// Writes an HF folder of `config` (with `change` applied to its JSON) and the tensors of `source`.
+fn folder(config: &ArchConfig, source: &MemorySource, change: impl Fn(&mut Value)) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let mut json = config_hf::write(config).unwrap();
+    change(&mut json);
+    fs::write(folder.path().join("config.json"), json.to_string()).unwrap();
+    let path = folder.path().join("model.safetensors");
+    let mut writer = Writer::create(&path, source.tensors(), &BTreeMap::new()).unwrap();
+    for info in source.tensors() {
+        writer.write(&info.name, &source.data(&info.name).unwrap()).unwrap();
+    }
+    writer.finish().unwrap();
+    folder
+}
+
+fn open(path: &Path) -> Result<Checkpoint> {
+    Checkpoint::open(path, ReadMode::Map)
+}
+
+/// The message of opening or loading; it must name the file or folder.
+fn refusal(folder: &Path) -> String {
+    let result = open(folder).and_then(|checkpoint| checkpoint.load(&NoProgress));
+    let message = result.map(|_| ()).unwrap_err().to_string();
+    assert!(message.contains(&folder.display().to_string()), "{message}");
+    message
+}
+
+fn logits(model: Model, tokens: &[u32], precision: Precision) -> Vec<f32> {
+    let mut cache = KvCache::new(&model.config, tokens.len(), KvType::F32).unwrap();
+    let mut decoder = Decoder::new(Arc::new(model), Engine::new(Isa::best(), 1, precision));
+    let step = Step { cache: &mut cache, tokens, logits: Wanted::Last };
+    decoder.forward(&mut [step]).unwrap().last().unwrap().to_vec()
+}
+
+#[test]
+fn a_dense_folder_opens_describes_itself_and_loads() {
+    let config = tiny(Family::Llama);
+    let source = synthetic::source(&config, Naming::HuggingFace, 1);
+    let dir = folder(&config, &source, |json| json["eos_token_id"] = json!([2, 7]));
+    fs::write(dir.path().join("generation_config.json"), r#"{"temperature": 0.6, "eos_token_id": null}"#).unwrap();
+    let checkpoint = open(dir.path()).unwrap();
+    assert_eq!(checkpoint.config(), &config);
+    assert_eq!(checkpoint.describe(), "HF folder, LLaMA, 2 layers, 21.0 k parameters, F32, untied embeddings");
+    assert_eq!(checkpoint.generation().eos_token_ids, [2, 7]);
+    assert_eq!(checkpoint.generation().temperature, Some(0.6));
+    assert!(!checkpoint.is_packed());
+    let estimate = checkpoint.estimate(64, 3, KvType::F16);
+    assert_eq!(estimate.weights, config.parameters() * 4);
+    assert_eq!(estimate.kv_cache, (3 * 2 * 2 * 64 * 2 * 8 * 2) as u64);
+    let model = checkpoint.load(&NoProgress).unwrap();
+    assert_eq!(logits(model, &[1, 2, 3], Precision::F32).len(), 61);
+}
+
+#[test]
+fn memory_that_is_not_there_is_refused_before_loading() {
+    let config = tiny(Family::Llama);
+    let dir = folder(&config, &synthetic::source(&config, Naming::HuggingFace, 1), |_| {});
+    let checkpoint = open(dir.path()).unwrap();
+    assert!(checkpoint.estimate(64, 1, KvType::F16).check(1 << 30).is_ok());
+    let error = checkpoint.estimate(1 << 40, 1, KvType::F16).check(1 << 30).unwrap_err();
+    assert!(matches!(error, Error::OutOfMemory { needed, .. } if needed > 1 << 40), "{error}");
+    assert!(error.to_string().contains("1.00 GiB are available"), "{error}");
+    assert_eq!(checkpoint.estimate(usize::MAX, usize::MAX, KvType::F32).total(), u64::MAX);
+}
+
+#[test]
+fn tensors_that_contradict_the_configuration_are_named() {
+    let config = tiny(Family::Llama);
+    let good = || synthetic::source(&config, Naming::HuggingFace, 1);
+    let gate = "model.layers.1.mlp.gate_proj.weight";
+
+    let mut source = good();
+    source.remove(gate);
+    let message = refusal(folder(&config, &source, |_| {}).path());
+    assert!(message.contains(&format!("tensor '{gate}': missing")), "{message}");
+
+    let mut source = good();
+    source.insert_f32(gate, &[32, 56], &[0.0; 32 * 56]);
+    let message = refusal(folder(&config, &source, |_| {}).path());
+    assert!(message.contains(gate) && message.contains("[56, 32]") && message.contains("[32, 56]"), "{message}");
+
+    let mut source = good();
+    source.remove("lm_head.weight");
+    let message = refusal(folder(&config, &source, |_| {}).path());
+    assert!(message.contains("'lm_head.weight'") && message.contains("not tied"), "{message}");
+
+    // A head beside a tied embedding: refused when it differs, harmless when it is the same.
+    let tied = |json: &mut Value| json["tie_word_embeddings"] = json!(true);
+    let message = refusal(folder(&config, &good(), tied).path());
+    assert!(message.contains("'lm_head.weight'") && message.contains("tie_word_embeddings"), "{message}");
+    let mut source = good();
+    let embed = source.data("model.embed_tokens.weight").unwrap();
+    source.insert("lm_head.weight", TensorType::F32, &[61, 32], embed);
+    open(folder(&config, &source, tied).path()).unwrap().load(&NoProgress).unwrap();
+
+    let mut source = good();
+    source.insert_f32("model.layers.0.self_attn.q_proj.bias", &[32], &[0.0; 32]);
+    let message = refusal(folder(&config, &source, |_| {}).path());
+    assert!(message.contains("q_proj.bias"), "{message}");
+
+    let message = refusal(folder(&config, &good(), |json| json["num_hidden_layers"] = json!(1)).path());
+    assert!(message.contains("'model.layers.1.") && message.contains("only 1 layers"), "{message}");
+
+    let mut source = good();
+    source.insert("model.norm.weight", TensorType::I32, &[32], vec![0; 128].into());
+    let message = refusal(folder(&config, &source, |_| {}).path());
+    assert!(message.contains("'model.norm.weight'") && message.contains("I32"), "{message}");
+
+    let mut source = good();
+    source.insert_f32("model.norm.weight", &[32], &[f32::NAN; 32]);
+    let message = refusal(folder(&config, &source, |_| {}).path());
+    assert!(message.contains("'model.norm.weight'") && message.contains("NaN"), "{message}");
+
+    let mut source = good();
+    source.insert_f32("language_model.model.norm.weight", &[32], &[1.0; 32]);
+    let message = refusal(folder(&config, &source, |_| {}).path());
+    assert!(message.contains("there twice"), "{message}");
+}
+
+#[test]
+fn paths_that_are_no_models_say_what_to_give() {
+    let config = tiny(Family::Llama);
+    let dir = folder(&config, &synthetic::source(&config, Naming::HuggingFace, 1), |_| {});
+    assert!(refusal(&dir.path().join("model.safetensors")).contains("give the folder"));
+    assert!(refusal(&dir.path().join("config.json")).contains("give the folder"));
+    assert!(matches!(open(&dir.path().join("none.gguf")).unwrap_err(), Error::Io { .. }));
+    fs::remove_file(dir.path().join("config.json")).unwrap();
+    assert!(refusal(dir.path()).contains("config.json"));
+}
+
+/// A LLaMA wide enough for blocks of 256.
+fn wide() -> ArchConfig {
+    let mut config = tiny(Family::Llama);
+    (config.hidden, config.ffn, config.head_dim, config.attn_scale) = (256, 512, 64, 0.125);
+    config.layers = 1;
+    config
+}
+
+/// STQ1_0 blocks of every linear layer of `source`.
+fn blocks(config: &ArchConfig, source: &MemorySource, naming: Naming) -> Vec<(Role, String, Vec<u8>)> {
+    let linears = Role::all(config).filter(|role| role.is_linear());
+    linears
+        .map(|role| {
+            let name = role.name(config.family, naming).unwrap();
+            let bytes = source.data(&name).unwrap();
+            let values: Vec<f32> = bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+            let mut blocks = vec![0; values.len() / 256 * 42];
+            ggml::quantize(TensorType::STQ1_0, &values, &mut blocks).unwrap();
+            (role, name, blocks)
+        })
+        .collect()
+}
+
+#[test]
+fn packed_weights_run_alike_from_gguf_and_from_a_native_folder() {
+    let mut config = wide();
+    config.rope.layout = RopeLayout::Interleaved;
+    let dense = synthetic::source(&config, Naming::Gguf, 4);
+    let mut packed = synthetic::source(&config, Naming::Gguf, 4);
+    let mut rounded = synthetic::source(&config, Naming::Gguf, 4);
+    let mut native = synthetic::source(&config, Naming::HuggingFace, 4);
+    for (role, name, blocks) in blocks(&config, &dense, Naming::Gguf) {
+        let shape = role.shape(&config);
+        let mut values = vec![0.0; shape.iter().product()];
+        ggml::dequantize(TensorType::STQ1_0, &blocks, &mut values);
+        rounded.insert_f32(&name, &shape, &values);
+        let rows = sherry_kernels::format::stq1_0::to_packed(shape[0], shape[1], &blocks).unwrap();
+        packed.insert(&name, TensorType::STQ1_0, &shape, blocks.into());
+        let hf = role.name(config.family, Naming::HuggingFace).unwrap();
+        let module = hf.strip_suffix(".weight").unwrap();
+        native.remove(&hf);
+        let [codes, scales] = crate::io::native::plan(module, &rows.layout);
+        native.insert(&codes.name, codes.ty, &codes.shape, rows.codes.into());
+        let bytes: Vec<u8> = rows.scales.iter().flat_map(|bits| bits.to_le_bytes()).collect();
+        native.insert(&scales.name, scales.ty, &scales.shape, bytes.into());
+    }
+    let tokens = [1, 5, 9, 60];
+    let gguf = |source: &MemorySource| {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("model.gguf");
+        let metadata = config_gguf::write(&config);
+        let mut writer = GgufWriter::create(&path, metadata, source.tensors().to_vec(), StqId::Id43).unwrap();
+        for info in source.tensors() {
+            writer.write(&info.name, &source.data(&info.name).unwrap()).unwrap();
+        }
+        writer.finish().unwrap();
+        assert!(GgufFile::open(&path, ReadMode::Map).is_ok());
+        let checkpoint = open(&path).unwrap();
+        (checkpoint.is_packed(), checkpoint.load(&NoProgress).unwrap())
+    };
+    let (is_packed, packed) = gguf(&packed);
+    assert!(is_packed);
+    let (_, rounded) = gguf(&rounded);
+    let from_gguf = logits(packed, &tokens, Precision::F32);
+    let expected = logits(rounded, &tokens, Precision::F32);
+    for (found, expected) in from_gguf.iter().zip(&expected) {
+        assert!((found - expected).abs() < 1e-3, "{found} instead of {expected}");
+    }
+
+    // The folder's Q and K rows are in the other order, so compare under the same rotation.
+    config.rope.layout = RopeLayout::Halves;
+    let scheme =
+        PackedScheme { format: TernaryFormat::Sherry, order: QuadOrder::Stride16, scale: ScaleGroup::Group(256) };
+    let dir = folder(&config, &native, |json| *json = scheme.add_to_config(json));
+    let checkpoint = open(dir.path()).unwrap();
+    assert!(checkpoint.is_packed());
+    assert!(checkpoint.describe().contains("sherry-1.25"), "{}", checkpoint.describe());
+    let mut model = checkpoint.load(&NoProgress).unwrap();
+    model.config.rope.layout = RopeLayout::Interleaved;
+    assert!(logits(model, &tokens, Precision::F32) == from_gguf);
+}
+
+#[test]
+fn damaged_packed_tensors_are_named() {
+    let config = wide();
+    let scheme = PackedScheme { format: TernaryFormat::Sherry, order: QuadOrder::Contiguous, scale: ScaleGroup::Row };
+    let down = "model.layers.0.mlp.down_proj";
+    let up = Role::Layer(0, Part::Up).name(config.family, Naming::HuggingFace).unwrap();
+    let case = |change: &dyn Fn(&mut MemorySource)| {
+        let mut source = synthetic::source(&config, Naming::HuggingFace, 4);
+        source.remove(&format!("{down}.weight"));
+        source.insert(&format!("{down}.codes"), TensorType::U8, &[256, 80], vec![0; 256 * 80].into());
+        source.insert(&format!("{down}.scales"), TensorType::F16, &[256, 1], vec![0; 512].into());
+        change(&mut source);
+        let dir = folder(&config, &source, |json| *json = scheme.add_to_config(json));
+        open(dir.path()).and_then(|checkpoint| checkpoint.load(&NoProgress)).map_err(|error| error.to_string())
+    };
+    assert!(case(&|_| {}).is_ok(), "dense and packed layers may be mixed");
+    let refused = |part: &str, change: &dyn Fn(&mut MemorySource)| {
+        let message = case(change).unwrap_err();
+        assert!(message.contains(down) && message.contains(part), "{message}");
+    };
+    refused("missing", &|s| s.remove(&format!("{down}.scales")));
+    refused("missing", &|s| s.remove(&format!("{down}.codes")));
+    refused("[256, 80]", &|s| {
+        s.insert(&format!("{down}.codes"), TensorType::U8, &[256, 75], vec![0; 256 * 75].into());
+    });
+    refused("F16", &|s| s.insert_f32(&format!("{down}.scales"), &[256, 1], &[0.0; 256]));
+    refused("not finite", &|s| {
+        s.insert(&format!("{down}.scales"), TensorType::F16, &[256, 1], [0, 0x7c].repeat(256).into());
+    });
+    refused("there twice", &|s| s.insert_f32(&format!("{down}.weight"), &[256, 512], &[0.0; 256 * 512]));
+    assert!(case(&|s| s.remove(&up)).unwrap_err().contains(&up));
+}

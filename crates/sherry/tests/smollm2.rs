@@ -1,0 +1,119 @@
+//! SmolLM2-135M-Instruct from its Q4_1 GGUF against transformers in float32 (weights dequantized from the same file).
+
+use std::io::Read;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::Value;
+use sherry::NoProgress;
+use sherry::eval::{log_prob, log_probs};
+use sherry::generate::{Finish, Request, Sampler, SamplingParams, Session, StopStrings};
+use sherry::io::ReadMode;
+use sherry::model::{Checkpoint, Decoder, KvCache, KvType, Step, Wanted};
+use sherry_kernels::{Engine, Isa, Precision};
+
+/// A path from the environment variable `name` or at `default` under the workspace; `None` (with a message) where there
+/// is nothing.
+fn find(name: &str, default: &str) -> Option<PathBuf> {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let path = std::env::var_os(name).map_or_else(|| workspace.join(default), PathBuf::from);
+    if path.exists() {
+        return Some(path);
+    }
+    eprintln!("skipped: nothing at {} (set {name})", path.display());
+    None
+}
+
+fn model() -> Option<Checkpoint> {
+    let path = find("SHERRY_SMOLLM2_GGUF", "models/SmolLM2-135M-Instruct.Q4_1.gguf")?;
+    Some(Checkpoint::open(&path, ReadMode::Map).unwrap())
+}
+
+fn decoder(checkpoint: &Checkpoint, precision: Precision) -> Decoder {
+    let model = Arc::new(checkpoint.load(&NoProgress).unwrap());
+    Decoder::new(model, Engine::new(Isa::best(), 2, precision))
+}
+
+fn ids(value: &Value) -> Vec<u32> {
+    value.as_array().unwrap().iter().map(|x| x.as_u64().unwrap() as u32).collect()
+}
+
+fn floats(value: &Value) -> Vec<f64> {
+    value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
+}
+
+fn best(logits: &[f32]) -> u32 {
+    (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap() as u32
+}
+
+#[test]
+fn log_probabilities_and_greedy_tokens_are_those_of_transformers() {
+    let (Some(checkpoint), Some(data)) = (model(), find("SHERRY_DATA", "../shared/data")) else { return };
+    assert_eq!(checkpoint.describe(), "GGUF file, LLaMA, 30 layers, 134.5 M parameters, Q4_1, tied embeddings");
+    let tokenizer = checkpoint.tokenizer().unwrap();
+    let text = std::fs::read_to_string(data.join("reference/smollm2_reference.json")).unwrap();
+    let reference: Value = serde_json::from_str(&text).unwrap();
+    let mut decoder = decoder(&checkpoint, Precision::F32);
+    let mut cache = KvCache::new(checkpoint.config(), 64, KvType::F32).unwrap();
+    for case in reference["prompts"].as_array().unwrap() {
+        let prompt = ids(&case["ids"]);
+        assert_eq!(tokenizer.encode(case["prompt"].as_str().unwrap(), true, false).unwrap(), prompt);
+        // One pass over the prompt and the reference's greedy continuation gives everything there is to compare.
+        let greedy = ids(&case["greedy24"]);
+        let tokens = [&prompt[..], &greedy[..greedy.len() - 1]].concat();
+        cache.truncate(0);
+        let step = Step { cache: &mut cache, tokens: &tokens, logits: Wanted::All };
+        let logits = decoder.forward(&mut [step]).unwrap();
+
+        for (i, expected) in floats(&case["prompt_token_logprobs"]).into_iter().enumerate() {
+            let found = log_prob(logits.row(i), prompt[i + 1]);
+            assert!((found - expected).abs() < 2e-3, "{case}: token {i}: {found} instead of {expected}");
+        }
+        let last = logits.row(prompt.len() - 1);
+        for pair in case["last_top10"].as_array().unwrap() {
+            let found = log_prob(last, pair[0].as_u64().unwrap() as u32);
+            assert!((found - pair[1].as_f64().unwrap()).abs() < 2e-3, "{pair}: {found}");
+        }
+        assert_eq!(u64::from(best(last)), case["last_top10"][0][0].as_u64().unwrap());
+        for (found, expected) in last.iter().zip(floats(&case["last_logits_first16"])) {
+            assert!((f64::from(*found) - expected).abs() < 5e-3, "{found} instead of {expected}");
+        }
+        for (i, gap) in floats(&case["greedy_top2_logit_gap"]).into_iter().enumerate() {
+            if gap > 1e-3 {
+                assert_eq!(best(logits.row(prompt.len() - 1 + i)), greedy[i], "{case}: greedy token {i}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_wikitext_window_scores_as_in_transformers() {
+    let (Some(checkpoint), Some(data)) = (model(), find("SHERRY_DATA", "../shared/data")) else { return };
+    let mut text = String::new();
+    let file = std::fs::File::open(data.join("corpus/wikitext2-raw-test.txt.gz")).unwrap();
+    // The first window lies well within the first 16 kB.
+    flate2::read::GzDecoder::new(file).take(16_000).read_to_string(&mut text).unwrap();
+    let tokens = checkpoint.tokenizer().unwrap().encode(&text, false, false).unwrap();
+    let json = std::fs::read_to_string(data.join("reference/smollm2_reference.json")).unwrap();
+    let reference: Value = serde_json::from_str(&json).unwrap();
+    let expected = reference["wikitext2"]["nll_sums"][0].as_f64().unwrap();
+    let mut decoder = decoder(&checkpoint, Precision::F32);
+    let mut cache = KvCache::new(checkpoint.config(), 512, KvType::F32).unwrap();
+    let found = -log_probs(&mut decoder, &mut cache, &tokens[..512]).unwrap().iter().sum::<f64>();
+    assert!((found / expected - 1.0).abs() < 1e-4, "{found} instead of {expected}");
+}
+
+#[test]
+fn int8_activations_stay_close_and_answer() {
+    let Some(checkpoint) = model() else { return };
+    let tokenizer = Arc::new(checkpoint.tokenizer().unwrap());
+    let decoder = decoder(&checkpoint, Precision::Int8);
+    let mut session = Session::new(decoder, Arc::clone(&tokenizer), 128, KvType::F16).unwrap();
+    let prompt = tokenizer.encode("The capital of France is", true, false).unwrap();
+    let stop = StopStrings::new([".".to_owned()]).unwrap();
+    let request = Request { prompt: &prompt, max_tokens: 8, end: tokenizer.end_ids(), stop: &stop };
+    let mut sampler = Sampler::new(SamplingParams::GREEDY).unwrap();
+    let generated = session.generate(&request, &mut sampler, &mut |_| ControlFlow::Continue(())).unwrap();
+    assert_eq!((generated.text.as_str(), generated.finish), (" Paris", Finish::Stop));
+}
