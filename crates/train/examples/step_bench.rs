@@ -80,7 +80,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     // Matrix products of one step: six floating-point operations per weight and token, twelve per pair of positions
     // and component of the attention (half of them masked).
-    let linear: usize = network.layout.blocks.iter().flat_map(|block| block.linears).map(|m| m.len()).sum();
+    let linear: usize = network.layout.blocks.iter().flat_map(|block| block.linears).map(|m| m.count()).sum();
     let flops = (batch * length) as f64 * (6.0 * (linear + vocab * hidden) as f64)
         + (batch * layers * heads * head_dim) as f64 * 12.0 * (length * length) as f64 / 2.0;
     writeln!(out, "{len} parameters, {:.1} GFLOP per step, {threads} threads, sgemm {limit:.0} GFLOP/s", flops / 1e9)?;

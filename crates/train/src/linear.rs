@@ -52,7 +52,7 @@ impl Linear {
             scratch.weights.resize(len, 0.0);
         }
         for part in &self.parts {
-            let out = &mut scratch.weights[part.weights - start..][..part.len()];
+            let out = &mut scratch.weights[part.weights - start..][..part.count()];
             latent.quantizer.effective(*part, latent.params, latent.lambda, out);
         }
         &scratch.weights[..len]
@@ -126,7 +126,7 @@ impl Linear {
         }
         let mut row = 0;
         for part in &self.parts {
-            let g = &scratch.weights[part.weights - start..][..part.len()];
+            let g = &scratch.weights[part.weights - start..][..part.count()];
             latent.quantizer.add_gradient(*part, latent.params, grads, g, &d_bias[row..], latent.lambda);
             row += part.rows;
         }

@@ -155,7 +155,7 @@ pub fn codes(layout: &Layout, quantizer: &Quantizer, params: &[f32]) -> (Vec<i8>
     }
     for block in &layout.blocks {
         for (kind, matrix) in Kind::ALL.into_iter().zip(block.linears) {
-            let mut q = vec![0.0f32; matrix.len()];
+            let mut q = vec![0.0f32; matrix.count()];
             quantizer.effective(matrix, params, 0.0, &mut q);
             let unit = quantizer.unit(matrix.rows, matrix.cols);
             let inside = q.par_chunks(unit).zip(matrix.slice(params).par_chunks(unit)).map(|(q, w)| {
@@ -164,7 +164,7 @@ pub fn codes(layout: &Layout, quantizer: &Quantizer, params: &[f32]) -> (Vec<i8>
             });
             let entry = valley.entry(kind.name()).or_default();
             entry[0] += inside.sum::<u64>();
-            entry[1] += matrix.len() as u64;
+            entry[1] += matrix.count() as u64;
             codes.extend(q.iter().map(|&q| i8::from(q > 0.0) - i8::from(q < 0.0)));
         }
     }

@@ -338,7 +338,7 @@ fn show(
     let weights = map.weights(latent, scratch);
     let mut row = 0;
     for (&kind, part) in kinds.iter().zip(&map.parts) {
-        let weights = &weights[row * map.cols..][..part.len()];
+        let weights = &weights[row * map.cols..][..part.count()];
         probe.output_gradient(layer, kind, &dy[row..], map.rows, weights, *part);
         row += part.rows;
     }

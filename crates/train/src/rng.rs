@@ -8,13 +8,13 @@ impl Rng {
     /// The stream `stream` of `seed`; streams are independent.
     pub fn new(seed: u64, stream: u64) -> Self {
         let mut mixed = Self(seed);
-        let a = mixed.next();
+        let a = mixed.bits();
         let mut mixed = Self(a ^ stream.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        Self(mixed.next())
+        Self(mixed.bits())
     }
 
     /// 64 random bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -23,12 +23,12 @@ impl Rng {
 
     /// Uniform in `0..n`; `n > 0`. The bias of multiplying is below 2^-32 for any `n` that fits memory.
     pub fn below(&mut self, n: usize) -> usize {
-        ((u128::from(self.next()) * n as u128) >> 64) as usize
+        ((u128::from(self.bits()) * n as u128) >> 64) as usize
     }
 
     /// Uniform in (0, 1].
     pub fn uniform(&mut self) -> f64 {
-        ((self.next() >> 11) + 1) as f64 / (1u64 << 53) as f64
+        ((self.bits() >> 11) + 1) as f64 / (1u64 << 53) as f64
     }
 
     /// Fills `out` with normal numbers of standard deviation `std` (Box-Muller).

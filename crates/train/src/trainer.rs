@@ -234,7 +234,7 @@ impl Trainer {
                 .map(|_| {
                     let (mut tokens, mut targets) = (Vec::new(), Vec::new());
                     for _ in 0..batch.size {
-                        self.train.push_window(order.next(), &mut tokens, &mut targets);
+                        self.train.push_window(order.next_window(), &mut tokens, &mut targets);
                     }
                     (tokens, targets)
                 })

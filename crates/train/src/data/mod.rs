@@ -249,7 +249,7 @@ impl Order {
     }
 
     /// The next window.
-    pub fn next(&mut self) -> usize {
+    pub fn next_window(&mut self) -> usize {
         let (pass, at) = (self.cursor / self.windows as u64, (self.cursor % self.windows as u64) as usize);
         if pass != self.pass {
             self.pass = pass;

@@ -96,13 +96,13 @@ pub struct Matrix {
 
 impl Matrix {
     /// Weights.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.rows * self.cols
     }
 
     /// Its weights in the flat parameters `params`.
     pub fn slice<'a>(&self, params: &'a [f32]) -> &'a [f32] {
-        &params[self.weights..][..self.len()]
+        &params[self.weights..][..self.count()]
     }
 }
 
@@ -208,8 +208,8 @@ impl Quantizer {
         let count = self.learned_len(matrix.rows, matrix.cols);
         let learned = |kind: usize, i: usize| params[matrix.learned + kind * count + i];
         // LSQ and its kin damp the gradient of the scale by 1/sqrt(weights * levels).
-        let damping = 1.0 / (matrix.len() as f32).sqrt();
-        let dw = &mut grads[matrix.weights..][..matrix.len()];
+        let damping = 1.0 / (matrix.count() as f32).sqrt();
+        let dw = &mut grads[matrix.weights..][..matrix.count()];
         let rows = dw.par_chunks_mut(unit).zip(w.par_chunks(unit).zip(g.par_chunks(unit)));
         let sums: Vec<[f32; 2]> = rows
             .enumerate()

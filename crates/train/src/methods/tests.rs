@@ -132,7 +132,7 @@ fn gradients_are_those_of_the_surrogate() {
             ];
             let mut w_eff = Vec::new();
             for part in &parts {
-                let mut out = vec![0.0; part.len()];
+                let mut out = vec![0.0; part.count()];
                 q.effective(*part, &params, if method == Method::None { 0.0 } else { lambda }, &mut out);
                 w_eff.extend(out.into_iter().map(f64::from));
             }
