@@ -71,6 +71,10 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
 fn is_interrupt(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         matches!(cause.downcast_ref::<sherry::Error>(), Some(sherry::Error::Interrupted))
+            || matches!(
+                cause.downcast_ref::<sherry_train::Error>(),
+                Some(sherry_train::Error::Library(sherry::Error::Interrupted))
+            )
             || matches!(cause.downcast_ref::<pull::HubError>(), Some(pull::HubError::Interrupted))
     })
 }

@@ -2,6 +2,7 @@
 //! anybody's weights. The tokenizer file makes it runnable.
 //!
 //!     cargo run --release -p sherry --example synthetic_llama -- OUT [VOCAB [TIKTOKEN_FILE]]
+#![allow(clippy::print_stdout)] // a program
 
 use std::collections::BTreeMap;
 use std::path::Path;

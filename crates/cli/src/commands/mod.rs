@@ -7,12 +7,14 @@ mod demo;
 mod doctor;
 mod engine;
 mod eval;
+mod export;
 mod inspect;
 mod pull;
 mod quantize;
 mod report;
 mod run;
 mod sampling;
+mod train;
 
 use std::process::ExitCode;
 
@@ -43,6 +45,8 @@ pub enum Command {
     Convert(convert::ConvertArgs),
     Eval(Box<eval::EvalArgs>),
     Report(report::ReportArgs),
+    Train(train::TrainArgs),
+    Export(export::ExportArgs),
     Doctor(doctor::DoctorArgs),
     Completions(completions::CompletionsArgs),
     Man(completions::ManArgs),
@@ -60,6 +64,8 @@ pub fn dispatch(command: Command, context: &Context) -> Result<ExitCode> {
         Command::Pull(args) => pull::run(&args, context),
         Command::Eval(args) => eval::run(&args, context),
         Command::Report(args) => report::run(&args, context),
+        Command::Train(args) => train::run(&args, context),
+        Command::Export(args) => export::run(&args, context),
         Command::Doctor(args) => doctor::run(&args, context),
         Command::Completions(args) => completions::completions(&args),
         Command::Man(args) => completions::man(&args),

@@ -1,0 +1,59 @@
+//! `sherry export`: a trained run as a packed model.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+use sherry::convert::Embeddings;
+use sherry_train::export;
+
+use super::Context;
+
+/// Write a trained run as a packed model and compare it with what was trained
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  sherry export runs/tiny tiny.sherry        a folder that sherry run takes
+  sherry export runs/tiny tiny.gguf          STQ1_0, for models trained with stride-16 quads
+
+Exit code 1: written, but the packed model does not behave like the trained one.")]
+pub struct ExportArgs {
+    /// Run folder, or one checkpoint in it
+    run: PathBuf,
+    /// Folder or .gguf file to write
+    out: PathBuf,
+    /// Keep embedding and head in f32
+    #[arg(long)]
+    keep_embeddings: bool,
+    /// Replace an existing output
+    #[arg(long)]
+    overwrite: bool,
+    /// Windows of held-out text to compare on
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    windows: usize,
+}
+
+pub fn run(args: &ExportArgs, context: &Context) -> Result<ExitCode> {
+    let embeddings = if args.keep_embeddings { Embeddings::Keep } else { Embeddings::Auto };
+    let found = export::export(&args.run, &args.out, embeddings, args.overwrite, args.windows, &context.console)?;
+    let good = found.is_good();
+    let mut out = io::stdout().lock();
+    if context.json {
+        writeln!(out, "{}", serde_json::to_string(&found)?)?;
+    } else {
+        let verdict = if good { "packed model and student agree" } else { "NOT GOOD: they differ" };
+        writeln!(
+            out,
+            "{verdict} on {} tokens: same top token {:.1} %, perplexity {:.3} packed, {:.3} student, largest logit \
+             difference {:.3}",
+            found.tokens,
+            100.0 * found.same_top,
+            found.packed_perplexity,
+            found.student_perplexity,
+            found.max_logit_difference
+        )?;
+    }
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

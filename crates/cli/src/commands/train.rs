@@ -1,0 +1,61 @@
+//! `sherry train`: quantization-aware training.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+use serde_json::json;
+use sherry_train::{Config, Resume, Trainer};
+
+use super::Context;
+use crate::interrupt;
+
+/// Train a model with 1.25-bit weights, from scratch or from a checkpoint
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  sherry train configs/tiny.toml                            into runs/tiny/, resuming there if it was stopped
+  sherry train configs/tiny.toml optimizer.lr=3e-4 seed=2 --run runs/tiny-2
+  sherry train configs/tiny.toml --resume never             refuse to continue an older run
+
+Ctrl-C once finishes the step, saves and ends; twice ends at once. A killed run goes on from its last checkpoint with
+the same bytes as if it had never stopped.")]
+pub struct TrainArgs {
+    /// Configuration (TOML)
+    config: PathBuf,
+    /// Fields that replace those of the file, for example optimizer.lr=1e-3
+    #[arg(value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+    /// The run folder: checkpoints, metrics, tokenized data [default: runs/NAME of the configuration]
+    #[arg(long, value_name = "DIR")]
+    run: Option<PathBuf>,
+    /// auto: go on where the run folder stopped; never: refuse if it holds checkpoints; DIR: go on from that checkpoint
+    #[arg(long, value_name = "auto|never|DIR", default_value = "auto")]
+    resume: String,
+}
+
+pub fn run(args: &TrainArgs, context: &Context) -> Result<ExitCode> {
+    let config = Config::load(&args.config, &args.overrides)?;
+    let folder =
+        args.run.clone().unwrap_or_else(|| Path::new("runs").join(args.config.file_stem().unwrap_or_default()));
+    let resume = match args.resume.as_str() {
+        "auto" => Resume::Auto,
+        "never" => Resume::Never,
+        path => Resume::From(path.into()),
+    };
+    let mut trainer = Trainer::open(config, &folder, &resume, &context.console)?;
+    let outcome = trainer.run(&context.console)?;
+    let mut out = io::stdout().lock();
+    if context.json {
+        let summary = json!({
+            "step": outcome.step, "finished": outcome.finished, "loss": outcome.loss,
+            "valid_loss": outcome.valid_loss, "checkpoint": outcome.checkpoint,
+        });
+        writeln!(out, "{summary}")?;
+    } else {
+        writeln!(out, "{}", outcome.checkpoint.display())?;
+    }
+    Ok(if outcome.finished { ExitCode::SUCCESS } else { ExitCode::from(interrupt::EXIT_CODE) })
+}

@@ -1,0 +1,194 @@
+//! Single-precision matrix products over slices.
+//!
+//! The `gemm` crate computes them from raw pointers. This crate is its safe face: every view is checked to lie inside
+//! its slice when it is made, so the one unsafe call below cannot read or write elsewhere. It is a crate of its own so
+//! that the trainer can forbid unsafe code.
+
+use std::num::NonZeroUsize;
+
+/// A matrix inside a slice: element `(r, c)` lies at `offset + r * row_stride + c * col_stride`.
+#[derive(Clone, Copy, Debug)]
+pub struct Mat<'a> {
+    data: &'a [f32],
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+    col_stride: usize,
+}
+
+/// Where a product is written: like [`Mat`], row-major, exclusively borrowed.
+#[derive(Debug)]
+pub struct MatMut<'a> {
+    data: &'a mut [f32],
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+}
+
+/// Elements that a matrix of these dimensions spans, `None` on overflow.
+fn span(rows: usize, cols: usize, row_stride: usize, col_stride: usize) -> Option<usize> {
+    if rows == 0 || cols == 0 {
+        return Some(0);
+    }
+    let last = (rows - 1).checked_mul(row_stride)?.checked_add((cols - 1).checked_mul(col_stride)?)?;
+    // Pointer offsets are signed.
+    last.checked_add(1).filter(|&n| n <= isize::MAX as usize / 4)
+}
+
+impl<'a> Mat<'a> {
+    /// A row-major `rows` x `cols` matrix at the start of `data`, its rows `row_stride` elements apart.
+    ///
+    /// # Panics
+    /// When it does not fit into `data`.
+    pub fn new(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+        let fits = span(rows, cols, row_stride, 1).is_some_and(|n| n <= data.len());
+        assert!(fits, "{rows} x {cols} matrix of stride {row_stride} in a slice of {}", data.len());
+        Self { data, rows, cols, row_stride, col_stride: 1 }
+    }
+
+    /// The transposed matrix; nothing moves.
+    pub fn t(self) -> Self {
+        Self { rows: self.cols, cols: self.rows, row_stride: self.col_stride, col_stride: self.row_stride, ..self }
+    }
+}
+
+impl<'a> MatMut<'a> {
+    /// A row-major `rows` x `cols` matrix at the start of `data`, its rows `row_stride >= cols` elements apart.
+    ///
+    /// # Panics
+    /// When it does not fit into `data` or its rows overlap.
+    pub fn new(data: &'a mut [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+        let fits = span(rows, cols, row_stride, 1).is_some_and(|n| n <= data.len());
+        assert!(fits, "{rows} x {cols} matrix of stride {row_stride} in a slice of {}", data.len());
+        assert!(row_stride >= cols || rows <= 1, "rows of {cols} overlap at stride {row_stride}");
+        Self { data, rows, cols, row_stride }
+    }
+}
+
+/// What happens to the old contents of the destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Old {
+    /// Overwritten, never read.
+    Replace,
+    /// The product is added to them.
+    Add,
+}
+
+/// `dst = scale * a * b`, or `dst += scale * a * b`, on up to `threads` threads of the current rayon pool.
+///
+/// Each element is accumulated over the inner dimension in an order that depends only on the shapes and the machine:
+/// the same call gives the same bits every time.
+///
+/// # Panics
+/// When the shapes do not go together.
+pub fn matmul(dst: MatMut<'_>, old: Old, scale: f32, a: Mat<'_>, b: Mat<'_>, threads: usize) {
+    assert!(
+        dst.rows == a.rows && a.cols == b.rows && dst.cols == b.cols,
+        "product of {} x {} and {} x {} into {} x {}",
+        a.rows,
+        a.cols,
+        b.rows,
+        b.cols,
+        dst.rows,
+        dst.cols
+    );
+    if dst.rows == 0 || dst.cols == 0 {
+        return;
+    }
+    let parallelism = match NonZeroUsize::new(threads) {
+        Some(threads) if threads.get() > 1 => gemm::Parallelism::Rayon(threads.get()),
+        _ => gemm::Parallelism::None,
+    };
+    let read = old == Old::Add;
+    // SAFETY: `Mat::new` and `MatMut::new` checked that every element that dimensions and strides reach lies inside
+    // the slices (which are borrowed for this call), `t` swaps both consistently, and the assertion above makes the
+    // dimensions given here those of the views. `dst` is exclusively borrowed, so it overlaps neither input, and its
+    // rows do not overlap each other. Strides fit isize because the spans do. Zero strides occur only in views of one
+    // row or column or in read-only views.
+    unsafe {
+        gemm::gemm(
+            dst.rows,
+            dst.cols,
+            a.cols,
+            dst.data.as_mut_ptr(),
+            1,
+            dst.row_stride as isize,
+            read,
+            a.data.as_ptr(),
+            a.col_stride as isize,
+            a.row_stride as isize,
+            b.data.as_ptr(),
+            b.col_stride as isize,
+            b.row_stride as isize,
+            if read { 1.0 } else { 0.0 },
+            scale,
+            false,
+            false,
+            false,
+            parallelism,
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(count: usize, seed: u32) -> Vec<f32> {
+        let mut state = seed;
+        (0..count)
+            .map(|_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+            })
+            .collect()
+    }
+
+    #[test]
+    fn every_orientation_equals_the_triple_loop() {
+        for (m, n, k) in [(1, 1, 1), (3, 5, 7), (64, 33, 130), (1, 40, 8), (40, 1, 8), (2, 2, 0)] {
+            let (a, b) = (numbers(m * k, 1), numbers(k * n, 2));
+            let a_t: Vec<f32> = (0..k * m).map(|i| a[(i % m) * k + i / m]).collect();
+            let b_t: Vec<f32> = (0..n * k).map(|i| b[(i % k) * n + i / k]).collect();
+            let start = numbers(m * (n + 3), 3);
+            for (old, threads) in [(Old::Replace, 1), (Old::Add, 2)] {
+                for (a, b) in [
+                    (Mat::new(&a, m, k, k), Mat::new(&b, k, n, n)),
+                    (Mat::new(&a_t, k, m, m).t(), Mat::new(&b_t, n, k, k).t()),
+                ] {
+                    let mut dst = start.clone();
+                    matmul(MatMut::new(&mut dst, m, n, n + 3), old, 0.5, a, b, threads);
+                    for r in 0..m {
+                        for c in 0..n + 3 {
+                            let at = r * (n + 3) + c;
+                            let inner = if c < n { k } else { 0 };
+                            let dot: f64 = (0..inner)
+                                .map(|i| {
+                                    let x = a.data[r * a.row_stride + i * a.col_stride];
+                                    let y = b.data[i * b.row_stride + c * b.col_stride];
+                                    f64::from(x) * f64::from(y)
+                                })
+                                .sum();
+                            let old_value = if old == Old::Add { f64::from(start[at]) } else { 0.0 };
+                            let want = if c < n { old_value + 0.5 * dot } else { f64::from(start[at]) };
+                            assert!((f64::from(dst[at]) - want).abs() < 1e-5, "{m} {n} {k} at {r},{c}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "in a slice of 11")]
+    fn a_view_beyond_its_slice_is_refused() {
+        let _ = Mat::new(&[0.0; 11], 3, 4, 4);
+    }
+
+    #[test]
+    #[should_panic(expected = "product of")]
+    fn shapes_must_agree() {
+        let (a, b) = ([0.0; 6], [0.0; 6]);
+        matmul(MatMut::new(&mut [0.0; 4], 2, 2, 2), Old::Replace, 1.0, Mat::new(&a, 2, 3, 3), Mat::new(&b, 2, 3, 3), 1);
+    }
+}

@@ -1,0 +1,74 @@
+//! What can go wrong in training. Every message names the file, the field or the step.
+
+use std::path::{Path, PathBuf};
+
+/// Result with the trainer's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// The trainer's error type.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A field of the configuration is missing, unknown, mistyped or out of range.
+    #[error("{}: {problem}", path.display())]
+    Config {
+        /// The configuration file.
+        path: PathBuf,
+        /// Field and what is wrong with it.
+        problem: String,
+    },
+    /// A training or validation file.
+    #[error("{}: {problem}", path.display())]
+    Data {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong and where.
+        problem: String,
+    },
+    /// The run folder or a checkpoint in it.
+    #[error("{}: {problem}", path.display())]
+    Checkpoint {
+        /// The folder or file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A run cannot go on with another configuration.
+    #[error("{}: cannot resume: field '{field}' was {was} and is now {now}", path.display())]
+    Changed {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The first differing field.
+        field: String,
+        /// Value in the checkpoint.
+        was: String,
+        /// Value now.
+        now: String,
+    },
+    /// Another process trains in this folder.
+    #[error("{}: another process is training in this folder", .0.display())]
+    Locked(PathBuf),
+    /// Loss or gradient is NaN or infinite.
+    #[error("step {step}: {what} is not finite; the last good state is {kept}")]
+    NotFinite {
+        /// The step that failed; it was not applied.
+        step: u64,
+        /// Loss or gradient norm.
+        what: &'static str,
+        /// Where training can go on from.
+        kept: String,
+    },
+    /// From the library.
+    #[error(transparent)]
+    Library(#[from] sherry::Error),
+}
+
+impl Error {
+    pub(crate) fn data(path: &Path, problem: impl Into<String>) -> Self {
+        Self::Data { path: path.to_path_buf(), problem: problem.into() }
+    }
+
+    pub(crate) fn checkpoint(path: &Path, problem: impl Into<String>) -> Self {
+        Self::Checkpoint { path: path.to_path_buf(), problem: problem.into() }
+    }
+}

@@ -1,0 +1,33 @@
+//! Quantization-aware training of 1.25-bit language models on a CPU.
+//!
+//! Forward and backward of the decoder are written out and run on plain matrix products; latent weights are f32, the
+//! quantized weights are computed from them in every pass. [`trainer::Trainer`] is the way in; see [`network`] for the
+//! model, [`methods`] for quantizers, [`schedule`] for learning rate and Arenas.
+//!
+//! Every sum has a fixed order: the same configuration, data and number of threads give the same bytes, and a run that
+//! was stopped or killed and resumed gives the bytes of the uninterrupted one.
+
+#![forbid(unsafe_code)]
+
+pub mod adamw;
+pub mod checkpoint;
+pub mod config;
+pub mod data;
+pub mod error;
+pub mod export;
+pub mod layout;
+pub mod linear;
+pub mod loss;
+pub mod methods;
+pub mod metrics;
+pub mod network;
+pub mod ops;
+pub mod pretrained;
+pub mod rng;
+pub mod schedule;
+pub mod simd;
+pub mod trainer;
+
+pub use config::Config;
+pub use error::{Error, Result};
+pub use trainer::{Outcome, Resume, Trainer};

@@ -1,0 +1,345 @@
+//! The decoder: forward and backward of a batch, written out.
+//!
+//! Per block: `x += o(attention(rope(qkv(norm(x)))))`, `x += down(swiglu(gate_up(norm(x))))`.
+//! Kept for backward: the residual stream at two places per block, the rotated heads, the attention output with one
+//! number per query, and gate and up. Norms, SwiGLU, probabilities and effective weights are computed again.
+
+use sherry::model::{ArchConfig, RopeScaling};
+use sherry_sgemm::Old;
+
+use crate::layout::{Kind, Layout};
+use crate::linear::{Latent, Linear, Scratch};
+use crate::loss::{self, Mix, Side, Sums};
+use crate::methods::{Matrix, Quantizer};
+use crate::ops::rope::{Heads, Rotation};
+use crate::ops::{attention, embedding, rmsnorm, rope, swiglu};
+
+/// A decoder and how it is quantized; parameters live outside.
+#[derive(Clone, Debug)]
+pub struct Network {
+    /// The architecture.
+    pub arch: ArchConfig,
+    /// The quantizer of the blocks' projections.
+    pub quantizer: Quantizer,
+    /// What lies where in the parameters.
+    pub layout: Layout,
+    blocks: Vec<BlockLinears>,
+}
+
+#[derive(Clone, Debug)]
+struct BlockLinears {
+    qkv: Linear,
+    o: Linear,
+    gate_up: Linear,
+    down: Linear,
+}
+
+/// What one block keeps for its backward pass.
+#[derive(Debug, Default)]
+struct Kept {
+    /// `[batch][kv_heads][group + 2][length][head_dim]`, rotated.
+    heads: Vec<f32>,
+    /// `tokens x q_dim`.
+    attended: Vec<f32>,
+    /// `[batch][heads][length]`.
+    lse: Vec<f32>,
+    /// Residual stream after attention, `tokens x hidden`.
+    middle: Vec<f32>,
+    /// `tokens x 2 ffn`; becomes its own gradient.
+    gate_up: Vec<f32>,
+}
+
+/// Buffers for batches of one shape, made once.
+#[derive(Debug)]
+pub struct Workspace {
+    batch: usize,
+    length: usize,
+    recompute: bool,
+    rotation: Rotation,
+    /// Residual stream before each block and after the last, `tokens x hidden` each.
+    stream: Vec<Vec<f32>>,
+    /// One per block, or one for all when recomputing.
+    kept: Vec<Kept>,
+    normed: Vec<f32>,
+    /// The widest intermediate: joint projections, SwiGLU, heads.
+    wide: [Vec<f32>; 2],
+    scratch: Scratch,
+}
+
+/// What a training step sees of one linear map's backward pass; for metrics.
+pub trait Probe {
+    /// `dy` (`tokens x rows`, `stride` apart) is the gradient of the output of `kind` in `layer`, `weights` are its
+    /// effective weights (`rows x cols`).
+    fn output_gradient(&mut self, layer: usize, kind: Kind, dy: &[f32], stride: usize, weights: &[f32], matrix: Matrix);
+}
+
+impl Network {
+    /// A network of this architecture.
+    pub fn new(arch: ArchConfig, quantizer: Quantizer) -> Self {
+        let layout = Layout::new(&arch, &quantizer);
+        let blocks = layout.blocks.iter().map(|block| {
+            let [q, k, v, o, gate, up, down] = block.linears;
+            BlockLinears {
+                qkv: Linear::new(vec![q, k, v]),
+                o: Linear::new(vec![o]),
+                gate_up: Linear::new(vec![gate, up]),
+                down: Linear::new(vec![down]),
+            }
+        });
+        let blocks = blocks.collect();
+        Self { arch, quantizer, layout, blocks }
+    }
+
+    fn heads(&self, batch: usize, length: usize) -> Heads {
+        let arch = &self.arch;
+        Heads { batch, length, heads: arch.heads, kv_heads: arch.kv_heads, head_dim: arch.head_dim }
+    }
+
+    /// Angle per position of each rotated pair.
+    fn frequencies(&self) -> Vec<f64> {
+        let half = self.arch.head_dim / 2;
+        let theta = f64::from(self.arch.rope.theta);
+        let base = (0..half).map(|i| theta.powf(-(i as f64) / half as f64));
+        match &self.arch.rope.scaling {
+            RopeScaling::Linear { factor } => base.map(|f| f / f64::from(*factor)).collect(),
+            RopeScaling::Factors(factors) => base.zip(factors).map(|(f, by)| f / f64::from(*by)).collect(),
+            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
+                let (factor, low, high) =
+                    (f64::from(*factor), f64::from(*low_freq_factor), f64::from(*high_freq_factor));
+                base.map(|f| {
+                    let turns = *original_context as f64 * f / std::f64::consts::TAU;
+                    let keep = ((turns - low) / (high - low)).clamp(0.0, 1.0);
+                    f * keep + f / factor * (1.0 - keep)
+                })
+                .collect()
+            }
+            RopeScaling::None => base.collect(),
+        }
+    }
+
+    /// Buffers for `batch` sequences of `length` tokens. With `recompute` a block's intermediates are computed a
+    /// second time in backward instead of being kept (activation checkpointing).
+    pub fn workspace(&self, batch: usize, length: usize, recompute: bool) -> Workspace {
+        let (arch, tokens, heads) = (&self.arch, batch * length, self.heads(batch, length));
+        let kept = (0..if recompute { 1 } else { arch.layers }).map(|_| Kept {
+            heads: vec![0.0; tokens * heads.qkv_dim()],
+            attended: vec![0.0; tokens * heads.q_dim()],
+            lse: vec![0.0; tokens * arch.heads],
+            middle: vec![0.0; tokens * arch.hidden],
+            gate_up: vec![0.0; tokens * 2 * arch.ffn],
+        });
+        let widest = heads.qkv_dim().max(arch.ffn).max(arch.hidden);
+        Workspace {
+            batch,
+            length,
+            recompute,
+            rotation: Rotation::new(&self.frequencies(), length, arch.rope.layout),
+            stream: (0..=arch.layers).map(|_| vec![0.0; tokens * arch.hidden]).collect(),
+            kept: kept.collect(),
+            normed: vec![0.0; tokens * arch.hidden],
+            wide: [vec![0.0; tokens * widest], vec![0.0; tokens * widest]],
+            scratch: Scratch::default(),
+        }
+    }
+
+    fn latent<'a>(&'a self, params: &'a [f32], lambda: f32) -> Latent<'a> {
+        Latent { params, quantizer: &self.quantizer, lambda }
+    }
+
+    /// Runs block `layer` from `x` to `y`, keeping what backward needs.
+    fn block_forward(
+        &self,
+        layer: usize,
+        latent: Latent<'_>,
+        x: &[f32],
+        y: &mut [f32],
+        kept: &mut Kept,
+        work: &mut Work<'_>,
+    ) {
+        let (arch, params, maps, heads) = (&self.arch, latent.params, &self.blocks[layer], work.heads);
+        let block = &self.layout.blocks[layer];
+        let tokens = heads.batch * heads.length;
+        rmsnorm::forward(work.normed, x, &params[block.attn_norm.clone()], arch.norm_eps);
+        let qkv = &mut work.wide[0][..tokens * heads.qkv_dim()];
+        maps.qkv.forward(qkv, Old::Replace, work.normed, latent, work.scratch);
+        rope::forward(&mut kept.heads, qkv, work.rotation, heads);
+        let scratch = &mut work.wide[0][..tokens * heads.q_dim()];
+        attention::forward(&mut kept.attended, &mut kept.lse, &kept.heads, scratch, arch.attn_scale, heads);
+        kept.middle.copy_from_slice(x);
+        maps.o.forward(&mut kept.middle, Old::Add, &kept.attended, latent, work.scratch);
+        rmsnorm::forward(work.normed, &kept.middle, &params[block.ffn_norm.clone()], arch.norm_eps);
+        maps.gate_up.forward(&mut kept.gate_up, Old::Replace, work.normed, latent, work.scratch);
+        let h = &mut work.wide[0][..tokens * arch.ffn];
+        swiglu::forward(h, &kept.gate_up, arch.ffn);
+        y.copy_from_slice(&kept.middle);
+        maps.down.forward(y, Old::Add, h, latent, work.scratch);
+    }
+
+    /// Final hidden states, after the last norm, of `tokens` (`batch * length` ids below the vocabulary).
+    pub fn forward<'a>(&self, params: &[f32], lambda: f32, tokens: &[u32], space: &'a mut Workspace) -> &'a [f32] {
+        let latent = self.latent(params, lambda);
+        let heads = self.heads(space.batch, space.length);
+        embedding::forward(&mut space.stream[0], &params[self.layout.embedding.clone()], tokens, self.arch.hidden);
+        if self.arch.embed_scale != 1.0 {
+            space.stream[0].iter_mut().for_each(|x| *x *= self.arch.embed_scale);
+        }
+        for layer in 0..self.arch.layers {
+            let kept = &mut space.kept[if space.recompute { 0 } else { layer }];
+            let (before, after) = space.stream.split_at_mut(layer + 1);
+            let mut work = Work {
+                heads,
+                rotation: &space.rotation,
+                normed: &mut space.normed,
+                wide: &mut space.wide,
+                scratch: &mut space.scratch,
+            };
+            self.block_forward(layer, latent, &before[layer], &mut after[0], kept, &mut work);
+        }
+        let norm = &params[self.layout.final_norm.clone()];
+        rmsnorm::forward(&mut space.normed, &space.stream[self.arch.layers], norm, self.arch.norm_eps);
+        &space.normed
+    }
+
+    /// Loss sums of a batch without gradients.
+    pub fn evaluate(
+        &self,
+        params: &[f32],
+        lambda: f32,
+        tokens: &[u32],
+        targets: &[u32],
+        space: &mut Workspace,
+    ) -> Sums {
+        let hidden = self.forward(params, lambda, tokens, space);
+        loss::head_loss(self.side(params, hidden), None, targets, &Mix::CROSS_ENTROPY, None)
+    }
+
+    /// The head and these hidden states as one side of a loss.
+    pub fn side<'a>(&self, params: &'a [f32], hidden: &'a [f32]) -> Side<'a> {
+        Side { hidden, head: &params[self.layout.head.clone()], width: self.arch.hidden }
+    }
+
+    /// Forward and backward: adds the gradients of `scale` times the summed loss to `grads` (as long as `params`).
+    #[allow(clippy::too_many_arguments)] // one call site; a struct would only rename them
+    pub fn train(
+        &self,
+        params: &[f32],
+        lambda: f32,
+        tokens: &[u32],
+        targets: &[u32],
+        teacher: Option<Side<'_>>,
+        mix: &Mix,
+        scale: f32,
+        grads: &mut [f32],
+        space: &mut Workspace,
+        mut probe: Option<&mut dyn Probe>,
+    ) -> Sums {
+        self.forward(params, lambda, tokens, space);
+        let (arch, latent, layers) = (&self.arch, self.latent(params, lambda), self.arch.layers);
+        let heads = self.heads(space.batch, space.length);
+        let count = heads.batch * heads.length;
+        // The gradient of the normed hidden states goes to a wide buffer, then through the norm into the last stream
+        // buffer's place, which from here on carries the gradient of the residual stream.
+        let d_hidden = &mut space.wide[1][..count * arch.hidden];
+        let head_grads = &mut grads[self.layout.head.clone()];
+        let gradients = loss::Gradients { hidden: d_hidden, head: head_grads, scale };
+        let sums = loss::head_loss(self.side(params, &space.normed), teacher, targets, mix, Some(gradients));
+        let mut d = vec![0.0f32; count * arch.hidden];
+        let norm = self.layout.final_norm.clone();
+        let dw = &mut grads[norm.clone()];
+        rmsnorm::backward(&mut d, dw, d_hidden, &space.stream[layers], &params[norm], arch.norm_eps);
+        for layer in (0..layers).rev() {
+            let kept = &mut space.kept[if space.recompute { 0 } else { layer }];
+            let mut work = Work {
+                heads,
+                rotation: &space.rotation,
+                normed: &mut space.normed,
+                wide: &mut space.wide,
+                scratch: &mut space.scratch,
+            };
+            let (before, after) = space.stream.split_at_mut(layer + 1);
+            if space.recompute {
+                self.block_forward(layer, latent, &before[layer], &mut after[0], kept, &mut work);
+            }
+            self.block_backward(layer, latent, &before[layer], &mut d, grads, kept, &mut work, &mut probe);
+        }
+        if arch.embed_scale != 1.0 {
+            d.iter_mut().for_each(|x| *x *= arch.embed_scale);
+        }
+        embedding::backward(&mut grads[self.layout.embedding.clone()], &d, tokens, arch.hidden);
+        sums
+    }
+
+    /// `d`, the gradient of the block's output, becomes that of its input `x`.
+    #[allow(clippy::too_many_arguments)]
+    fn block_backward(
+        &self,
+        layer: usize,
+        latent: Latent<'_>,
+        x: &[f32],
+        d: &mut [f32],
+        grads: &mut [f32],
+        kept: &mut Kept,
+        work: &mut Work<'_>,
+        probe: &mut Option<&mut dyn Probe>,
+    ) {
+        let (arch, params, maps, heads) = (&self.arch, latent.params, &self.blocks[layer], work.heads);
+        let block = &self.layout.blocks[layer];
+        let tokens = heads.batch * heads.length;
+        let [wide0, wide1] = work.wide;
+
+        let (h, dh) = (&mut wide0[..tokens * arch.ffn], &mut wide1[..tokens * arch.ffn]);
+        swiglu::forward(h, &kept.gate_up, arch.ffn);
+        show(probe, layer, &[Kind::Down], &maps.down, d, latent, work.scratch);
+        maps.down.backward(dh, d, h, latent, grads, work.scratch);
+        swiglu::backward(&mut kept.gate_up, dh, arch.ffn);
+        let norm = block.ffn_norm.clone();
+        rmsnorm::forward(work.normed, &kept.middle, &params[norm.clone()], arch.norm_eps);
+        let d_normed = &mut wide1[..tokens * arch.hidden];
+        show(probe, layer, &[Kind::Gate, Kind::Up], &maps.gate_up, &kept.gate_up, latent, work.scratch);
+        maps.gate_up.backward(d_normed, &kept.gate_up, work.normed, latent, grads, work.scratch);
+        rmsnorm::backward(d, &mut grads[norm.clone()], d_normed, &kept.middle, &params[norm], arch.norm_eps);
+
+        let d_attended = &mut wide0[..tokens * heads.q_dim()];
+        show(probe, layer, &[Kind::O], &maps.o, d, latent, work.scratch);
+        maps.o.backward(d_attended, d, &kept.attended, latent, grads, work.scratch);
+        let d_heads = &mut wide1[..tokens * heads.qkv_dim()];
+        attention::backward(d_heads, d_attended, &kept.attended, &kept.lse, &kept.heads, arch.attn_scale, heads);
+        let d_qkv = &mut wide0[..tokens * heads.qkv_dim()];
+        rope::backward(d_qkv, d_heads, work.rotation, heads);
+        let norm = block.attn_norm.clone();
+        rmsnorm::forward(work.normed, x, &params[norm.clone()], arch.norm_eps);
+        let d_normed = &mut wide1[..tokens * arch.hidden];
+        show(probe, layer, &[Kind::Q, Kind::K, Kind::V], &maps.qkv, d_qkv, latent, work.scratch);
+        maps.qkv.backward(d_normed, d_qkv, work.normed, latent, grads, work.scratch);
+        rmsnorm::backward(d, &mut grads[norm.clone()], d_normed, x, &params[norm], arch.norm_eps);
+    }
+}
+
+/// Buffers that all blocks share.
+struct Work<'a> {
+    heads: Heads,
+    rotation: &'a Rotation,
+    normed: &'a mut Vec<f32>,
+    wide: &'a mut [Vec<f32>; 2],
+    scratch: &'a mut Scratch,
+}
+
+/// Shows the output gradients of the parts of a linear map to the probe.
+fn show(
+    probe: &mut Option<&mut dyn Probe>,
+    layer: usize,
+    kinds: &[Kind],
+    map: &Linear,
+    dy: &[f32],
+    latent: Latent<'_>,
+    scratch: &mut Scratch,
+) {
+    let Some(probe) = probe else { return };
+    let weights = map.weights(latent, scratch);
+    let mut row = 0;
+    for (&kind, part) in kinds.iter().zip(&map.parts) {
+        let weights = &weights[row * map.cols..][..part.count()];
+        probe.output_gradient(layer, kind, &dy[row..], map.rows, weights, *part);
+        row += part.rows;
+    }
+}

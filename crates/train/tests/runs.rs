@@ -1,0 +1,314 @@
+//! Whole runs of tiny models: resuming, killing, damage, refusals, learning, exporting.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use sherry::convert::Embeddings;
+use sherry::{NoProgress, Progress};
+use sherry_train::checkpoint::{self, RunFolder};
+use sherry_train::export::export;
+use sherry_train::rng::Rng;
+use sherry_train::{Config, Error, Outcome, Resume, Trainer};
+
+/// A text with structure to learn.
+fn text(lines: usize) -> String {
+    let mut rng = Rng::new(1, 1);
+    let words = ["the cat ", "a dog ", "sat on ", "the mat. ", "ran home. "];
+    (0..lines)
+        .map(|_| words.iter().map(|w| if rng.below(8) > 0 { w } else { "and " }).collect::<String>() + "\n")
+        .collect()
+}
+
+fn config(folder: &Path, overrides: &[&str]) -> Config {
+    let (train, valid) = (folder.join("train.txt"), folder.join("valid.txt"));
+    if !train.exists() {
+        fs::write(&train, text(200)).unwrap();
+        fs::write(&valid, text(230).split_off(text(200).len())).unwrap();
+    }
+    let toml = format!(
+        "steps = 12\nseed = 3\nthreads = 2\n\
+         [model]\nhidden = 32\nffn = 64\nlayers = 2\nheads = 2\nkv_heads = 1\n\
+         [optimizer]\nlr = 3e-3\nwarmup = 2\nweight_decay = 0.1\n\
+         [batch]\nlength = 32\nsize = 2\naccumulate = 2\n\
+         [data]\ntrain = [{train:?}]\nvalid = [{valid:?}]\ntokenizer = \"bytes\"\ncache = {:?}\n\
+         [checkpoint]\nevery = 3\n[metrics]\nevery = 1\nprobe_every = 4\nvalid_every = 5\nvalid_sequences = 3\n",
+        folder.join("cache")
+    );
+    let overrides: Vec<String> = overrides.iter().map(|&o| o.to_owned()).collect();
+    Config::parse(Path::new("test.toml"), &toml, &overrides).unwrap()
+}
+
+fn train(folder: &Path, run: &str, overrides: &[&str], progress: &dyn Progress) -> Result<Outcome, Error> {
+    Trainer::open(config(folder, overrides), &folder.join(run), &Resume::Auto, progress)?.run(progress)
+}
+
+/// Asks to stop once a note contains a text; keeps all notes.
+struct StopAt(&'static str, Mutex<Vec<String>>);
+
+impl Progress for StopAt {
+    fn start(&self, _: &str, _: u64) {}
+    fn advance(&self, _: u64) {}
+    fn finish(&self) {}
+    fn note(&self, line: &str) {
+        self.1.lock().unwrap().push(line.to_owned());
+    }
+    fn is_cancelled(&self) -> bool {
+        self.1.lock().unwrap().iter().any(|line| line.contains(self.0))
+    }
+}
+
+impl StopAt {
+    fn new(text: &'static str) -> Self {
+        Self(text, Mutex::default())
+    }
+    fn saw(&self, text: &str) -> bool {
+        self.1.lock().unwrap().iter().any(|line| line.contains(text))
+    }
+}
+
+#[track_caller]
+fn assert_same_checkpoint(a: &Path, b: &Path) {
+    for name in ["model.safetensors", "optimizer.safetensors", "state.json", "config.json"] {
+        let (a, b) = (fs::read(a.join(name)).unwrap(), fs::read(b.join(name)).unwrap());
+        assert!(a == b, "{name} differs");
+    }
+}
+
+/// Metric lines without what depends on the clock.
+fn metrics(run: &Path) -> Vec<serde_json::Value> {
+    let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let parse = |line: &str| {
+        let mut value: serde_json::Value = serde_json::from_str(line).unwrap();
+        value.as_object_mut().unwrap().remove("tokens_per_second");
+        value
+    };
+    text.lines().map(parse).collect()
+}
+
+#[test]
+fn a_stopped_run_ends_with_the_bytes_of_an_uninterrupted_one() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, overrides) in [
+        ("plain", vec![]),
+        ("learned", vec!["quantizer.method=dlt", "batch.recompute=true"]),
+        ("groups", vec!["quantizer.scale=group", "quantizer.group_size=32", "optimizer.schedule=wsd"]),
+    ] {
+        let whole = train(folder.path(), &format!("{name}-whole"), &overrides, &NoProgress).unwrap();
+        assert!(whole.finished && whole.valid_loss.is_some());
+        let run = format!("{name}-parts");
+        let first = train(folder.path(), &run, &overrides, &StopAt::new("step 3/")).unwrap();
+        assert_eq!((first.step, first.finished), (4, false));
+        let second = train(folder.path(), &run, &overrides, &StopAt::new("step 7/")).unwrap();
+        assert_eq!(second.step, 8);
+        let last = train(folder.path(), &run, &overrides, &NoProgress).unwrap();
+        assert_same_checkpoint(&whole.checkpoint, &last.checkpoint);
+        assert_eq!((last.loss, last.valid_loss), (whole.loss, whole.valid_loss));
+        assert_eq!(metrics(&folder.path().join(&run)), metrics(&folder.path().join(format!("{name}-whole"))));
+    }
+}
+
+#[test]
+fn the_number_of_threads_does_not_change_the_bytes_here() {
+    let folder = tempfile::tempdir().unwrap();
+    let params = |threads: &str| {
+        let config = config(folder.path(), &["steps=3", threads]);
+        let mut trainer = Trainer::open(config, &folder.path().join(threads), &Resume::Auto, &NoProgress).unwrap();
+        trainer.run(&NoProgress).unwrap();
+        trainer.params().to_vec()
+    };
+    // Not promised for every machine and shape: gemm may cut products differently.
+    assert_eq!(params("threads=1"), params("threads=2"));
+}
+
+/// Not a test of its own: what [`a_killed_run_goes_on_as_if_nothing_had_happened`] starts and kills.
+#[test]
+fn child_process() {
+    let Some(folder) = std::env::var_os("SHERRY_TRAIN_CHILD").map(PathBuf::from) else { return };
+    train(&folder, "killed", &["checkpoint.every=1"], &NoProgress).unwrap();
+}
+
+#[test]
+fn a_killed_run_goes_on_as_if_nothing_had_happened() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = train(folder.path(), "whole", &["checkpoint.every=1"], &NoProgress).unwrap();
+    let mut rng = Rng::new(std::process::id().into(), 0);
+    let mut kills = 0;
+    for _ in 0..200 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "child_process"])
+            .env("SHERRY_TRAIN_CHILD", folder.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // Long enough to get a little further on average, however slow the machine is.
+        let wait = Duration::from_millis(20 + rng.below(150 * (1 + kills / 4)) as u64);
+        std::thread::sleep(wait);
+        match child.try_wait().unwrap() {
+            Some(status) => {
+                assert!(status.success(), "the resumed run failed");
+                break;
+            }
+            None => {
+                child.kill().unwrap(); // SIGKILL
+                child.wait().unwrap();
+                kills += 1;
+            }
+        }
+    }
+    let run = folder.path().join("killed");
+    let last = train(folder.path(), "killed", &["checkpoint.every=1"], &NoProgress).unwrap();
+    assert!(last.finished && kills > 0);
+    assert_same_checkpoint(&whole.checkpoint, &last.checkpoint);
+    let left: Vec<_> = fs::read_dir(&run).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    assert!(left.iter().all(|name| !name.ends_with(".tmp") && !name.ends_with(".old")), "{left:?}");
+}
+
+#[test]
+fn damaged_checkpoints_are_passed_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let overrides = ["steps=6", "checkpoint.keep=9"];
+    let whole = train(folder.path(), "run", &overrides, &NoProgress).unwrap();
+    let newest = whole.checkpoint;
+    let copy = folder.path().join("copy");
+    fs::create_dir(&copy).unwrap();
+    let names: Vec<_> = fs::read_dir(&newest).unwrap().map(|e| e.unwrap().file_name()).collect();
+    for name in &names {
+        fs::copy(newest.join(name), copy.join(name)).unwrap();
+    }
+    let mut rng = Rng::new(9, 9);
+    for name in &names {
+        let good = fs::read(newest.join(name)).unwrap();
+        let mut cuts = vec![0, good.len() - 1];
+        cuts.extend((0..10).map(|_| rng.below(good.len())));
+        for cut in cuts {
+            fs::write(newest.join(name), &good[..cut]).unwrap();
+            assert!(checkpoint::verify(&newest).is_err(), "{name:?} cut at {cut}");
+            let mut flipped = good.clone();
+            flipped[cut] ^= 1 << rng.below(7);
+            // A flip inside the manifest's white space or digits of its own is for the other files to notice.
+            fs::write(newest.join(name), &flipped).unwrap();
+            assert!(name == "manifest.json" || checkpoint::verify(&newest).is_err(), "{name:?} flipped at {cut}");
+        }
+        fs::remove_file(newest.join(name)).unwrap();
+        assert!(checkpoint::verify(&newest).is_err());
+        fs::write(newest.join(name), &good).unwrap();
+        checkpoint::verify(&newest).unwrap();
+    }
+    fs::write(newest.join("model.safetensors"), b"half").unwrap();
+    let notes = StopAt::new("never");
+    let again = train(folder.path(), "run", &overrides, &notes).unwrap();
+    assert!(notes.saw("falling back") && notes.saw("resuming at step 5"), "{:?}", notes.1);
+    assert_same_checkpoint(&copy, &again.checkpoint);
+}
+
+#[test]
+fn changed_runs_and_second_processes_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    train(folder.path(), "run", &["steps=3"], &NoProgress).unwrap();
+    for (change, field) in
+        [("optimizer.lr=1e-4", "optimizer.lr"), ("seed=4", "seed"), ("model.layers=1", "model.layers")]
+    {
+        let message = train(folder.path(), "run", &["steps=3", change], &NoProgress).unwrap_err().to_string();
+        assert!(message.contains(&format!("field '{field}' was")), "{message}");
+    }
+    let config_of = |overrides: &[&str]| config(folder.path(), overrides);
+    let never = Trainer::open(config_of(&["steps=3"]), &run, &Resume::Never, &NoProgress).err().unwrap();
+    assert!(never.to_string().contains("already holds a checkpoint of step 3"), "{never}");
+
+    let holder = RunFolder::open(&run).unwrap();
+    let locked = train(folder.path(), "run", &["steps=3"], &NoProgress).unwrap_err();
+    assert!(matches!(locked, Error::Locked(_)), "{locked}");
+    drop(holder);
+
+    fs::write(folder.path().join("train.txt"), text(150)).unwrap();
+    let message = train(folder.path(), "run", &["steps=3"], &NoProgress).unwrap_err().to_string();
+    assert!(message.contains("data.train (contents)"), "{message}");
+}
+
+#[test]
+fn a_loss_that_is_not_a_number_stops_the_run_and_keeps_what_was_good() {
+    let folder = tempfile::tempdir().unwrap();
+    let good = train(folder.path(), "run", &["steps=6"], &StopAt::new("step 2/")).unwrap();
+    let run = folder.path().join("run");
+    let trainer = Trainer::open(config(folder.path(), &["steps=6"]), &run, &Resume::Auto, &NoProgress).unwrap();
+    let layout = trainer.network().layout.clone();
+    drop(trainer);
+    let mut loaded = checkpoint::load(&good.checkpoint, &layout).unwrap();
+    loaded.params[layout.final_norm.start] = f32::NAN;
+    loaded.state.step += 1;
+    let poisoned = RunFolder::open(&run).unwrap();
+    poisoned.save(&layout, &loaded.params, &loaded.moments, &loaded.state, &[]).unwrap();
+    drop(poisoned);
+    let error = train(folder.path(), "run", &["steps=6"], &NoProgress).unwrap_err();
+    assert!(matches!(error, Error::NotFinite { step: 5, what: "loss", .. }), "{error}");
+    checkpoint::verify(&good.checkpoint).unwrap();
+}
+
+#[test]
+fn every_method_learns() {
+    let folder = tempfile::tempdir().unwrap();
+    for method in ["none", "sherry", "absmean", "absmedian", "twn", "binary", "lsq", "seq", "dlt", "tequila"] {
+        let overrides =
+            ["steps=40", "checkpoint.every=40", "batch.accumulate=1", &format!("quantizer.method={method}")];
+        let outcome = train(folder.path(), method, &overrides, &NoProgress).unwrap();
+        let valid = outcome.valid_loss.unwrap();
+        assert!(valid < 3.6, "{method}: validation loss {valid} (uniform: 5.55)");
+        let last = metrics(&folder.path().join(method)).pop().unwrap();
+        assert_eq!(last["lambda"], 0.0);
+        if method != "none" {
+            assert!(last["effective_rank"]["down"].as_f64().unwrap() >= 1.0 && last["flip_rate"].is_f64(), "{last}");
+        }
+    }
+}
+
+#[test]
+fn a_teacher_teaches_and_the_pupil_is_exported() {
+    let folder = tempfile::tempdir().unwrap();
+    let wide = ["model.hidden=64", "steps=60", "checkpoint.every=60", "metrics.valid_every=0"];
+    let teacher =
+        train(folder.path(), "teacher", &[&wide[..], &["quantizer.method=none"]].concat(), &NoProgress).unwrap();
+    let teacher = teacher.checkpoint.to_str().unwrap().to_owned();
+    for divergence in ["forward", "reverse", "cakld", "top-k"] {
+        let (path, kind) = (format!("loss.teacher={teacher}"), format!("loss.divergence={divergence}"));
+        let kd = [&path, &kind, "loss.distillation=1", "loss.cross_entropy=0.2", "loss.top_k=20"];
+        let run = train(folder.path(), divergence, &[&wide[..], &kd[..]].concat(), &NoProgress).unwrap();
+        assert!(run.valid_loss.unwrap() < 3.2, "{divergence}: {run:?}");
+        let lines = metrics(&folder.path().join(divergence));
+        let first = lines[0]["divergence"].as_f64().unwrap();
+        let last = lines.last().unwrap()["divergence"].as_f64().unwrap();
+        assert!(last < 0.7 * first, "{divergence}: {first} to {last}");
+    }
+    let (run, out) = (folder.path().join("cakld"), folder.path().join("packed"));
+    let found = export(&run, &out, Embeddings::Keep, false, 4, &NoProgress).unwrap();
+    assert!(found.is_good() && found.max_logit_difference < 0.3, "{found:?}");
+    assert!(export(&run, &out, Embeddings::Keep, false, 4, &NoProgress).is_err(), "the output exists");
+
+    train(folder.path(), "early", &wide, &StopAt::new("step 30/")).unwrap();
+    let early = folder.path().join("early");
+    let message = export(&early, &folder.path().join("x"), Embeddings::Keep, false, 4, &NoProgress).unwrap_err();
+    assert!(message.to_string().contains("lambda is still"), "{message}");
+    assert!(!folder.path().join("x").exists());
+}
+
+#[test]
+fn training_goes_on_from_a_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = train(folder.path(), "base", &["steps=30", "quantizer.method=none"], &NoProgress).unwrap();
+    let from = base.checkpoint.to_str().unwrap();
+    let text = format!(
+        "steps = 2\n[model]\nfrom = {from:?}\n[quantizer]\nmethod = \"none\"\n[optimizer]\nlr = 1e-9\n\
+         [batch]\nlength = 32\nsize = 2\n[data]\ntrain = [{:?}]\nvalid = [{:?}]\ntokenizer = \"bytes\"\n\
+         [metrics]\nvalid_sequences = 3\n",
+        folder.path().join("train.txt"),
+        folder.path().join("valid.txt")
+    );
+    let config = Config::parse(Path::new("next.toml"), &text, &[]).unwrap();
+    let mut trainer = Trainer::open(config, &folder.path().join("next"), &Resume::Auto, &NoProgress).unwrap();
+    let next = trainer.run(&NoProgress).unwrap();
+    assert!((next.valid_loss.unwrap() - base.valid_loss.unwrap()).abs() < 1e-4, "{next:?} {base:?}");
+}

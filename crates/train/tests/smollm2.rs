@@ -1,0 +1,46 @@
+//! The forward pass on a real model: SmolLM2-135M-Instruct against log-probabilities computed by transformers.
+#![allow(clippy::print_stderr)] // says why a test was skipped
+
+use std::fs;
+use std::path::PathBuf;
+
+use serde_json::Value;
+use sherry::io::ReadMode;
+use sherry::model::Checkpoint;
+use sherry_train::methods::Quantizer;
+use sherry_train::network::Network;
+use sherry_train::pretrained;
+
+fn locate(variable: &str, default: &str) -> Option<PathBuf> {
+    let default = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../")).join(default);
+    let path = std::env::var_os(variable).map_or(default, PathBuf::from);
+    if !path.exists() {
+        eprintln!("skipped: {} is not there; set {variable}", path.display());
+        return None;
+    }
+    Some(path)
+}
+
+#[test]
+fn log_probabilities_equal_those_of_transformers() {
+    let Some(model) = locate("SHERRY_SMOLLM2_GGUF", "models/SmolLM2-135M-Instruct.Q4_1.gguf") else { return };
+    let Some(data) = locate("SHERRY_DATA", "../shared/data") else { return };
+    let reference: Value =
+        serde_json::from_slice(&fs::read(data.join("reference/smollm2_reference.json")).unwrap()).unwrap();
+    let checkpoint = Checkpoint::open(&model, ReadMode::Map).unwrap();
+    let network = Network::new(pretrained::architecture(&checkpoint).unwrap(), Quantizer::FULL);
+    let params = pretrained::parameters(&checkpoint, &network.layout, &Quantizer::FULL).unwrap();
+    for prompt in reference["prompts"].as_array().unwrap().iter().take(4) {
+        let ids: Vec<u32> = prompt["ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
+        let expected = prompt["prompt_token_logprobs"].as_array().unwrap();
+        let mut space = network.workspace(1, ids.len(), true);
+        for (i, expected) in expected.iter().enumerate() {
+            // One target at a time: the sum is then this token's negative log-probability.
+            let mut targets = vec![sherry_train::loss::IGNORED; ids.len()];
+            targets[i] = ids[i + 1];
+            let sums = network.evaluate(&params, 0.0, &ids, &targets, &mut space);
+            let (found, expected) = (-sums.cross_entropy, expected.as_f64().unwrap());
+            assert!((found - expected).abs() < 2e-3, "{}: token {i}: {found}, expected {expected}", prompt["prompt"]);
+        }
+    }
+}
