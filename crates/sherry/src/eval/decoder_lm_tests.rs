@@ -110,7 +110,7 @@ fn what_is_too_long_loses_its_beginning() {
     let mut lm = lm(false, 10);
     // Cut to ten inputs, the first request has no token in common with the second.
     let group = vec![request("a long context that is cut", " yes"), request("short", " yes")];
-    let found = ask(&mut lm, &[group.clone()]).unwrap();
+    let found = ask(&mut lm, std::slice::from_ref(&group)).unwrap();
     for (request, together) in group.into_iter().zip(&found[0]) {
         assert_eq!(ask(&mut lm, &[vec![request]]).unwrap()[0], [*together]);
     }
