@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::divergence::Distributions;
 use super::encode::{Encoder, Pair, prefix_token};
 use super::lm::{Lm, Request, Score, WindowScore};
-use super::logprob::{token_score, token_scores};
+use super::logprob::{Summation, token_score, token_scores};
 use super::windows::{Window, Windows};
 use crate::model::{Decoder, KvCache, KvType, Step, Wanted};
 use crate::tokenizer::Tokenizer;
@@ -100,7 +100,7 @@ impl DecoderLm {
         for (i, job) in jobs.iter().enumerate() {
             for (pair, score) in job.pairs.iter().zip(&mut scores[i]) {
                 if pair.tokens.len() - pair.scored == job.prefix {
-                    add(score, token_score(logits.row(i), pair.tokens[job.prefix]));
+                    add(score, token_score(logits.row(i), pair.tokens[job.prefix], Summation::AsHarness));
                 }
             }
         }
@@ -158,7 +158,7 @@ impl DecoderLm {
             .enumerate()
             .filter_map(|(row, (job, token))| Some((*job, (logits.row(row), (*token)?))))
             .unzip();
-        for (job, score) in places.into_iter().zip(token_scores(&rows)) {
+        for (job, score) in places.into_iter().zip(token_scores(&rows, Summation::AsHarness)) {
             if let Some(sum) = scores[job].get_mut(round) {
                 add(sum, score);
             }
@@ -290,7 +290,7 @@ impl Lm for DecoderLm {
             let mut logprobs = Vec::with_capacity(scored.len());
             self.read(&input, from, &mut |at, rows| {
                 let rows: Vec<(&[f32], u32)> = rows.iter().copied().zip(scored[at - from..].iter().copied()).collect();
-                logprobs.extend(token_scores(&rows).iter().map(|score| score.logprob));
+                logprobs.extend(token_scores(&rows, Summation::Exact).iter().map(|score| score.logprob));
             })?;
             done(WindowScore { index, windows: all.len(), logprobs })?;
         }
@@ -353,7 +353,7 @@ pub fn log_probs(decoder: &mut Decoder, cache: &mut KvCache, tokens: &[u32]) -> 
         let logits = decoder.forward(&mut [Step { cache, tokens: chunk, logits: Wanted::All }])?;
         let next = &tokens[scores.len() + 1..];
         let rows: Vec<(&[f32], u32)> = (0..logits.rows()).map(|i| logits.row(i)).zip(next.iter().copied()).collect();
-        scores.extend(token_scores(&rows).iter().map(|score| score.logprob));
+        scores.extend(token_scores(&rows, Summation::Exact).iter().map(|score| score.logprob));
     }
     Ok(scores)
 }
