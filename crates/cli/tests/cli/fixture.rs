@@ -170,6 +170,7 @@ pub fn is_refusal(outcome: &Outcome, parts: &[&str]) {
     assert_eq!(outcome.stderr.matches("error:").count(), 1, "{outcome:?}");
     // Only the parser of the command line adds a hint on further lines.
     assert!(outcome.stderr.lines().count() == 1 || outcome.stderr.contains("--help"), "{outcome:?}");
+    assert!(outcome.stderr.matches("os error").count() <= 1, "{outcome:?}");
     for part in parts {
         assert!(outcome.stderr.contains(part), "{part:?} is not in {outcome:?}");
     }
