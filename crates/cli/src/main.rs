@@ -58,7 +58,14 @@ fn main() -> ExitCode {
 
 #[allow(clippy::print_stderr)] // the one place where errors are shown
 fn report(error: &anyhow::Error) {
-    eprintln!("error: {error:#}");
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        // Errors of the library end with their cause already.
+        if !text.ends_with(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    eprintln!("error: {text}");
 }
 
 /// The reader of our output went away (`sherry ... | head`): not an error.

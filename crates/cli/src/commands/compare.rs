@@ -55,7 +55,11 @@ pub fn run(args: &CompareArgs, context: &Context) -> Result<ExitCode> {
     if args.max_kld.is_some_and(|limit| !limit.is_finite() || limit < 0.0) {
         bail!("--max-kld: expected a number that is not negative");
     }
-    let mut report = json!({ "reference": args.reference, "model": args.model });
+    if args.window < 2 {
+        bail!("--window {}: a prediction takes two tokens at least", args.window);
+    }
+    let mut report =
+        json!({ "reference": args.reference.display().to_string(), "model": args.model.display().to_string() });
     let mut text = String::new();
     if !args.no_tensors {
         let (table, rows) = tensors(args, context)?;

@@ -81,7 +81,7 @@ pub fn run(args: &ConvertArgs, context: &Context) -> Result<ExitCode> {
     let mut out = io::stdout().lock();
     if context.json {
         let document = json!({
-            "output": summary.path,
+            "output": summary.path.display().to_string(),
             "input_bytes": summary.input_bytes,
             "sizes": sizes,
             "notes": summary.notes,

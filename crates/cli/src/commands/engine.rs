@@ -68,6 +68,15 @@ fn threads(text: &str) -> Result<usize, String> {
     }
 }
 
+/// A count of at least one.
+pub fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("at least 1".to_owned()),
+        Ok(n) => Ok(n),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 /// A model ready to run.
 pub struct Loaded {
     pub checkpoint: Checkpoint,
@@ -165,11 +174,8 @@ pub fn resolve(path: &Path) -> Result<PathBuf> {
     if path.is_relative() && pulled.exists() {
         return Ok(pulled);
     }
-    let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
-    Err(missing).with_context(|| {
-        format!(
-            "{}: no such file or folder (expected a GGUF file or a Hugging Face folder; `sherry pull` gets one)",
-            path.display()
-        )
-    })
+    bail!(
+        "{}: no such file or folder (expected a GGUF file or a Hugging Face folder; `sherry pull` gets one)",
+        path.display()
+    )
 }

@@ -20,7 +20,7 @@ use sherry::eval::{
 };
 
 use super::Context;
-use super::engine::EngineArgs;
+use super::engine::{EngineArgs, positive};
 use crate::output::{Align, Table, bytes};
 
 /// Measure a model: benchmarks equal to lm-evaluation-harness 0.4.13, perplexity, KL divergence
@@ -56,7 +56,7 @@ pub struct EvalArgs {
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// Longest token sequence [default: what the model was made for]
-    #[arg(short, long, value_name = "N")]
+    #[arg(short, long, value_name = "N", value_parser = positive)]
     ctx_size: Option<usize>,
 
     /// Text file to measure perplexity on (plain, .gz or .zst)
@@ -204,7 +204,7 @@ impl EvalArgs {
     /// Everything the scores depend on besides model and prompts, and some more that is good to know.
     fn settings(&self, lm: &DecoderLm) -> Result<Map<String, Value>> {
         let settings = json!({
-            "model": self.model,
+            "model": self.model.display().to_string(),
             "precision": self.engine.precision_name(),
             "kv": format!("{:?}", self.engine.kv()).to_lowercase(),
             "max_length": lm.max_length(),

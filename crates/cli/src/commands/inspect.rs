@@ -49,7 +49,7 @@ pub fn run(args: &InspectArgs, context: &Context) -> Result<ExitCode> {
     let path = resolve(&args.model)?;
     let checkpoint = Checkpoint::open(&path, ReadMode::Map)?;
     let mut report = json!({
-        "path": path,
+        "path": path.display().to_string(),
         "description": checkpoint.describe(),
         "sizes": sizes(&checkpoint),
         "config": checkpoint.config_json().ok(),

@@ -45,7 +45,7 @@ pub fn run(args: &PullArgs, context: &Context) -> Result<ExitCode> {
     };
     let mut out = io::stdout().lock();
     if context.json {
-        writeln!(out, "{}", json!({ "path": path }))?;
+        writeln!(out, "{}", json!({ "path": path.display().to_string() }))?;
     } else {
         writeln!(out, "{}", path.display())?;
     }

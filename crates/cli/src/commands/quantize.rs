@@ -44,14 +44,15 @@ pub struct QuantizeArgs {
     #[arg(long, value_enum)]
     scale: Option<ScaleArg>,
     /// Weights per scale with --scale group: 32, 64, 128 or 256 (24, 48, 96 or 192 for ternary-1.67)
-    #[arg(long, value_name = "N", default_value_t = 128)]
-    group_size: usize,
+    /// [default: 128 or 96]
+    #[arg(long, value_name = "N", requires = "scale")]
+    group_size: Option<usize>,
     /// Which four inputs form a quad [default: contiguous; stride16 in GGUF]
     #[arg(long, value_enum)]
     quad: Option<QuadArg>,
-    /// How weights become ternary (the baselines only)
-    #[arg(long, value_enum, default_value = "absmean")]
-    projection: ProjectionArg,
+    /// How weights become ternary (the baselines only) [default: absmean]
+    #[arg(long, value_enum)]
+    projection: Option<ProjectionArg>,
     /// Type of embedding and head
     #[arg(long, value_enum, default_value = "auto", value_name = "TYPE")]
     embed: EmbedArg,
@@ -69,7 +70,7 @@ pub struct QuantizeArgs {
     force: bool,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, ValueEnum, PartialEq, Eq)]
 enum TypeArg {
     /// Sherry: 3:4 sparse ternary, 1.25 bits per weight
     #[value(name = "sherry-1.25", alias = "sherry")]
@@ -149,15 +150,51 @@ pub fn stq_id(text: &str) -> StqId {
 }
 
 impl QuantizeArgs {
+    /// Refuses options without effect, and a report that has no place, before any work is done.
+    fn check(&self) -> Result<()> {
+        let sherry = self.ty == TypeArg::Sherry;
+        let ternary = matches!(self.ty, TypeArg::Ternary167 | TypeArg::Ternary2);
+        if self.group_size.is_some() && self.scale != Some(ScaleArg::Group) {
+            bail!("--group-size needs --scale group");
+        }
+        if self.scale.is_some() && !sherry && !ternary {
+            bail!("--scale is for ternary types");
+        }
+        if self.quad.is_some() && !sherry {
+            bail!("--quad is for sherry-1.25");
+        }
+        if self.importance.is_some() && !sherry {
+            bail!("--importance is for sherry-1.25");
+        }
+        if self.projection.is_some() && !ternary {
+            bail!("--projection is for ternary-1.67 and ternary-2; sherry-1.25 has its own");
+        }
+        let Some(report) = &self.report else { return Ok(()) };
+        let parent = report.parent().filter(|parent| !parent.as_os_str().is_empty());
+        if parent.is_some_and(|parent| !parent.is_dir()) {
+            bail!("--report {}: no such folder", report.display());
+        }
+        if *report == self.output {
+            bail!("--report {}: is the output", report.display());
+        }
+        if report.exists() && !self.force {
+            bail!("{}: exists already; --force replaces it", report.display());
+        }
+        Ok(())
+    }
+
     fn linears(&self) -> Linears {
         let projection = match self.projection {
-            ProjectionArg::Absmean => Projection::AbsMean,
-            ProjectionArg::Absmedian => Projection::AbsMedian,
-            ProjectionArg::Twn => Projection::Twn,
+            None | Some(ProjectionArg::Absmean) => Projection::AbsMean,
+            Some(ProjectionArg::Absmedian) => Projection::AbsMedian,
+            Some(ProjectionArg::Twn) => Projection::Twn,
         };
         let gguf = convert::container_of(&self.output) == Container::Gguf;
         let scale = match self.scale {
-            Some(ScaleArg::Group) => ScaleGroup::Group(self.group_size),
+            Some(ScaleArg::Group) => ScaleGroup::Group(self.group_size.unwrap_or(match self.ty {
+                TypeArg::Ternary167 => 96,
+                _ => 128,
+            })),
             Some(ScaleArg::Row) | None => ScaleGroup::Row,
         };
         let spec = |format, projection| QuantSpec { format, order: QuadOrder::Contiguous, scale, projection };
@@ -185,6 +222,7 @@ impl QuantizeArgs {
 }
 
 pub fn run(args: &QuantizeArgs, context: &Context) -> Result<ExitCode> {
+    args.check()?;
     let start = Instant::now();
     let checkpoint = Checkpoint::open(&resolve(&args.input)?, ReadMode::Map)?;
     context.console.say(&format!("found   {}", checkpoint.describe()));
@@ -198,8 +236,8 @@ pub fn run(args: &QuantizeArgs, context: &Context) -> Result<ExitCode> {
     let summary = convert::convert(&checkpoint, &args.output, &request, &context.console, |_| {})?;
     let report = args.report.clone().unwrap_or_else(|| report_path(&args.output));
     let document = json!({
-        "input": args.input,
-        "output": summary.path,
+        "input": args.input.display().to_string(),
+        "output": summary.path.display().to_string(),
         "input_bytes": summary.input_bytes,
         "sizes": summary.sizes(),
         "linear_bits_per_weight": summary.sizes().linear_bits_per_weight(),

@@ -14,7 +14,7 @@ use sherry::chat::{ChatTemplate, Message};
 use sherry::generate::{Event, Finish, Generated, Request, Sampler, SamplingParams, Session, StopStrings};
 
 use super::Context;
-use super::engine::{EngineArgs, Loaded};
+use super::engine::{EngineArgs, Loaded, positive};
 use super::sampling::SamplingArgs;
 use crate::output::bytes;
 use crate::{interrupt, machine};
@@ -35,10 +35,10 @@ pub struct RunArgs {
     /// The prompt; without one it is read from stdin, or a conversation begins when stdin is a terminal
     prompt: Option<String>,
     /// Tokens of context [default: the model's, at most 4096]
-    #[arg(short, long, value_name = "N")]
+    #[arg(short, long, value_name = "N", value_parser = positive)]
     ctx_size: Option<usize>,
     /// Instructions that precede the conversation
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", conflicts_with = "raw")]
     system: Option<String>,
     /// Continue the prompt as it is, without the model's chat template
     #[arg(long)]
@@ -77,7 +77,6 @@ impl Chat {
         let Loaded { checkpoint, decoder, tokenizer, load_time } = loaded;
         let trained = checkpoint.config().context;
         let context = match context {
-            Some(0) => bail!("--ctx-size 0: a context needs at least one token"),
             Some(n) if n > trained => bail!("--ctx-size {n}: the model was made for {trained} tokens at most"),
             Some(n) => n,
             None => trained.min(DEFAULT_CONTEXT),
@@ -162,8 +161,8 @@ pub fn run(args: &RunArgs, context: &Context) -> Result<ExitCode> {
     context.console.say(&format!("sampling  {sampling}"));
     let mut messages = Vec::new();
     if let Some(system) = &args.system {
-        if args.raw || chat.template.is_none() {
-            bail!("--system needs a chat template; this run has none");
+        if chat.template.is_none() {
+            bail!("--system needs a chat template; {} has none", args.model.display());
         }
         messages.push(Message::new("system", system.as_str()));
     }
@@ -179,7 +178,11 @@ fn read_stdin() -> Result<String> {
     if text.len() as u64 == MAX_STDIN_BYTES {
         bail!("the prompt on stdin is longer than {}", bytes(MAX_STDIN_BYTES));
     }
-    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+    let text = text.trim_end_matches(['\r', '\n']);
+    if text.is_empty() {
+        bail!("no prompt: none on the command line, nothing on stdin");
+    }
+    Ok(text.to_owned())
 }
 
 fn one_answer(chat: &mut Chat, mut messages: Vec<Message>, prompt: String, context: &Context) -> Result<ExitCode> {
@@ -251,7 +254,7 @@ fn converse(chat: &mut Chat, start: Vec<Message>, context: &Context) -> Result<E
             // A conversation goes on after an answer that failed: the context may be full, the template may object.
             Err(error) => {
                 messages.pop();
-                context.console.say(&format!("error: {error:#}"));
+                crate::report(&error);
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Options that decide which token comes next, and where their defaults come from.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::Args;
 use sherry::generate::{GenerationConfig, SamplingParams, StopStrings};
 
@@ -20,22 +20,22 @@ const DEFAULTS: SamplingParams = SamplingParams {
 #[command(next_help_heading = "Sampling")]
 pub struct SamplingArgs {
     /// Most tokens to generate [default: until the model stops or the context is full]
-    #[arg(short = 'n', long, value_name = "N")]
+    #[arg(short = 'n', long, value_name = "N", allow_negative_numbers = true)]
     pub max_tokens: Option<usize>,
     /// Randomness; 0 always takes the likeliest token [default: the model's, else 0.8]
-    #[arg(long = "temp", value_name = "T")]
+    #[arg(long = "temp", value_name = "T", value_parser = temperature, allow_negative_numbers = true)]
     pub temperature: Option<f32>,
     /// Only the K likeliest tokens; 0: all [default: the model's, else 40]
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", allow_negative_numbers = true)]
     pub top_k: Option<usize>,
     /// Only the likeliest tokens that together have probability P [default: the model's, else 0.95]
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", value_parser = top_p, allow_negative_numbers = true)]
     pub top_p: Option<f32>,
     /// Only tokens at least P times as likely as the likeliest [default: the model's, else 0.05]
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", value_parser = min_p, allow_negative_numbers = true)]
     pub min_p: Option<f32>,
     /// Penalty on recent tokens; 1: none [default: the model's, else 1]
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", value_parser = repetition_penalty, allow_negative_numbers = true)]
     pub repeat_penalty: Option<f32>,
     /// Same seed, same text [default: from the clock]
     #[arg(short, long)]
@@ -59,7 +59,9 @@ impl SamplingArgs {
             repetition_window: base.repetition_window,
             seed,
         }
-        .check()?;
+        .check()
+        // Options were checked when they were parsed.
+        .context("the model's generation_config.json")?;
         let origin = |given: bool, model: bool| match (given, model) {
             (true, _) => "",
             (false, true) => " (the model's)",
@@ -90,6 +92,31 @@ impl SamplingArgs {
     pub fn stop_strings(&self) -> Result<StopStrings> {
         Ok(StopStrings::new(self.stop.iter().cloned())?)
     }
+}
+
+/// A number for one field of the parameters, in that field's range.
+fn in_range(text: &str, set: impl FnOnce(&mut SamplingParams, f32)) -> Result<f32, String> {
+    let value: f32 = text.parse().map_err(|_| "expected a number".to_owned())?;
+    let mut params = SamplingParams::GREEDY;
+    set(&mut params, value);
+    params.check().map_err(|error| error.to_string())?;
+    Ok(value)
+}
+
+fn temperature(text: &str) -> Result<f32, String> {
+    in_range(text, |params, value| params.temperature = value)
+}
+
+fn top_p(text: &str) -> Result<f32, String> {
+    in_range(text, |params, value| params.top_p = value)
+}
+
+fn min_p(text: &str) -> Result<f32, String> {
+    in_range(text, |params, value| params.min_p = value)
+}
+
+fn repetition_penalty(text: &str) -> Result<f32, String> {
+    in_range(text, |params, value| params.repetition_penalty = value)
 }
 
 fn clock_seed() -> u64 {

@@ -1,0 +1,51 @@
+//! Help, manual pages, completions and the report about this machine.
+
+use crate::fixture::{document, run, succeeds, workplace};
+
+const COMMANDS: [&str; 11] =
+    ["demo", "pull", "quantize", "run", "inspect", "compare", "convert", "eval", "report", "doctor", "completions"];
+
+#[test]
+fn help_names_every_command_and_gives_examples() {
+    let place = workplace();
+    let help = succeeds(place.path(), "--help");
+    assert!(help.contains("Examples:"));
+    for command in COMMANDS {
+        assert!(help.contains(&format!("\n  {command} ")), "{command}: {help}");
+        let help = succeeds(place.path(), &format!("{command} --help"));
+        assert!(help.contains("Usage: sherry ") && help.contains("Example"), "{command}: {help}");
+    }
+    let version = succeeds(place.path(), "--version");
+    assert_eq!(version, format!("sherry {}\n", env!("CARGO_PKG_VERSION")));
+    // Without a command the help is the error message.
+    let outcome = run(place.path(), "");
+    assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(2), ""));
+    assert!(outcome.stderr.contains("Usage: sherry"));
+}
+
+#[test]
+fn completions_and_manual_pages_are_complete() {
+    let place = workplace();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = succeeds(place.path(), &format!("completions {shell}"));
+        assert!(COMMANDS.iter().all(|command| script.contains(command)), "{shell}");
+        assert!(script.contains("group-size"), "{shell}");
+    }
+    let page = succeeds(place.path(), "man");
+    assert!(page.contains(".TH sherry 1") && COMMANDS.iter().all(|command| page.contains(command)), "{page}");
+    for command in COMMANDS {
+        let page = succeeds(place.path(), &format!("man {command}"));
+        assert!(page.contains(".SH SYNOPSIS") && page.contains(".SH OPTIONS"), "{command}: {page}");
+    }
+}
+
+#[test]
+fn the_machine_is_described() {
+    let place = workplace();
+    let report = document(place.path(), "doctor");
+    assert_eq!(report["version"], env!("CARGO_PKG_VERSION"));
+    let isas = report["isa"]["available"].as_array().unwrap();
+    assert!(isas.contains(&"scalar".into()) && isas.contains(&report["isa"]["chosen"]), "{report}");
+    assert!(report["threads"]["default"].as_u64() >= Some(1));
+    assert!(report["streaming_read_bytes_per_second"]["1"].as_f64().unwrap() > 0.0);
+}

@@ -1,0 +1,185 @@
+//! Tiny models in temporary folders, and the command run in them.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::{Map, Value, json};
+use sherry::io::{TensorSource as _, safetensors};
+use sherry::model::names::Naming;
+use sherry::model::{ArchConfig, Family, config_hf, synthetic};
+use sherry::tokenizer::{GgufVocab, Tokenizer};
+use tempfile::TempDir;
+
+/// Tokens that are not bytes.
+const CONTROL: [&str; 3] = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
+
+/// A configuration whose every axis is a multiple of 256, so that every type and container can hold the model.
+pub fn config() -> ArchConfig {
+    ArchConfig {
+        vocab: 256 + CONTROL.len(),
+        hidden: 256,
+        ffn: 512,
+        head_dim: 64,
+        attn_scale: 0.125,
+        context: 4096,
+        ..synthetic::tiny(Family::Llama)
+    }
+}
+
+/// An empty folder to work in.
+pub fn workplace() -> TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+/// A folder that holds the model `dense`: random f32 weights, a token per byte, ChatML.
+pub fn with_model() -> TempDir {
+    let place = workplace();
+    write_model(&place.path().join("dense"));
+    place
+}
+
+fn write_model(folder: &Path) {
+    let config = config();
+    let mut source = synthetic::source(&config, Naming::HuggingFace, 7);
+    // Greedy text never ends by itself: the logits of control tokens are zero, some other token's is above.
+    let head = source.data("lm_head.weight").unwrap();
+    let mut head: Vec<f32> = head.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+    head[256 * config.hidden..].fill(0.0);
+    source.insert_f32("lm_head.weight", &[config.vocab, config.hidden], &head);
+
+    write_folder(folder, &config);
+    let path = folder.join("model.safetensors");
+    let mut writer = safetensors::Writer::create(&path, source.tensors(), &Default::default()).unwrap();
+    for info in source.tensors() {
+        writer.write(&info.name, &source.data(&info.name).unwrap()).unwrap();
+    }
+    writer.finish().unwrap();
+}
+
+/// A model of a billion weights, all zero, that takes no room on disk: its file is one hole.
+pub fn write_large_model(folder: &Path) {
+    let config = ArchConfig { hidden: 1024, ffn: 4096, head_dim: 256, layers: 64, ..config() };
+    write_folder(folder, &config);
+    let mut header = Map::new();
+    let mut end = 0;
+    for role in sherry::model::names::Role::all(&config) {
+        let name = role.name(config.family, Naming::HuggingFace).unwrap();
+        let shape = role.shape(&config);
+        let start = end;
+        end += 4 * shape.iter().product::<usize>();
+        header.insert(name, json!({ "dtype": "F32", "shape": shape, "data_offsets": [start, end] }));
+    }
+    let mut header = Value::Object(header).to_string();
+    header += &" ".repeat(header.len().next_multiple_of(8) - header.len());
+    let path = folder.join("model.safetensors");
+    let start = [&(header.len() as u64).to_le_bytes(), header.as_bytes()].concat();
+    fs::write(&path, &start).unwrap();
+    fs::File::options().write(true).open(&path).unwrap().set_len((start.len() + end) as u64).unwrap();
+}
+
+/// Everything but the weights.
+fn write_folder(folder: &Path, config: &ArchConfig) {
+    fs::create_dir(folder).unwrap();
+    fs::write(folder.join("config.json"), config_hf::write(config).unwrap().to_string()).unwrap();
+    let tokenizer = tokenizer();
+    fs::write(folder.join("tokenizer.json"), tokenizer.to_json().unwrap()).unwrap();
+    fs::write(folder.join("tokenizer_config.json"), tokenizer.to_config_json()).unwrap();
+}
+
+/// GPT-2's alphabet without merges: a token per byte, and ChatML's control tokens.
+fn tokenizer() -> Tokenizer {
+    let plain = |byte: u32| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
+    let mut moved = 0x100..;
+    let mut tokens: Vec<String> = (0..256)
+        .map(|byte| if plain(byte) { byte } else { moved.next().unwrap() })
+        .map(|code| char::from_u32(code).unwrap().to_string())
+        .collect();
+    tokens.extend(CONTROL.map(str::to_owned));
+    let types = (0..tokens.len()).map(|id| if id < 256 { 1 } else { 3 }).collect();
+    Tokenizer::from_gguf(&GgufVocab {
+        model: "gpt2".to_owned(),
+        pre: "gpt-2".to_owned(),
+        tokens,
+        token_types: Some(types),
+        merges: Some(Vec::new()),
+        eos: Some(258),
+        ..GgufVocab::default()
+    })
+    .unwrap()
+}
+
+/// The command, to be run in `folder` with nothing on stdin.
+pub fn command(folder: &Path, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sherry"));
+    command.args(args).current_dir(folder).env_remove("SHERRY_DATA");
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// What a finished command left behind.
+#[derive(Debug)]
+pub struct Outcome {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl From<Output> for Outcome {
+    fn from(output: Output) -> Self {
+        let text = |bytes| String::from_utf8(bytes).expect("output is UTF-8");
+        let outcome = Self { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) };
+        assert!(!outcome.stderr.contains("panicked"), "{outcome:?}");
+        outcome
+    }
+}
+
+/// Runs the command line `line`, split at blanks, in `folder`.
+pub fn run(folder: &Path, line: &str) -> Outcome {
+    command(folder, line.split_whitespace()).output().unwrap().into()
+}
+
+/// Runs `line`, which must succeed, and gives its stdout.
+#[track_caller]
+pub fn succeeds(folder: &Path, line: &str) -> String {
+    let outcome = run(folder, line);
+    assert_eq!(outcome.code, Some(0), "sherry {line}: {outcome:?}");
+    outcome.stdout
+}
+
+/// Runs `line --quiet --json`, which must succeed without a word on stderr, and gives the document on stdout.
+#[track_caller]
+pub fn document(folder: &Path, line: &str) -> Value {
+    let outcome = run(folder, &format!("{line} --quiet --json"));
+    assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(0), ""), "sherry {line}: {outcome:?}");
+    serde_json::from_str(&outcome.stdout).unwrap_or_else(|error| panic!("sherry {line}: {error}: {}", outcome.stdout))
+}
+
+/// Runs `line --quiet`, which must be refused with exit code 2 and one error that has all of `parts`.
+#[track_caller]
+pub fn refuses(folder: &Path, line: &str, parts: &[&str]) {
+    is_refusal(&run(folder, &format!("{line} --quiet")), parts);
+}
+
+/// Checks that `outcome` is one error that has all of `parts`, exit code 2.
+#[track_caller]
+pub fn is_refusal(outcome: &Outcome, parts: &[&str]) {
+    assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(2), ""), "{outcome:?}");
+    assert!(outcome.stderr.starts_with("error: "), "{outcome:?}");
+    assert_eq!(outcome.stderr.matches("error:").count(), 1, "{outcome:?}");
+    // Only the parser of the command line adds a hint on further lines.
+    assert!(outcome.stderr.lines().count() == 1 || outcome.stderr.contains("--help"), "{outcome:?}");
+    assert!(outcome.stderr.matches("os error").count() <= 1, "{outcome:?}");
+    for part in parts {
+        assert!(outcome.stderr.contains(part), "{part:?} is not in {outcome:?}");
+    }
+}
+
+/// The names in a folder, sorted.
+pub fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
