@@ -29,7 +29,9 @@ impl Staged {
     /// Gives the folder its name. An older folder or file of that name is moved aside first and removed afterwards, so
     /// that a complete one exists at any time.
     pub fn commit(self, target: &Path) -> Result<()> {
-        let aside = self.0.with_extension("old");
+        let mut aside = self.0.clone().into_os_string();
+        aside.push(".old");
+        let aside = PathBuf::from(aside);
         let replaces = target.exists();
         if replaces {
             fs::rename(target, &aside).map_err(Error::io(target, "replace"))?;

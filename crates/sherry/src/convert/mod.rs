@@ -166,7 +166,10 @@ pub fn convert(
     let container = container_of(out);
     check_target(checkpoint.path(), out, request.overwrite)?;
     let config = checkpoint.config();
-    let plan = Plan::new(checkpoint, container, request.linears, request.embeddings)?;
+    let plan = Plan::new(checkpoint, container, request.linears, request.embeddings).map_err(|error| match error {
+        Error::Invalid(problem) => Error::Invalid(format!("{}: {problem}", checkpoint.path().display())),
+        other => other,
+    })?;
     let input = Input { source: checkpoint.source(), config, tensors: checkpoint.tensors() };
     let mut jobs = output::jobs(input, &plan, container)?;
     for job in &mut jobs {
@@ -204,20 +207,29 @@ pub fn convert(
     Ok(Summary { path: out.to_path_buf(), tensors, input_bytes, notes: plan.notes() })
 }
 
-/// Refuses to overwrite anything by accident, and the input at all (a folder being read cannot be replaced under itself).
+/// Refuses to overwrite anything by accident: the input, what contains it, and folders that are not models.
 fn check_target(input: &Path, out: &Path, overwrite: bool) -> Result<()> {
-    let same = match (input.canonicalize(), out.canonicalize()) {
-        (Ok(input), Ok(out)) => input == out,
-        _ => false,
-    };
-    if same {
-        return Err(Error::Invalid(format!("{}: the output is the input", out.display())));
-    }
-    if !overwrite && out.exists() {
-        return Err(Error::Invalid(format!("{}: exists already; --force replaces it", out.display())));
-    }
+    let refuse = |problem: &str| Err(Error::Invalid(format!("{}: {problem}", out.display())));
     if out.file_name().is_none() {
-        return Err(Error::Invalid(format!("'{}' is not a file or folder name", out.display())));
+        return refuse("not the name of a file or folder");
+    }
+    if let (Ok(input), Ok(out)) = (input.canonicalize(), out.canonicalize()) {
+        if input == out {
+            return refuse("the output is the input");
+        }
+        if input.starts_with(&out) {
+            return refuse("the output contains the input");
+        }
+    }
+    if !out.exists() {
+        return Ok(());
+    }
+    if !overwrite {
+        return refuse("exists already; --force replaces it");
+    }
+    let empty = || std::fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_none());
+    if out.is_dir() && !out.join("config.json").is_file() && !empty() {
+        return refuse("a folder without config.json, so not a model; it is not replaced");
     }
     Ok(())
 }

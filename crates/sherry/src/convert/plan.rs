@@ -224,7 +224,7 @@ fn packed_input(input: &Checkpoint) -> Result<Option<PackedScheme>> {
         };
         if *found.get_or_insert(scheme) != scheme {
             let problem = "some linear layers are packed and others are not; only uniform models can be converted";
-            return Err(Error::Invalid(format!("{}: {problem}", input.path().display())));
+            return Err(Error::Invalid(problem.to_owned()));
         }
     }
     Ok(found.flatten())
