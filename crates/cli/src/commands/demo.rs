@@ -36,7 +36,7 @@ pub struct DemoArgs {
     #[arg(long, value_name = "MODEL")]
     model: Option<PathBuf>,
     /// What both models are asked
-    #[arg(long, default_value = "What is the capital of France?")]
+    #[arg(long, default_value = "Why is the sky blue?")]
     prompt: String,
     /// Text for perplexity [default: a page about tides]
     #[arg(long, value_name = "FILE")]
@@ -68,7 +68,7 @@ pub fn run(args: &DemoArgs, context: &Context) -> Result<ExitCode> {
     let console = &context.console;
     let dense = match &args.model {
         Some(model) => resolve(model)?,
-        None => pull_demo(None, console)?,
+        None => pull_demo(None, false, console)?,
     };
     let mut name = dense.file_stem().unwrap_or_default().to_os_string();
     name.push(".sherry");

