@@ -159,8 +159,10 @@ impl EngineArgs {
     pub fn load(&self, path: &Path, context: usize, progress: &dyn Progress) -> Result<Loaded> {
         let start = Instant::now();
         let checkpoint = self.open(path, progress)?;
-        let tokenizer = Arc::new(checkpoint.tokenizer()?);
-        let decoder = self.decoder(&checkpoint, context, progress)?;
+        // A vocabulary of 128k tokens takes a good part of a second.
+        let (tokenizer, decoder) =
+            rayon::join(|| checkpoint.tokenizer(), || self.decoder(&checkpoint, context, progress));
+        let (tokenizer, decoder) = (Arc::new(tokenizer?), decoder?);
         Ok(Loaded { checkpoint, decoder, tokenizer, load_time: start.elapsed() })
     }
 }

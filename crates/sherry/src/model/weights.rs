@@ -152,7 +152,9 @@ impl Loader<'_> {
                 if lookup || float {
                     return Ok(matrix);
                 }
-                let matrix = matrix.repacked_on(&Pool::new(1));
+                // Layers are loaded side by side; the embedding comes alone and is larger than all of them.
+                let threads = if role.is_embedding() { rayon::current_num_threads() } else { 1 };
+                let matrix = matrix.repacked_on(&Pool::new(threads));
                 self.source.release(name);
                 Ok(matrix)
             }
