@@ -103,14 +103,9 @@ impl RunFolder {
         let lock = File::options().create(true).append(true).open(&name).map_err(sherry::Error::io(&name, "create"))?;
         match lock.try_lock() {
             Ok(()) => {
-                // What a killed process was writing. Nobody else can be, now that the lock is ours.
-                for entry in fs::read_dir(path).map_err(sherry::Error::io(path, "list"))?.flatten() {
-                    let name = entry.file_name().to_string_lossy().into_owned();
-                    if name.starts_with('.') && name.contains(".tmp-") {
-                        fs::remove_file(entry.path()).map_err(sherry::Error::io(&entry.path(), "remove"))?;
-                    }
-                }
-                Ok(Self { path: path.to_path_buf(), _lock: lock })
+                let folder = Self { path: path.to_path_buf(), _lock: lock };
+                folder.sweep()?;
+                Ok(folder)
             }
             Err(fs::TryLockError::WouldBlock) => Err(Error::Locked(path.to_path_buf())),
             Err(fs::TryLockError::Error(error)) => Err(sherry::Error::io(&name, "lock")(error).into()),
@@ -171,10 +166,18 @@ impl RunFolder {
                 fs::rename(&path, &doomed).map_err(sherry::Error::io(&path, "remove"))?;
             }
         }
+        self.sweep()
+    }
+
+    /// Removes what a killed process left behind: half-written files, half-written and half-removed checkpoints. Nobody
+    /// else can be writing them, since the lock is ours.
+    fn sweep(&self) -> Result<()> {
         for entry in fs::read_dir(&self.path).map_err(sherry::Error::io(&self.path, "list"))?.flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
+            let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
             if name.starts_with(PREFIX) && (name.ends_with(".tmp") || name.ends_with(".old")) {
-                fs::remove_dir_all(entry.path()).map_err(sherry::Error::io(&entry.path(), "remove"))?;
+                fs::remove_dir_all(&path).map_err(sherry::Error::io(&path, "remove"))?;
+            } else if name.starts_with('.') && name.contains(".tmp-") {
+                fs::remove_file(&path).map_err(sherry::Error::io(&path, "remove"))?;
             }
         }
         Ok(())
