@@ -144,8 +144,8 @@ fn a_killed_run_goes_on_as_if_nothing_had_happened() {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        // Long enough to get a little further on average, however slow the machine is.
-        let wait = Duration::from_millis(20 + rng.below(150 * (1 + kills / 4)) as u64);
+        // The first kill comes at once; then long enough to get a little further, however slow the machine is.
+        let wait = Duration::from_millis(if kills == 0 { 1 } else { 5 + rng.below(40 * (1 + kills / 4)) as u64 });
         std::thread::sleep(wait);
         match child.try_wait().unwrap() {
             Some(status) => {
