@@ -1,7 +1,7 @@
 //! Cuts products with ternary weights into row blocks and tokens, and runs them on the pool.
 
+use std::cell::RefCell;
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
 
 use crate::format::TernaryFormat;
 use crate::{Isa, Pool};
@@ -23,17 +23,6 @@ pub(crate) struct TernaryProduct<'a> {
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
     inputs: Vec<Input>,
-    /// Per worker.
-    panels: Vec<Mutex<PanelScratch>>,
-}
-
-/// What one worker needs for products with many tokens.
-#[derive(Debug, Default)]
-struct PanelScratch {
-    /// Decoded weights.
-    panel: Lines,
-    /// Sums of the rows of a block, per token.
-    acc: Vec<Rows>,
 }
 
 /// The input of a group of products, as one kind of weights wants it.
@@ -55,7 +44,7 @@ const TABLE_TOKENS: usize = 16;
 /// Chunks of a panel: 64 KiB of decoded weights of 64 rows, which stay in L2 while all tokens pass.
 const PANEL_CHUNKS: usize = 32;
 /// Tokens that share a decoded panel: their sums (256 bytes each) stay in L2 beside it.
-const PANEL_TOKENS: usize = 384;
+const PANEL_TOKENS: usize = 192;
 /// Tokens that take a segment of a panel (8 KiB) together: it comes to L1 once for all, and their sums (6 KiB) stay there
 /// from one segment to the next.
 const GROUP_TOKENS: usize = 24;
@@ -84,19 +73,17 @@ pub(crate) fn multiply(
     }
     // Tables are large: with few kernels for many tokens, a slice of tokens at a time.
     let step = if products.iter().all(|p| gemm_for(kernels, p.w, tokens).is_some()) { tokens } else { TABLE_TOKENS };
-    scratch.panels.resize_with(pool.threads(), Mutex::default);
     let outputs: Vec<Output> = products.iter_mut().map(|p| Output::new(p.w, p.y)).collect();
     let outputs = outputs.as_slice();
     for first in (0..tokens).step_by(step) {
         let slice = first..tokens.min(first + step);
         let n = slice.len();
         prepare(kernels, pool, scratch, &x[first * cols..slice.end * cols], n, tokens, outputs);
-        let (inputs, panels) = (&scratch.inputs, &scratch.panels);
+        let inputs = &scratch.inputs;
         let blocks: usize = outputs.iter().map(|o| o.w.row_blocks()).sum();
         let threads = pool.threads();
         pool.run(&|worker| {
             let mut range = blocks * worker / threads..blocks * (worker + 1) / threads;
-            let mut panels = panels[worker].lock().unwrap_or_else(PoisonError::into_inner);
             for output in outputs {
                 let own = output.w.row_blocks();
                 let arrangement = Arrangement::of(output.w.layout());
@@ -106,7 +93,7 @@ pub(crate) fn multiply(
                 while index < end {
                     // SAFETY: the processor has `isa`. Each row block index belongs to exactly one worker, so the rows
                     // written are not touched by another thread, and `y` is borrowed for as long as `outputs` lives.
-                    index += unsafe { multiply_blocks(kernels, gemm, &mut panels, input, output, index..end, first, n) };
+                    index += unsafe { multiply_blocks(kernels, gemm, input, output, index..end, first, n) };
                 }
                 range = range.start.saturating_sub(own)..range.end.saturating_sub(own);
             }
@@ -267,11 +254,9 @@ impl<'a> Output<'a> {
 ///
 /// # Safety
 /// The processor has the instruction set of `kernels`, and no other thread uses the rows of the blocks.
-#[allow(clippy::too_many_arguments)] // the body of one loop
 unsafe fn multiply_blocks(
     kernels: &TernaryKernels,
     gemm: Option<&GemmKernels>,
-    scratch: &mut PanelScratch,
     input: &Input,
     output: &Output<'_>,
     range: Range<usize>,
@@ -281,11 +266,13 @@ unsafe fn multiply_blocks(
     let index = range.start;
     let block = output.w.block(index);
     if let Some(gemm) = gemm {
-        for start in (0..n).step_by(PANEL_TOKENS) {
-            let tokens = start..n.min(start + PANEL_TOKENS);
+        for tile in (0..n).step_by(PANEL_TOKENS) {
+            let mut acc = [[0.0; BLOCK_ROWS]; PANEL_TOKENS];
+            let tile = tile..n.min(tile + PANEL_TOKENS);
+            let acc = &mut acc[..tile.len()];
             // SAFETY: the caller guarantees the instruction set.
-            let finish = unsafe { multiply_panels(gemm, &block, input, output.w, n, tokens.clone(), scratch) };
-            for (t, acc) in tokens.zip(&scratch.acc) {
+            let finish = unsafe { multiply_panels(gemm, &block, input, output.w, n, tile.clone(), acc) };
+            for (t, acc) in tile.zip(acc) {
                 // SAFETY: the caller guarantees the instruction set, and the rows to be its own.
                 unsafe { output.write(first + t, index, |y| finish(acc, block.row_scales, y)) };
             }
@@ -325,8 +312,7 @@ unsafe fn multiply_blocks(
 /// The values of one row block for a token.
 type Finish = unsafe fn(&Rows, Option<&Rows>, &mut Rows);
 
-/// Sums of one row block for a range of the `n` tokens, by decoded panels, in slot order, to the scratch space; returns what
-/// finishes them.
+/// Sums of one row block for a range of the `n` tokens, by decoded panels, in slot order; returns what finishes them.
 ///
 /// # Safety
 /// The processor has the instruction set of `gemm`.
@@ -337,57 +323,60 @@ unsafe fn multiply_panels(
     w: &TernaryMatrix,
     n: usize,
     tokens: Range<usize>,
-    scratch: &mut PanelScratch,
+    acc: &mut [Rows],
 ) -> Finish {
-    let PanelScratch { panel, acc } = scratch;
-    if panel.grow(PANEL_CHUNKS * CHUNK_PANEL).is_err() {
-        std::alloc::handle_alloc_error(std::alloc::Layout::new::<[u8; 64]>());
+    thread_local! {
+        static PANEL: RefCell<Lines> = RefCell::default();
     }
-    acc.clear();
-    acc.resize(tokens.len(), [0.0; BLOCK_ROWS]);
+
     let book = codebook(w.layout().format);
     let chunk_bytes = chunk_bytes(w.layout().format);
     let mut stream = block.stream;
     let mut scales = None;
     let mut chunk = 0;
-    while chunk < block.chunks {
-        let mut segments = [None; PANEL_CHUNKS];
-        let mut panel = panel.bytes_mut();
-        for segment in &mut segments {
-            let chunks = block.segment_chunks().min(block.chunks - chunk);
-            if chunks == 0 || panel.len() < chunks * CHUNK_PANEL {
-                break;
-            }
-            if block.starts_group(chunk)
-                && let Some((head, rest)) = stream.split_first_chunk::<SCALE_BYTES>()
-            {
-                scales = Some(head);
+    PANEL.with_borrow_mut(|panel| {
+        if panel.grow(PANEL_CHUNKS * CHUNK_PANEL).is_err() {
+            std::alloc::handle_alloc_error(std::alloc::Layout::new::<[u8; 64]>());
+        }
+        while chunk < block.chunks {
+            let mut segments = [None; PANEL_CHUNKS];
+            let mut panel = panel.bytes_mut();
+            for segment in &mut segments {
+                let chunks = block.segment_chunks().min(block.chunks - chunk);
+                if chunks == 0 || panel.len() < chunks * CHUNK_PANEL {
+                    break;
+                }
+                if block.starts_group(chunk)
+                    && let Some((head, rest)) = stream.split_first_chunk::<SCALE_BYTES>()
+                {
+                    scales = Some(head);
+                    stream = rest;
+                }
+                let (codes, rest) = stream.split_at(chunks * chunk_bytes);
                 stream = rest;
-            }
-            let (codes, rest) = stream.split_at(chunks * chunk_bytes);
-            stream = rest;
-            let (decoded, rest) = std::mem::take(&mut panel).split_at_mut(chunks * CHUNK_PANEL);
-            panel = rest;
-            for (codes, decoded) in codes.chunks_exact(chunk_bytes).zip(decoded.chunks_exact_mut(CHUNK_PANEL)) {
-                // SAFETY: the caller guarantees the instruction set.
-                unsafe {
-                    match book {
-                        Some(book) => (gemm.decode_codes)(book, codes, decoded),
-                        None => (gemm.decode_bits)(codes, decoded),
+                let (decoded, rest) = std::mem::take(&mut panel).split_at_mut(chunks * CHUNK_PANEL);
+                panel = rest;
+                for (codes, decoded) in codes.chunks_exact(chunk_bytes).zip(decoded.chunks_exact_mut(CHUNK_PANEL)) {
+                    // SAFETY: the caller guarantees the instruction set.
+                    unsafe {
+                        match book {
+                            Some(book) => (gemm.decode_codes)(book, codes, decoded),
+                            None => (gemm.decode_bits)(codes, decoded),
+                        }
                     }
                 }
+                *segment = Some((chunk / 4, Segment { panel: decoded, first_chunk: chunk % 4, chunks, scales }));
+                chunk += chunks;
             }
-            *segment = Some((chunk / 4, Segment { panel: decoded, first_chunk: chunk % 4, chunks, scales }));
-            chunk += chunks;
-        }
-        for (group, acc) in acc.chunks_mut(GROUP_TOKENS).enumerate() {
-            let start = tokens.start + group * GROUP_TOKENS;
-            for (act_block, segment) in segments.iter().map_while(|segment| *segment) {
-                let acts = &input.acts[act_block * n + start..][..acc.len()];
-                // SAFETY: the caller guarantees the instruction set.
-                unsafe { (gemm.segment)(segment, acts, acc) };
+            for (group, acc) in acc.chunks_mut(GROUP_TOKENS).enumerate() {
+                let start = tokens.start + group * GROUP_TOKENS;
+                for (act_block, segment) in segments.iter().map_while(|segment| *segment) {
+                    let acts = &input.acts[act_block * n + start..][..acc.len()];
+                    // SAFETY: the caller guarantees the instruction set.
+                    unsafe { (gemm.segment)(segment, acts, acc) };
+                }
             }
         }
-    }
+    });
     if book.is_some() { gemm.finish_codes } else { gemm.finish_bits }
 }

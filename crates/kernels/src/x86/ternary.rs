@@ -221,7 +221,7 @@ unsafe fn multiply_blocks<D: Dot, const N: usize>(
             let chunks = blocks[0].segment_chunks().min(all_chunks - chunk);
             let block_acts = acts.of_chunk(chunk);
             let first = chunk % 4;
-            let sum = block_acts.sums[first..first + chunks].iter().sum();
+            let sum = block_acts.sum(first, chunks);
             let q = &block_acts.q[32 * first..][..32 * chunks];
             for n in 0..N {
                 let codes = &blocks[n].stream[at..at + chunks * BIT_CHUNK_BYTES];

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
-use super::rows::{Ymm, accumulate, load, load_ps, splat, store_ps};
+use super::rows::{Ymm, accumulate, load, load_ps, scales_or_ones, splat, store_ps};
 use crate::ternary::activations::{ActBlock, BLOCK_CODES};
 use crate::ternary::kernels::{Rows, Segment};
 use crate::ternary::matrix::BIT_CHUNK_BYTES;
@@ -147,35 +147,38 @@ impl<P: Products<Vector = __m256i>> Dot for YmmDot<P> {
     /// 16 rows at a time: 12 of the 16 registers hold sums when `T` is 6.
     #[inline(always)]
     unsafe fn tile<const T: usize>(segment: &Segment<'_>, acts: &[ActBlock; T], acc: &mut [Rows; T]) {
-        let chunks = segment.first_chunk..segment.first_chunk + segment.chunks;
         let first = 8 * segment.first_chunk;
         let (panel, _) = segment.panel.as_chunks::<256>();
         assert!(first + panel.len() <= BLOCK_CODES);
+        let mut totals = [0; T];
+        for t in 0..T {
+            totals[t] = acts[t].sum(segment.first_chunk, segment.chunks);
+        }
         // SAFETY: the caller has the instructions.
         unsafe {
             for quarter in 0..4 {
                 let mut sums = [[P::start(0); 2]; T];
-                for (sums, acts) in sums.iter_mut().zip(acts) {
-                    *sums = [P::start(acts.sums[chunks.clone()].iter().sum()); 2];
+                for t in 0..T {
+                    sums[t] = [P::start(totals[t]); 2];
                 }
                 for (code, w) in panel.iter().enumerate() {
                     let (w, _) = w.as_chunks::<32>();
                     let w = [load(&w[2 * quarter]), load(&w[2 * quarter + 1])];
-                    for (sums, acts) in sums.iter_mut().zip(acts) {
-                        let q = splat(&acts.q.as_chunks::<4>().0[first + code]);
-                        sums[0] = P::add(sums[0], w[0], q);
-                        sums[1] = P::add(sums[1], w[1], q);
+                    for t in 0..T {
+                        let q = splat(&acts[t].q.as_chunks::<4>().0[first + code]);
+                        sums[t][0] = P::add(sums[t][0], w[0], q);
+                        sums[t][1] = P::add(sums[t][1], w[1], q);
                     }
                 }
-                for ((sums, acts), acc) in sums.iter().zip(acts).zip(acc.iter_mut()) {
-                    let sum = acts.sums[chunks.clone()].iter().sum();
-                    let a_scale = _mm256_set1_ps(acts.scale);
-                    let (acc, _) = acc.as_chunks_mut::<8>();
+                let scales =
+                    [scales_or_ones(segment.scales, 16 * quarter), scales_or_ones(segment.scales, 16 * quarter + 8)];
+                for t in 0..T {
+                    let a_scale = _mm256_set1_ps(acts[t].scale);
+                    let (acc, _) = acc[t].as_chunks_mut::<8>();
                     for i in 0..2 {
-                        let v = 2 * quarter + i;
-                        let dots = P::finish(sums[i], sum);
-                        let values = accumulate(load_ps(&acc[v]), dots, a_scale, segment.scales, 8 * v);
-                        store_ps(&mut acc[v], values);
+                        let acc = &mut acc[2 * quarter + i];
+                        let dots = P::finish(sums[t][i], totals[t]);
+                        store_ps(acc, accumulate(load_ps(acc), dots, _mm256_mul_ps(a_scale, scales[i])));
                     }
                 }
             }

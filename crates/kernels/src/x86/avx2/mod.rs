@@ -8,6 +8,7 @@
 pub(crate) mod dot;
 pub(crate) mod look_up;
 mod rows;
+pub(crate) mod transpose;
 pub(crate) mod vector;
 
 use crate::generic::attention::AttendHead;

@@ -34,7 +34,8 @@ impl Width for Ymm {
         for half in 0..2 {
             for v in 0..4 {
                 let acc = &mut acc[half][v];
-                *acc = accumulate(*acc, sums[half][v], a_scale, scales, 16 * v + 8 * half);
+                let factor = _mm256_mul_ps(a_scale, scales_or_ones(scales, 16 * v + 8 * half));
+                *acc = accumulate(*acc, sums[half][v], factor);
             }
         }
     }
@@ -82,26 +83,24 @@ pub(super) fn fields(bytes: __m256i) -> [__m256i; 4] {
     ]
 }
 
-/// `acc + dots as f32 * (a_scale * w_scale)`, multiplication and addition apart; the group scales are those of the eight
-/// slots from `slot` on.
+/// The group scales of the eight slots from `slot` on; 1 without, which changes no product.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn accumulate(
-    acc: __m256,
-    dots: __m256i,
-    a_scale: __m256,
-    scales: Option<&[u8; SCALE_BYTES]>,
-    slot: usize,
-) -> __m256 {
-    let factor = match scales {
+pub(super) fn scales_or_ones(scales: Option<&[u8; SCALE_BYTES]>, slot: usize) -> __m256 {
+    match scales {
         Some(scales) => {
             let (vectors, _) = scales.as_chunks::<16>();
             // SAFETY: 16 bytes.
-            let halves = unsafe { _mm_loadu_si128(vectors[slot / 8].as_ptr().cast()) };
-            _mm256_mul_ps(a_scale, _mm256_cvtph_ps(halves))
+            _mm256_cvtph_ps(unsafe { _mm_loadu_si128(vectors[slot / 8].as_ptr().cast()) })
         }
-        None => a_scale,
-    };
+        None => _mm256_set1_ps(1.0),
+    }
+}
+
+/// `acc + dots as f32 * factor`, multiplication and addition apart.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn accumulate(acc: __m256, dots: __m256i, factor: __m256) -> __m256 {
     _mm256_add_ps(acc, _mm256_mul_ps(_mm256_cvtepi32_ps(dots), factor))
 }
 

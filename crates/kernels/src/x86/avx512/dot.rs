@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
-use super::rows::{Zmm, accumulate, load, load_rows, splat, store_natural, widen_scales};
+use super::rows::{Zmm, accumulate, load, load_rows, scales_or_ones, splat, store_natural};
 use crate::ternary::activations::{ActBlock, BLOCK_CODES};
 use crate::ternary::kernels::{Rows, Segment};
 use crate::ternary::matrix::BIT_CHUNK_BYTES;
@@ -132,35 +132,37 @@ impl<P: Products<Vector = __m512i>> Dot for ZmmDot<P> {
     /// 64 rows: 24 of the 32 registers hold sums when `T` is 6.
     #[inline(always)]
     unsafe fn tile<const T: usize>(segment: &Segment<'_>, acts: &[ActBlock; T], acc: &mut [Rows; T]) {
-        let chunks = segment.first_chunk..segment.first_chunk + segment.chunks;
         let first = 8 * segment.first_chunk;
         let (panel, _) = segment.panel.as_chunks::<256>();
         assert!(first + panel.len() <= BLOCK_CODES);
+        let mut totals = [0; T];
+        for t in 0..T {
+            totals[t] = acts[t].sum(segment.first_chunk, segment.chunks);
+        }
         // SAFETY: the caller has the instructions.
         unsafe {
             let mut sums = [[P::start(0); 4]; T];
-            for (sums, acts) in sums.iter_mut().zip(acts) {
-                *sums = [P::start(acts.sums[chunks.clone()].iter().sum()); 4];
+            for t in 0..T {
+                sums[t] = [P::start(totals[t]); 4];
             }
             for (code, w) in panel.iter().enumerate() {
                 let (w, _) = w.as_chunks::<64>();
                 let w = [load(&w[0]), load(&w[1]), load(&w[2]), load(&w[3])];
-                for (sums, acts) in sums.iter_mut().zip(acts) {
-                    let q = splat(&acts.q.as_chunks::<4>().0[first + code]);
+                for t in 0..T {
+                    let q = splat(&acts[t].q.as_chunks::<4>().0[first + code]);
                     for v in 0..4 {
-                        sums[v] = P::add(sums[v], w[v], q);
+                        sums[t][v] = P::add(sums[t][v], w[v], q);
                     }
                 }
             }
-            let scales = segment.scales.map(|scales| widen_scales(scales));
-            for ((sums, acts), acc) in sums.iter_mut().zip(acts).zip(acc) {
-                let sum = acts.sums[chunks.clone()].iter().sum();
+            let scales = scales_or_ones(segment.scales);
+            for t in 0..T {
                 for v in 0..4 {
-                    sums[v] = P::finish(sums[v], sum);
+                    sums[t][v] = P::finish(sums[t][v], totals[t]);
                 }
-                let mut values = load_rows(acc);
-                accumulate(&mut values, sums, _mm512_set1_ps(acts.scale), scales.as_ref());
-                store_natural(values, None, acc);
+                let mut values = load_rows(&acc[t]);
+                accumulate(&mut values, &sums[t], _mm512_set1_ps(acts[t].scale), &scales);
+                store_natural(values, None, &mut acc[t]);
             }
         }
     }

@@ -28,7 +28,7 @@ impl Width for Zmm {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
     unsafe fn accumulate(acc: &mut Self::Acc, sums: &Self::Sums, a_scale: f32, scales: Option<&[u8; SCALE_BYTES]>) {
-        accumulate(acc, sums, _mm512_set1_ps(a_scale), scales.map(|scales| widen_scales(scales)).as_ref());
+        accumulate(acc, sums, _mm512_set1_ps(a_scale), &scales_or_ones(scales));
     }
 
     #[inline]
@@ -76,23 +76,25 @@ fn fields(bytes: __m512i) -> [__m512i; 4] {
 /// `acc += sums as f32 * (a_scale * w_scale)`, multiplication and addition apart.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
-pub(super) fn accumulate(acc: &mut [__m512; 4], sums: &[__m512i; 4], a_scale: __m512, w_scales: Option<&[__m512; 4]>) {
+pub(super) fn accumulate(acc: &mut [__m512; 4], sums: &[__m512i; 4], a_scale: __m512, w_scales: &[__m512; 4]) {
     for v in 0..4 {
-        let factor = match w_scales {
-            Some(w_scales) => _mm512_mul_ps(a_scale, w_scales[v]),
-            None => a_scale,
-        };
+        let factor = _mm512_mul_ps(a_scale, w_scales[v]);
         acc[v] = _mm512_add_ps(acc[v], _mm512_mul_ps(_mm512_cvtepi32_ps(sums[v]), factor));
     }
 }
 
+/// The group scales of 64 slots; 1 without, which changes no product.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
-pub(super) fn widen_scales(scales: &[u8; SCALE_BYTES]) -> [__m512; 4] {
-    let (quarters, _) = scales.as_chunks::<32>();
-    // SAFETY: 32 bytes.
-    let widen = |bytes: &[u8; 32]| _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) });
-    [widen(&quarters[0]), widen(&quarters[1]), widen(&quarters[2]), widen(&quarters[3])]
+pub(super) fn scales_or_ones(scales: Option<&[u8; SCALE_BYTES]>) -> [__m512; 4] {
+    let mut out = [_mm512_set1_ps(1.0); 4];
+    if let Some(scales) = scales {
+        for (out, halves) in out.iter_mut().zip(scales.as_chunks::<32>().0) {
+            // SAFETY: 32 bytes.
+            *out = _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(halves.as_ptr().cast()) });
+        }
+    }
+    out
 }
 
 /// Slots to rows (see [`slot_row`](crate::ternary::matrix::slot_row)), times the row scales.
