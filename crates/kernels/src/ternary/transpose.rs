@@ -60,7 +60,7 @@ mod tests {
     #[test]
     fn columns_become_lines() {
         for (stride, column) in [(16, 0), (48, 0), (48, 16), (50, 33)] {
-            let rows: Vec<u8> = (0..64 * stride).map(|i| (i * i >> 3 ^ i) as u8).collect();
+            let rows: Vec<u8> = (0..64 * stride).map(|i| ((i * i) >> 3 ^ i) as u8).collect();
             for transpose in [transpose, transpose_words] {
                 let mut out = [[0; 64]; 16];
                 transpose(&rows, stride, column, &mut out);

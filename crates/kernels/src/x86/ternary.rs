@@ -292,7 +292,7 @@ pub(super) use last_to_first;
 
 /// Defines `KERNELS`, the ternary kernels of a tier.
 macro_rules! ternary_kernels {
-    ($features:literal, $look_up:ty, $dot:ty, gemm from $codes:literal tokens, $bits:literal for 2 bits) => {
+    ($features:literal, $look_up:ty, $dot:ty, gemm from $codes:expr, $bits:expr) => {
         use crate::ternary::activations::{ActBlock, Arrangement, quantize_block};
         use crate::ternary::kernels::{Codebook, GemmKernels, Rows, Segment, TernaryKernels, TokenBlocks};
         use crate::ternary::matrix::RowBlock;

@@ -25,7 +25,7 @@ pub(crate) mod ternary {
     use crate::x86::avx2::look_up::Signs;
     use crate::x86::ternary::ternary_kernels;
 
-    ternary_kernels!("avx2,fma,f16c", Signs, YmmDot<Maddubs>, gemm from 8 tokens, 6 for 2 bits);
+    ternary_kernels!("avx2,fma,f16c", Signs, YmmDot<Maddubs>, gemm from 18, 8);
 }
 
 /// The ternary kernels with GFNI; the other kernels are those of AVX2.
@@ -34,7 +34,7 @@ pub(crate) mod gfni {
     use crate::x86::avx2::look_up::Affine;
     use crate::x86::ternary::ternary_kernels;
 
-    ternary_kernels!("avx2,fma,f16c,gfni", Affine, YmmDot<Maddubs>, gemm from 8 tokens, 6 for 2 bits);
+    ternary_kernels!("avx2,fma,f16c,gfni", Affine, YmmDot<Maddubs>, gemm from 18, 8);
 }
 
 /// Kernels with `vpdpbusd`, in either encoding.
@@ -63,7 +63,7 @@ pub(crate) mod vnni {
                     use crate::x86::avx2::look_up::Affine;
                     use crate::x86::ternary::ternary_kernels;
 
-                    ternary_kernels!($features, Affine, YmmDot<$products>, gemm from 8 tokens, 6 for 2 bits);
+                    ternary_kernels!($features, Affine, YmmDot<$products>, gemm from 12, 12);
                 }
             }
         };
