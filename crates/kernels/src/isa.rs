@@ -7,15 +7,25 @@ use std::fmt;
 pub enum Isa {
     /// Plain Rust: the oracle and the fallback.
     Scalar,
-    /// x86-64 with AVX2, FMA and F16C.
+    /// x86-64 with AVX2, FMA and F16C (Haswell, Zen 1).
     Avx2,
-    /// x86-64 with AVX-512 F/BW/VL/VBMI/VNNI.
+    /// AVX2 and GFNI (Gracemont, Zen 4).
+    Avx2Gfni,
+    /// AVX2, GFNI and VNNI on 256-bit vectors: AVX-VNNI (Alder Lake, Zen 5), or AVX-512 VL and VNNI, whose instructions
+    /// do the same.
+    AvxVnni,
+    /// AVX-512 F, BW and VL (Skylake-X).
     Avx512,
+    /// AVX-512 with VNNI (Cascade Lake).
+    Avx512Vnni,
+    /// AVX-512 with VNNI and VBMI (Ice Lake, Zen 4).
+    Avx512Vbmi,
 }
 
 impl Isa {
     /// Every tier this program knows, best last.
-    pub const ALL: [Self; 3] = [Self::Scalar, Self::Avx2, Self::Avx512];
+    pub const ALL: [Self; 7] =
+        [Self::Scalar, Self::Avx2, Self::Avx2Gfni, Self::AvxVnni, Self::Avx512, Self::Avx512Vnni, Self::Avx512Vbmi];
 
     /// Whether this processor has it.
     pub fn is_available(self) -> bool {
@@ -26,14 +36,25 @@ impl Isa {
                 is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
             }
             #[cfg(target_arch = "x86_64")]
+            Self::Avx2Gfni => Self::Avx2.is_available() && is_x86_feature_detected!("gfni"),
+            #[cfg(target_arch = "x86_64")]
+            Self::AvxVnni => {
+                let evex = is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512vnni");
+                Self::Avx2Gfni.is_available() && (is_x86_feature_detected!("avxvnni") || evex)
+            }
+            #[cfg(target_arch = "x86_64")]
             Self::Avx512 => {
                 Self::Avx2.is_available()
                     && is_x86_feature_detected!("avx512f")
                     && is_x86_feature_detected!("avx512bw")
                     && is_x86_feature_detected!("avx512vl")
-                    && is_x86_feature_detected!("avx512vbmi")
-                    && is_x86_feature_detected!("avx512vnni")
             }
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni => Self::Avx512.is_available() && is_x86_feature_detected!("avx512vnni"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vbmi => Self::Avx512Vnni.is_available() && is_x86_feature_detected!("avx512vbmi"),
             #[cfg(not(target_arch = "x86_64"))]
             _ => false,
         }
@@ -50,7 +71,11 @@ impl fmt::Display for Isa {
         f.write_str(match self {
             Self::Scalar => "scalar",
             Self::Avx2 => "avx2",
+            Self::Avx2Gfni => "avx2-gfni",
+            Self::AvxVnni => "avx-vnni",
             Self::Avx512 => "avx512",
+            Self::Avx512Vnni => "avx512-vnni",
+            Self::Avx512Vbmi => "avx512-vbmi",
         })
     }
 }

@@ -35,9 +35,15 @@ impl Kernels {
         match isa {
             Isa::Scalar => &crate::scalar::KERNELS,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => &crate::x86::avx2::KERNELS,
+            Isa::Avx2 | Isa::Avx2Gfni => &crate::x86::avx2::KERNELS,
+            #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni if crate::x86::avx2::vnni::has_vex() => &crate::x86::avx2::vnni::vex::KERNELS,
+            #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni => &crate::x86::avx2::vnni::evex::KERNELS,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => &crate::x86::avx512::KERNELS,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni | Isa::Avx512Vbmi => &crate::x86::avx512::vnni::KERNELS,
             #[cfg(not(target_arch = "x86_64"))]
             _ => &crate::scalar::KERNELS,
         }

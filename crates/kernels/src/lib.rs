@@ -7,6 +7,8 @@ mod bytes;
 mod engine;
 pub mod format;
 mod generic;
+#[cfg(all(test, any(target_os = "linux", target_os = "macos")))]
+mod guard_tests;
 mod isa;
 mod kernels;
 mod matrix;

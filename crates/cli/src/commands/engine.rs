@@ -45,7 +45,11 @@ pub enum IsaArg {
     Auto,
     Scalar,
     Avx2,
+    Avx2Gfni,
+    AvxVnni,
     Avx512,
+    Avx512Vnni,
+    Avx512Vbmi,
 }
 
 #[derive(Clone, Copy, ValueEnum, PartialEq, Eq)]
@@ -110,7 +114,11 @@ impl EngineArgs {
             None | Some(IsaArg::Auto) => return Ok(Isa::best()),
             Some(IsaArg::Scalar) => Isa::Scalar,
             Some(IsaArg::Avx2) => Isa::Avx2,
+            Some(IsaArg::Avx2Gfni) => Isa::Avx2Gfni,
+            Some(IsaArg::AvxVnni) => Isa::AvxVnni,
             Some(IsaArg::Avx512) => Isa::Avx512,
+            Some(IsaArg::Avx512Vnni) => Isa::Avx512Vnni,
+            Some(IsaArg::Avx512Vbmi) => Isa::Avx512Vbmi,
         };
         if !isa.is_available() {
             bail!("--isa {isa} is not available on this processor ({})", machine::cpu_name());
