@@ -11,11 +11,17 @@ pub enum Isa {
     Avx2,
     /// x86-64 with AVX-512 F/BW/VL/VBMI/VNNI.
     Avx512,
+    /// AArch64 with NEON.
+    Neon,
+    /// AArch64 with NEON and its dot-product instructions.
+    NeonDot,
+    /// WebAssembly with 128-bit vectors; chosen when the program is compiled.
+    Simd128,
 }
 
 impl Isa {
-    /// Every tier this program knows, best last.
-    pub const ALL: [Self; 3] = [Self::Scalar, Self::Avx2, Self::Avx512];
+    /// Every tier this program knows, best last among those of one architecture.
+    pub const ALL: [Self; 6] = [Self::Scalar, Self::Avx2, Self::Avx512, Self::Neon, Self::NeonDot, Self::Simd128];
 
     /// Whether this processor has it.
     pub fn is_available(self) -> bool {
@@ -34,7 +40,13 @@ impl Isa {
                     && is_x86_feature_detected!("avx512vbmi")
                     && is_x86_feature_detected!("avx512vnni")
             }
-            #[cfg(not(target_arch = "x86_64"))]
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => std::arch::is_aarch64_feature_detected!("neon"),
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDot => Self::Neon.is_available() && std::arch::is_aarch64_feature_detected!("dotprod"),
+            #[cfg(target_arch = "wasm32")]
+            Self::Simd128 => cfg!(target_feature = "simd128"),
+            // Those of other architectures.
             _ => false,
         }
     }
@@ -51,6 +63,9 @@ impl fmt::Display for Isa {
             Self::Scalar => "scalar",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
+            Self::Neon => "neon",
+            Self::NeonDot => "neon-dotprod",
+            Self::Simd128 => "simd128",
         })
     }
 }

@@ -46,6 +46,9 @@ pub enum IsaArg {
     Scalar,
     Avx2,
     Avx512,
+    Neon,
+    NeonDotprod,
+    Simd128,
 }
 
 #[derive(Clone, Copy, ValueEnum, PartialEq, Eq)]
@@ -111,6 +114,9 @@ impl EngineArgs {
             Some(IsaArg::Scalar) => Isa::Scalar,
             Some(IsaArg::Avx2) => Isa::Avx2,
             Some(IsaArg::Avx512) => Isa::Avx512,
+            Some(IsaArg::Neon) => Isa::Neon,
+            Some(IsaArg::NeonDotprod) => Isa::NeonDot,
+            Some(IsaArg::Simd128) => Isa::Simd128,
         };
         if !isa.is_available() {
             bail!("--isa {isa} is not available on this processor ({})", machine::cpu_name());

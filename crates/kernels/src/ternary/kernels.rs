@@ -144,6 +144,12 @@ impl TernaryKernels {
             Isa::Avx512 => &crate::x86::avx512::ternary::KERNELS,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => &crate::x86::avx2::ternary::KERNELS,
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => &crate::aarch64::neon::ternary::products::KERNELS,
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDot => &crate::aarch64::dotprod::products::KERNELS,
+            #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+            Isa::Simd128 => &crate::wasm32::ternary::products::KERNELS,
             _ => &crate::scalar::ternary::KERNELS,
         }
     }
