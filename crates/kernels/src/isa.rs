@@ -20,12 +20,28 @@ pub enum Isa {
     Avx512Vnni,
     /// AVX-512 with VNNI and VBMI (Ice Lake, Zen 4).
     Avx512Vbmi,
+    /// AArch64 with NEON.
+    Neon,
+    /// AArch64 with NEON and its dot-product instructions.
+    NeonDot,
+    /// WebAssembly with 128-bit vectors; chosen when the program is compiled.
+    Simd128,
 }
 
 impl Isa {
-    /// Every tier this program knows, best last.
-    pub const ALL: [Self; 7] =
-        [Self::Scalar, Self::Avx2, Self::Avx2Gfni, Self::AvxVnni, Self::Avx512, Self::Avx512Vnni, Self::Avx512Vbmi];
+    /// Every tier this program knows, best last among those of one architecture.
+    pub const ALL: [Self; 10] = [
+        Self::Scalar,
+        Self::Avx2,
+        Self::Avx2Gfni,
+        Self::AvxVnni,
+        Self::Avx512,
+        Self::Avx512Vnni,
+        Self::Avx512Vbmi,
+        Self::Neon,
+        Self::NeonDot,
+        Self::Simd128,
+    ];
 
     /// Whether this processor has it.
     pub fn is_available(self) -> bool {
@@ -55,7 +71,13 @@ impl Isa {
             Self::Avx512Vnni => Self::Avx512.is_available() && is_x86_feature_detected!("avx512vnni"),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Vbmi => Self::Avx512Vnni.is_available() && is_x86_feature_detected!("avx512vbmi"),
-            #[cfg(not(target_arch = "x86_64"))]
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => std::arch::is_aarch64_feature_detected!("neon"),
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDot => Self::Neon.is_available() && std::arch::is_aarch64_feature_detected!("dotprod"),
+            #[cfg(target_arch = "wasm32")]
+            Self::Simd128 => cfg!(target_feature = "simd128"),
+            // Those of other architectures.
             _ => false,
         }
     }
@@ -76,6 +98,9 @@ impl fmt::Display for Isa {
             Self::Avx512 => "avx512",
             Self::Avx512Vnni => "avx512-vnni",
             Self::Avx512Vbmi => "avx512-vbmi",
+            Self::Neon => "neon",
+            Self::NeonDot => "neon-dotprod",
+            Self::Simd128 => "simd128",
         })
     }
 }

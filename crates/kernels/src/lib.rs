@@ -3,6 +3,8 @@
 //! All `unsafe` code of the project lives here (and in one file-mapping module of the library). This crate never reads
 //! files, the environment or clocks.
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
 mod bytes;
 mod engine;
 pub mod format;
@@ -17,6 +19,8 @@ mod pool;
 mod scalar;
 mod ternary;
 mod vector;
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+mod wasm32;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 

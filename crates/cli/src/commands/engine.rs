@@ -50,6 +50,9 @@ pub enum IsaArg {
     Avx512,
     Avx512Vnni,
     Avx512Vbmi,
+    Neon,
+    NeonDotprod,
+    Simd128,
 }
 
 #[derive(Clone, Copy, ValueEnum, PartialEq, Eq)]
@@ -119,6 +122,9 @@ impl EngineArgs {
             Some(IsaArg::Avx512) => Isa::Avx512,
             Some(IsaArg::Avx512Vnni) => Isa::Avx512Vnni,
             Some(IsaArg::Avx512Vbmi) => Isa::Avx512Vbmi,
+            Some(IsaArg::Neon) => Isa::Neon,
+            Some(IsaArg::NeonDotprod) => Isa::NeonDot,
+            Some(IsaArg::Simd128) => Isa::Simd128,
         };
         if !isa.is_available() {
             bail!("--isa {isa} is not available on this processor ({})", machine::cpu_name());

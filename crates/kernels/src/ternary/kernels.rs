@@ -154,6 +154,12 @@ impl TernaryKernels {
             Isa::Avx512Vnni => &crate::x86::avx512::vnni::ternary::KERNELS,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vbmi => &crate::x86::avx512::vbmi::KERNELS,
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => &crate::aarch64::neon::ternary::products::KERNELS,
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDot => &crate::aarch64::dotprod::products::KERNELS,
+            #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+            Isa::Simd128 => &crate::wasm32::ternary::products::KERNELS,
             _ => &crate::scalar::ternary::KERNELS,
         }
     }
