@@ -11,3 +11,5 @@ pub(crate) mod activation;
 pub(crate) mod attention;
 pub(crate) mod dense;
 pub(crate) mod panel;
+pub(crate) mod split;
+pub(crate) mod tiles;

@@ -128,6 +128,26 @@ impl Floats for F32x16 {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+    unsafe fn prefetch_near(at: *const u8) {
+        _mm_prefetch::<_MM_HINT_T0>(at.cast());
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+    unsafe fn largest(self) -> f32 {
+        _mm512_reduce_max_ps(self.0)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+    unsafe fn store_i16(self, to: *mut i16) {
+        let values = _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(self.0));
+        // SAFETY: the caller gives room for sixteen values.
+        unsafe { _mm256_storeu_si256(to.cast(), values) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
     unsafe fn sum4(vectors: [Self; 4]) -> [f32; 4] {
         let [a, b, c, d] = vectors.map(|v| v.0);
         // Per 128-bit quarter: the four sums of four, then the quarters.
@@ -232,6 +252,18 @@ impl RowLanes for I32x16 {
         // w + 128 is unsigned.
         let weights = _mm512_xor_si512(weights, _mm512_set1_epi8(-128));
         Self(_mm512_dpbusd_epi32(self.0, weights, _mm512_set1_epi32(x)))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+    unsafe fn dot_wide(self, codes: __m512i, x: *const i16) -> Self {
+        let x = x.cast::<i32>();
+        // SAFETY: the caller gives four inputs.
+        let (low, high) = unsafe { (x.read_unaligned(), x.add(1).read_unaligned()) };
+        let even = _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(codes));
+        let odd = _mm512_srai_epi16::<8>(codes);
+        let sum = _mm512_dpwssd_epi32(self.0, even, _mm512_set1_epi32(low));
+        Self(_mm512_dpwssd_epi32(sum, odd, _mm512_set1_epi32(high)))
     }
 
     #[inline]
