@@ -33,6 +33,7 @@ pub(crate) struct Kernels {
     pub widen_bf16: unsafe fn(*const u8, &mut [f32]),
     pub quantize: unsafe fn(&[f32], &mut [i8], &mut [InputBlock]),
     pub panels: unsafe fn(&PanelBlock),
+    #[allow(clippy::type_complexity)] // a signature like the others
     pub split_estimate: unsafe fn(&Split, usize, &[i8], &[InputBlock], &[f32], &mut [Estimate]),
     pub split_exact: unsafe fn(&Split, usize, *const i8, *const InputBlock, usize, *mut f32),
 }

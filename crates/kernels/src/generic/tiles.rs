@@ -276,7 +276,7 @@ unsafe fn mix<V: RowLanes, const R: usize, const N: usize>(
                     let line = component / 16 * (TILE / 4) + quad;
                     let from = codes_of_tile.add(line * 64 + component % 16 * 4);
                     codes[n] = V::load_bytes(from);
-                    if component % 16 == 0 {
+                    if component.is_multiple_of(16) {
                         V::Floats::prefetch(from.wrapping_add(ahead));
                         V::Floats::prefetch_near(from.wrapping_add(NEAR));
                     }
