@@ -80,7 +80,7 @@ fn main() {
     for tokens in [1, 16] {
         let q = vec![0.1; tokens * 9 * 64];
         let mut out = vec![0.0; q.len()];
-        let rows = |_, _| KvHead { k: KvRows::F16(&kv), v: KvRows::F16(&kv), first: 0 };
+        let rows = |_, _| KvHead::Rows { k: KvRows::F16(&kv), v: KvRows::F16(&kv), first: 0 };
         let time = best(50, || engine.attention(shape, &q, rows, &mut out)) / tokens as f64;
         println!("attention, 9 heads of 64 on 3, 1024 positions, {tokens:2} tokens: {:.1} us per token", time * 1e6);
     }

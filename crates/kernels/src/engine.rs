@@ -4,6 +4,8 @@ mod attention;
 mod matmul;
 #[cfg(test)]
 mod tests;
+mod tiles;
+mod top;
 
 use std::sync::Mutex;
 
@@ -36,6 +38,8 @@ pub struct Engine {
     inputs: matmul::Inputs,
     /// Per worker: rows as f32.
     rows: Vec<Mutex<Vec<f32>>>,
+    attention: tiles::Scratch,
+    top: top::Scratch,
 }
 
 /// One product of a group that shares its input: `y[t, r] = sum_c w[r, c] x[t, c]`.
@@ -55,13 +59,15 @@ impl Engine {
     pub fn new(isa: Isa, threads: usize, precision: Precision) -> Self {
         assert!(isa.is_available(), "{isa} is not available on this processor");
         let pool = Pool::new(threads);
-        let rows = (0..pool.threads()).map(|_| Mutex::default()).collect();
+        let rows: Vec<_> = (0..pool.threads()).map(|_| Mutex::default()).collect();
         Self {
             isa,
             pool,
             precision,
             kernels: Kernels::of(isa),
             inputs: matmul::Inputs::default(),
+            attention: tiles::Scratch::new(rows.len()),
+            top: top::Scratch::default(),
             rows,
             ternary: ternary::Scratch::default(),
         }

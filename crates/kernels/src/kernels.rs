@@ -4,6 +4,9 @@ use crate::Isa;
 use crate::generic::attention::AttendHead;
 use crate::generic::dense::DenseBlock;
 use crate::generic::panel::{InputBlock, PanelBlock};
+use crate::generic::split::Estimate;
+use crate::generic::tiles::TilesChunk;
+use crate::split::Split;
 
 /// The functions of one instruction set.
 ///
@@ -20,6 +23,9 @@ pub(crate) struct Kernels {
     pub to_f16: unsafe fn(&[f32], &mut [u16]),
     pub attend_f32: unsafe fn(&mut AttendHead<'_>),
     pub attend_f16: unsafe fn(&mut AttendHead<'_>),
+    pub quantize_query: unsafe fn(&[f32], &mut [i16], &mut f32),
+    pub attend_tiles: unsafe fn(&TilesChunk<'_>),
+    pub fold_tiles: unsafe fn(&mut [f32], &[f32]),
     pub dense_f32: unsafe fn(&DenseBlock),
     pub dense_f16: unsafe fn(&DenseBlock),
     pub dense_bf16: unsafe fn(&DenseBlock),
@@ -27,6 +33,9 @@ pub(crate) struct Kernels {
     pub widen_bf16: unsafe fn(*const u8, &mut [f32]),
     pub quantize: unsafe fn(&[f32], &mut [i8], &mut [InputBlock]),
     pub panels: unsafe fn(&PanelBlock),
+    #[allow(clippy::type_complexity)] // a signature like the others
+    pub split_estimate: unsafe fn(&Split, usize, &[i8], &[InputBlock], &[f32], &mut [Estimate]),
+    pub split_exact: unsafe fn(&Split, usize, *const i8, *const InputBlock, usize, *mut f32),
 }
 
 impl Kernels {
@@ -70,6 +79,12 @@ macro_rules! kernels {
             to_f16(x: &[f32], out: &mut [u16]) => activation::to_f16::<$floats>(x, out);
             attend_f32(head: &mut AttendHead<'_>) => attention::attend::<$floats, dense::F32>(head);
             attend_f16(head: &mut AttendHead<'_>) => attention::attend::<$floats, dense::F16>(head);
+            quantize_query(x: &[f32], q: &mut [i16], step: &mut f32)
+                => *step = crate::generic::tiles::quantize_query(x, q);
+            attend_tiles(chunk: &crate::generic::tiles::TilesChunk<'_>)
+                => crate::generic::tiles::chunk::<$ints>(chunk);
+            fold_tiles(state: &mut [f32], partial: &[f32])
+                => crate::generic::tiles::fold::<$floats>(state, partial);
             dense_f32(block: &DenseBlock) => dense::dense::<$floats, dense::F32>(block);
             dense_f16(block: &DenseBlock) => dense::dense::<$floats, dense::F16>(block);
             dense_bf16(block: &DenseBlock) => dense::dense::<$floats, dense::Bf16>(block);
@@ -77,6 +92,22 @@ macro_rules! kernels {
             widen_bf16(from: *const u8, out: &mut [f32]) => dense::widen::<$floats, dense::Bf16>(from, out);
             quantize(x: &[f32], q: &mut [i8], blocks: &mut [InputBlock]) => panel::quantize(x, q, blocks);
             panels(block: &PanelBlock) => panel::panels::<$ints>(block);
+            split_estimate(
+                w: &crate::split::Split,
+                first: usize,
+                q: &[i8],
+                blocks: &[InputBlock],
+                norms: &[f32],
+                out: &mut [crate::generic::split::Estimate]
+            ) => crate::generic::split::estimate::<$ints>(w, first, q, blocks, norms, out);
+            split_exact(
+                w: &crate::split::Split,
+                panel: usize,
+                q: *const i8,
+                blocks: *const InputBlock,
+                tokens: usize,
+                y: *mut f32
+            ) => crate::generic::split::exact::<$ints>(w, panel, q, blocks, tokens, y);
         }
     };
     (@functions $attribute:tt $($name:ident $arguments:tt => $body:expr;)*) => {

@@ -6,6 +6,7 @@ use crate::format::ggml::dequantize;
 use crate::format::{PackedError, PackedLayout, TensorType};
 use crate::kernels::Kernels;
 use crate::panel::Panels;
+use crate::split::Split;
 use crate::ternary::TernaryMatrix;
 use crate::{Bytes, Isa, Pool};
 
@@ -25,6 +26,8 @@ pub(crate) enum Repr {
     Ternary(Arc<TernaryMatrix>),
     /// Block-quantized weights in kernel order.
     Panels(Panels),
+    /// Q8_0 weights in two parts.
+    Split(Split),
 }
 
 /// Why bytes cannot become a [`Matrix`].
@@ -95,6 +98,22 @@ impl Matrix {
         }
     }
 
+    /// The same matrix, if it is a [repacked](Self::repacked_on) Q8_0 one with finite scales, in the two parts that
+    /// [`Engine::top`](crate::Engine::top) reads: a copy of the same size, as good as the original in every other use but
+    /// slower for many tokens. Any other matrix is returned as it is.
+    pub fn split_on(self, pool: &Pool) -> Self {
+        let Repr::Panels(panels) = &self.repr else { return self };
+        match Split::new(panels, pool) {
+            Some(split) => Self { rows: self.rows, cols: self.cols, repr: Repr::Split(split) },
+            None => self,
+        }
+    }
+
+    /// Whether the matrix is in [two parts](Self::split_on).
+    pub fn is_split(&self) -> bool {
+        matches!(self.repr, Repr::Split(_))
+    }
+
     /// Row-major packed ternary codes (`layout.rows` x `layout.format.row_bytes`) and f16 scales (little-endian bytes),
     /// repacked into kernel order on the workers of `pool`. `codes` and `scales` are not needed afterwards.
     ///
@@ -139,6 +158,7 @@ impl Matrix {
             Repr::Rows { bytes, .. } => bytes.len(),
             Repr::Ternary(matrix) => matrix.bytes(),
             Repr::Panels(panels) => panels.bytes().len(),
+            Repr::Split(split) => split.bytes(),
         }
     }
 
@@ -167,6 +187,7 @@ impl Matrix {
                 }
             }
             Repr::Panels(panels) => panels.row_f32(row, out),
+            Repr::Split(split) => split.row_f32(row, out),
         }
     }
 }

@@ -67,7 +67,19 @@ pub(crate) struct PanelShape {
 
 #[derive(Clone, Copy)]
 #[repr(align(64))]
-struct Line(#[allow(dead_code)] [u8; 64]); // read as bytes, through `bytes`
+pub(crate) struct Line(#[allow(dead_code)] pub [u8; 64]); // read as bytes, through `as_bytes`
+
+/// The bytes of whole lines.
+pub(crate) fn as_bytes(lines: &[Line]) -> &[u8] {
+    // SAFETY: lines are plain bytes without padding (size 64, alignment 64).
+    unsafe { std::slice::from_raw_parts(lines.as_ptr().cast::<u8>(), lines.len() * 64) }
+}
+
+/// The bytes of whole lines.
+pub(crate) fn as_bytes_mut(lines: &mut [Line]) -> &mut [u8] {
+    // SAFETY: lines are plain bytes without padding (size 64, alignment 64), borrowed mutably.
+    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast::<u8>(), lines.len() * 64) }
+}
 
 /// A matrix in panels.
 #[derive(Clone)]
@@ -120,8 +132,7 @@ impl Panels {
         let mut lines = vec![Line([0; 64]); shape.panel_bytes / 64 * shape.panels()];
         if shape.panel_bytes > 0 {
             pool.for_chunks(&mut lines, shape.panel_bytes / 64, |panel, lines| {
-                // SAFETY: lines are plain bytes without padding (size 64, alignment 64), borrowed mutably.
-                let out = unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast::<u8>(), lines.len() * 64) };
+                let out = as_bytes_mut(lines);
                 let first = panel * ROWS;
                 let count = ROWS.min(rows - first);
                 for (r, row) in bytes[first * row_bytes..][..count * row_bytes].chunks_exact(row_bytes).enumerate() {
@@ -134,8 +145,7 @@ impl Panels {
 
     /// The panels, one after the other.
     pub fn bytes(&self) -> &[u8] {
-        // SAFETY: lines are plain bytes without padding (size 64, alignment 64).
-        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast::<u8>(), self.lines.len() * 64) }
+        as_bytes(&self.lines)
     }
 
     /// Row `row` as f32: the values of the file's format, bit for bit.

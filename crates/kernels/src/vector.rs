@@ -49,6 +49,12 @@ pub(crate) trait Floats: Copy {
         let _ = at;
     }
 
+    /// The same, to the first-level cache.
+    #[inline(always)]
+    unsafe fn prefetch_near(at: *const u8) {
+        let _ = at;
+    }
+
     /// The sum over the lanes of each of four vectors; the order depends on the lane only.
     unsafe fn sum4(vectors: [Self; 4]) -> [f32; 4];
 
@@ -59,6 +65,28 @@ pub(crate) trait Floats: Copy {
         unsafe {
             let zero = Self::splat(0.0);
             Self::sum4([self, zero, zero, zero])[0]
+        }
+    }
+
+    /// The largest of the lanes, none of which is NaN.
+    #[inline(always)]
+    unsafe fn largest(self) -> f32 {
+        let mut values = [f32::NEG_INFINITY; 16];
+        // SAFETY: `LANES <= 16`.
+        unsafe { self.store(values.as_mut_ptr()) };
+        values.iter().fold(f32::NEG_INFINITY, |a, b| if *b > a { *b } else { a })
+    }
+
+    /// Writes `LANES` values, rounded to the nearest integer (ties to even) that fits, to `to`.
+    #[inline(always)]
+    unsafe fn store_i16(self, to: *mut i16) {
+        let mut values = [0.0f32; 16];
+        // SAFETY: `LANES <= 16`; the caller gives room for `LANES` values.
+        unsafe {
+            self.store(values.as_mut_ptr());
+            for (i, value) in values[..Self::LANES].iter().enumerate() {
+                to.add(i).write(value.round_ties_even() as i16);
+            }
         }
     }
 
@@ -148,6 +176,32 @@ pub(crate) trait RowLanes: Copy {
     /// Adds the products of four int8 per lane with four int8 inputs (`>= -127`), packed in `x`, plus
     /// [`SIGNED_EXCESS`](Self::SIGNED_EXCESS) times the sum of the inputs.
     unsafe fn dot_signed(self, weights: Self::Bytes, x: i32) -> Self;
+    /// Adds the products of four int8 per lane with the four 16-bit inputs at `x`: bytes 0, 2, 1 and 3 in this order. Inputs
+    /// are within -32512..=32512, the sum fits i32.
+    #[inline(always)]
+    unsafe fn dot_wide(self, codes: Self::Bytes, x: *const i16) -> Self {
+        // SAFETY: the caller gives four inputs.
+        let x = unsafe { x.cast::<[i16; 4]>().read_unaligned() };
+        let input = |byte: usize| x[byte % 2 * 2 + byte / 2];
+        // x = 128 (first + second) + low, each within -127..=127.
+        let digits: [[i8; 3]; 4] = std::array::from_fn(|i| {
+            let x = i32::from(input(i));
+            let high = (x + 64) >> 7;
+            let first = high.clamp(-127, 127);
+            [first as i8, (high - first) as i8, (x - 128 * high) as i8]
+        });
+        let pack = |d: usize| i32::from_le_bytes(std::array::from_fn(|i| digits[i][d] as u8));
+        let excess = |d: usize| Self::SIGNED_EXCESS * (0..4).map(|i| i32::from(digits[i][d])).sum::<i32>();
+        // SAFETY: the caller has the instruction set.
+        unsafe {
+            let dot = |d: usize| Self::zero().dot_signed(codes, pack(d)).sub_splat(excess(d));
+            let mut high = dot(0).add(dot(1));
+            for _ in 0..7 {
+                high = high.add(high);
+            }
+            self.add(high).add(dot(2))
+        }
+    }
     /// `self - value` in every lane.
     unsafe fn sub_splat(self, value: i32) -> Self;
     /// Lane by lane, wrapping.

@@ -33,6 +33,10 @@ pub struct EngineArgs {
     /// Type of keys and values in the cache
     #[arg(long, value_enum, default_value = "f16")]
     pub kv: KvArg,
+    /// Head: full computes every logit; two-stage only those that can be chosen, with the same result (Q8_0 heads, greedy
+    /// and top-k sampling)
+    #[arg(long, value_enum, default_value = "full")]
+    pub head: HeadArg,
     /// Read files into memory instead of mapping them
     #[arg(long)]
     pub no_mmap: bool,
@@ -65,6 +69,14 @@ pub enum PrecisionArg {
 pub enum KvArg {
     F16,
     F32,
+    /// Half of f16: for long contexts
+    Q8,
+}
+
+#[derive(Clone, Copy, ValueEnum, PartialEq, Eq)]
+pub enum HeadArg {
+    Full,
+    TwoStage,
 }
 
 fn threads(text: &str) -> Result<usize, String> {
@@ -103,6 +115,7 @@ impl EngineArgs {
         match self.kv {
             KvArg::F16 => KvType::F16,
             KvArg::F32 => KvType::F32,
+            KvArg::Q8 => KvType::Q8,
         }
     }
 
@@ -166,7 +179,11 @@ impl EngineArgs {
             let estimate = checkpoint.estimate(context, 1, self.kv());
             estimate.check(available).with_context(|| checkpoint.path().display().to_string())?;
         }
-        Ok(Decoder::new(Arc::new(checkpoint.load(progress)?), engine))
+        let mut model = checkpoint.load(progress)?;
+        if self.head == HeadArg::TwoStage && !model.weights.split_head(engine.pool()) {
+            progress.note("--head two-stage: only Q8_0 heads can be split; every logit is computed");
+        }
+        Ok(Decoder::new(Arc::new(model), engine))
     }
 
     /// All of it, timed.

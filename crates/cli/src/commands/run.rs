@@ -124,12 +124,20 @@ impl Chat {
     }
 
     /// One line of statistics.
-    pub fn statistics(&self, generated: &Generated) -> String {
+    pub fn statistics(&mut self, generated: &Generated) -> String {
         let s = &generated.statistics;
         let memory = machine::resident()
             .map_or(String::new(), |(now, peak)| format!(" | memory {} (peak {})", bytes(now), bytes(peak)));
+        let head = self.session.decoder().head_statistics();
+        let tried = head.found + head.failed + head.skipped;
+        let head = if tried == 0 {
+            String::new()
+        } else {
+            let mean = head.exact as f64 / head.found.max(1) as f64;
+            format!(" | two-stage head {} of {tried} tokens, {mean:.0} exact logits each", head.found)
+        };
         format!(
-            "prompt {} tokens, {:.1} tok/s | generated {} tokens, {:.1} tok/s | load {:.2} s{memory}",
+            "prompt {} tokens, {:.1} tok/s | generated {} tokens, {:.1} tok/s | load {:.2} s{memory}{head}",
             s.prompt_tokens,
             s.prompt_rate(),
             s.generated_tokens,

@@ -30,13 +30,35 @@ impl KvRows<'_> {
 
 /// What one token sees of one kv head.
 #[derive(Clone, Copy, Debug)]
-pub struct KvHead<'a> {
-    /// Keys, positions x head_dim.
-    pub k: KvRows<'a>,
-    /// Values, positions x head_dim, of the same type.
-    pub v: KvRows<'a>,
-    /// Absolute position of the first row: 0, or the start of the token's sliding window.
-    pub first: usize,
+pub enum KvHead<'a> {
+    /// Floats.
+    Rows {
+        /// Keys, positions x head_dim.
+        k: KvRows<'a>,
+        /// Values, positions x head_dim, of the same type.
+        v: KvRows<'a>,
+        /// Absolute position of the first row: 0, or the start of the token's sliding window.
+        first: usize,
+    },
+    /// 8-bit values.
+    Tiles {
+        /// [Tiles](crate::KvTiles) of the head from position 0 on.
+        tiles: &'a [u8],
+        /// The first position seen: 0, or the start of the token's sliding window.
+        first: usize,
+        /// The end of the positions seen.
+        end: usize,
+    },
+}
+
+impl KvHead<'_> {
+    /// Positions seen.
+    fn positions(&self, head_dim: usize) -> usize {
+        match self {
+            Self::Rows { k, .. } => k.len() / head_dim,
+            Self::Tiles { first, end, .. } => end.saturating_sub(*first),
+        }
+    }
 }
 
 /// Heads of an attention layer.
@@ -57,8 +79,9 @@ impl Engine {
     /// `kv(token, kv_head)` gives the positions that the token sees, itself included; it is called from all workers, and
     /// tokens may belong to different sequences.
     ///
-    /// Positions are reduced in tiles of 32 counted from absolute position 0, so the result for a token does not depend
-    /// on the other tokens of the batch, on how a prompt was cut into batches, or on the number of threads.
+    /// All tokens have the same kind of cache. Positions are reduced in tiles of 32 (8-bit: chunks of 256) counted from
+    /// absolute position 0, so the result for a token does not depend on the other tokens of the batch, on how a prompt
+    /// was cut into batches, or on the number of threads.
     ///
     /// # Panics
     /// When a shape does not fit.
@@ -74,8 +97,14 @@ impl Engine {
         assert!(q.len() == out.len() && q.len().is_multiple_of(heads * head_dim));
         let group = heads / kv_heads;
         let items = q.len() / head_dim;
+        if items == 0 {
+            return;
+        }
+        if let KvHead::Tiles { .. } = kv(0, 0) {
+            return self.attention_tiles(shape, q, &kv, out);
+        }
         // An item is a query head of a token; a worker takes a run of them, the heads of a kv head together.
-        let cost = |item: usize| 16 + (kv(item / heads, item % heads / group).k.len() / head_dim) as u64;
+        let cost = |item: usize| 16 + kv(item / heads, item % heads / group).positions(head_dim) as u64;
         let bounds = partition((0..items).map(cost), self.pool.threads());
         let out = SharedPtr(out.as_mut_ptr());
         self.pool.run(&|worker| {
@@ -83,13 +112,15 @@ impl Engine {
             while item < end {
                 let head = item % heads;
                 let next = end.min(item - head % group + group);
-                let kv = kv(item / heads, head / group);
+                let KvHead::Rows { k, v, first } = kv(item / heads, head / group) else {
+                    panic!("caches of different kinds");
+                };
                 let q = &q[item * head_dim..next * head_dim];
                 // SAFETY: items below `items` lie inside `out`, every item belongs to one worker, and `out` is borrowed
                 // mutably for the whole call.
                 let out =
                     unsafe { std::slice::from_raw_parts_mut(out.get().add(item * head_dim), (next - item) * head_dim) };
-                self.attend(q, kv.k, kv.v, head_dim, kv.first, scale, out);
+                self.attend(q, k, v, head_dim, first, scale, out);
                 item = next;
             }
         });

@@ -21,14 +21,14 @@ const WIDEN_TOKENS: usize = 3;
 #[derive(Debug, Default)]
 pub(super) struct Inputs {
     /// tokens x cols.
-    q: Vec<i8>,
+    pub q: Vec<i8>,
     /// tokens x cols / 32.
-    blocks: Vec<InputBlock>,
+    pub blocks: Vec<InputBlock>,
 }
 
 impl Inputs {
     /// Rounds `x` (tokens x cols, `cols` a positive multiple of 32).
-    fn quantize(&mut self, kernels: &Kernels, pool: &Pool, x: &[f32], cols: usize) {
+    pub fn quantize(&mut self, kernels: &Kernels, pool: &Pool, x: &[f32], cols: usize) {
         self.q.resize(x.len(), 0);
         self.blocks.resize(x.len() / BLOCK, InputBlock::default());
         let q = SharedPtr(self.q.as_mut_ptr());
@@ -80,7 +80,7 @@ impl Engine {
                 packed.push(TernaryProduct { w, y: &mut *product.y });
                 continue;
             }
-            let int8 = self.precision == Precision::Int8 && matches!(product.w.repr, Repr::Panels(_));
+            let int8 = self.precision == Precision::Int8 && matches!(product.w.repr, Repr::Panels(_) | Repr::Split(_));
             jobs.push(Job { w: product.w, y: SharedPtr(product.y.as_mut_ptr()), int8 });
         }
         if !packed.is_empty() {
@@ -153,6 +153,17 @@ impl Job<'_> {
                 };
                 // SAFETY: the caller's promise; the inputs were rounded for all tokens and `cols` inputs.
                 unsafe { (call.kernels.panels)(&block) };
+                return;
+            }
+            Repr::Split(split) if self.int8 => {
+                for unit in units.clone() {
+                    let Inputs { q, blocks } = call.inputs;
+                    // SAFETY: the caller's promise; the inputs were rounded for all tokens and `cols` inputs.
+                    unsafe {
+                        let y = y.add((unit - units.start) * ROWS);
+                        (call.kernels.split_exact)(split, unit, q.as_ptr(), blocks.as_ptr(), call.tokens, y);
+                    }
+                }
                 return;
             }
             Repr::Rows { ty: TensorType::F32, bytes } => Some((call.kernels.dense_f32, bytes)),

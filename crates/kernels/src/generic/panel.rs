@@ -177,7 +177,10 @@ unsafe fn tile<V: RowLanes, K: Kind, const T: usize>(block: &PanelBlock, panel: 
                 // Heads and codes of the stream alike, so that no line is left out.
                 let until = ahead + ahead_step;
                 for line in (ahead >> 16)..(until >> 16) {
-                    V::Floats::prefetch(heads.wrapping_add(PREFETCH + 64 * line));
+                    // Codes are read this much further on than their share of the panel.
+                    let at = heads.wrapping_add(code_start + 64 * line);
+                    V::Floats::prefetch(at.wrapping_add(FAR));
+                    V::Floats::prefetch_near(at.wrapping_add(NEAR));
                 }
                 ahead = until;
             }
@@ -208,8 +211,9 @@ unsafe fn tile<V: RowLanes, K: Kind, const T: usize>(block: &PanelBlock, panel: 
     T
 }
 
-/// Bytes between what is in use and what is asked for.
-const PREFETCH: usize = 8192;
+/// Bytes between what is in use and what is asked for, into the second-level and into the first-level cache.
+const FAR: usize = 5120;
+const NEAR: usize = 1280;
 
 /// Code products of 32 inputs for `T` tokens. Q6_K: of the first and of the second 16 inputs.
 #[inline(always)]

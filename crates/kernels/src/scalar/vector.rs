@@ -155,6 +155,14 @@ impl RowLanes for I32x8 {
     }
 
     #[inline(always)]
+    unsafe fn dot_wide(self, codes: [u8; 32], x: *const i16) -> Self {
+        // SAFETY: the caller gives four inputs.
+        let [a, b, c, d] = unsafe { x.cast::<[i16; 4]>().read_unaligned() }.map(i32::from);
+        let x = [a, c, b, d];
+        Self(std::array::from_fn(|i| self.0[i] + (0..4).map(|j| i32::from(codes[4 * i + j] as i8) * x[j]).sum::<i32>()))
+    }
+
+    #[inline(always)]
     unsafe fn sub_splat(self, value: i32) -> Self {
         Self(self.0.map(|x| x.wrapping_sub(value)))
     }

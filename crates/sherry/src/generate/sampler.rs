@@ -85,6 +85,16 @@ impl Sampler {
         Ok(Self { params: params.check()?, step: 0, logits: Vec::new(), candidates: Vec::new() })
     }
 
+    /// How many of the largest logits decide the next token, if that is known before they are: the token is the same when
+    /// all smaller ones are -inf. `None` when a penalty changes their order or every token may be drawn.
+    pub fn top(&self) -> Option<usize> {
+        let SamplingParams { temperature, top_k, repetition_penalty, repetition_window, .. } = self.params;
+        if repetition_penalty != 1.0 && repetition_window != 0 {
+            return None;
+        }
+        if temperature == 0.0 { Some(1) } else { Some(top_k).filter(|k| *k > 0) }
+    }
+
     /// The next token: `logits` has one entry per id, `history` is what came before, prompt included.
     ///
     /// # Errors

@@ -155,7 +155,8 @@ impl Session {
         let reused_tokens = self.reuse(prompt);
         let statistics = Statistics { prompt_tokens: prompt.len(), reused_tokens, ..Statistics::default() };
         let mut result = Generated { text: String::new(), tokens: Vec::new(), finish: Finish::Length, statistics };
-        let Some(mut logits) = self.prefill(prompt, observe)? else {
+        let wanted = sampler.top().map_or(Wanted::Last, Wanted::Top);
+        let Some(mut logits) = self.prefill(prompt, wanted, observe)? else {
             result.finish = Finish::Cancelled;
             return Ok(result);
         };
@@ -187,7 +188,7 @@ impl Session {
             if self.cache.len() == capacity {
                 break Finish::ContextFull;
             }
-            self.step(&[token], Wanted::Last, &mut logits)?;
+            self.step(&[token], wanted, &mut logits)?;
         };
         if result.finish != Finish::Cancelled {
             // Half characters and half stop strings that will never be finished; nothing comes after a stop string.
@@ -212,6 +213,7 @@ impl Session {
     fn prefill(
         &mut self,
         prompt: &[u32],
+        wanted: Wanted,
         observe: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
     ) -> Result<Option<Vec<f32>>> {
         let total = prompt.len();
@@ -221,7 +223,7 @@ impl Session {
                 return Ok(None);
             }
             let next = (self.held.len() + PREFILL_STEP).min(total);
-            let wanted = if next == total { Wanted::Last } else { Wanted::None };
+            let wanted = if next == total { wanted } else { Wanted::None };
             self.step(&prompt[self.held.len()..next], wanted, &mut logits)?;
         }
         Ok(observe(Event::Prompt { done: total, total }).is_continue().then_some(logits))

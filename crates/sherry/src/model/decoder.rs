@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sherry_kernels::{AttentionShape, Engine, KvHead, Matrix, Product};
+use sherry_kernels::{AttentionShape, Engine, Matrix, Pool, Product};
 
 use super::rope::{Frequencies, rotate};
 use super::weights::{Layer, Weights};
@@ -25,9 +25,29 @@ pub enum Wanted {
     None,
     /// Of the last token: what generation needs.
     Last,
+    /// Of the last token, but only the `k` largest have to be there: what greedy and top-k sampling need. The others may be
+    /// -inf, as far as they are proven to be smaller. Cheaper when the head is [split](Weights::split_head); otherwise, and
+    /// where the proof fails, the same as `Last`.
+    Top(usize),
     /// Of every token: what evaluation needs.
     All,
 }
+
+/// How often a [split](Weights::split_head) head was enough.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HeadStatistics {
+    /// Tokens whose largest logits were found from a part of the head.
+    pub found: u64,
+    /// Logits computed exactly for them, in all.
+    pub exact: u64,
+    /// Tokens for which that was tried in vain.
+    pub failed: u64,
+    /// Tokens for which it was not tried, because it had just failed.
+    pub skipped: u64,
+}
+
+/// After a failure this many tokens are not tried, twice as many after the next, up to the second number.
+const HEAD_PAUSE: [u32; 2] = [1, 64];
 
 /// The next tokens of one sequence.
 #[derive(Debug)]
@@ -77,6 +97,17 @@ pub struct Decoder {
     engine: Engine,
     frequencies: Frequencies,
     buffers: Buffers,
+    head: HeadState,
+}
+
+/// When to try a part of the head.
+#[derive(Debug, Default)]
+struct HeadState {
+    statistics: HeadStatistics,
+    /// Tokens still to be skipped.
+    wait: u32,
+    /// How long to skip after the next failure; 0: the shortest pause.
+    pause: u32,
 }
 
 /// Activations of a batch, tokens x width each.
@@ -110,13 +141,15 @@ struct Buffers {
     place: Vec<(usize, usize)>,
     /// Tokens whose logits are wanted.
     wanted: Vec<usize>,
+    /// How many of the largest logits are wanted, when they are those of one token.
+    top: Option<usize>,
 }
 
 impl Decoder {
     /// A decoder of `model` on `engine`.
     pub fn new(model: Arc<Model>, engine: Engine) -> Self {
         let frequencies = Frequencies::new(&model.config);
-        Self { model, engine, frequencies, buffers: Buffers::default() }
+        Self { model, engine, frequencies, buffers: Buffers::default(), head: HeadState::default() }
     }
 
     /// The model.
@@ -132,6 +165,11 @@ impl Decoder {
     /// The kernels it runs on.
     pub fn engine(&self) -> &Engine {
         &self.engine
+    }
+
+    /// How often a split head was enough so far.
+    pub fn head_statistics(&self) -> HeadStatistics {
+        self.head.statistics
     }
 
     /// Continues the sequences of `steps` by their tokens, all in one pass over the weights, and returns the logits that
@@ -164,11 +202,15 @@ impl Decoder {
         b.wanted.clear();
         b.rotation.clear();
         b.local_rotation.clear();
+        b.top = match steps {
+            [Step { logits: Wanted::Top(k), .. }] => Some(*k),
+            _ => None,
+        };
         for (s, step) in steps.iter().enumerate() {
             for i in 0..step.tokens.len() {
                 let wanted = match step.logits {
                     Wanted::None => false,
-                    Wanted::Last => i + 1 == step.tokens.len(),
+                    Wanted::Last | Wanted::Top(_) => i + 1 == step.tokens.len(),
                     Wanted::All => true,
                 };
                 if wanted {
@@ -250,8 +292,7 @@ impl Decoder {
                 Some(window) if sliding => (position + 1).saturating_sub(window),
                 _ => 0,
             };
-            let [k, v] = steps[step].cache.rows(index, head, first..position + 1);
-            KvHead { k, v, first }
+            steps[step].cache.rows(index, head, first..position + 1)
         };
         self.engine.attention(shape, q, kv, attended);
 
@@ -295,9 +336,42 @@ impl Decoder {
             }
             let normed = sized(&mut b.normed, rows * config.hidden);
             norm(&self.engine, config, delta, &weights.output_norm, normed);
-            self.engine.matmul(normed, rows, &mut [Product { w: weights.head(), y: &mut *logits }]);
+            let head = weights.head();
+            let found = match b.top {
+                Some(k) if rows == 1 && head.is_split() => self.head.top(&mut self.engine, normed, head, k, logits),
+                _ => false,
+            };
+            if !found {
+                self.engine.matmul(normed, rows, &mut [Product { w: head, y: &mut *logits }]);
+            }
         }
         Logits { values: logits, vocab: config.vocab }
+    }
+}
+
+impl HeadState {
+    /// Tries to find the `k` largest logits of `x` from a part of the head, unless that has just failed.
+    fn top(&mut self, engine: &mut Engine, x: &[f32], head: &Matrix, k: usize, logits: &mut [f32]) -> bool {
+        if self.wait > 0 {
+            self.wait -= 1;
+            self.statistics.skipped += 1;
+            return false;
+        }
+        match engine.top(x, head, k, logits) {
+            Some(exact) => {
+                self.statistics.found += 1;
+                self.statistics.exact += exact as u64;
+                self.pause = 0;
+                true
+            }
+            None => {
+                self.statistics.failed += 1;
+                let [shortest, longest] = HEAD_PAUSE;
+                self.wait = self.pause.max(shortest);
+                self.pause = (2 * self.wait).min(longest);
+                false
+            }
+        }
     }
 }
 
@@ -380,5 +454,13 @@ impl Weights {
     /// The matrix that makes logits: the head, or the embedding it is tied to.
     pub fn head(&self) -> &Matrix {
         self.head.as_ref().unwrap_or(&self.embed)
+    }
+
+    /// Brings the head into the form that [`Wanted::Top`] is fast with; returns whether there is one for it (Q8_0, scales
+    /// finite). Takes the head's memory twice while it runs.
+    pub fn split_head(&mut self, pool: &Pool) -> bool {
+        let head = self.head.as_mut().unwrap_or(&mut self.embed);
+        *head = head.clone().split_on(pool);
+        head.is_split()
     }
 }

@@ -1,6 +1,6 @@
 //! Keys and values of the positions a sequence has seen.
 
-use sherry_kernels::{Engine, KvRows};
+use sherry_kernels::{Engine, KvHead, KvRows, KvTiles};
 
 use super::ArchConfig;
 use crate::{Error, Result};
@@ -13,31 +13,38 @@ pub enum KvType {
     F16,
     /// For comparison with references.
     F32,
+    /// int8 with a scale per 32 components of a key and per value: about 8.4 bits.
+    Q8,
 }
 
 impl KvType {
-    /// Bytes per element.
-    pub const fn bytes(self) -> usize {
-        match self {
-            Self::F16 => 2,
-            Self::F32 => 4,
-        }
+    /// Bytes of keys and values of one kv head for `positions` positions; saturates instead of overflowing.
+    fn bytes(self, positions: usize, head_dim: usize) -> u64 {
+        let (units, unit) = match self {
+            Self::F16 => (positions, 4 * head_dim as u64),
+            Self::F32 => (positions, 8 * head_dim as u64),
+            Self::Q8 => (positions.div_ceil(KvTiles::POSITIONS), KvTiles::new(head_dim).tile_bytes() as u64),
+        };
+        unit.saturating_mul(units as u64)
     }
 }
 
-/// One array of layers x kv_heads x capacity x head_dim.
+/// Layers x kv heads x what a head holds.
 #[derive(Debug)]
 enum Store {
-    F16(Vec<u16>),
-    F32(Vec<f32>),
+    /// Keys and values, capacity x head_dim each.
+    F16([Vec<u16>; 2]),
+    /// Keys and values, capacity x head_dim each.
+    F32([Vec<f32>; 2]),
+    /// Tiles of both.
+    Q8(Vec<u8>),
 }
 
-/// The cache of one sequence: per layer, kv heads x positions x head_dim, so that what one head attends over is
-/// contiguous. Its capacity is fixed when it is made.
+/// The cache of one sequence: per layer and kv head the positions one after the other, so that what one head attends over
+/// is contiguous. Its capacity is fixed when it is made.
 #[derive(Debug)]
 pub struct KvCache {
-    keys: Store,
-    values: Store,
+    store: Store,
     ty: KvType,
     len: usize,
     capacity: usize,
@@ -59,23 +66,22 @@ impl KvCache {
         let bytes = Self::bytes_needed(config, capacity, ty);
         let refuse = || Error::OutOfMemory { what: format!("the KV cache of {capacity} positions"), needed: bytes };
         let (layers, kv_heads, head_dim) = (config.layers, config.kv_heads, config.head_dim);
-        let elements = usize::try_from(bytes / (2 * ty.bytes() as u64)).map_err(|_| refuse())?;
+        let bytes = usize::try_from(bytes).map_err(|_| refuse())?;
         let store = || -> Option<Store> {
             Some(match ty {
-                KvType::F16 => Store::F16(zeroed(0, elements)?),
-                KvType::F32 => Store::F32(zeroed(0.0, elements)?),
+                KvType::F16 => Store::F16([zeroed(0, bytes / 4)?, zeroed(0, bytes / 4)?]),
+                KvType::F32 => Store::F32([zeroed(0.0, bytes / 8)?, zeroed(0.0, bytes / 8)?]),
+                KvType::Q8 => Store::Q8(zeroed(0, bytes)?),
             })
         };
-        let keys = store().ok_or_else(refuse)?;
-        let values = store().ok_or_else(refuse)?;
-        Ok(Self { keys, values, ty, len: 0, capacity, layers, kv_heads, head_dim })
+        let store = store().ok_or_else(refuse)?;
+        Ok(Self { store, ty, len: 0, capacity, layers, kv_heads, head_dim })
     }
 
     /// Bytes a cache of `capacity` positions takes; saturates instead of overflowing.
     pub fn bytes_needed(config: &ArchConfig, capacity: usize, ty: KvType) -> u64 {
-        [config.layers, config.kv_heads, capacity, config.head_dim, ty.bytes(), 2]
-            .into_iter()
-            .fold(1, |product: u64, n| product.saturating_mul(n as u64))
+        let head = ty.bytes(capacity, config.head_dim);
+        head.saturating_mul(config.layers as u64).saturating_mul(config.kv_heads as u64)
     }
 
     /// Positions held.
@@ -110,15 +116,39 @@ impl KvCache {
 
     /// Stores keys and values (tokens x kv_heads x head_dim) of `layer` after the positions held.
     pub(super) fn write(&mut self, engine: &Engine, layer: usize, keys: &[f32], values: &[f32]) {
-        let (at, d) = (self.len, self.head_dim);
-        for (store, rows) in [(&mut self.keys, keys), (&mut self.values, values)] {
-            for (t, row) in rows.chunks_exact(self.kv_heads * d).enumerate() {
-                for (h, head) in row.chunks_exact(d).enumerate() {
-                    let start = ((layer * self.kv_heads + h) * self.capacity + at + t) * d;
-                    match store {
-                        Store::F32(to) => to[start..start + d].copy_from_slice(head),
-                        Store::F16(to) => engine.to_f16(head, &mut to[start..start + d]),
+        let (at, d, kv_heads, capacity) = (self.len, self.head_dim, self.kv_heads, self.capacity);
+        let tokens = keys.len() / (kv_heads * d);
+        let range = |t: usize, h: usize| (t * kv_heads + h) * d..(t * kv_heads + h + 1) * d;
+        match &mut self.store {
+            Store::F16(to) => {
+                for (to, rows) in to.iter_mut().zip([keys, values]) {
+                    for (t, h) in (0..tokens).flat_map(|t| (0..kv_heads).map(move |h| (t, h))) {
+                        let start = ((layer * kv_heads + h) * capacity + at + t) * d;
+                        engine.to_f16(&rows[range(t, h)], &mut to[start..start + d]);
                     }
+                }
+            }
+            Store::F32(to) => {
+                for (to, rows) in to.iter_mut().zip([keys, values]) {
+                    for (t, h) in (0..tokens).flat_map(|t| (0..kv_heads).map(move |h| (t, h))) {
+                        let start = ((layer * kv_heads + h) * capacity + at + t) * d;
+                        to[start..start + d].copy_from_slice(&rows[range(t, h)]);
+                    }
+                }
+            }
+            Store::Q8(tiles) => {
+                let layout = KvTiles::new(d);
+                let head_bytes = layout.bytes(capacity);
+                let tiles = &mut tiles[layer * kv_heads * head_bytes..][..kv_heads * head_bytes];
+                let head = |h: usize, tiles: &mut [u8]| {
+                    for t in 0..tokens {
+                        layout.write(tiles, at + t, &keys[range(t, h)], &values[range(t, h)]);
+                    }
+                };
+                if tokens < WRITE_ALONE {
+                    tiles.chunks_exact_mut(head_bytes).enumerate().for_each(|(h, tiles)| head(h, tiles));
+                } else {
+                    engine.pool().for_chunks(tiles, head_bytes, head);
                 }
             }
         }
@@ -130,15 +160,25 @@ impl KvCache {
     }
 
     /// Keys and values of `layer` and `head` at `positions`, which must have been written.
-    pub(super) fn rows(&self, layer: usize, head: usize, positions: std::ops::Range<usize>) -> [KvRows<'_>; 2] {
-        let base = (layer * self.kv_heads + head) * self.capacity;
+    pub(super) fn rows(&self, layer: usize, head: usize, positions: std::ops::Range<usize>) -> KvHead<'_> {
+        let head = layer * self.kv_heads + head;
+        let base = head * self.capacity;
         let range = (base + positions.start) * self.head_dim..(base + positions.end) * self.head_dim;
-        [&self.keys, &self.values].map(|store| match store {
-            Store::F16(x) => KvRows::F16(&x[range.clone()]),
-            Store::F32(x) => KvRows::F32(&x[range.clone()]),
-        })
+        let first = positions.start;
+        match &self.store {
+            Store::F16([k, v]) => KvHead::Rows { k: KvRows::F16(&k[range.clone()]), v: KvRows::F16(&v[range]), first },
+            Store::F32([k, v]) => KvHead::Rows { k: KvRows::F32(&k[range.clone()]), v: KvRows::F32(&v[range]), first },
+            Store::Q8(tiles) => {
+                let head_bytes = KvTiles::new(self.head_dim).bytes(self.capacity);
+                let tiles = &tiles[head * head_bytes..(head + 1) * head_bytes];
+                KvHead::Tiles { tiles, first, end: positions.end }
+            }
+        }
     }
 }
+
+/// Below this many tokens one thread stores them: sharing the work would cost more.
+const WRITE_ALONE: usize = 8;
 
 /// `len` zeros, or `None` when the system refuses. The reservation only asks whether there is room: filling it would
 /// touch every page, whereas `vec!` of zeros gets untouched pages from the system.
@@ -175,7 +215,7 @@ mod tests {
         let engine = Engine::new(Isa::Scalar, 1, Precision::F32);
         cache.write(&engine, 1, &keys, &values);
         cache.advance(3);
-        let [KvRows::F32(k), KvRows::F32(v)] = cache.rows(1, 1, 1..3) else { panic!() };
+        let KvHead::Rows { k: KvRows::F32(k), v: KvRows::F32(v), first: 1 } = cache.rows(1, 1, 1..3) else { panic!() };
         for t in 0..2 {
             for i in 0..d {
                 assert_eq!(k[t * d + i], (((t + 1) * heads + 1) * d + i) as f32);

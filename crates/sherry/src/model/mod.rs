@@ -17,7 +17,7 @@ mod weights;
 pub use crate::io::native::PackedScheme;
 pub use checkpoint::{Checkpoint, Container, MemoryEstimate};
 pub use config::{Activation, ArchConfig, Family, QkNorm, Rope, RopeLayout, RopeScaling};
-pub use decoder::{Decoder, Logits, Model, Step, Wanted};
+pub use decoder::{Decoder, HeadStatistics, Logits, Model, Step, Wanted};
 pub use kv_cache::{KvCache, KvType};
 pub use rope::rope_factors;
 pub use tensors::{Stored, TensorMap};

@@ -81,6 +81,8 @@ fn decoder_agrees_with_the_oracle() {
         assert!(exact < 1e-5 * spread, "{config:?}: {exact} of {spread}");
         let half = largest_difference(&logits(&model, &tokens, &[23], 2, KvType::F16), &expected);
         assert!(half < 5e-3 * spread, "{config:?}: {half} of {spread}");
+        let eight = largest_difference(&logits(&model, &tokens, &[23], 2, KvType::Q8), &expected);
+        assert!(eight < 5e-2 * spread, "{config:?}: {eight} of {spread}");
     }
 }
 
@@ -89,7 +91,7 @@ fn bits_do_not_depend_on_threads_or_steps() {
     for (seed, config) in variants().iter().enumerate() {
         let model = model(config, seed as u64);
         let tokens = prompt(config, 19, 3);
-        for kv in [KvType::F32, KvType::F16] {
+        for kv in [KvType::F32, KvType::F16, KvType::Q8] {
             let expected = logits(&model, &tokens, &[19], 1, kv);
             for (steps, threads) in [(&[19][..], 2), (&[1], 1), (&[1], 3), (&[4], 8), (&[7, 1, 3], 2), (&[16], 3)] {
                 assert!(logits(&model, &tokens, steps, threads, kv) == expected, "{steps:?} on {threads} threads");
@@ -139,12 +141,14 @@ fn a_truncated_cache_continues_as_if_never_longer() {
         let step = Step { cache, tokens, logits: Wanted::Last };
         decoder.forward(&mut [step]).unwrap().last().unwrap().to_vec()
     };
-    let mut cache = KvCache::new(&config, 16, KvType::F16).unwrap();
-    let expected = run(&mut cache, &tokens);
-    cache.truncate(7);
-    run(&mut cache, &prompt(&config, 9, 40));
-    cache.truncate(7);
-    assert!(run(&mut cache, &tokens[7..]) == expected);
+    for kv in [KvType::F32, KvType::F16, KvType::Q8] {
+        let mut cache = KvCache::new(&config, 16, kv).unwrap();
+        let expected = run(&mut cache, &tokens);
+        cache.truncate(7);
+        run(&mut cache, &prompt(&config, 9, 40));
+        cache.truncate(7);
+        assert!(run(&mut cache, &tokens[7..]) == expected);
+    }
 }
 
 #[test]

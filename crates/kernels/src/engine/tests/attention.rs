@@ -1,6 +1,6 @@
 use super::{Random, assert_same_bits, engine, isas};
 use crate::format::half::{f16_to_f32, f32_to_f16};
-use crate::{AttentionShape, KvHead, KvRows};
+use crate::{AttentionShape, KvHead, KvRows, KvTiles};
 
 fn reference(q: &[f32], k: &[f32], v: &[f32], head_dim: usize, scale: f32) -> Vec<f64> {
     let mut out = Vec::new();
@@ -98,7 +98,7 @@ fn a_token_is_independent_of_batch_and_threads() {
         let end = 130 + token;
         let first = end - window;
         let range = (head * context + first) * 32..(head * context + end) * 32;
-        KvHead { k: KvRows::F16(&k[range.clone()]), v: KvRows::F16(&v[range]), first }
+        KvHead::Rows { k: KvRows::F16(&k[range.clone()]), v: KvRows::F16(&v[range]), first }
     };
     for isa in isas() {
         let mut expected = vec![f32::NAN; q.len()];
@@ -112,5 +112,120 @@ fn a_token_is_independent_of_batch_and_threads() {
             assert_same_bits(&out, &expected);
         }
         engine(isa, 2).attention(shape, &[], rows, &mut []);
+    }
+}
+
+/// 8-bit tiles of `positions` random positions of `heads` kv heads, with what they hold as f32.
+struct Cache {
+    tiles: Vec<Vec<u8>>,
+    keys: Vec<Vec<f32>>,
+    values: Vec<Vec<f32>>,
+}
+
+impl Cache {
+    fn new(heads: usize, positions: usize, head_dim: usize, random: &mut Random) -> Self {
+        let layout = KvTiles::new(head_dim);
+        // What was there before must not matter, as long as somebody wrote it.
+        let mut stale = vec![0u8; layout.bytes(positions)];
+        for p in 0..positions.next_multiple_of(KvTiles::POSITIONS) {
+            layout.write(&mut stale, p, &vec![f32::NAN; head_dim], &random.values(head_dim));
+        }
+        let mut cache = Self { tiles: vec![stale; heads], keys: Vec::new(), values: Vec::new() };
+        for tiles in &mut cache.tiles {
+            let (mut keys, mut values) = (Vec::new(), Vec::new());
+            for p in 0..positions {
+                let mut key: Vec<f32> = random.values(head_dim).iter().map(|x| x * 4.0).collect();
+                let mut value = random.values(head_dim);
+                layout.write(tiles, p, &key, &value);
+                layout.read(tiles, p, &mut key, &mut value);
+                keys.extend(key);
+                values.extend(value);
+            }
+            cache.keys.push(keys);
+            cache.values.push(values);
+        }
+        cache
+    }
+}
+
+#[test]
+fn eight_bit_attention_follows_f64() {
+    for isa in isas() {
+        let engine = engine(isa, 1);
+        let mut random = Random::new(7);
+        for head_dim in [1, 24, 32, 64, 80, 128] {
+            for (group, positions, first) in
+                [(1, 1, 0), (2, 31, 0), (3, 257, 0), (4, 520, 0), (5, 65, 7), (9, 700, 300)]
+            {
+                let cache = Cache::new(1, positions, head_dim, &mut random);
+                let q = random.values(group * head_dim);
+                let shape = AttentionShape { heads: group, kv_heads: 1, head_dim, scale: 0.5 };
+                let kv = |_: usize, _: usize| KvHead::Tiles { tiles: &cache.tiles[0], first, end: positions };
+                let mut out = vec![f32::NAN; q.len()];
+                engine.attention(shape, &q, kv, &mut out);
+                let from = first * head_dim;
+                let exact = reference(&q, &cache.keys[0][from..], &cache.values[0][from..], head_dim, 0.5);
+                for (out, exact) in out.iter().zip(&exact) {
+                    // Queries and weights have 16 bits: 1 / 65024 of a step each, times the spread of the scores.
+                    let error = (f64::from(*out) - exact).abs();
+                    assert!(error <= 4e-4, "{isa} {head_dim} {group} {positions} {first}: {out} not {exact}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn an_eight_bit_token_is_independent_of_batch_and_threads() {
+    let shape = AttentionShape { heads: 6, kv_heads: 2, head_dim: 32, scale: 0.2 };
+    let (tokens, context) = (37, 900);
+    let mut random = Random::new(8);
+    let caches = [Cache::new(2, context, 32, &mut random), Cache::new(2, context, 32, &mut random)];
+    let q = random.values(tokens * 6 * 32);
+    for window in [usize::MAX, 70, 500] {
+        let kv = |token: usize, head: usize| {
+            // Two sequences, one after the other.
+            let (sequence, end) = if token < 20 { (0, 500 + token) } else { (1, 880 + token - 20) };
+            KvHead::Tiles { tiles: &caches[sequence].tiles[head], first: end.saturating_sub(window), end }
+        };
+        for isa in isas() {
+            let mut expected = vec![f32::NAN; q.len()];
+            for token in 0..tokens {
+                let part = token * 192..(token + 1) * 192;
+                engine(isa, 1).attention(shape, &q[part.clone()], |_, head| kv(token, head), &mut expected[part]);
+            }
+            for threads in [1, 2, 3, 8] {
+                let engine = engine(isa, threads);
+                let mut out = vec![f32::NAN; q.len()];
+                engine.attention(shape, &q, kv, &mut out);
+                assert_same_bits(&out, &expected);
+                // Few tokens: chunks are spread, not units.
+                for token in [0, 25] {
+                    let part = token * 192..(token + 1) * 192;
+                    engine.attention(shape, &q[part.clone()], |_, head| kv(token, head), &mut out[part]);
+                }
+                assert_same_bits(&out, &expected);
+            }
+        }
+    }
+}
+
+#[test]
+fn broken_positions_are_seen_by_those_who_see_them() {
+    let layout = KvTiles::new(8);
+    let mut tiles = vec![0u8; layout.bytes(64)];
+    for p in 0..64 {
+        let bad = if p == 40 { f32::NAN } else { 1.0 };
+        layout.write(&mut tiles, p, &[1.0; 8], &[bad; 8]);
+    }
+    let shape = AttentionShape { heads: 1, kv_heads: 1, head_dim: 8, scale: 1.0 };
+    for isa in isas() {
+        let mut out = [0.0; 4 * 8];
+        let ends = [40, 41, 64, 0];
+        let kv = |token: usize, _: usize| KvHead::Tiles { tiles: &tiles, first: 0, end: ends[token] };
+        engine(isa, 1).attention(shape, &[1.0; 32], kv, &mut out);
+        assert!(out[..8].iter().all(|x| (x - 1.0).abs() < 1e-3), "{isa}: {out:?}");
+        assert!(out[8..24].iter().all(|x| x.is_nan()), "{isa}: {out:?}");
+        assert_eq!(out[24..], [0.0; 8], "{isa}: nothing seen");
     }
 }

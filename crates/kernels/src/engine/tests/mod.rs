@@ -3,6 +3,7 @@
 mod attention;
 mod elementwise;
 mod products;
+mod top;
 
 use crate::{Engine, Isa, Precision};
 

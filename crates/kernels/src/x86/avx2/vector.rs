@@ -131,6 +131,21 @@ impl Floats for F32x8 {
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn prefetch_near(at: *const u8) {
+        _mm_prefetch::<_MM_HINT_T0>(at.cast());
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn store_i16(self, to: *mut i16) {
+        let values = _mm256_cvtps_epi32(self.0);
+        let values = _mm_packs_epi32(_mm256_castsi256_si128(values), _mm256_extracti128_si256::<1>(values));
+        // SAFETY: the caller gives room for eight values.
+        unsafe { _mm_storeu_si128(to.cast(), values) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn sum4(vectors: [Self; 4]) -> [f32; 4] {
         let [a, b, c, d] = vectors.map(|v| v.0);
         // Per 128-bit half: the four sums of four, then the two halves.
@@ -194,6 +209,18 @@ impl<P: Products<Vector = __m256i>> RowLanes for I32x8<P> {
     unsafe fn dot_signed(self, weights: __m256i, x: i32) -> Self {
         // SAFETY: the caller has the instructions of `P`.
         unsafe { P::signed(self.0, weights, _mm256_set1_epi32(x)).into() }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn dot_wide(self, codes: __m256i, x: *const i16) -> Self {
+        let x = x.cast::<i32>();
+        // SAFETY: the caller gives four inputs.
+        let (low, high) = unsafe { (x.read_unaligned(), x.add(1).read_unaligned()) };
+        let even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(codes));
+        let odd = _mm256_srai_epi16::<8>(codes);
+        let sum = _mm256_add_epi32(self.0, _mm256_madd_epi16(even, _mm256_set1_epi32(low)));
+        _mm256_add_epi32(sum, _mm256_madd_epi16(odd, _mm256_set1_epi32(high))).into()
     }
 
     #[inline]

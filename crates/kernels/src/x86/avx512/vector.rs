@@ -137,6 +137,26 @@ impl Floats for F32x16 {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
+    unsafe fn prefetch_near(at: *const u8) {
+        _mm_prefetch::<_MM_HINT_T0>(at.cast());
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
+    unsafe fn largest(self) -> f32 {
+        _mm512_reduce_max_ps(self.0)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
+    unsafe fn store_i16(self, to: *mut i16) {
+        let values = _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(self.0));
+        // SAFETY: the caller gives room for sixteen values.
+        unsafe { _mm256_storeu_si256(to.cast(), values) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
     unsafe fn sum4(vectors: [Self; 4]) -> [f32; 4] {
         let [a, b, c, d] = vectors.map(|v| v.0);
         // Per 128-bit quarter: the four sums of four, then the quarters.
@@ -239,6 +259,18 @@ impl<P: Products<Vector = __m512i>> RowLanes for I32x16<P> {
     unsafe fn dot_signed(self, weights: __m512i, x: i32) -> Self {
         // SAFETY: the caller has the instructions of `P`.
         unsafe { P::signed(self.0, weights, _mm512_set1_epi32(x)).into() }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
+    unsafe fn dot_wide(self, codes: __m512i, x: *const i16) -> Self {
+        let x = x.cast::<i32>();
+        // SAFETY: the caller gives four inputs.
+        let (low, high) = unsafe { (x.read_unaligned(), x.add(1).read_unaligned()) };
+        let even = _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(codes));
+        let odd = _mm512_srai_epi16::<8>(codes);
+        let sum = _mm512_add_epi32(self.0, _mm512_madd_epi16(even, _mm512_set1_epi32(low)));
+        _mm512_add_epi32(sum, _mm512_madd_epi16(odd, _mm512_set1_epi32(high))).into()
     }
 
     #[inline]
