@@ -22,4 +22,4 @@ pub use bytes::Bytes;
 pub use engine::{AttentionShape, Engine, KvHead, KvRows, Precision, Product};
 pub use isa::Isa;
 pub use matrix::{Matrix, MatrixError};
-pub use pool::Pool;
+pub use pool::{Claims, Pool};
