@@ -7,6 +7,7 @@ mod bytes;
 mod engine;
 pub mod format;
 mod generic;
+mod huge;
 mod isa;
 mod kernels;
 mod matrix;

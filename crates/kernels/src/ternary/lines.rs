@@ -2,6 +2,8 @@
 
 use std::collections::TryReserveError;
 
+use crate::huge;
+
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 struct Line([u8; 64]);
@@ -29,6 +31,9 @@ impl Lines {
         let lines = bytes.div_ceil(64);
         if lines > self.0.len() {
             self.0.try_reserve_exact(lines - self.0.len())?;
+            if self.0.is_empty() {
+                huge::advise(self.0.spare_capacity_mut());
+            }
             self.0.resize(lines, Line([0; 64]));
         }
         Ok(())
