@@ -1,7 +1,7 @@
 //! Large pages for weights.
 //!
 //! A decoded token reads every weight once, so with 4 KiB pages one line in 64 waits for a page walk as well: decoding a
-//! 1B model is 11 % slower. Linux gives large pages to memory that asks for them before it is first touched.
+//! 1B model is 6 to 11 % slower. Linux gives large pages to memory that asks for them before it is first touched.
 
 use std::mem::MaybeUninit;
 
