@@ -1,27 +1,10 @@
 //! Facts about this machine: processors, memory.
 
-use std::collections::BTreeSet;
 use std::fs;
 
 /// Processors this process may use: affinity and CPU quota counted, hyper-threads too.
 pub fn logical_cpus() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
-}
-
-/// Physical cores among the usable processors: a second hyper-thread adds nothing to memory-bound work.
-pub fn physical_cores() -> usize {
-    let mut cores = BTreeSet::new();
-    for cpu in 0..4096 {
-        let path = format!("/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list");
-        match fs::read_to_string(path) {
-            Ok(siblings) => cores.insert(siblings),
-            Err(_) => break,
-        };
-    }
-    match cores.len() {
-        0 => logical_cpus(),
-        cores => cores.min(logical_cpus()),
-    }
 }
 
 /// Total and available memory in bytes, where the system tells.

@@ -5,6 +5,7 @@ mod interrupt;
 mod machine;
 mod output;
 mod pull;
+mod threads;
 
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;

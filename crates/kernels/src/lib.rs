@@ -11,6 +11,7 @@ pub mod format;
 mod generic;
 #[cfg(all(test, any(target_os = "linux", target_os = "macos")))]
 mod guard_tests;
+mod huge;
 mod isa;
 mod kernels;
 mod kv;
@@ -31,4 +32,4 @@ pub use engine::{AttentionShape, Engine, KvHead, KvRows, Precision, Product};
 pub use isa::Isa;
 pub use kv::KvTiles;
 pub use matrix::{Matrix, MatrixError};
-pub use pool::Pool;
+pub use pool::{Claims, Pool};

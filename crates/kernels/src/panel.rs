@@ -25,6 +25,7 @@ use crate::Pool;
 use crate::format::TensorType;
 use crate::format::ggml::IQ4_NL_LEVELS;
 use crate::format::half::f16_to_f32;
+use crate::huge;
 
 /// Rows per panel.
 pub(crate) const ROWS: usize = 16;
@@ -129,16 +130,26 @@ impl Panels {
         let shape = PanelShape::new(ty, rows, cols)?;
         let row_bytes = ty.row_bytes(cols)?;
         assert_eq!(bytes.len(), rows * row_bytes);
-        let mut lines = vec![Line([0; 64]); shape.panel_bytes / 64 * shape.panels()];
+        let count = shape.panel_bytes / 64 * shape.panels();
+        let mut lines = Vec::with_capacity(count);
         if shape.panel_bytes > 0 {
-            pool.for_chunks(&mut lines, shape.panel_bytes / 64, |panel, lines| {
-                let out = as_bytes_mut(lines);
+            let spare = &mut lines.spare_capacity_mut()[..count];
+            huge::advise(spare);
+            // Workers touch fresh memory first, so that the system clears its pages on all of them.
+            pool.for_chunks(spare, shape.panel_bytes / 64, |panel, lines| {
+                lines.iter_mut().for_each(|line| {
+                    line.write(Line([0; 64]));
+                });
+                // SAFETY: lines are plain bytes without padding (size 64, alignment 64), all written, borrowed mutably.
+                let out = unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast::<u8>(), lines.len() * 64) };
                 let first = panel * ROWS;
                 let count = ROWS.min(rows - first);
                 for (r, row) in bytes[first * row_bytes..][..count * row_bytes].chunks_exact(row_bytes).enumerate() {
                     shape.place_row(row, r, out);
                 }
             });
+            // SAFETY: there is room for `count` lines, and all of them have been written.
+            unsafe { lines.set_len(count) };
         }
         Some(Self { shape, lines: Arc::new(lines) })
     }

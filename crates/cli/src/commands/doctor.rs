@@ -12,6 +12,7 @@ use sherry_kernels::{Isa, Pool};
 use super::Context;
 use crate::machine;
 use crate::output::bytes;
+use crate::threads::{Threads, default_threads};
 
 /// Show processor features, chosen kernels, memory and memory bandwidth
 #[derive(Args)]
@@ -25,7 +26,7 @@ const PROBE_PASSES: usize = 5;
 pub fn run(_: &DoctorArgs, context: &Context) -> Result<ExitCode> {
     let features = features();
     let best = Isa::best();
-    let threads = machine::physical_cores();
+    let Threads { threads, reason } = default_threads();
     let memory = machine::memory();
     let bandwidth: Vec<(usize, f64)> = match threads {
         1 => vec![(1, streaming_read(1))],
@@ -41,7 +42,7 @@ pub fn run(_: &DoctorArgs, context: &Context) -> Result<ExitCode> {
             "features": features,
             "isa": { "chosen": best.to_string(),
                      "available": Isa::ALL.iter().filter(|isa| isa.is_available()).map(ToString::to_string).collect::<Vec<_>>() },
-            "threads": { "default": threads, "logical": machine::logical_cpus() },
+            "threads": { "default": threads, "reason": reason, "logical": machine::logical_cpus() },
             "memory": memory.map(|(total, available)| json!({ "total": total, "available": available })),
             "streaming_read_bytes_per_second":
                 bandwidth.iter().map(|(n, rate)| (n.to_string(), json!(rate))).collect::<serde_json::Map<_, _>>(),
@@ -60,7 +61,7 @@ pub fn run(_: &DoctorArgs, context: &Context) -> Result<ExitCode> {
         };
         writeln!(out, "kernels   {:<12} {state}", isa.to_string())?;
     }
-    writeln!(out, "threads   {threads} (physical cores usable; {} logical)", machine::logical_cpus())?;
+    writeln!(out, "threads   {threads}: {reason}")?;
     if let Some((total, available)) = memory {
         writeln!(out, "memory    {} total, {} available", bytes(total), bytes(available))?;
     }

@@ -13,6 +13,7 @@ use sherry::tokenizer::Tokenizer;
 use sherry_kernels::{Engine, Isa, Precision};
 
 use crate::machine;
+use crate::threads::default_threads;
 
 /// Most threads that make sense to ask for; more is a typing error.
 const MAX_THREADS: usize = 1024;
@@ -21,7 +22,7 @@ const MAX_THREADS: usize = 1024;
 #[derive(Args, Clone)]
 #[command(next_help_heading = "Performance")]
 pub struct EngineArgs {
-    /// Worker threads [default: physical cores]
+    /// Worker threads [default: the physical cores this process may use; `sherry doctor` says which]
     #[arg(short, long, value_name = "N", value_parser = threads)]
     pub threads: Option<usize>,
     /// Instruction set [default: the best this processor has]
@@ -121,7 +122,7 @@ impl EngineArgs {
 
     /// Worker threads.
     pub fn threads(&self) -> usize {
-        self.threads.unwrap_or_else(machine::physical_cores)
+        self.threads.unwrap_or_else(|| default_threads().threads)
     }
 
     /// The chosen instruction set.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-use super::{Engine, Precision, Product, partition};
+use super::{Engine, Precision, Product};
 use crate::Pool;
 use crate::format::TensorType;
 use crate::generic::dense::DenseBlock;
@@ -16,6 +16,8 @@ use crate::ternary::{self, TernaryProduct};
 
 /// From this many tokens on, f16 and bf16 rows are widened once instead of per tile.
 const WIDEN_TOKENS: usize = 3;
+/// Bytes of weights, times tokens, that a thread claims at a time.
+const CLAIM_BYTES: usize = 64 << 10;
 
 /// int8 activations of several tokens, 32 inputs per scale.
 #[derive(Debug, Default)]
@@ -93,25 +95,24 @@ impl Engine {
         if cols > 0 && jobs.iter().any(|job| job.int8) {
             self.inputs.quantize(self.kernels, &self.pool, x, cols);
         }
-        // Units of 16 rows of all products, one after the other.
-        let units = jobs.iter().flat_map(|job| {
-            let cost = (job.w.bytes() / job.w.rows().max(1) + tokens * cols / 8) as u64;
-            std::iter::repeat_n(cost, job.w.rows().div_ceil(ROWS))
-        });
-        let bounds = partition(units, self.pool.threads());
+        // Units of 16 rows of all products, one after the other; a claim of some microseconds.
+        let units = jobs.iter().map(|job| job.w.rows().div_ceil(ROWS)).sum();
+        let unit_bytes = jobs.iter().map(|job| job.w.bytes() / job.w.rows().max(1) * ROWS).max().unwrap_or(0);
+        let grain = (CLAIM_BYTES / (unit_bytes * tokens).max(1)).max(1);
         let call = Call { kernels: self.kernels, x, tokens, inputs: &self.inputs };
-        self.pool.run(&|worker| {
-            let (start, end) = (bounds[worker], bounds[worker + 1]);
-            let mut first = 0;
-            for job in &jobs {
-                let units = job.w.rows().div_ceil(ROWS);
-                let range = start.clamp(first, first + units) - first..end.clamp(first, first + units) - first;
-                if !range.is_empty() {
-                    // SAFETY: the bounds give every unit to one worker, `y` is borrowed mutably for the whole call, and
-                    // shapes are checked above.
-                    unsafe { job.run(&call, range, &self.rows[worker]) };
+        self.pool.share(units, grain, &|claims| {
+            while let Some(Range { start, end }) = claims.next() {
+                let mut first = 0;
+                for job in &jobs {
+                    let units = job.w.rows().div_ceil(ROWS);
+                    let range = start.clamp(first, first + units) - first..end.clamp(first, first + units) - first;
+                    if !range.is_empty() {
+                        // SAFETY: every unit is claimed once, `y` is borrowed mutably for the whole call, and shapes are
+                        // checked above.
+                        unsafe { job.run(&call, range, &self.rows[claims.thread()]) };
+                    }
+                    first += units;
                 }
-                first += units;
             }
         });
     }

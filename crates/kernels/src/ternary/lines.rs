@@ -1,7 +1,10 @@
 //! Memory in cache lines: bytes that start at a multiple of 64.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::mem::MaybeUninit;
 use std::ptr::NonNull;
+
+use crate::huge;
 
 /// A cache line.
 const LINE: usize = 64;
@@ -42,6 +45,8 @@ impl Memory {
         // SAFETY: the size is at least a line.
         let allocation = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or(OutOfMemory)?;
         let offset = allocation.as_ptr().addr().wrapping_neg() % LINE;
+        // SAFETY: `size` bytes were just allocated; the slice is not kept.
+        huge::advise(unsafe { std::slice::from_raw_parts(allocation.as_ptr().cast::<MaybeUninit<u8>>(), size) });
         Ok(Self { allocation, layout, offset, len })
     }
 }

@@ -2,12 +2,13 @@
 
 use std::cell::RefCell;
 use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 use crate::format::TernaryFormat;
 use crate::{Isa, Pool};
 
 use super::TernaryMatrix;
-use super::activations::{ActBlock, Arrangement};
+use super::activations::{ActBlock, Arrangement, BLOCK_CODES};
 use super::kernels::{Codebook, GemmKernels, Rows, Segment, TernaryKernels, TokenBlocks};
 use super::lines::Lines;
 use super::matrix::{BLOCK_ROWS, RowBlock, SCALE_BYTES, chunk_bytes};
@@ -22,14 +23,18 @@ pub(crate) struct TernaryProduct<'a> {
 /// Memory that products reuse.
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
-    inputs: Vec<Input>,
+    /// Inputs of products by decoded panels, for all threads.
+    shared: Vec<Input>,
+    /// Inputs and tables of products by look-up, per thread. A core reads what it wrote itself many times faster than
+    /// what another one has just written, and building tables takes less time than fetching them.
+    own: Vec<Mutex<Vec<Input>>>,
 }
 
 /// The input of a group of products, as one kind of weights wants it.
 #[derive(Debug)]
 struct Input {
     arrangement: Arrangement,
-    /// Activation blocks per token.
+    /// Activation blocks per token; 0 when the current products do not need this arrangement.
     blocks: usize,
     /// blocks x tokens.
     acts: Vec<ActBlock>,
@@ -50,8 +55,6 @@ const PANEL_TOKENS: usize = 192;
 const GROUP_TOKENS: usize = 24;
 /// Decoded bytes of one chunk: 8 codes x 64 rows x 4 weights.
 const CHUNK_PANEL: usize = 8 * BLOCK_ROWS * 4;
-/// Inputs below which the calling thread quantizes alone, about 2 us of work.
-const SERIAL_INPUTS: usize = 16 * 1024;
 
 /// All products of one input `x`, tokens x cols.
 ///
@@ -67,48 +70,101 @@ pub(crate) fn multiply(
 ) {
     assert!(isa.is_available());
     let kernels = TernaryKernels::of(isa);
-    let cols = check_shapes(x, tokens, products);
-    if tokens == 0 || products.is_empty() {
+    check_shapes(x, tokens, products);
+    if tokens == 0 {
         return;
     }
-    // Tables are large: with few kernels for many tokens, a slice of tokens at a time.
-    let step = if products.iter().all(|p| gemm_for(kernels, p.w, tokens).is_some()) { tokens } else { TABLE_TOKENS };
-    let outputs: Vec<Output> = products.iter_mut().map(|p| Output::new(p.w, p.y)).collect();
-    let outputs = outputs.as_slice();
-    for first in (0..tokens).step_by(step) {
-        let slice = first..tokens.min(first + step);
-        let n = slice.len();
-        prepare(kernels, pool, scratch, &x[first * cols..slice.end * cols], n, tokens, outputs);
-        let inputs = &scratch.inputs;
-        let blocks: usize = outputs.iter().map(|o| o.w.row_blocks()).sum();
-        let threads = pool.threads();
-        pool.run(&|worker| {
-            let mut range = blocks * worker / threads..blocks * (worker + 1) / threads;
-            for output in outputs {
-                let own = output.w.row_blocks();
-                let arrangement = Arrangement::of(output.w.layout());
-                let Some(input) = inputs.iter().find(|i| i.arrangement == arrangement) else { continue };
-                let gemm = gemm_for(kernels, output.w, tokens);
-                let (mut index, end) = (range.start.min(own), range.end.min(own));
-                while index < end {
-                    // SAFETY: the processor has `isa`. Each row block index belongs to exactly one worker, so the rows
-                    // written are not touched by another thread, and `y` is borrowed for as long as `outputs` lives.
-                    index += unsafe { multiply_blocks(kernels, gemm, input, output, index..end, first, n) };
+    let outputs = products.iter_mut().map(|p| Output::new(p.w, p.y));
+    let (by_panels, by_tables): (Vec<_>, Vec<_>) = outputs.partition(|o| gemm_for(kernels, o.w, tokens).is_some());
+    if let (Some(gemm), [_, ..]) = (&kernels.gemm, by_panels.as_slice()) {
+        multiply_by_panels(kernels, gemm, pool, &mut scratch.shared, x, tokens, &by_panels);
+    }
+    if !by_tables.is_empty() {
+        scratch.own.resize_with(pool.threads().max(scratch.own.len()), Mutex::default);
+        multiply_by_tables(kernels, pool, &scratch.own, x, tokens, &by_tables);
+    }
+}
+
+/// Many tokens: the threads share the quantization, then the row blocks.
+fn multiply_by_panels(
+    kernels: &TernaryKernels,
+    gemm: &GemmKernels,
+    pool: &Pool,
+    inputs: &mut Vec<Input>,
+    x: &[f32],
+    tokens: usize,
+    outputs: &[Output<'_>],
+) {
+    let cols = x.len() / tokens;
+    Input::make_room(inputs, cols, tokens, outputs);
+    for input in inputs.iter_mut().filter(|input| input.blocks > 0) {
+        let arrangement = input.arrangement;
+        pool.for_chunks(&mut input.acts, tokens, |block, acts| {
+            // SAFETY: the processor has the instruction set of `kernels` (checked by `multiply`).
+            unsafe { quantize(kernels, arrangement, x, cols, block, acts) };
+        });
+    }
+    let inputs = &*inputs;
+    pool.share(outputs.iter().map(|o| o.w.row_blocks()).sum(), 1, &|claims| {
+        while let Some(range) = claims.next() {
+            for_each_output(outputs, inputs, range, |output, input, blocks| {
+                for block in blocks {
+                    // SAFETY: the processor has the instruction set (checked by `multiply`). Every row block is claimed
+                    // once, so no other thread touches its rows, and `y` is borrowed for as long as `outputs` lives.
+                    unsafe { block_by_panels(gemm, input, output, block, tokens) };
                 }
-                range = range.start.saturating_sub(own)..range.end.saturating_sub(own);
+            });
+        }
+    });
+}
+
+/// Few tokens: every thread quantizes the inputs and builds tables for itself, then they share the row blocks.
+fn multiply_by_tables(
+    kernels: &TernaryKernels,
+    pool: &Pool,
+    own: &[Mutex<Vec<Input>>],
+    x: &[f32],
+    tokens: usize,
+    outputs: &[Output<'_>],
+) {
+    let cols = x.len() / tokens;
+    let blocks = outputs.iter().map(|o| o.w.row_blocks()).sum();
+    // Tables are large: a slice of tokens at a time.
+    for first in (0..tokens).step_by(TABLE_TOKENS) {
+        let n = TABLE_TOKENS.min(tokens - first);
+        let x = &x[first * cols..(first + n) * cols];
+        // The kernels take two blocks at a time.
+        pool.share(blocks, 2, &|claims| {
+            let Some(mut range) = claims.next() else { return };
+            let mut inputs = own[claims.thread()].lock().unwrap_or_else(PoisonError::into_inner);
+            Input::make_room(&mut inputs, cols, n, outputs);
+            for input in inputs.iter_mut().filter(|input| input.blocks > 0) {
+                // SAFETY: the processor has the instruction set of `kernels` (checked by `multiply`).
+                unsafe { input.build(kernels, x, n) };
+            }
+            loop {
+                for_each_output(outputs, &inputs, range, |output, input, mut blocks| {
+                    while !blocks.is_empty() {
+                        // SAFETY: as in `multiply_by_panels`.
+                        blocks.start += unsafe { blocks_by_tables(kernels, input, output, blocks.clone(), first, n) };
+                    }
+                });
+                match claims.next() {
+                    Some(next) => range = next,
+                    None => return,
+                }
             }
         });
     }
 }
 
-fn check_shapes(x: &[f32], tokens: usize, products: &[TernaryProduct<'_>]) -> usize {
+fn check_shapes(x: &[f32], tokens: usize, products: &[TernaryProduct<'_>]) {
     let cols = products.first().map_or(0, |p| p.w.layout().cols);
     for product in products {
         assert_eq!(product.w.layout().cols, cols);
         assert_eq!(x.len(), tokens * cols);
         assert_eq!(product.y.len(), tokens * product.w.layout().rows);
     }
-    cols
 }
 
 /// The kernels for many tokens, if `tokens` are many.
@@ -122,80 +178,93 @@ fn gemm_for(kernels: &'static TernaryKernels, w: &TernaryMatrix, tokens: usize) 
     })
 }
 
-fn codebook(format: TernaryFormat) -> Option<&'static Codebook> {
-    match format {
-        TernaryFormat::Sherry => Some(Codebook::SHERRY),
-        TernaryFormat::Ternary167 => Some(Codebook::TRIPLES),
-        TernaryFormat::Ternary2 => None,
+/// What the codes mean that an input is arranged for; `None` for 2-bit fields.
+fn codebook(arrangement: Arrangement) -> Option<&'static Codebook> {
+    match arrangement {
+        Arrangement::Quads | Arrangement::Stride16 => Some(Codebook::SHERRY),
+        Arrangement::Triples => Some(Codebook::TRIPLES),
+        Arrangement::Fields => None,
     }
 }
 
-/// Quantizes `x` (n tokens) for every arrangement the weights want, and builds the tables where look-up will run.
-/// `tokens` is the number of tokens that decides between kernels.
-fn prepare(
-    kernels: &'static TernaryKernels,
-    pool: &Pool,
-    scratch: &mut Scratch,
-    x: &[f32],
-    n: usize,
-    tokens: usize,
-    outputs: &[Output<'_>],
-) {
-    let cols = x.len() / n;
-    scratch.inputs.iter_mut().for_each(|input| input.blocks = 0);
-    for output in outputs {
-        let arrangement = Arrangement::of(output.w.layout());
-        let index = match scratch.inputs.iter().position(|i| i.arrangement == arrangement) {
-            Some(index) => index,
-            None => {
+impl Input {
+    /// Sees to one input per arrangement that `outputs` want, with room for the activations of `n` tokens.
+    fn make_room(inputs: &mut Vec<Self>, cols: usize, n: usize, outputs: &[Output<'_>]) {
+        inputs.iter_mut().for_each(|input| input.blocks = 0);
+        for output in outputs {
+            let arrangement = Arrangement::of(output.w.layout());
+            let index = inputs.iter().position(|input| input.arrangement == arrangement).unwrap_or_else(|| {
                 let tables = Lines::default();
-                scratch.inputs.push(Input { arrangement, blocks: 0, acts: Vec::new(), tables, token_tables: 0 });
-                scratch.inputs.len() - 1
-            }
-        };
-        let input = &mut scratch.inputs[index];
-        if input.blocks != 0 {
-            continue;
+                inputs.push(Self { arrangement, blocks: 0, acts: Vec::new(), tables, token_tables: 0 });
+                inputs.len() - 1
+            });
+            let input = &mut inputs[index];
+            input.blocks = cols.div_ceil(arrangement.block_inputs());
+            input.acts.resize(input.blocks * n, ActBlock::ZERO);
         }
-        let per_block = arrangement.block_inputs();
-        input.blocks = cols.div_ceil(per_block);
-        input.acts.resize(input.blocks * n, ActBlock::ZERO);
-        let quantize = |block: usize, acts: &mut [ActBlock]| {
-            for (t, out) in acts.iter_mut().enumerate() {
-                let row = &x[t * cols..(t + 1) * cols];
-                let x = &row[block * per_block..cols.min((block + 1) * per_block)];
-                // SAFETY: the processor has the instruction set of `kernels` (checked by `multiply`).
-                unsafe { (kernels.quantize)(arrangement, x, out) };
-            }
-        };
-        if n * cols <= SERIAL_INPUTS {
-            input.acts.chunks_mut(n).enumerate().for_each(|(block, acts)| quantize(block, acts));
-        } else {
-            pool.for_chunks(&mut input.acts, n, quantize);
-        }
-        let Some(book) = codebook(output.w.layout().format) else { continue };
-        if gemm_for(kernels, output.w, tokens).is_some() {
-            continue;
-        }
-        let block_tables = super::activations::BLOCK_CODES * kernels.table_bytes;
-        input.token_tables = input.blocks * block_tables;
-        let bytes = n * input.token_tables;
+    }
+
+    /// Quantizes the inputs of `n` tokens and builds their tables.
+    ///
+    /// # Safety
+    /// The processor has the instruction set of `kernels`.
+    unsafe fn build(&mut self, kernels: &TernaryKernels, x: &[f32], n: usize) {
+        let block_tables = BLOCK_CODES * kernels.table_bytes;
+        self.token_tables = self.blocks * block_tables;
         // A few MiB for what has just been quantized; as with `Vec`, running out of memory here is fatal.
-        if input.tables.grow(bytes).is_err() {
+        if self.tables.grow(n * self.token_tables).is_err() {
             std::alloc::handle_alloc_error(std::alloc::Layout::new::<[u8; 64]>());
         }
-        let (acts, blocks) = (&input.acts, input.blocks);
-        let build = |index: usize, tables: &mut [u8]| {
-            let (t, block) = (index / blocks, index % blocks);
-            // SAFETY: the processor has the instruction set of `kernels` (checked by `multiply`).
-            unsafe { (kernels.build_tables)(book, &acts[block * n + t], tables) };
-        };
-        let tables = &mut input.tables.bytes_mut()[..bytes];
-        if n * cols <= SERIAL_INPUTS {
-            tables.chunks_mut(block_tables).enumerate().for_each(|(index, tables)| build(index, tables));
-        } else {
-            pool.for_chunks(tables, block_tables, build);
+        let tables = self.tables.bytes_mut();
+        for (block, acts) in self.acts.chunks_mut(n).enumerate() {
+            // SAFETY: as the caller guarantees.
+            unsafe { quantize(kernels, self.arrangement, x, x.len() / n, block, acts) };
+            let Some(book) = codebook(self.arrangement) else { continue };
+            for (t, act) in acts.iter().enumerate() {
+                let tables = &mut tables[t * self.token_tables + block * block_tables..][..block_tables];
+                // SAFETY: as the caller guarantees.
+                unsafe { (kernels.build_tables)(book, act, tables) };
+            }
         }
+    }
+}
+
+/// Quantizes activation block `block` of every token of `x` (tokens x cols).
+///
+/// # Safety
+/// The processor has the instruction set of `kernels`.
+unsafe fn quantize(
+    kernels: &TernaryKernels,
+    arrangement: Arrangement,
+    x: &[f32],
+    cols: usize,
+    block: usize,
+    acts: &mut [ActBlock],
+) {
+    let per_block = arrangement.block_inputs();
+    for (row, out) in x.chunks_exact(cols).zip(acts) {
+        let x = &row[block * per_block..cols.min((block + 1) * per_block)];
+        // SAFETY: as the caller guarantees.
+        unsafe { (kernels.quantize)(arrangement, x, out) };
+    }
+}
+
+/// Calls `work(output, its input, its row blocks)` for the part of `range`, row blocks of all outputs one after the
+/// other, that lies in each output.
+fn for_each_output(
+    outputs: &[Output<'_>],
+    inputs: &[Input],
+    mut range: Range<usize>,
+    mut work: impl FnMut(&Output<'_>, &Input, Range<usize>),
+) {
+    for output in outputs {
+        let own = output.w.row_blocks();
+        let arrangement = Arrangement::of(output.w.layout());
+        let blocks = range.start.min(own)..range.end.min(own);
+        if let (false, Some(input)) = (blocks.is_empty(), inputs.iter().find(|i| i.arrangement == arrangement)) {
+            work(output, input, blocks);
+        }
+        range = range.start.saturating_sub(own)..range.end.saturating_sub(own);
     }
 }
 
@@ -250,13 +319,31 @@ impl<'a> Output<'a> {
     }
 }
 
-/// The first row blocks of `range`, one or two, for the `n` tokens from `first` on; returns how many.
+/// Row block `index` for all `tokens`, through decoded panels.
+///
+/// # Safety
+/// The processor has the instruction set of `gemm`, and no other thread uses the rows of the block.
+unsafe fn block_by_panels(gemm: &GemmKernels, input: &Input, output: &Output<'_>, index: usize, tokens: usize) {
+    let block = output.w.block(index);
+    for tile in (0..tokens).step_by(PANEL_TOKENS) {
+        let mut acc = [[0.0; BLOCK_ROWS]; PANEL_TOKENS];
+        let tile = tile..tokens.min(tile + PANEL_TOKENS);
+        let acc = &mut acc[..tile.len()];
+        // SAFETY: the caller guarantees the instruction set.
+        let finish = unsafe { multiply_panels(gemm, &block, input, output.w, tokens, tile.clone(), acc) };
+        for (t, acc) in tile.zip(acc) {
+            // SAFETY: the caller guarantees the instruction set, and the rows to be its own.
+            unsafe { output.write(t, index, |y| finish(acc, block.row_scales, y)) };
+        }
+    }
+}
+
+/// The first row blocks of `range`, one or two, for the `n` tokens from `first` on, by look-up; returns how many.
 ///
 /// # Safety
 /// The processor has the instruction set of `kernels`, and no other thread uses the rows of the blocks.
-unsafe fn multiply_blocks(
+unsafe fn blocks_by_tables(
     kernels: &TernaryKernels,
-    gemm: Option<&GemmKernels>,
     input: &Input,
     output: &Output<'_>,
     range: Range<usize>,
@@ -264,26 +351,11 @@ unsafe fn multiply_blocks(
     n: usize,
 ) -> usize {
     let index = range.start;
-    let block = output.w.block(index);
-    if let Some(gemm) = gemm {
-        for tile in (0..n).step_by(PANEL_TOKENS) {
-            let mut acc = [[0.0; BLOCK_ROWS]; PANEL_TOKENS];
-            let tile = tile..n.min(tile + PANEL_TOKENS);
-            let acc = &mut acc[..tile.len()];
-            // SAFETY: the caller guarantees the instruction set.
-            let finish = unsafe { multiply_panels(gemm, &block, input, output.w, n, tile.clone(), acc) };
-            for (t, acc) in tile.zip(acc) {
-                // SAFETY: the caller guarantees the instruction set, and the rows to be its own.
-                unsafe { output.write(first + t, index, |y| finish(acc, block.row_scales, y)) };
-            }
-        }
-        return 1;
-    }
     // Two whole blocks at a time where there are two.
     let count = if index + 2 <= range.end && (index + 2) * BLOCK_ROWS <= output.w.layout().rows { 2 } else { 1 };
-    let blocks = [block, output.w.block(index + count - 1)];
+    let blocks = [output.w.block(index), output.w.block(index + count - 1)];
     let blocks = &blocks[..count];
-    let look_up = codebook(output.w.layout().format).is_some();
+    let look_up = codebook(input.arrangement).is_some();
     for t in 0..n {
         let acts = TokenBlocks { blocks: &input.acts[t..], stride: n };
         let compute = |out: &mut [&mut Rows]| {
@@ -329,7 +401,7 @@ unsafe fn multiply_panels(
         static PANEL: RefCell<Lines> = RefCell::default();
     }
 
-    let book = codebook(w.layout().format);
+    let book = codebook(input.arrangement);
     let chunk_bytes = chunk_bytes(w.layout().format);
     let mut stream = block.stream;
     let mut scales = None;

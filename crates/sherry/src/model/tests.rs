@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
-use sherry_kernels::{Engine, Isa, Precision};
+use sherry_kernels::format::{ScaleGroup, TensorType, TernaryFormat, ggml};
+use sherry_kernels::{Engine, Isa, Matrix, Pool, Precision};
 
 use super::names::Naming;
 use super::synthetic::{self, tiny};
+use super::weights::Layer;
 use super::*;
 use crate::NoProgress;
+use crate::quant::{Projection, QuantSpec, quantize_matrix};
 
 const FAMILIES: [Family; 4] = [Family::Llama, Family::Qwen3, Family::HunyuanDense, Family::Gemma3];
 
@@ -47,8 +50,15 @@ fn decoder(model: &Arc<Model>, threads: usize, precision: Precision) -> Decoder 
 }
 
 /// Logits of every token, the prompt cut into steps of the given lengths (the last one repeats).
-fn logits(model: &Arc<Model>, tokens: &[u32], steps: &[usize], threads: usize, kv: KvType) -> Vec<Vec<f32>> {
-    let mut decoder = decoder(model, threads, Precision::F32);
+fn logits(
+    model: &Arc<Model>,
+    tokens: &[u32],
+    steps: &[usize],
+    threads: usize,
+    precision: Precision,
+    kv: KvType,
+) -> Vec<Vec<f32>> {
+    let mut decoder = decoder(model, threads, precision);
     let mut cache = KvCache::new(&model.config, tokens.len(), kv).unwrap();
     let mut rows = Vec::new();
     let mut rest = tokens;
@@ -77,9 +87,9 @@ fn decoder_agrees_with_the_oracle() {
         let expected = reference::logits(&model, &tokens);
         let spread = expected.iter().flatten().fold(0.0, |max: f64, x| max.max(x.abs()));
         assert!(spread > 1.0, "a flat model tests nothing");
-        let exact = largest_difference(&logits(&model, &tokens, &[23], 2, KvType::F32), &expected);
+        let exact = largest_difference(&logits(&model, &tokens, &[23], 2, Precision::F32, KvType::F32), &expected);
         assert!(exact < 1e-5 * spread, "{config:?}: {exact} of {spread}");
-        let half = largest_difference(&logits(&model, &tokens, &[23], 2, KvType::F16), &expected);
+        let half = largest_difference(&logits(&model, &tokens, &[23], 2, Precision::F32, KvType::F16), &expected);
         assert!(half < 5e-3 * spread, "{config:?}: {half} of {spread}");
         let eight = largest_difference(&logits(&model, &tokens, &[23], 2, KvType::Q8), &expected);
         assert!(eight < 5e-2 * spread, "{config:?}: {eight} of {spread}");
@@ -92,9 +102,84 @@ fn bits_do_not_depend_on_threads_or_steps() {
         let model = model(config, seed as u64);
         let tokens = prompt(config, 19, 3);
         for kv in [KvType::F32, KvType::F16, KvType::Q8] {
-            let expected = logits(&model, &tokens, &[19], 1, kv);
+            let expected = logits(&model, &tokens, &[19], 1, Precision::F32, kv);
             for (steps, threads) in [(&[19][..], 2), (&[1], 1), (&[1], 3), (&[4], 8), (&[7, 1, 3], 2), (&[16], 3)] {
-                assert!(logits(&model, &tokens, steps, threads, kv) == expected, "{steps:?} on {threads} threads");
+                assert!(
+                    logits(&model, &tokens, steps, threads, Precision::F32, kv) == expected,
+                    "{steps:?} on {threads} threads"
+                );
+            }
+        }
+    }
+}
+
+/// Linear layers in every packed format, and an embedding for the int8 kernels: big enough that threads share the work.
+fn packed_models() -> Vec<Arc<Model>> {
+    let mut config = tiny(Family::Llama);
+    (config.hidden, config.ffn, config.vocab, config.tied) = (256, 320, 500, true);
+    (config.heads, config.kv_heads, config.head_dim) = (8, 4, 32);
+    let sherry = QuantSpec::sherry;
+    let other = |format, scale| QuantSpec { format, projection: Projection::AbsMean, ..sherry(scale) };
+    let specs = [
+        sherry(ScaleGroup::Row),
+        sherry(ScaleGroup::Group(64)),
+        other(TernaryFormat::Ternary167, ScaleGroup::Row),
+        other(TernaryFormat::Ternary2, ScaleGroup::Group(128)),
+    ];
+    specs
+        .iter()
+        .map(|spec| {
+            let source = synthetic::source(&config, Naming::HuggingFace, 11);
+            let tensors = TensorMap::new(&source, &config, Naming::HuggingFace, None).unwrap();
+            let mut weights = Weights::load(&source, &tensors, &config, &NoProgress).unwrap();
+            let values = |w: &Matrix| {
+                let mut values = vec![0.0; w.rows() * w.cols()];
+                values.chunks_exact_mut(w.cols()).enumerate().for_each(|(row, out)| w.row_f32(row, out));
+                values
+            };
+            for layer in &mut weights.layers {
+                let Layer { q, k, v, o, gate, up, down, .. } = layer;
+                for w in [q, k, v, o, gate, up, down] {
+                    let file = std::path::Path::new("synthetic");
+                    let (rows, _) = quantize_matrix((file, "w"), &values(w), w.cols(), spec, None).unwrap();
+                    let scales: Vec<u8> = rows.scales.iter().flat_map(|scale| scale.to_le_bytes()).collect();
+                    *w = Matrix::from_packed(rows.layout, &rows.codes, &scales).unwrap();
+                }
+            }
+            let (rows, cols) = (weights.embed.rows(), weights.embed.cols());
+            let mut bytes = vec![0; TensorType::Q8_0.row_bytes(cols).unwrap() * rows];
+            ggml::quantize(TensorType::Q8_0, &values(&weights.embed), &mut bytes).unwrap();
+            let embed = Matrix::from_rows(TensorType::Q8_0, rows, cols, bytes.into()).unwrap();
+            weights.embed = embed.repacked_on(&Pool::new(2));
+            Arc::new(Model { config: config.clone(), weights })
+        })
+        .collect()
+}
+
+#[test]
+fn packed_bits_do_not_depend_on_threads_steps_or_neighbours() {
+    for model in packed_models() {
+        let (tokens, other) = (prompt(&model.config, 31, 3), prompt(&model.config, 40, 8));
+        for kv in [KvType::F32, KvType::F16] {
+            let mut expected = Vec::new();
+            for threads in [1, 2, 3, 8] {
+                // One token at a time is a look-up, many are a product with decoded weights.
+                for steps in [&[1][..], &[31], &[24, 7], &[5, 1, 9]] {
+                    let found = logits(&model, &tokens, steps, threads, Precision::Int8, kv);
+                    if expected.is_empty() {
+                        expected = found;
+                    } else {
+                        assert!(found == expected, "{steps:?} on {threads} threads");
+                    }
+                }
+                let mut caches = [0; 3].map(|_| KvCache::new(&model.config, 64, kv).unwrap());
+                let [first, second, third] = &mut caches;
+                let mut decoder = decoder(&model, threads, Precision::Int8);
+                let step = |cache, tokens| Step { cache, tokens, logits: Wanted::All };
+                let together =
+                    decoder.forward(&mut [step(first, &other), step(second, &tokens), step(third, &other[..3])]);
+                let together = together.unwrap();
+                assert!((0..31).all(|i| together.row(40 + i) == expected[i]), "in company, on {threads} threads");
             }
         }
     }
