@@ -5,6 +5,7 @@ the folder gets its name by renaming, then `latest` points to it, then old ones 
 verify is not a checkpoint. Weights are gathered one tensor at a time, so no process ever holds the whole model.
 """
 
+import contextlib
 import dataclasses
 import fcntl
 import hashlib
@@ -225,8 +226,9 @@ def save(
                 entries[file_name] = {"bytes": writer.bytes, "sha256": writer.hash.hexdigest()}
         except OSError as error:
             problem = f"{staged / file_name}: {error}"
-        finally:
-            if file:
+        if file:
+            # A full disk can make even closing fail; the problem is known by then.
+            with contextlib.suppress(OSError):
                 file.close()
     if staged and not problem:
         try:

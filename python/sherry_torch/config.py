@@ -92,12 +92,19 @@ class BatchConfig:
 
 
 @dataclass
+class LearnedTokenizer:
+    """A tokenizer that the Rust program learns from the training text."""
+
+    vocab: int
+
+
+@dataclass
 class DataConfig:
     """Text; read and tokenized by the Rust trainer."""
 
     train: list[str]
     valid: list[str] = field(default_factory=list)
-    tokenizer: Optional[str] = None
+    tokenizer: Union[LearnedTokenizer, str, None] = None
     text_field: str = "text"
     cache: Optional[str] = None
 
@@ -228,7 +235,9 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(kind):
         return _build(kind, value, where)
     if get_origin(kind) is Union:
-        return _convert(get_args(kind)[0], value, where)
+        # Of several kinds, the table comes first.
+        first, *others = (k for k in get_args(kind) if k is not type(None))
+        return _convert(others[0] if others and not isinstance(value, dict) else first, value, where)
     if get_origin(kind) is Literal:
         if value in get_args(kind):
             return value

@@ -123,7 +123,7 @@ class Norm(nn.Module):
         self.eps, self.weight = eps, nn.Parameter(torch.empty(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -170,8 +170,8 @@ class Block(nn.Module):
 class Decoder(nn.Module):
     """The model with its loss, so that one forward call of a wrapped module does everything.
 
-    `dtype` is that of the matrix products (None: as the parameters). The residual stream, norms, softmax of the loss and
-    the latent weights stay in the parameters' type."""
+    `dtype` is that of the matrix products (None: as the parameters). The residual stream, norms and the softmax of the
+    loss are in float32 at least."""
 
     def __init__(
         self, arch: Arch, quantizer: Quantizer = FULL, length: int = 1, dtype: Optional[torch.dtype] = None, recompute=False
@@ -197,13 +197,14 @@ class Decoder(nn.Module):
         """Allocates parameters (unset) and the rotary tables on `device`."""
         self.to_empty(device=device)
         angles = torch.outer(torch.arange(self.length, dtype=torch.float64), self.arch.frequencies())
-        self.cos.copy_(angles.cos())
-        self.sin.copy_(angles.sin())
+        # Never below float32: the tables' type is that of the rotation and of the residual stream.
+        dtype = torch.promote_types(torch.float32, self.model.norm.weight.dtype)
+        self.cos, self.sin = angles.cos().to(device, dtype), angles.sin().to(device, dtype)
         return self
 
     def hidden(self, tokens: Tensor, lam: float) -> Tensor:
         """Final hidden states, after the last norm."""
-        x = self.model.embed_tokens(tokens)
+        x = self.model.embed_tokens(tokens).to(self.cos.dtype)
         cos, sin = self.cos[: tokens.shape[1]], self.sin[: tokens.shape[1]]
         for block in self.model.layers:
             x = block(x, cos, sin, lam)

@@ -58,7 +58,7 @@ class World:
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """What to call for training: with ddp, a wrapper that averages gradients."""
-        return DistributedDataParallel(module) if self.mode == "ddp" else module
+        return DistributedDataParallel(module, broadcast_buffers=False) if self.mode == "ddp" else module
 
     def settle(self, module: nn.Module) -> None:
         """Divides the parameters again that a forward pass without a backward pass has left gathered."""
