@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use sherry::Progress;
-use sherry::io::ReadMode;
+use sherry::io::{ReadMode, write_atomic};
 use sherry::model::{Activation, ArchConfig, Checkpoint, Family, Rope, RopeLayout, RopeScaling, config_hf};
 
 use crate::adamw::Moments;
@@ -18,6 +18,9 @@ use crate::metrics::{self, Line, MetricsFile, RankProbe};
 use crate::network::{Network, Workspace};
 use crate::pretrained;
 use crate::simd;
+
+/// The file in the run folder that says which files of the cache hold its tokens.
+const DATA_INDEX: &str = "data.json";
 
 /// Where to begin.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -128,6 +131,9 @@ impl Trainer {
             valid.as_ref().map_or(0, Dataset::tokens)
         ));
 
+        let index = serde_json::json!({ "train": train.describe(), "valid": valid.as_ref().map(Dataset::describe) });
+        write_atomic(&run.join(DATA_INDEX), &serde_json::to_vec_pretty(&index).unwrap_or_default())?;
+
         let network = Network::new(arch, quantizer);
         let layout = &network.layout;
         let (params, moments, state) = match &from {
@@ -196,6 +202,18 @@ impl Trainer {
     /// The latent parameters.
     pub fn params(&self) -> &[f32] {
         &self.params
+    }
+
+    /// Saves the initial state as the checkpoint of step 0, unless the run has one already; returns the last checkpoint.
+    /// `python/sherry_torch` goes on from there, on GPUs.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn prepare(&mut self) -> Result<PathBuf> {
+        match &self.saved {
+            Some(path) => Ok(path.clone()),
+            None => self.save(),
+        }
     }
 
     /// Trains to the end, or until `progress` says to stop: then the current step is finished and saved.
@@ -325,10 +343,7 @@ impl Trainer {
                 self.save()?;
             }
         }
-        let checkpoint = match &self.saved {
-            Some(path) => path.clone(),
-            None => self.save()?,
-        };
+        let checkpoint = self.prepare()?;
         let finished = self.state.step >= config.steps;
         if finished && self.state.lambda != 0.0 {
             progress.note("warning: lambda is not zero at the end; the quantized weights were never trained alone");

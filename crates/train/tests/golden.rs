@@ -1,5 +1,5 @@
 //! The trainer against its independent twin: losses, every gradient and ten AdamW steps of a tiny LLaMA, computed by
-//! PyTorch's autograd in float64 (`golden/make_golden.py`), for every method and every loss.
+//! PyTorch in float64 (`python/tests/make_golden.py`), for every method and every loss.
 
 use serde_json::Value;
 use sherry::model::{Activation, ArchConfig, Family, Rope, RopeLayout, RopeScaling};

@@ -111,6 +111,28 @@ fn a_stopped_run_ends_with_the_bytes_of_an_uninterrupted_one() {
 }
 
 #[test]
+fn a_prepared_run_begins_where_another_program_can_take_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let overrides = ["steps=3"];
+    let whole = train(folder.path(), "whole", &overrides, &NoProgress).unwrap();
+    let run = folder.path().join("prepared");
+    let open = || Trainer::open(config(folder.path(), &overrides), &run, &Resume::Auto, &NoProgress).unwrap();
+    let prepared = open().prepare().unwrap();
+    checkpoint::verify(&prepared).unwrap();
+    assert_eq!(prepared, run.join("checkpoint-00000000"));
+    assert_eq!(open().prepare().unwrap(), prepared);
+    let index: serde_json::Value = serde_json::from_slice(&fs::read(run.join("data.json")).unwrap()).unwrap();
+    for part in ["train", "valid"] {
+        let cached = folder.path().join("cache").join(index[part]["file"].as_str().unwrap());
+        let tokens = index[part]["tokens"].as_u64().unwrap();
+        assert_eq!(fs::metadata(cached).unwrap().len(), 88 + 2 * tokens);
+    }
+    assert_eq!(checkpoint::read_state(&prepared).unwrap().data, index["train"]["hash"].as_str().unwrap());
+    let last = train(folder.path(), "prepared", &overrides, &NoProgress).unwrap();
+    assert_same_checkpoint(&whole.checkpoint, &last.checkpoint);
+}
+
+#[test]
 fn the_number_of_threads_does_not_change_the_bytes_here() {
     let folder = tempfile::tempdir().unwrap();
     let params = |threads: &str| {

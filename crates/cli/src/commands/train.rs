@@ -19,6 +19,7 @@ Examples:
   sherry train configs/tiny.toml                            into runs/tiny/, resuming there if it was stopped
   sherry train configs/tiny.toml optimizer.lr=3e-4 seed=2 --run runs/tiny-2
   sherry train configs/tiny.toml --resume never             refuse to continue an older run
+  sherry train configs/tiny.toml --prepare                  tokens and initial weights for python/sherry_torch
 
 Ctrl-C once finishes the step, saves and ends; twice ends at once. A killed run goes on from its last checkpoint with
 the same bytes as if it had never stopped.")]
@@ -34,6 +35,9 @@ pub struct TrainArgs {
     /// auto: go on where the run folder stopped; never: refuse if it holds checkpoints; DIR: go on from that checkpoint
     #[arg(long, value_name = "auto|never|DIR", default_value = "auto")]
     resume: String,
+    /// Tokenize the data, write the checkpoint of step 0 and stop
+    #[arg(long)]
+    prepare: bool,
 }
 
 pub fn run(args: &TrainArgs, context: &Context) -> Result<ExitCode> {
@@ -46,8 +50,17 @@ pub fn run(args: &TrainArgs, context: &Context) -> Result<ExitCode> {
         path => Resume::From(path.into()),
     };
     let mut trainer = Trainer::open(config, &folder, &resume, &context.console)?;
-    let outcome = trainer.run(&context.console)?;
     let mut out = io::stdout().lock();
+    if args.prepare {
+        let checkpoint = trainer.prepare()?;
+        if context.json {
+            writeln!(out, "{}", json!({ "checkpoint": checkpoint }))?;
+        } else {
+            writeln!(out, "{}", checkpoint.display())?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let outcome = trainer.run(&context.console)?;
     if context.json {
         let summary = json!({
             "step": outcome.step, "finished": outcome.finished, "loss": outcome.loss,

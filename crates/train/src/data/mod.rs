@@ -143,6 +143,8 @@ pub struct Dataset {
     tokens: Vec<u32>,
     length: usize,
     hash: [u8; 32],
+    /// Name of the file in the cache that holds the tokens; empty when they came from elsewhere.
+    file: String,
 }
 
 /// Documents tokenized at a time, in parallel.
@@ -164,7 +166,8 @@ impl Dataset {
         progress: &dyn Progress,
     ) -> Result<Self> {
         let key = source_key(files, text_field, coder)?;
-        let path = cache.join(format!("{}.tokens", hex(&key[..8])));
+        let file = format!("{}.tokens", hex(&key[..8]));
+        let path = cache.join(&file);
         let tokens = match cache::read(&path, &key) {
             Ok(Some(tokens)) => tokens,
             other => {
@@ -177,10 +180,11 @@ impl Dataset {
                 tokens
             }
         };
-        Self::new(tokens, length).ok_or_else(|| {
+        let data = Self::new(tokens, length).ok_or_else(|| {
             let first = files.first().map_or(Path::new(""), PathBuf::as_path);
             Error::data(first, "holds fewer than two tokens of text")
-        })
+        })?;
+        Ok(Self { file, ..data })
     }
 
     /// A dataset of these tokens; `None` for fewer than two.
@@ -192,7 +196,7 @@ impl Dataset {
         for token in &tokens {
             hash.update(token.to_le_bytes());
         }
-        Some(Self { tokens, length, hash: hash.finalize().into() })
+        Some(Self { tokens, length, hash: hash.finalize().into(), file: String::new() })
     }
 
     /// Tokens.
@@ -208,6 +212,11 @@ impl Dataset {
     /// Identifies the tokens.
     pub fn hash(&self) -> String {
         hex(&self.hash)
+    }
+
+    /// Where the tokens lie in the cache, for programs that read them from there (`python/sherry_torch`).
+    pub fn describe(&self) -> serde_json::Value {
+        serde_json::json!({ "file": self.file, "tokens": self.tokens(), "hash": self.hash() })
     }
 
     /// Appends window `index`: inputs to `tokens`, the token after each to `targets`; padding is ignored.
