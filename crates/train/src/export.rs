@@ -16,7 +16,7 @@ use sherry_sgemm::{Mat, MatMut, Old, matmul};
 
 use crate::checkpoint;
 use crate::config::{Config, Quads};
-use crate::data::{Coder, Dataset};
+use crate::data::{Coder, Dataset, Sources};
 use crate::error::{Error, Result};
 use crate::loss::IGNORED;
 use crate::methods::{Method, Scale};
@@ -120,11 +120,7 @@ pub fn export(
     let request = Request { linears: Linears::Packed(spec), embeddings, overwrite, ..Request::keep() };
     convert::convert(&latent, out, &request, progress, |_| {})?;
 
-    let coder = match (&config.data.tokenizer, &config.model.from) {
-        (Some(tokenizer), _) => Coder::open(tokenizer)?,
-        (None, Some(from)) => Coder::of_checkpoint(&Checkpoint::open(from, ReadMode::Map)?)?,
-        (None, None) => return Err(Error::checkpoint(&path, "its configuration names no tokenizer")),
-    };
+    let coder = Coder::of_run(&path)?;
     let files = if config.data.valid.is_empty() {
         progress.note("no validation files: comparing on training text");
         &config.data.train
@@ -133,7 +129,8 @@ pub fn export(
     };
     let cache = config.data.cache.clone().or_else(|| path.parent().map(|run| run.join("data"))).unwrap_or_default();
     let length = config.batch.length;
-    let text = Dataset::open(files, &config.data.text_field, &coder, length, &cache, progress)?;
+    let sources = Sources::open(files, &config.data.text_field)?;
+    let text = Dataset::open(&sources, &coder, length, &cache, progress)?;
     compare(&network, &params, &path, out, &text, length, windows, progress)
 }
 

@@ -9,8 +9,8 @@ use sherry::model::{Activation, ArchConfig, Checkpoint, Family, Rope, RopeLayout
 
 use crate::adamw::Moments;
 use crate::checkpoint::{self, RunFolder, State};
-use crate::config::Config;
-use crate::data::{Coder, Dataset, Order};
+use crate::config::{Config, TokenizerChoice};
+use crate::data::{Coder, Dataset, Order, Sources};
 use crate::error::{Error, Result};
 use crate::loss::{IGNORED, Sums};
 use crate::methods::Quantizer;
@@ -95,8 +95,20 @@ impl Trainer {
             Some(path) => Some(Checkpoint::open(path, ReadMode::Map)?),
             None => None,
         };
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(config.threads).build();
+        let pool = pool.map_err(|error| invalid("threads", error.to_string()))?;
+        let cache = config.data.cache.clone().unwrap_or_else(|| run.join("data"));
+        let sources = |files: &[PathBuf]| pool.install(|| Sources::open(files, &config.data.text_field));
+        let (train, valid) = (sources(&config.data.train)?, sources(&config.data.valid)?);
+        if let Some((valid, train)) = valid.shared_with(&train) {
+            let problem = format!("{} holds the same as {}, which is trained on", valid.display(), train.display());
+            return Err(invalid("data.valid", problem));
+        }
         let coder = match (&config.data.tokenizer, &base) {
-            (Some(path), _) => Coder::open(path)?,
+            (Some(TokenizerChoice::Path(path)), _) => Coder::open(path)?,
+            (Some(TokenizerChoice::Learned { vocab }), _) => {
+                pool.install(|| Coder::learned(&train, *vocab, &cache, progress))?
+            }
             (None, Some(base)) => Coder::of_checkpoint(base)?,
             (None, None) => return Err(invalid("data.tokenizer", "missing".to_owned())),
         };
@@ -114,13 +126,10 @@ impl Trainer {
                 return Err(invalid("quantizer", problem));
             }
         }
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(config.threads).build();
-        let pool = pool.map_err(|error| invalid("threads", error.to_string()))?;
-        let cache = config.data.cache.clone().unwrap_or_else(|| run.join("data"));
-        let (length, field) = (config.batch.length, config.data.text_field.as_str());
-        let open = |files: &[PathBuf]| pool.install(|| Dataset::open(files, field, &coder, length, &cache, progress));
-        let train = open(&config.data.train)?;
-        let valid = if config.data.valid.is_empty() { None } else { Some(open(&config.data.valid)?) };
+        let length = config.batch.length;
+        let open = |sources: &Sources| pool.install(|| Dataset::open(sources, &coder, length, &cache, progress));
+        let train = open(&train)?;
+        let valid = if config.data.valid.is_empty() { None } else { Some(open(&valid)?) };
         progress.note(&format!(
             "{} training tokens in {} windows, {} for validation",
             train.tokens(),
