@@ -196,7 +196,8 @@ struct Occurrences {
 
 impl Pieces {
     fn new(counts: HashMap<Box<[u8]>, u64>, start: &[u32]) -> Self {
-        let mut this = Self { symbols: Vec::new(), pieces: Vec::new(), pairs: HashMap::new(), queue: BinaryHeap::new() };
+        let mut this =
+            Self { symbols: Vec::new(), pieces: Vec::new(), pairs: HashMap::new(), queue: BinaryHeap::new() };
         for (index, (bytes, count)) in counts.into_iter().enumerate() {
             let begin = this.symbols.len();
             this.symbols.extend(bytes.iter().map(|byte| start[usize::from(*byte)]));
@@ -327,7 +328,8 @@ mod tests {
     }
 
     fn texts(seed: u64) -> Vec<String> {
-        let parts = ["a", "aa", "b", "ab", "ba", " ", " the", "then", "é", "\n", "12", "!", "漢字", "abc", " bab", "aaa"];
+        let parts =
+            ["a", "aa", "b", "ab", "ba", " ", " the", "then", "é", "\n", "12", "!", "漢字", "abc", " bab", "aaa"];
         let mut state = seed;
         let mut next = move || {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

@@ -169,9 +169,8 @@ impl Coder {
 /// As reading the sources and [`Learner::learn`].
 pub fn learn(sources: &Sources, vocab: usize, progress: &dyn Progress) -> Result<Tokenizer> {
     let mut learner = Learner::new()?;
-    Batches::of(sources, "read the text").each(progress, |file, texts| {
-        learner.add(texts).map_err(|error| Error::data(file, error.to_string()))
-    })?;
+    Batches::of(sources, "read the text")
+        .each(progress, |file, texts| learner.add(texts).map_err(|error| Error::data(file, error.to_string())))?;
     Ok(learner.learn(vocab, progress)?)
 }
 
