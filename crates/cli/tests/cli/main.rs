@@ -4,4 +4,5 @@ mod documents;
 mod fixture;
 mod models;
 mod process;
+mod training;
 mod usage;
