@@ -58,7 +58,7 @@ pub fn run(_: &DoctorArgs, context: &Context) -> Result<ExitCode> {
             (true, false) => "available (force it with --isa)",
             (false, _) => "not on this processor",
         };
-        writeln!(out, "kernels   {:<8} {state}", isa.to_string())?;
+        writeln!(out, "kernels   {:<12} {state}", isa.to_string())?;
     }
     writeln!(out, "threads   {threads} (physical cores usable; {} logical)", machine::logical_cpus())?;
     if let Some((total, available)) = memory {
