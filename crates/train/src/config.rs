@@ -195,7 +195,7 @@ pub struct Batch {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Data {
-    /// Text or JSONL files (`.txt`, `.jsonl`, plain, `.gz` or `.zst`).
+    /// Text, JSONL or Parquet files (`.txt`, `.jsonl`, plain, `.gz` or `.zst`; `.parquet`).
     pub train: Vec<PathBuf>,
     /// The same for validation; never trained on.
     #[serde(default)]
@@ -203,7 +203,7 @@ pub struct Data {
     /// Where tokens come from; default: the tokenizer of `model.from`.
     #[serde(default)]
     pub tokenizer: Option<TokenizerChoice>,
-    /// The field of a JSONL line that holds the text.
+    /// The field of a JSONL line, or the Parquet column, that holds the text.
     #[serde(default = "text")]
     pub text_field: String,
     /// Folder for tokenized data; default: `data` in the run folder.

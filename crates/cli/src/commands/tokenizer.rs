@@ -22,13 +22,13 @@ A training configuration can ask for one as well: data.tokenizer = { vocab = 409
 pub struct TokenizerArgs {
     /// Folder for tokenizer.json and tokenizer_config.json
     out: PathBuf,
-    /// Text or JSONL files (.txt, .jsonl; plain, .gz or .zst)
+    /// Text, JSONL or Parquet files (.txt, .jsonl; plain, .gz or .zst; .parquet)
     #[arg(required = true)]
     files: Vec<PathBuf>,
     /// Tokens in all: three control tokens, 256 bytes, and merges
     #[arg(long, value_name = "N", default_value_t = 4096)]
     vocab: usize,
-    /// The field of a JSONL line that holds the text
+    /// The field of a JSONL line, or the Parquet column, that holds the text
     #[arg(long, value_name = "NAME", default_value = "text")]
     text_field: String,
     /// Replace an existing tokenizer

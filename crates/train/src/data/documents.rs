@@ -1,4 +1,5 @@
-//! Documents out of files: a text file is one document, a JSONL file one per line; either may be compressed.
+//! Documents out of files: a text file is one document, a JSONL file one per line (either may be compressed), a Parquet
+//! file one per row.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -7,7 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use flate2::read::MultiGzDecoder;
+use serde_json::Value;
 use sherry::Progress;
+use sherry::io::parquet::Rows;
 
 use super::Sources;
 use crate::error::{Error, Result};
@@ -24,6 +27,8 @@ pub(super) enum Kind {
     Text,
     /// One JSON object per line, the text in one of its fields.
     JsonLines,
+    /// A table, the text in one of its columns.
+    Parquet,
 }
 
 impl Kind {
@@ -31,7 +36,11 @@ impl Kind {
     pub fn of(path: &Path) -> Self {
         let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
         let name = name.strip_suffix(".gz").or_else(|| name.strip_suffix(".zst")).unwrap_or(&name);
-        if name.ends_with(".jsonl") || name.ends_with(".ndjson") { Self::JsonLines } else { Self::Text }
+        match name.rsplit_once('.') {
+            Some((_, "jsonl" | "ndjson")) => Self::JsonLines,
+            Some((_, "parquet")) => Self::Parquet,
+            _ => Self::Text,
+        }
     }
 
     /// Names the kind where tokens are identified by what they were made from.
@@ -39,6 +48,7 @@ impl Kind {
         match self {
             Self::Text => 0,
             Self::JsonLines => 1,
+            Self::Parquet => 2,
         }
     }
 }
@@ -108,6 +118,9 @@ fn read(
     consumed: &Arc<AtomicU64>,
     mut document: impl FnMut(String) -> Result<()>,
 ) -> Result<()> {
+    if Kind::of(path) == Kind::Parquet {
+        return read_parquet(path, field, consumed, document);
+    }
     let file = File::open(path).map_err(sherry::Error::io(path, "open"))?;
     let file = Counted(file, Arc::clone(consumed));
     let failed = |error: std::io::Error| Error::data(path, format!("cannot be read to its end: {error}"));
@@ -144,13 +157,40 @@ fn read(
         if line.iter().all(u8::is_ascii_whitespace) {
             continue;
         }
-        let mut value: serde_json::Value = serde_json::from_slice(&line).map_err(|error| bad(error.to_string()))?;
-        match value.get_mut(field).map(serde_json::Value::take) {
-            Some(serde_json::Value::String(text)) if text.is_empty() => {}
-            Some(serde_json::Value::String(text)) => document(text)?,
-            Some(_) => return Err(bad(format!("field '{field}' is not a string"))),
-            None => return Err(bad(format!("no field '{field}'"))),
+        let mut value: Value = serde_json::from_slice(&line).map_err(|error| bad(error.to_string()))?;
+        let text = text_of(value.get_mut(field).map(Value::take), field).map_err(bad)?;
+        if !text.is_empty() {
+            document(text)?;
         }
     }
     Ok(())
+}
+
+fn read_parquet(
+    path: &Path,
+    field: &str,
+    consumed: &AtomicU64,
+    mut document: impl FnMut(String) -> Result<()>,
+) -> Result<()> {
+    let bytes = std::fs::metadata(path).map_err(sherry::Error::io(path, "read the size of"))?.len();
+    let rows = Rows::open(path, Some(&[field]))?;
+    let count = rows.count_rows().max(1);
+    for (row, found) in rows.enumerate() {
+        let text = text_of(found?.remove(field), field);
+        let text = text.map_err(|problem| Error::data(path, format!("row {}: {problem}", row + 1)))?;
+        consumed.store((bytes as f64 * ((row + 1) as f64 / count as f64).min(1.0)) as u64, Ordering::Relaxed);
+        if !text.is_empty() {
+            document(text)?;
+        }
+    }
+    Ok(())
+}
+
+/// The string that a row has in `field`.
+fn text_of(value: Option<Value>, field: &str) -> Result<String, String> {
+    match value {
+        Some(Value::String(text)) => Ok(text),
+        Some(_) => Err(format!("field '{field}' is not a string")),
+        None => Err(format!("no field '{field}'")),
+    }
 }

@@ -75,6 +75,25 @@ fn every_container_gives_the_same_tokens() {
     assert_eq!(open(folder.path(), "b.txt", 4).unwrap().tokens(), 11, "a changed file is read again");
 }
 
+/// A file made by pyarrow, of the tests of the Parquet reader.
+#[test]
+fn parquet_rows_are_documents() {
+    let golden = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../sherry/tests/golden/parquet"));
+    let rows: Vec<serde_json::Value> = serde_json::from_slice(&fs::read(golden.join("rows.json")).unwrap()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let open = |field| {
+        let sources = Sources::open(&[golden.join("snappy.parquet")], field)?;
+        Dataset::open(&sources, &Coder::Bytes, 8, folder.path(), &NoProgress)
+    };
+    let expected: Vec<u32> =
+        rows.iter().flat_map(|row| row["question"].as_str().unwrap().bytes().map(u32::from).chain([256])).collect();
+    assert_eq!(all(&open("question").unwrap()), expected);
+    for (field, problem) in [("text", "field 'text'"), ("label", "row 1: field 'label' is not a string")] {
+        let message = open(field).unwrap_err().to_string();
+        assert!(message.contains("snappy.parquet") && message.contains(problem), "{message}");
+    }
+}
+
 #[test]
 fn a_damaged_cache_is_noticed_and_made_again() {
     let folder = tempfile::tempdir().unwrap();
