@@ -1,6 +1,7 @@
 //! The `sherry` command. Exit codes: 0 success, 1 a check failed, 2 bad usage or bad input, 130 interrupted.
 
 mod commands;
+mod dashboard;
 mod interrupt;
 mod machine;
 mod output;

@@ -19,7 +19,7 @@ use sherry_kernels::format::TensorType;
 use crate::adamw::Moments;
 use crate::data::hex;
 use crate::error::{Error, Result};
-use crate::layout::Layout;
+use crate::layout::{Layout, Tensor};
 
 const MANIFEST: &str = "manifest.json";
 const STATE: &str = "state.json";
@@ -207,18 +207,10 @@ fn write_files(
     state: &State,
     files: &[(String, Vec<u8>)],
 ) -> Result<()> {
-    let info = |name: &str, shape: Vec<usize>| {
-        let bytes = shape.iter().product::<usize>() * 4;
-        TensorInfo { name: name.to_owned(), ty: TensorType::F32, shape, bytes }
-    };
-    let plan: Vec<TensorInfo> = layout.tensors.iter().map(|t| info(&t.name, t.shape.clone())).collect();
-    let format = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
-    let mut writer = Writer::create(&folder.join(WEIGHTS), &plan, &format)?;
-    for tensor in &layout.tensors {
-        write_floats(&mut writer, &tensor.name, &params[tensor.range()])?;
-    }
-    writer.finish()?;
-    let plan = [info("mean", vec![layout.len]), info("square", vec![layout.len])];
+    write_weights(folder, layout.tensors.iter(), |tensor, writer| {
+        write_floats(writer, &tensor.name, &params[tensor.range()])
+    })?;
+    let plan = [info("mean", &[layout.len]), info("square", &[layout.len])];
     let mut writer = Writer::create(&folder.join(OPTIMIZER), &plan, &BTreeMap::new())?;
     write_floats(&mut writer, "mean", &moments.mean)?;
     write_floats(&mut writer, "square", &moments.square)?;
@@ -235,12 +227,32 @@ fn write_files(
     write_json(&folder.join(MANIFEST), &manifest)
 }
 
+/// Writes the floats of `tensors`, which `values` gives one by one, as `model.safetensors` into `folder`.
+pub(crate) fn write_weights<'a>(
+    folder: &Path,
+    tensors: impl Iterator<Item = &'a Tensor> + Clone,
+    mut values: impl FnMut(&Tensor, &mut Writer) -> Result<()>,
+) -> Result<()> {
+    let plan: Vec<TensorInfo> = tensors.clone().map(|tensor| info(&tensor.name, &tensor.shape)).collect();
+    let format = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
+    let mut writer = Writer::create(&folder.join(WEIGHTS), &plan, &format)?;
+    for tensor in tensors {
+        values(tensor, &mut writer)?;
+    }
+    Ok(writer.finish()?)
+}
+
+fn info(name: &str, shape: &[usize]) -> TensorInfo {
+    let bytes = shape.iter().product::<usize>() * 4;
+    TensorInfo { name: name.to_owned(), ty: TensorType::F32, shape: shape.to_vec(), bytes }
+}
+
 fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     let text = serde_json::to_vec_pretty(value).map_err(|error| Error::checkpoint(path, error.to_string()))?;
     Ok(write_atomic(path, &text)?)
 }
 
-fn write_floats(writer: &mut Writer, name: &str, values: &[f32]) -> Result<()> {
+pub(crate) fn write_floats(writer: &mut Writer, name: &str, values: &[f32]) -> Result<()> {
     for values in values.chunks(1 << 16) {
         let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
         writer.write(name, &bytes)?;
@@ -303,16 +315,25 @@ pub fn read_state(folder: &Path) -> Result<State> {
 pub fn load(folder: &Path, layout: &Layout) -> Result<Loaded> {
     verify(folder)?;
     let state = read_state(folder)?;
-    let weights = Safetensors::open(&folder.join(WEIGHTS), ReadMode::Read)?;
-    let mut params = vec![0.0f32; layout.len];
-    for tensor in &layout.tensors {
-        read_floats(&weights, &tensor.name, &tensor.shape, &mut params[tensor.range()])?;
-    }
+    let params = read_params(folder, layout)?;
     let optimizer = Safetensors::open(&folder.join(OPTIMIZER), ReadMode::Read)?;
     let mut moments = Moments::new(layout.len);
     read_floats(&optimizer, "mean", &[layout.len], &mut moments.mean)?;
     read_floats(&optimizer, "square", &[layout.len], &mut moments.square)?;
     Ok(Loaded { path: folder.to_path_buf(), state, params, moments })
+}
+
+/// The parameters in the checkpoint `folder`, learned numbers of the quantizer included.
+///
+/// # Errors
+/// The library's error naming the file and tensor.
+pub fn read_params(folder: &Path, layout: &Layout) -> Result<Vec<f32>> {
+    let weights = Safetensors::open(&folder.join(WEIGHTS), ReadMode::Map)?;
+    let mut params = vec![0.0f32; layout.len];
+    for tensor in &layout.tensors {
+        read_floats(&weights, &tensor.name, &tensor.shape, &mut params[tensor.range()])?;
+    }
+    Ok(params)
 }
 
 fn read_floats(source: &Safetensors, name: &str, shape: &[usize], out: &mut [f32]) -> Result<()> {

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use sherry::tokenizer::Learner;
 use sherry_kernels::format::QuadOrder;
 
 use crate::adamw::AdamW;
@@ -194,20 +195,33 @@ pub struct Batch {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Data {
-    /// Text or JSONL files (`.txt`, `.jsonl`, plain, `.gz` or `.zst`).
+    /// Text, JSONL or Parquet files (`.txt`, `.jsonl`, plain, `.gz` or `.zst`; `.parquet`).
     pub train: Vec<PathBuf>,
     /// The same for validation; never trained on.
     #[serde(default)]
     pub valid: Vec<PathBuf>,
-    /// A folder or file with a tokenizer, or "bytes"; default: that of `model.from`.
+    /// Where tokens come from; default: the tokenizer of `model.from`.
     #[serde(default)]
-    pub tokenizer: Option<PathBuf>,
-    /// The field of a JSONL line that holds the text.
+    pub tokenizer: Option<TokenizerChoice>,
+    /// The field of a JSONL line, or the Parquet column, that holds the text.
     #[serde(default = "text")]
     pub text_field: String,
     /// Folder for tokenized data; default: `data` in the run folder.
     #[serde(default)]
     pub cache: Option<PathBuf>,
+}
+
+/// A tokenizer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged, deny_unknown_fields, expecting = "must be a path, \"bytes\" or { vocab = N }")]
+pub enum TokenizerChoice {
+    /// A folder or file with a tokenizer, or "bytes".
+    Path(PathBuf),
+    /// Learned from the training text.
+    Learned {
+        /// Tokens in all.
+        vocab: usize,
+    },
 }
 
 /// The mix of losses.
@@ -383,6 +397,12 @@ impl Config {
         if self.data.train.is_empty() {
             return Some(("data.train", "names no file".to_owned()));
         }
+        if let Some(TokenizerChoice::Learned { vocab }) = self.data.tokenizer
+            && !Learner::VOCAB.contains(&vocab)
+        {
+            let (low, high) = (Learner::VOCAB.start(), Learner::VOCAB.end());
+            return Some(("data.tokenizer.vocab", format!("is {vocab}, must be between {low} and {high}")));
+        }
         if let Some(path) = self.data.valid.iter().find(|path| self.data.train.contains(path)) {
             return Some(("data.valid", format!("{} is also trained on", path.display())));
         }
@@ -542,6 +562,9 @@ mod tests {
             (vec!["loss.distillation=1"], "loss.teacher"),
             (vec!["loss.cross_entropy=0"], "loss.cross_entropy"),
             (vec!["data.train=[]"], "data.train"),
+            (vec!["data.tokenizer.vocab=100"], "data.tokenizer.vocab"),
+            (vec!["data.tokenizer.vocabulary=1000"], "must be a path, \"bytes\" or { vocab = N }"),
+            (vec!["data.tokenizer=3"], "must be a path"),
             (vec!["data.valid=[\"a.txt\"]"], "data.valid"),
         ] {
             let message = parse(&overrides).unwrap_err();

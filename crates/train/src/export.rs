@@ -1,11 +1,12 @@
 //! From a finished run to a model that runs: `Q(W)` packed, then compared with the student that was trained.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Serialize;
 use sherry::Progress;
-use sherry::convert::{self, Embeddings, Linears, Request};
+use sherry::convert::{self, Container, Embeddings, Linears};
 use sherry::eval::log_prob;
 use sherry::io::ReadMode;
 use sherry::model::{Checkpoint, Decoder, KvCache, KvType, Step, Wanted};
@@ -15,9 +16,10 @@ use sherry_kernels::{Engine, Isa, Precision};
 use sherry_sgemm::{Mat, MatMut, Old, matmul};
 
 use crate::checkpoint;
-use crate::config::{Config, Quads};
-use crate::data::{Coder, Dataset};
+use crate::config::{Config, Quads, QuantizerConfig};
+use crate::data::{Coder, Dataset, Sources};
 use crate::error::{Error, Result};
+use crate::layout::Purpose;
 use crate::loss::IGNORED;
 use crate::methods::{Method, Scale};
 use crate::network::Network;
@@ -62,69 +64,167 @@ fn find(run: &Path, progress: &dyn Progress) -> Result<PathBuf> {
     checkpoint::newest(run, progress)?.ok_or_else(|| Error::checkpoint(run, "holds no good checkpoint"))
 }
 
-/// How the weights of a run are packed.
-fn spec(path: &Path, config: &Config) -> Result<QuantSpec> {
-    let q = &config.quantizer;
-    let refuse = |why: String| Error::checkpoint(path, format!("cannot be exported: {why}"));
+/// What a run becomes.
+#[derive(Clone, Copy, Debug)]
+enum Form {
+    /// Packed by a projection of the library that equals the trainer's.
+    Projected(QuantSpec),
+    /// `Q(W)` computed by the trainer, packed as it is.
+    Exact(QuantSpec),
+    /// `Q(W)` as f32.
+    Dense,
+}
+
+/// How the weights of a run can be packed without changing them, or why they cannot.
+fn packed_form(q: &QuantizerConfig) -> Result<Form, &'static str> {
     let scale = match q.scale {
-        Scale::Row => ScaleGroup::Row,
+        // Learned ranges belong to rows, and rows may all have the scale of the tensor.
+        _ if matches!(q.method, Method::Lsq | Method::Seq) => ScaleGroup::Row,
+        Scale::Row | Scale::Tensor => ScaleGroup::Row,
         Scale::Group => ScaleGroup::Group(q.group_size),
-        Scale::Tensor => return Err(refuse("no file format holds one scale for a whole tensor".to_owned())),
     };
     let order = match q.quads {
         Quads::Contiguous => QuadOrder::Contiguous,
         Quads::Stride16 => QuadOrder::Stride16,
     };
-    let dense = |projection| {
-        let format = if scale == ScaleGroup::Row { TernaryFormat::Ternary167 } else { TernaryFormat::Ternary2 };
-        QuantSpec { format, order: QuadOrder::Contiguous, scale, projection }
+    let format = if scale == ScaleGroup::Row { TernaryFormat::Ternary167 } else { TernaryFormat::Ternary2 };
+    let dense = |projection| QuantSpec { format, order: QuadOrder::Contiguous, scale, projection };
+    let spec = match q.method {
+        Method::Sherry => QuantSpec { order, ..QuantSpec::sherry(scale) },
+        Method::AbsMean => dense(Projection::AbsMean),
+        Method::AbsMedian => dense(Projection::AbsMedian),
+        Method::Twn => dense(Projection::Twn),
+        Method::Tequila if q.tequila == 0.0 => dense(Projection::AbsMean),
+        Method::Binary | Method::Lsq | Method::Seq => dense(Projection::Exact),
+        Method::None => return Err("its weights are not quantized"),
+        Method::Dlt => return Err("DLT shifts every group of weights, and packed types hold no shift"),
+        Method::Tequila => return Err("Tequila adds a bias to every row, which model files have no place for"),
     };
-    match q.method {
-        Method::Sherry => Ok(QuantSpec { order, ..QuantSpec::sherry(scale) }),
-        Method::AbsMean => Ok(dense(Projection::AbsMean)),
-        Method::AbsMedian => Ok(dense(Projection::AbsMedian)),
-        Method::Twn => Ok(dense(Projection::Twn)),
-        other => Err(refuse(format!("the weights of method {other:?} have no packed form"))),
+    Ok(match (spec.projection, q.scale) {
+        (Projection::Exact, _) => Form::Exact(spec),
+        (_, Scale::Tensor) => Form::Exact(QuantSpec { projection: Projection::Exact, ..spec }),
+        _ => Form::Projected(spec),
+    })
+}
+
+/// A folder that vanishes with this value.
+struct Temporary(PathBuf);
+
+impl Temporary {
+    /// A new folder beside `out`.
+    fn beside(out: &Path, what: &str) -> Result<Self> {
+        let mut name = std::ffi::OsString::from(".");
+        name.push(out.file_name().unwrap_or_default());
+        name.push(format!(".{what}-{}", std::process::id()));
+        let path = out.with_file_name(name);
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir(&path).map_err(sherry::Error::io(&path, "create"))?;
+        Ok(Self(path))
     }
 }
 
-/// Packs the run (or checkpoint) `run` into `out`, a folder or a `.gguf` file, and compares `windows` windows of
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Writes the checkpoint `path` with `Q(W)` in place of the latent weights, all f32, into `folder`.
+fn write_effective(network: &Network, params: &[f32], path: &Path, folder: &Path) -> Result<()> {
+    let tensors = network.layout.tensors.iter().filter(|tensor| tensor.purpose != Purpose::Learned);
+    let mut effective = Vec::new();
+    checkpoint::write_weights(folder, tensors, |tensor, writer| {
+        let values = match tensor.purpose {
+            Purpose::Linear(layer, kind) => {
+                let matrix = network.layout.blocks[layer].linears[kind as usize];
+                effective.resize(matrix.count(), 0.0);
+                network.quantizer.effective(matrix, params, 0.0, &mut effective);
+                &effective
+            }
+            _ => &params[tensor.range()],
+        };
+        checkpoint::write_floats(writer, &tensor.name, values)
+    })?;
+    let known = ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"];
+    for entry in fs::read_dir(path).map_err(sherry::Error::io(path, "list"))?.flatten() {
+        if !known.iter().any(|name| entry.file_name() == *name) {
+            let target = folder.join(entry.file_name());
+            fs::copy(entry.path(), &target).map_err(sherry::Error::io(&target, "create"))?;
+        }
+    }
+    Ok(())
+}
+
+/// What to export and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Request {
+    /// Embedding and head.
+    pub embeddings: Embeddings,
+    /// Write `Q(W)` as f32 instead of packing it.
+    pub dense: bool,
+    /// Replace an existing output.
+    pub overwrite: bool,
+    /// Windows of held-out text to compare on.
+    pub windows: usize,
+}
+
+/// Packs the run (or checkpoint) `run` into `out`, a folder or a `.gguf` file, and compares it with the student on
 /// held-out text. The caller decides what to do with a comparison that is not good.
 ///
 /// # Errors
-/// [`Error::Checkpoint`] when lambda is not exactly zero yet or the method has no packed form; whatever reading and
+/// [`Error::Checkpoint`] when lambda is not exactly zero yet or the weights have no packed form; whatever reading and
 /// writing can give. Nothing is left at `out` then.
-pub fn export(
-    run: &Path,
-    out: &Path,
-    embeddings: Embeddings,
-    overwrite: bool,
-    windows: usize,
-    progress: &dyn Progress,
-) -> Result<Comparison> {
+pub fn export(run: &Path, out: &Path, request: &Request, progress: &dyn Progress) -> Result<Comparison> {
     let path = find(run, progress)?;
     let state = checkpoint::read_state(&path)?;
+    let refuse = |why: String| Error::checkpoint(&path, format!("cannot be exported: {why}"));
     if state.lambda != 0.0 {
-        let problem = format!(
-            "cannot be exported: lambda is still {} at step {}; an export holds Q(W) alone. Train to the end",
-            state.lambda, state.step
-        );
-        return Err(Error::checkpoint(&path, problem));
+        let (lambda, step) = (state.lambda, state.step);
+        return Err(refuse(format!(
+            "lambda is still {lambda} at step {step}; an export holds Q(W) alone. Train to the end"
+        )));
     }
     let config: Config =
         serde_json::from_value(state.config).map_err(|error| Error::checkpoint(&path, error.to_string()))?;
-    let spec = spec(&path, &config)?;
+    let biased = config.quantizer.method == Method::Tequila && config.quantizer.tequila != 0.0;
+    let form = match packed_form(&config.quantizer) {
+        _ if request.dense && !biased => Form::Dense,
+        Ok(form) => form,
+        Err(why) if biased => return Err(refuse(why.to_owned())),
+        Err(why) => return Err(refuse(format!("{why}; --dense writes its effective weights as f32"))),
+    };
     let latent = Checkpoint::open(&path, ReadMode::Map)?;
     let network = Network::new(pretrained::architecture(&latent)?, config.quantizer.build());
-    let params = pretrained::parameters(&latent, &network.layout, &network.quantizer)?;
-    let request = Request { linears: Linears::Packed(spec), embeddings, overwrite, ..Request::keep() };
-    convert::convert(&latent, out, &request, progress, |_| {})?;
+    let params = checkpoint::read_params(&path, &network.layout)?;
 
-    let coder = match (&config.data.tokenizer, &config.model.from) {
-        (Some(tokenizer), _) => Coder::open(tokenizer)?,
-        (None, Some(from)) => Coder::of_checkpoint(&Checkpoint::open(from, ReadMode::Map)?)?,
-        (None, None) => return Err(Error::checkpoint(&path, "its configuration names no tokenizer")),
+    let (effective, base) = match form {
+        Form::Projected(_) => (None, latent),
+        Form::Exact(_) | Form::Dense => {
+            let folder = Temporary::beside(out, "effective")?;
+            write_effective(&network, &params, &path, &folder.0)?;
+            let base = Checkpoint::open(&folder.0, ReadMode::Map)?;
+            (Some(folder), base)
+        }
     };
+    let linears = match form {
+        Form::Projected(spec) | Form::Exact(spec) => Linears::Packed(spec),
+        Form::Dense => Linears::Keep,
+    };
+    let Request { embeddings, overwrite, .. } = *request;
+    let last = convert::Request { embeddings, overwrite, ..convert::Request::keep() };
+    if convert::container_of(out) == Container::Gguf && form.is_packed() {
+        // What a GGUF file can hold of a packed model is decided, and said, where packed models are converted.
+        let packed = Temporary::beside(out, "packed")?;
+        let first = convert::Request { linears, overwrite: true, ..convert::Request::keep() };
+        convert::convert(&base, &packed.0, &first, progress, |_| {})?;
+        let packed = Checkpoint::open(&packed.0, ReadMode::Map)?;
+        convert::convert(&packed, out, &last, progress, |_| {})?;
+    } else {
+        convert::convert(&base, out, &convert::Request { linears, ..last }, progress, |_| {})?;
+    }
+    drop(effective);
+
+    let coder = Coder::of_run(&path)?;
     let files = if config.data.valid.is_empty() {
         progress.note("no validation files: comparing on training text");
         &config.data.train
@@ -133,8 +233,15 @@ pub fn export(
     };
     let cache = config.data.cache.clone().or_else(|| path.parent().map(|run| run.join("data"))).unwrap_or_default();
     let length = config.batch.length;
-    let text = Dataset::open(files, &config.data.text_field, &coder, length, &cache, progress)?;
-    compare(&network, &params, &path, out, &text, length, windows, progress)
+    let sources = Sources::open(files, &config.data.text_field)?;
+    let text = Dataset::open(&sources, &coder, length, &cache, progress)?;
+    compare(&network, &params, &path, out, &text, length, request.windows, progress)
+}
+
+impl Form {
+    fn is_packed(self) -> bool {
+        !matches!(self, Self::Dense)
+    }
 }
 
 #[allow(clippy::too_many_arguments)]

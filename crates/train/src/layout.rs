@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use sherry::model::ArchConfig;
+use sherry::model::names::{Naming, Part, Role};
 
 use crate::methods::{Matrix, Quantizer};
 use crate::rng::Rng;
@@ -110,6 +111,8 @@ pub struct Block {
     pub linears: [Matrix; 7],
     /// Norm before the feed-forward.
     pub ffn_norm: Range<usize>,
+    /// Norms of query and key heads, where the architecture has them.
+    pub qk_norms: Option<[Range<usize>; 2]>,
 }
 
 /// Where everything lies.
@@ -148,8 +151,18 @@ impl Layout {
             let name = |part: &str| format!("model.layers.{layer}.{part}.weight");
             let mut matrices = Vec::new();
             let attn_norm = add(name("input_layernorm"), &[arch.hidden], Purpose::Norm);
-            let mut ffn_norm = 0..0;
+            let (mut ffn_norm, mut qk_norms) = (0..0, None);
             for kind in Kind::ALL {
+                if kind == Kind::O && arch.qk_norm.is_some() {
+                    // The one part whose name depends on the family.
+                    let norm = |part: Part, usual: &str| {
+                        Role::Layer(layer, part).name(arch.family, Naming::HuggingFace).unwrap_or_else(|| name(usual))
+                    };
+                    qk_norms = Some([
+                        add(norm(Part::QNorm, "self_attn.q_norm"), &[arch.head_dim], Purpose::Norm),
+                        add(norm(Part::KNorm, "self_attn.k_norm"), &[arch.head_dim], Purpose::Norm),
+                    ]);
+                }
                 if kind == Kind::Gate {
                     ffn_norm = add(name("post_attention_layernorm"), &[arch.hidden], Purpose::Norm);
                 }
@@ -158,7 +171,7 @@ impl Layout {
                 matrices.push(Matrix { weights, rows, cols, learned: 0 });
             }
             if let Ok(linears) = matrices.try_into() {
-                blocks.push(Block { attn_norm, linears, ffn_norm });
+                blocks.push(Block { attn_norm, linears, ffn_norm, qk_norms });
             }
         }
         let final_norm = add("model.norm.weight".into(), &[arch.hidden], Purpose::Norm);

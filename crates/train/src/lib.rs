@@ -23,6 +23,7 @@ pub mod metrics;
 pub mod network;
 pub mod ops;
 pub mod pretrained;
+pub mod report;
 pub mod rng;
 pub mod schedule;
 pub mod simd;
@@ -30,4 +31,4 @@ pub mod trainer;
 
 pub use config::Config;
 pub use error::{Error, Result};
-pub use trainer::{Outcome, Resume, Trainer};
+pub use trainer::{Event, Outcome, Resume, Trainer};

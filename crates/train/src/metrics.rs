@@ -146,29 +146,65 @@ impl RankProbe {
     }
 }
 
-/// The codes of all projections as signs, and the share of weights in the valley `|w| < alpha / 2` per kind.
-pub fn codes(layout: &Layout, quantizer: &Quantizer, params: &[f32]) -> (Vec<i8>, BTreeMap<&'static str, f64>) {
-    let mut codes = Vec::new();
-    let mut valley: BTreeMap<&'static str, [u64; 2]> = BTreeMap::new();
-    if quantizer.method == Method::None {
-        return (codes, BTreeMap::new());
-    }
-    for block in &layout.blocks {
-        for (kind, matrix) in Kind::ALL.into_iter().zip(block.linears) {
-            let mut q = vec![0.0f32; matrix.count()];
-            quantizer.effective(matrix, params, 0.0, &mut q);
-            let unit = quantizer.unit(matrix.rows, matrix.cols);
-            let inside = q.par_chunks(unit).zip(matrix.slice(params).par_chunks(unit)).map(|(q, w)| {
-                let alpha = q.iter().fold(0.0f32, |m, q| m.max(q.abs()));
-                w.iter().filter(|w| w.abs() < alpha / 2.0).count() as u64
-            });
-            let entry = valley.entry(kind.name()).or_default();
-            entry[0] += inside.sum::<u64>();
-            entry[1] += matrix.count() as u64;
-            codes.extend(q.iter().map(|&q| i8::from(q > 0.0) - i8::from(q < 0.0)));
+/// Bins of a weight histogram.
+pub const BINS: usize = 24;
+/// The histogram covers `w / alpha` from minus this to this; the outer bins are open.
+pub const REACH: f64 = 3.0;
+
+/// The latent weights of all projections seen from their quantizer, `alpha` the largest magnitude of a scale group.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct WeightProbe {
+    /// Signs of `Q(W)`.
+    pub codes: Vec<i8>,
+    /// Share of weights in the valley `|w| < alpha / 2`, per kind.
+    pub valley: BTreeMap<&'static str, f64>,
+    /// Shares of weights by `w / alpha`, per kind.
+    pub histogram: BTreeMap<&'static str, Vec<f64>>,
+}
+
+impl WeightProbe {
+    /// Of the parameters `params`; empty for full precision.
+    pub fn new(layout: &Layout, quantizer: &Quantizer, params: &[f32]) -> Self {
+        let mut probe = Self::default();
+        if quantizer.method == Method::None {
+            return probe;
         }
+        let mut counts: BTreeMap<&'static str, ([u64; BINS], u64)> = BTreeMap::new();
+        let mut q = Vec::new();
+        for block in &layout.blocks {
+            for (kind, matrix) in Kind::ALL.into_iter().zip(block.linears) {
+                q.resize(matrix.count(), 0.0f32);
+                quantizer.effective(matrix, params, 0.0, &mut q);
+                let unit = quantizer.unit(matrix.rows, matrix.cols);
+                let units = q.par_chunks(unit).zip(matrix.slice(params).par_chunks(unit));
+                let (bins, valley) = units
+                    .map(|(q, w)| {
+                        let alpha = q.iter().fold(0.0f32, |m, q| m.max(q.abs()));
+                        let per_bin = BINS as f32 / (2.0 * REACH as f32);
+                        let scale = if alpha > 0.0 { per_bin / alpha } else { 0.0 };
+                        let (mut bins, mut valley) = ([0u64; BINS], 0u64);
+                        for w in w {
+                            let bin = (w * scale + (BINS / 2) as f32).floor().clamp(0.0, (BINS - 1) as f32);
+                            bins[bin as usize] += 1;
+                            valley += u64::from(w.abs() < alpha / 2.0);
+                        }
+                        (bins, valley)
+                    })
+                    .reduce(|| ([0; BINS], 0), |(a, m), (b, n)| (std::array::from_fn(|i| a[i] + b[i]), m + n));
+                let entry = counts.entry(kind.name()).or_default();
+                entry.0.iter_mut().zip(bins).for_each(|(sum, count)| *sum += count);
+                entry.1 += valley;
+                probe.codes.extend(q.iter().map(|&q| i8::from(q > 0.0) - i8::from(q < 0.0)));
+            }
+        }
+        for (kind, (bins, valley)) in counts {
+            let all = bins.iter().sum::<u64>() as f64;
+            probe.valley.insert(kind, valley as f64 / all);
+            let share = |count: u64| (1e5 * count as f64 / all).round() / 1e5;
+            probe.histogram.insert(kind, bins.into_iter().map(share).collect());
+        }
+        probe
     }
-    (codes, valley.into_iter().map(|(kind, [inside, all])| (kind, inside as f64 / all as f64)).collect())
 }
 
 /// Norm of the gradients of each kind of projection, over all layers.
@@ -226,6 +262,91 @@ pub struct Line {
     /// Gradient norm per kind.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub grad_norms: BTreeMap<&'static str, f64>,
+    /// Shares of latent weights by `w / alpha` per kind: [`BINS`] bins over -[`REACH`]..[`REACH`].
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub histogram: BTreeMap<&'static str, Vec<f64>>,
+}
+
+impl Line {
+    /// The line for people; a step of the run, which has `steps`, has room for `tokens` tokens.
+    pub fn describe(&self, steps: u64, tokens: usize) -> String {
+        let mut parts = vec![format!("step {}/{steps}", self.step)];
+        let mut push = |name: &str, value: Option<f64>, digits: usize| {
+            if let Some(value) = value {
+                parts.push(format!("{name} {value:.digits$}"));
+            }
+        };
+        let mean = |values: &BTreeMap<&'static str, f64>| {
+            (!values.is_empty()).then(|| values.values().sum::<f64>() / values.len() as f64)
+        };
+        push("loss", self.loss, 4);
+        push("divergence", self.divergence, 4);
+        push("valid", self.valid_loss, 4);
+        push("valid with lambda", self.valid_loss_with_lambda, 4);
+        push("lambda", self.lambda, 3);
+        push("grad", self.grad_norm, 3);
+        push("eff.rank", mean(&self.effective_rank), 1);
+        push("valley", mean(&self.valley_share), 3);
+        push("flips", self.flip_rate, 5);
+        if let Some(lr) = self.lr {
+            parts.push(format!("lr {lr:.2e}"));
+        }
+        if let Some(speed) = self.tokens_per_second {
+            let left = (steps - self.step) as f64 * tokens as f64 / speed;
+            parts.push(format!("{speed:.0} tok/s"));
+            parts.push(format!("{} left", duration(left)));
+        }
+        parts.join("  ")
+    }
+}
+
+/// Seconds as hours, minutes and seconds: "1:02:03".
+pub fn duration(seconds: f64) -> String {
+    let whole = if seconds.is_finite() { seconds.max(0.0) as u64 } else { 0 };
+    let (hours, minutes, seconds) = (whole / 3600, whole / 60 % 60, whole % 60);
+    if hours > 0 { format!("{hours}:{minutes:02}:{seconds:02}") } else { format!("{minutes}:{seconds:02}") }
+}
+
+/// Notices what a run should be warned about, from its lines in order.
+#[derive(Clone, Debug, Default)]
+pub struct Watchdog {
+    best_rank: f64,
+    collapsed: bool,
+}
+
+/// A mean effective rank below this share of the best so far counts as collapsed.
+const COLLAPSE: f64 = 0.4;
+
+impl Watchdog {
+    /// Looks at the effective ranks of step `step`, one per kind of projection: a warning, once per run.
+    pub fn ranks(&mut self, step: u64, ranks: impl ExactSizeIterator<Item = f64>) -> Option<String> {
+        let count = ranks.len();
+        let mean = ranks.sum::<f64>() / count as f64;
+        if count == 0 || !mean.is_finite() {
+            return None;
+        }
+        self.best_rank = self.best_rank.max(mean);
+        if self.collapsed || mean >= COLLAPSE * self.best_rank {
+            return None;
+        }
+        self.collapsed = true;
+        Some(format!(
+            "effective rank collapsed: {mean:.1} at step {step}, {:.1} at its best; gradients point into few directions",
+            self.best_rank
+        ))
+    }
+
+    /// Looks at the end of a run of `steps` steps.
+    pub fn end(step: u64, steps: u64, lambda: f64) -> Option<String> {
+        if lambda == 0.0 {
+            return None;
+        }
+        Some(if step < steps {
+            format!("stopped at step {step} of {steps} with lambda {lambda:.3}: not what an export would hold yet")
+        } else {
+            format!("lambda is {lambda:.3} at the end: the quantized weights were never trained alone")
+        })
+    }
 }
 
 /// The metrics file: one JSON object per line.
@@ -259,6 +380,22 @@ impl MetricsFile {
         Ok(Self { path: path.to_path_buf(), file })
     }
 
+    /// A watchdog that has seen what the file holds.
+    ///
+    /// # Errors
+    /// [`sherry::Error::Io`].
+    pub fn watchdog(&self) -> Result<Watchdog> {
+        let text = fs::read_to_string(&self.path).map_err(sherry::Error::io(&self.path, "read"))?;
+        let mut watchdog = Watchdog::default();
+        for line in text.lines() {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap_or_default();
+            let ranks = line["effective_rank"].as_object().into_iter().flat_map(|ranks| ranks.values());
+            let ranks: Vec<f64> = ranks.filter_map(serde_json::Value::as_f64).collect();
+            watchdog.ranks(line["step"].as_u64().unwrap_or_default(), ranks.into_iter());
+        }
+        Ok(watchdog)
+    }
+
     /// Appends a line.
     ///
     /// # Errors
@@ -290,6 +427,21 @@ mod tests {
     }
 
     #[test]
+    fn warnings_come_once_and_for_cause() {
+        let mut dog = Watchdog::default();
+        let mut at = |step: u64, ranks: &[f64]| dog.ranks(step, ranks.iter().copied());
+        assert_eq!(at(1, &[]), None);
+        assert_eq!(at(1, &[10.0, 30.0]), None);
+        assert_eq!(at(2, &[f64::NAN, 30.0]), None);
+        assert_eq!(at(3, &[9.0, 9.0]), None);
+        assert!(at(4, &[7.0, 8.0]).unwrap().contains("7.5 at step 4, 20.0 at its best"));
+        assert_eq!(at(5, &[1.0, 1.0]), None);
+        assert_eq!(Watchdog::end(10, 10, 0.0), None);
+        assert!(Watchdog::end(5, 10, 0.5).unwrap().contains("step 5 of 10"));
+        assert!(Watchdog::end(10, 10, 0.5).unwrap().contains("at the end"));
+    }
+
+    #[test]
     fn eigenvalues_keep_trace_and_squares() {
         for n in [1, 2, 3, 17, 64] {
             let mut x = vec![0.0f32; n * n];
@@ -301,6 +453,26 @@ mod tests {
             assert!((values.iter().sum::<f64>() - trace).abs() < 1e-9 * squares.sqrt() * n as f64);
             assert!((values.iter().map(|x| x * x).sum::<f64>() / squares - 1.0).abs() < 1e-10, "{n}");
         }
+    }
+
+    #[test]
+    fn weights_are_counted_by_their_place_on_the_scale() {
+        let arch = crate::trainer::tiny_architecture();
+        let quantizer = Quantizer { method: Method::Binary, ..Quantizer::FULL };
+        let layout = Layout::new(&arch, &quantizer);
+        let mut params = vec![0.0f32; layout.len];
+        let up = layout.blocks[0].linears[Kind::Up as usize];
+        // The mean magnitude of every row is 1.
+        let row = [0.0, 0.25, -0.25, 0.5, -1.0, 1.0, 1.0, -4.0];
+        params[up.weights..][..up.count()].chunks_mut(8).for_each(|out| out.copy_from_slice(&row));
+        let probe = WeightProbe::new(&layout, &quantizer, &params);
+        let mut expected = [0.0; BINS];
+        for bin in [12, 13, 11, 14, 8, 16, 16, 0] {
+            expected[bin] += 0.125;
+        }
+        assert_eq!(probe.histogram["up"], expected);
+        assert_eq!(probe.valley["up"], 3.0 / 8.0);
+        assert_eq!(probe.codes.len(), layout.blocks.iter().flat_map(|b| &b.linears).map(Matrix::count).sum::<usize>());
     }
 
     #[test]

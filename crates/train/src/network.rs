@@ -1,16 +1,18 @@
 //! The decoder: forward and backward of a batch, written out.
 //!
-//! Per block: `x += o(attention(rope(qkv(norm(x)))))`, `x += down(swiglu(gate_up(norm(x))))`.
+//! Per block: `x += o(attention(rope(qkv(norm(x)))))`, `x += down(swiglu(gate_up(norm(x))))`; where the architecture has
+//! them, norms of query and key heads before or after the rotation.
 //! Kept for backward: the residual stream at two places per block, the rotated heads, the attention output with one
 //! number per query, and gate and up. Norms, SwiGLU, probabilities and effective weights are computed again.
 
-use sherry::model::{ArchConfig, RopeScaling};
+use sherry::model::{ArchConfig, QkNorm, RopeScaling};
 use sherry_sgemm::Old;
 
 use crate::layout::{Kind, Layout};
 use crate::linear::{Latent, Linear, Scratch};
 use crate::loss::{self, Mix, Side, Sums};
 use crate::methods::{Matrix, Quantizer};
+use crate::ops::headnorm::{self, Order};
 use crate::ops::rope::{Heads, Rotation};
 use crate::ops::{attention, embedding, rmsnorm, rope, swiglu};
 
@@ -39,6 +41,8 @@ struct BlockLinears {
 struct Kept {
     /// `[batch][kv_heads][group + 2][length][head_dim]`, rotated.
     heads: Vec<f32>,
+    /// Query and key heads before their norms, where there are such, in the order that the norms see.
+    raw: Vec<f32>,
     /// `tokens x q_dim`.
     attended: Vec<f32>,
     /// `[batch][heads][length]`.
@@ -123,6 +127,7 @@ impl Network {
         let (arch, tokens, heads) = (&self.arch, batch * length, self.heads(batch, length));
         let kept = (0..if recompute { 1 } else { arch.layers }).map(|_| Kept {
             heads: vec![0.0; tokens * heads.qkv_dim()],
+            raw: vec![0.0; if arch.qk_norm.is_some() { tokens * heads.qkv_dim() } else { 0 }],
             attended: vec![0.0; tokens * heads.q_dim()],
             lse: vec![0.0; tokens * arch.heads],
             middle: vec![0.0; tokens * arch.hidden],
@@ -161,8 +166,23 @@ impl Network {
         let tokens = heads.batch * heads.length;
         rmsnorm::forward(work.normed, x, &params[block.attn_norm.clone()], arch.norm_eps);
         let qkv = &mut work.wide[0][..tokens * heads.qkv_dim()];
-        maps.qkv.forward(qkv, Old::Replace, work.normed, latent, work.scratch);
-        rope::forward(&mut kept.heads, qkv, work.rotation, heads);
+        let norms = block.qk_norms.as_ref().map(|norms| norms.each_ref().map(|norm| &params[norm.clone()]));
+        match (arch.qk_norm, norms) {
+            (Some(QkNorm::BeforeRope), Some(norms)) => {
+                maps.qkv.forward(&mut kept.raw, Old::Replace, work.normed, latent, work.scratch);
+                headnorm::forward(qkv, &kept.raw, norms, arch.norm_eps, Order::Rows, heads);
+                rope::forward(&mut kept.heads, qkv, work.rotation, heads);
+            }
+            (Some(QkNorm::AfterRope), Some(norms)) => {
+                maps.qkv.forward(qkv, Old::Replace, work.normed, latent, work.scratch);
+                rope::forward(&mut kept.raw, qkv, work.rotation, heads);
+                headnorm::forward(&mut kept.heads, &kept.raw, norms, arch.norm_eps, Order::Heads, heads);
+            }
+            _ => {
+                maps.qkv.forward(qkv, Old::Replace, work.normed, latent, work.scratch);
+                rope::forward(&mut kept.heads, qkv, work.rotation, heads);
+            }
+        }
         let scratch = &mut work.wide[0][..tokens * heads.q_dim()];
         attention::forward(&mut kept.attended, &mut kept.lse, &kept.heads, scratch, arch.attn_scale, heads);
         kept.middle.copy_from_slice(x);
@@ -304,8 +324,18 @@ impl Network {
         maps.o.backward(d_attended, d, &kept.attended, latent, grads, work.scratch);
         let d_heads = &mut wide1[..tokens * heads.qkv_dim()];
         attention::backward(d_heads, d_attended, &kept.attended, &kept.lse, &kept.heads, arch.attn_scale, heads);
+        let mut through_norms = |d: &mut [f32], place: QkNorm, order: Order| {
+            let Some(norms) = block.qk_norms.as_ref().filter(|_| arch.qk_norm == Some(place)) else { return };
+            let weights = norms.each_ref().map(|norm| &params[norm.clone()]);
+            let dw = headnorm::backward(d, &kept.raw, weights, arch.norm_eps, order, heads);
+            for (norm, dw) in norms.iter().zip(dw) {
+                grads[norm.clone()].iter_mut().zip(dw).for_each(|(sum, d)| *sum += d);
+            }
+        };
+        through_norms(d_heads, QkNorm::AfterRope, Order::Heads);
         let d_qkv = &mut wide0[..tokens * heads.qkv_dim()];
         rope::backward(d_qkv, d_heads, work.rotation, heads);
+        through_norms(d_qkv, QkNorm::BeforeRope, Order::Rows);
         let norm = block.attn_norm.clone();
         rmsnorm::forward(work.normed, x, &params[norm.clone()], arch.norm_eps);
         let d_normed = &mut wide1[..tokens * arch.hidden];

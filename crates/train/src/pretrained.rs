@@ -24,7 +24,6 @@ pub fn architecture(checkpoint: &Checkpoint) -> Result<ArchConfig> {
 /// What of `arch` the trainer does not do.
 fn unsupported(arch: &ArchConfig) -> Option<&'static str> {
     let parts = [
-        (arch.qk_norm.is_some(), "norms on queries and keys"),
         (arch.qkv_bias || arch.o_bias, "biases"),
         (arch.post_norms, "norms after attention and feed-forward"),
         (arch.norm_plus_one, "norms that add one to their weights"),

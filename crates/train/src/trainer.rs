@@ -9,12 +9,12 @@ use sherry::model::{Activation, ArchConfig, Checkpoint, Family, Rope, RopeLayout
 
 use crate::adamw::Moments;
 use crate::checkpoint::{self, RunFolder, State};
-use crate::config::Config;
-use crate::data::{Coder, Dataset, Order};
+use crate::config::{Config, TokenizerChoice};
+use crate::data::{Coder, Dataset, Order, Sources};
 use crate::error::{Error, Result};
 use crate::loss::{IGNORED, Sums};
 use crate::methods::Quantizer;
-use crate::metrics::{self, Line, MetricsFile, RankProbe};
+use crate::metrics::{self, Line, MetricsFile, RankProbe, Watchdog, WeightProbe};
 use crate::network::{Network, Workspace};
 use crate::pretrained;
 use crate::simd;
@@ -46,6 +46,24 @@ pub struct Outcome {
     pub valid_loss: Option<f64>,
     /// The last checkpoint.
     pub checkpoint: PathBuf,
+}
+
+/// What happens in a run, for whoever shows it.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// A step is done.
+    Step {
+        /// Steps done.
+        step: u64,
+        /// Its cross entropy, before its update.
+        loss: f64,
+        /// Tokens trained on so far.
+        tokens: u64,
+    },
+    /// Something was measured.
+    Line(&'a Line),
+    /// A checkpoint was written.
+    Saved(&'a Path),
 }
 
 /// A run in progress.
@@ -98,8 +116,20 @@ impl Trainer {
             Some(path) => Some(Checkpoint::open(path, ReadMode::Map)?),
             None => None,
         };
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(config.threads).build();
+        let pool = pool.map_err(|error| invalid("threads", error.to_string()))?;
+        let cache = config.data.cache.clone().unwrap_or_else(|| run.join("data"));
+        let sources = |files: &[PathBuf]| pool.install(|| Sources::open(files, &config.data.text_field));
+        let (train, valid) = (sources(&config.data.train)?, sources(&config.data.valid)?);
+        if let Some((valid, train)) = valid.shared_with(&train) {
+            let problem = format!("{} holds the same as {}, which is trained on", valid.display(), train.display());
+            return Err(invalid("data.valid", problem));
+        }
         let coder = match (&config.data.tokenizer, &base) {
-            (Some(path), _) => Coder::open(path)?,
+            (Some(TokenizerChoice::Path(path)), _) => Coder::open(path)?,
+            (Some(TokenizerChoice::Learned { vocab }), _) => {
+                pool.install(|| Coder::learned(&train, *vocab, &cache, progress))?
+            }
             (None, Some(base)) => Coder::of_checkpoint(base)?,
             (None, None) => return Err(invalid("data.tokenizer", "missing".to_owned())),
         };
@@ -117,13 +147,10 @@ impl Trainer {
                 return Err(invalid("quantizer", problem));
             }
         }
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(config.threads).build();
-        let pool = pool.map_err(|error| invalid("threads", error.to_string()))?;
-        let cache = config.data.cache.clone().unwrap_or_else(|| run.join("data"));
-        let (length, field) = (config.batch.length, config.data.text_field.as_str());
-        let open = |files: &[PathBuf]| pool.install(|| Dataset::open(files, field, &coder, length, &cache, progress));
-        let train = open(&config.data.train)?;
-        let valid = if config.data.valid.is_empty() { None } else { Some(open(&config.data.valid)?) };
+        let length = config.batch.length;
+        let open = |sources: &Sources| pool.install(|| Dataset::open(sources, &coder, length, &cache, progress));
+        let train = open(&train)?;
+        let valid = if config.data.valid.is_empty() { None } else { Some(open(&valid)?) };
         progress.note(&format!(
             "{} training tokens in {} windows, {} for validation",
             train.tokens(),
@@ -216,24 +243,50 @@ impl Trainer {
         }
     }
 
-    /// Trains to the end, or until `progress` says to stop: then the current step is finished and saved.
+    /// Trains to the end, or until `progress` says to stop: then the current step is finished and saved. Measurements
+    /// become notes.
+    ///
+    /// # Errors
+    /// As [`run_watched`](Self::run_watched).
+    pub fn run(&mut self, progress: &dyn Progress) -> Result<Outcome> {
+        let (steps, tokens) = (self.config.steps, self.tokens_per_step());
+        self.run_watched(progress, &|event| {
+            if let Event::Line(line) = event {
+                progress.note(&line.describe(steps, tokens));
+            }
+        })
+    }
+
+    /// Like [`run`](Self::run), telling `watch` what happens.
     ///
     /// # Errors
     /// [`Error::NotFinite`] when loss or gradients blow up; what was saved before stays. I/O errors.
-    pub fn run(&mut self, progress: &dyn Progress) -> Result<Outcome> {
+    pub fn run_watched(&mut self, progress: &dyn Progress, watch: &(dyn Fn(Event<'_>) + Sync)) -> Result<Outcome> {
         // The pool is moved out so that its threads can work on the rest.
         let pool = std::mem::replace(&mut self.pool, empty_pool()?);
-        let result = pool.install(|| self.steps(progress));
+        let result = pool.install(|| self.steps(progress, watch));
         self.pool = pool;
         result
     }
 
-    fn steps(&mut self, progress: &dyn Progress) -> Result<Outcome> {
+    /// Places for tokens in one step.
+    pub fn tokens_per_step(&self) -> usize {
+        let batch = &self.config.batch;
+        batch.length * batch.size * batch.accumulate
+    }
+
+    /// Steps done so far.
+    pub fn step(&self) -> u64 {
+        self.state.step
+    }
+
+    fn steps(&mut self, progress: &dyn Progress, watch: &(dyn Fn(Event<'_>) + Sync)) -> Result<Outcome> {
         let config = self.config.clone();
         let (rate, arenas, adamw, mix) = (config.rate(), config.arenas(), config.adamw(), config.mix());
         let batch = &config.batch;
         let every = &config.metrics;
         let mut log = MetricsFile::open(&self.folder.path().join("metrics.jsonl"), self.state.step)?;
+        let mut watchdog = log.watchdog()?;
         let mut order = Order::new(config.seed, self.train.windows(), self.state.cursor);
         let mut space = self.network.workspace(batch.size, batch.length, batch.recompute);
         let mut teacher_space = self.teacher.as_ref().map(|(net, _)| net.workspace(batch.size, batch.length, true));
@@ -246,7 +299,7 @@ impl Trainer {
             let (lr, lambda) = (rate.at(step, config.steps), arenas.at(step, config.steps));
             let probing = every.probe_every > 0 && (step + 1).is_multiple_of(every.probe_every);
             let mut probe = RankProbe::default();
-            let before = if probing { self.codes().0 } else { Vec::new() };
+            let before = if probing { self.weights().codes } else { Vec::new() };
 
             let passes: Vec<(Vec<u32>, Vec<u32>)> = (0..batch.accumulate)
                 .map(|_| {
@@ -305,6 +358,7 @@ impl Trainer {
             tokens_since += sums.tokens;
 
             let step = self.state.step;
+            watch(Event::Step { step, loss: mean(sums.cross_entropy), tokens: self.state.tokens });
             stopped = progress.is_cancelled();
             let last = step == config.steps;
             let mut line = Line { step, ..Line::default() };
@@ -317,11 +371,13 @@ impl Trainer {
                 (since, tokens_since) = (Instant::now(), 0);
             }
             if probing {
-                let (after, valley) = self.codes();
-                let flips = before.iter().zip(&after).filter(|(a, b)| a != b).count();
-                line.flip_rate = (!after.is_empty()).then(|| flips as f64 / after.len() as f64);
-                line.valley_share = valley;
+                let after = self.weights();
+                let flips = before.iter().zip(&after.codes).filter(|(a, b)| a != b).count();
+                line.flip_rate = (!before.is_empty()).then(|| flips as f64 / before.len() as f64);
+                (line.valley_share, line.histogram) = (after.valley, after.histogram);
                 line.effective_rank = probe.means();
+                let warning = watchdog.ranks(step, line.effective_rank.values().copied());
+                warning.into_iter().for_each(|warning| progress.note(&format!("warning: {warning}")));
                 line.grad_norms = metrics::gradient_norms(&self.network.layout, &grads);
             }
             if self.valid.is_some() && (last || every.valid_every > 0 && step.is_multiple_of(every.valid_every)) {
@@ -333,26 +389,26 @@ impl Trainer {
             }
             if line.loss.is_some() || line.valid_loss.is_some() {
                 log.write(&line)?;
-                progress.note(&describe(&line, config.steps, batch));
+                watch(Event::Line(&line));
             }
             let better = line.valid_loss.filter(|&v| self.state.best.is_none_or(|(best, _)| v < best));
             if let Some(value) = better {
                 self.state.best = Some((value, step));
             }
             if last || stopped || step.is_multiple_of(config.checkpoint.every) || better.is_some() {
-                self.save()?;
+                watch(Event::Saved(&self.save()?));
             }
         }
         let checkpoint = self.prepare()?;
         let finished = self.state.step >= config.steps;
-        if finished && self.state.lambda != 0.0 {
-            progress.note("warning: lambda is not zero at the end; the quantized weights were never trained alone");
+        if let Some(warning) = Watchdog::end(self.state.step, config.steps, self.state.lambda) {
+            progress.note(&format!("warning: {warning}"));
         }
         Ok(Outcome { step: self.state.step, finished, loss, valid_loss, checkpoint })
     }
 
-    fn codes(&self) -> (Vec<i8>, std::collections::BTreeMap<&'static str, f64>) {
-        metrics::codes(&self.network.layout, &self.network.quantizer, &self.params)
+    fn weights(&self) -> WeightProbe {
+        WeightProbe::new(&self.network.layout, &self.network.quantizer, &self.params)
     }
 
     fn save(&mut self) -> Result<PathBuf> {
@@ -395,6 +451,15 @@ fn empty_pool() -> Result<rayon::ThreadPool> {
         .map_err(|error| Error::Config { path: PathBuf::new(), problem: format!("field 'threads': {error}") })
 }
 
+/// One block of eight channels.
+#[cfg(test)]
+pub(crate) fn tiny_architecture() -> ArchConfig {
+    let text = "steps = 1\n[model]\nhidden = 8\nffn = 8\nlayers = 1\nheads = 2\n[optimizer]\nlr = 1e-3\n\
+                [batch]\nlength = 4\nsize = 1\n[data]\ntrain = [\"x\"]\n";
+    let config = Config::parse(Path::new("test"), text, &[]);
+    config.map(|config| scratch_architecture(&config, 16)).unwrap_or_else(|error| panic!("{error}"))
+}
+
 fn scratch_architecture(config: &Config, vocab: usize) -> ArchConfig {
     let model = &config.model;
     // `Config::parse` made sure that these are there.
@@ -429,30 +494,4 @@ fn scratch_architecture(config: &Config, vocab: usize) -> ArchConfig {
         window_pattern: 0,
         tied: model.tied.unwrap_or(true),
     }
-}
-
-/// A metrics line for people.
-fn describe(line: &Line, steps: u64, batch: &crate::config::Batch) -> String {
-    let mut parts = vec![format!("step {}/{steps}", line.step)];
-    let mut push = |name: &str, value: Option<f64>, digits: usize| {
-        if let Some(value) = value {
-            parts.push(format!("{name} {value:.digits$}"));
-        }
-    };
-    push("loss", line.loss, 4);
-    push("divergence", line.divergence, 4);
-    push("valid", line.valid_loss, 4);
-    push("valid with lambda", line.valid_loss_with_lambda, 4);
-    push("lambda", line.lambda, 3);
-    push("grad", line.grad_norm, 3);
-    push("flips", line.flip_rate, 5);
-    if let Some(lr) = line.lr {
-        parts.push(format!("lr {lr:.2e}"));
-    }
-    if let Some(speed) = line.tokens_per_second {
-        let left = (steps - line.step) as f64 * (batch.length * batch.size * batch.accumulate) as f64 / speed;
-        parts.push(format!("{speed:.0} tok/s"));
-        parts.push(format!("{:.0}:{:02.0} left", (left / 60.0).floor(), (left % 60.0).floor()));
-    }
-    parts.join("  ")
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use sherry::convert::Embeddings;
 use sherry::{NoProgress, Progress};
 use sherry_train::checkpoint::{self, RunFolder};
-use sherry_train::export::export;
+use sherry_train::export::{Comparison, Request};
 use sherry_train::rng::Rng;
 use sherry_train::{Config, Error, Outcome, Resume, Trainer};
 
@@ -43,6 +43,11 @@ fn config(folder: &Path, overrides: &[&str]) -> Config {
 
 fn train(folder: &Path, run: &str, overrides: &[&str], progress: &dyn Progress) -> Result<Outcome, Error> {
     Trainer::open(config(folder, overrides), &folder.join(run), &Resume::Auto, progress)?.run(progress)
+}
+
+fn export(run: &Path, out: &Path, dense: bool) -> Result<Comparison, Error> {
+    let request = Request { embeddings: Embeddings::Keep, dense, overwrite: false, windows: 4 };
+    sherry_train::export::export(run, out, &request, &NoProgress)
 }
 
 /// Asks to stop once a note contains a text; keeps all notes.
@@ -284,8 +289,56 @@ fn every_method_learns() {
         assert_eq!(last["lambda"], 0.0);
         if method != "none" {
             assert!(last["effective_rank"]["down"].as_f64().unwrap() >= 1.0 && last["flip_rate"].is_f64(), "{last}");
+            let bins: Vec<f64> = serde_json::from_value(last["histogram"]["up"].clone()).unwrap();
+            assert!(bins.len() == 24 && (bins.iter().sum::<f64>() - 1.0).abs() < 1e-3, "{bins:?}");
         }
+        let (run, out) = (folder.path().join(method), folder.path().join(format!("{method}-packed")));
+        match (method, export(&run, &out, false)) {
+            ("none" | "dlt" | "tequila", Err(error)) => {
+                let message = error.to_string();
+                assert!(message.contains("cannot be exported"), "{message}");
+                assert_eq!(message.contains("--dense"), method != "tequila", "{message}");
+                if method != "tequila" {
+                    let found = export(&run, &out, true).unwrap();
+                    assert!(found.same_top > 0.99 && found.max_logit_difference < 1e-2, "{method}: {found:?}");
+                }
+            }
+            (_, found) => {
+                let found = found.unwrap();
+                assert!(found.is_good(), "{method}: {found:?}");
+            }
+        }
+        let left = fs::read_dir(folder.path()).unwrap().flatten();
+        assert!(left.into_iter().all(|entry| !entry.file_name().to_string_lossy().starts_with('.')), "{method}");
     }
+}
+
+/// Rows of 256 weights fit GGUF blocks: every packed method has an exact GGUF form there, whatever shares a scale.
+#[test]
+fn gguf_files_hold_what_was_trained() {
+    let folder = tempfile::tempdir().unwrap();
+    let shape = ["model.hidden=256", "model.ffn=256", "model.layers=1", "model.heads=4", "model.kv_heads=4"];
+    for (run, quantizer) in [
+        ("stride", "method=sherry quads=stride16"),
+        ("blocks", "method=sherry quads=stride16 scale=group group_size=256"),
+        ("contiguous", "method=sherry"),
+        ("tensor", "method=sherry scale=tensor"),
+        ("binary", "method=binary scale=group group_size=256"),
+        ("lsq", "method=lsq"),
+    ] {
+        let fields: Vec<String> = quantizer.split(' ').map(|field| format!("quantizer.{field}")).collect();
+        let steps = ["steps=4", "batch.accumulate=1", "metrics.valid_every=0", "metrics.probe_every=0"];
+        let overrides: Vec<&str> = shape.into_iter().chain(steps).chain(fields.iter().map(String::as_str)).collect();
+        train(folder.path(), run, &overrides, &NoProgress).unwrap();
+        let (run, out) = (folder.path().join(run), folder.path().join(format!("{run}.gguf")));
+        let found = export(&run, &out, false).unwrap();
+        assert!(found.is_good(), "{run:?}: {found:?}");
+    }
+    let grouped = [&shape[..], &["steps=1", "quantizer.scale=group", "quantizer.group_size=64"]].concat();
+    train(folder.path(), "grouped", &grouped, &NoProgress).unwrap();
+    let message = export(&folder.path().join("grouped"), &folder.path().join("x.gguf"), false).unwrap_err().to_string();
+    assert!(message.contains("a scale per 64 weights"), "{message}");
+    assert!(!folder.path().join("x.gguf").exists());
 }
 
 #[test]
@@ -306,13 +359,13 @@ fn a_teacher_teaches_and_the_pupil_is_exported() {
         assert!(last < 0.7 * first, "{divergence}: {first} to {last}");
     }
     let (run, out) = (folder.path().join("cakld"), folder.path().join("packed"));
-    let found = export(&run, &out, Embeddings::Keep, false, 4, &NoProgress).unwrap();
+    let found = export(&run, &out, false).unwrap();
     assert!(found.is_good() && found.max_logit_difference < 0.3, "{found:?}");
-    assert!(export(&run, &out, Embeddings::Keep, false, 4, &NoProgress).is_err(), "the output exists");
+    assert!(export(&run, &out, false).is_err(), "the output exists");
 
     train(folder.path(), "early", &wide, &StopAt::new("step 30/")).unwrap();
     let early = folder.path().join("early");
-    let message = export(&early, &folder.path().join("x"), Embeddings::Keep, false, 4, &NoProgress).unwrap_err();
+    let message = export(&early, &folder.path().join("x"), false).unwrap_err();
     assert!(message.to_string().contains("lambda is still"), "{message}");
     assert!(!folder.path().join("x").exists());
 }

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 use sherry::convert::Embeddings;
-use sherry_train::export;
+use sherry_train::export::{Request, export};
 
 use super::Context;
 
@@ -16,7 +16,7 @@ use super::Context;
 #[command(after_help = "\
 Examples:
   sherry export runs/tiny tiny.sherry        a folder that sherry run takes
-  sherry export runs/tiny tiny.gguf          STQ1_0, for models trained with stride-16 quads
+  sherry export runs/tiny tiny.gguf          STQ1_0 or TQ1_0, where that is exact: rows of 256s, one scale per row
 
 Exit code 1: written, but the packed model does not behave like the trained one.")]
 pub struct ExportArgs {
@@ -27,17 +27,21 @@ pub struct ExportArgs {
     /// Keep embedding and head in f32
     #[arg(long)]
     keep_embeddings: bool,
+    /// Write the quantized weights as f32, for methods without a packed type and for other programs
+    #[arg(long)]
+    dense: bool,
     /// Replace an existing output
     #[arg(long)]
-    overwrite: bool,
+    force: bool,
     /// Windows of held-out text to compare on
     #[arg(long, value_name = "N", default_value_t = 16)]
     windows: usize,
 }
 
 pub fn run(args: &ExportArgs, context: &Context) -> Result<ExitCode> {
-    let embeddings = if args.keep_embeddings { Embeddings::Keep } else { Embeddings::Auto };
-    let found = export::export(&args.run, &args.out, embeddings, args.overwrite, args.windows, &context.console)?;
+    let embeddings = if args.keep_embeddings || args.dense { Embeddings::Keep } else { Embeddings::Auto };
+    let request = Request { embeddings, dense: args.dense, overwrite: args.force, windows: args.windows };
+    let found = export(&args.run, &args.out, &request, &context.console)?;
     let good = found.is_good();
     let mut out = io::stdout().lock();
     if context.json {

@@ -14,6 +14,7 @@ mod quantize;
 mod report;
 mod run;
 mod sampling;
+mod tokenizer;
 mod train;
 
 use std::process::ExitCode;
@@ -45,6 +46,7 @@ pub enum Command {
     Convert(convert::ConvertArgs),
     Eval(Box<eval::EvalArgs>),
     Report(report::ReportArgs),
+    Tokenizer(tokenizer::TokenizerArgs),
     Train(train::TrainArgs),
     Export(export::ExportArgs),
     Doctor(doctor::DoctorArgs),
@@ -64,6 +66,7 @@ pub fn dispatch(command: Command, context: &Context) -> Result<ExitCode> {
         Command::Pull(args) => pull::run(&args, context),
         Command::Eval(args) => eval::run(&args, context),
         Command::Report(args) => report::run(&args, context),
+        Command::Tokenizer(args) => tokenizer::run(&args, context),
         Command::Train(args) => train::run(&args, context),
         Command::Export(args) => export::run(&args, context),
         Command::Doctor(args) => doctor::run(&args, context),

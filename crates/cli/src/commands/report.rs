@@ -1,27 +1,33 @@
-//! `sherry report`: several results, one table.
+//! `sherry report`: several results in one table, or several training runs on one page.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use sherry::eval::{Metric, Report, ResultsFile};
+use sherry::io::write_atomic;
+use sherry_train::report::{self, Run};
 
 use super::Context;
 use crate::output::{Align, Table, bytes};
 
-/// Put results of several models into one table: method x task, with bits and size
+/// Results of several models as one table, or several training runs as one HTML page
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  sherry report bf16.json q8.json sherry.json
-  sherry report *.json --metric acc_norm --json")]
+  sherry report bf16.json q8.json sherry.json       method x task, with bits and size
+  sherry report *.json --metric acc_norm --json
+  sherry report runs/tiny runs/tiny-2               curves, histograms and warnings into report.html")]
 pub struct ReportArgs {
-    /// Results written by `sherry eval -o`, or by lm-evaluation-harness
-    #[arg(required = true, value_name = "RESULTS.json")]
-    files: Vec<PathBuf>,
+    /// Result files (of `sherry eval -o` or lm-evaluation-harness), or run folders of `sherry train`
+    #[arg(required = true, value_name = "RESULTS.json|RUN")]
+    inputs: Vec<PathBuf>,
+    /// The page to write about run folders; an older one is replaced
+    #[arg(short, long, value_name = "HTML", default_value = "report.html")]
+    out: PathBuf,
     /// Metric to show; tasks that lack it show acc
     #[arg(long, value_enum, default_value_t = MetricArg::Acc)]
     metric: MetricArg,
@@ -37,7 +43,36 @@ enum MetricArg {
 }
 
 pub fn run(args: &ReportArgs, context: &Context) -> Result<ExitCode> {
-    let files = args.files.iter().map(|path| ResultsFile::read(path)).collect::<sherry::Result<Vec<_>>>()?;
+    let (runs, files): (Vec<&PathBuf>, Vec<&PathBuf>) = args.inputs.iter().partition(|path| path.is_dir());
+    match (&runs[..], &files[..]) {
+        ([], _) => results(args, context),
+        (runs, []) => training(runs, &args.out, context),
+        ([run, ..], [file, ..]) => {
+            bail!("{} is a folder and {} a file: result files or run folders, not both", run.display(), file.display())
+        }
+    }
+}
+
+fn training(folders: &[&PathBuf], out: &Path, context: &Context) -> Result<ExitCode> {
+    if let Some(folder) = folders.iter().find(|folder| !Run::is_at(folder)) {
+        bail!("{}: no run folder of sherry train (it holds no metrics.jsonl)", folder.display());
+    }
+    let runs = folders.iter().map(|folder| Run::read(folder)).collect::<sherry_train::Result<Vec<_>>>()?;
+    for run in &runs {
+        run.warnings().iter().for_each(|warning| context.console.say(&format!("warning: {}: {warning}", run.name())));
+    }
+    write_atomic(out, report::html(&runs).as_bytes())?;
+    let mut stdout = io::stdout().lock();
+    if context.json {
+        writeln!(stdout, "{}", json!({ "path": out }))?;
+    } else {
+        writeln!(stdout, "{}", out.display())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn results(args: &ReportArgs, context: &Context) -> Result<ExitCode> {
+    let files = args.inputs.iter().map(|path| ResultsFile::read(path)).collect::<sherry::Result<Vec<_>>>()?;
     let metric = match args.metric {
         MetricArg::Acc => Metric::Acc,
         MetricArg::AccNorm => Metric::AccNorm,

@@ -7,9 +7,10 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 use serde_json::json;
-use sherry_train::{Config, Resume, Trainer};
+use sherry_train::{Config, Outcome, Resume, Trainer};
 
 use super::Context;
+use crate::dashboard::Dashboard;
 use crate::interrupt;
 
 /// Train a model with 1.25-bit weights, from scratch or from a checkpoint
@@ -38,6 +39,19 @@ pub struct TrainArgs {
     /// Tokenize the data, write the checkpoint of step 0 and stop
     #[arg(long)]
     prepare: bool,
+    /// Plain lines instead of the dashboard
+    #[arg(long)]
+    plain: bool,
+}
+
+/// Runs with the dashboard on the screen; what it remarked stays behind on stderr.
+fn watched(trainer: &mut Trainer, folder: &Path, steps: u64, context: &Context) -> Result<Outcome> {
+    let Ok(dashboard) = Dashboard::open(folder, trainer.step(), steps, trainer.tokens_per_step()) else {
+        return Ok(trainer.run(&context.console)?);
+    };
+    let outcome = trainer.run_watched(&dashboard, &|event| dashboard.event(&event));
+    dashboard.close().iter().for_each(|line| context.console.say(line));
+    Ok(outcome?)
 }
 
 pub fn run(args: &TrainArgs, context: &Context) -> Result<ExitCode> {
@@ -49,10 +63,11 @@ pub fn run(args: &TrainArgs, context: &Context) -> Result<ExitCode> {
         "never" => Resume::Never,
         path => Resume::From(path.into()),
     };
+    let steps = config.steps;
     let mut trainer = Trainer::open(config, &folder, &resume, &context.console)?;
-    let mut out = io::stdout().lock();
     if args.prepare {
         let checkpoint = trainer.prepare()?;
+        let mut out = io::stdout().lock();
         if context.json {
             writeln!(out, "{}", json!({ "checkpoint": checkpoint }))?;
         } else {
@@ -60,7 +75,19 @@ pub fn run(args: &TrainArgs, context: &Context) -> Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let outcome = trainer.run(&context.console)?;
+    let outcome = if args.plain || !context.console.is_terminal() {
+        trainer.run(&context.console)?
+    } else {
+        watched(&mut trainer, &folder, steps, context)?
+    };
+    if !outcome.finished {
+        let path = args.config.display();
+        context.console.say(&format!(
+            "stopped at step {} of {steps}; the same command goes on: sherry train {path} ...",
+            outcome.step
+        ));
+    }
+    let mut out = io::stdout().lock();
     if context.json {
         let summary = json!({
             "step": outcome.step, "finished": outcome.finished, "loss": outcome.loss,

@@ -47,6 +47,11 @@ impl Console {
         Self { mode, job: Mutex::new(None) }
     }
 
+    /// Whether stderr is a terminal that wants to be drawn on.
+    pub fn is_terminal(&self) -> bool {
+        self.mode == Mode::Bar
+    }
+
     /// One line of information on stderr, above the bar if there is one.
     pub fn say(&self, line: &str) {
         if self.mode == Mode::Quiet {

@@ -2,8 +2,22 @@
 
 use crate::fixture::{document, run, succeeds, workplace};
 
-const COMMANDS: [&str; 11] =
-    ["demo", "pull", "quantize", "run", "inspect", "compare", "convert", "eval", "report", "doctor", "completions"];
+const COMMANDS: [&str; 14] = [
+    "demo",
+    "pull",
+    "quantize",
+    "run",
+    "inspect",
+    "compare",
+    "convert",
+    "eval",
+    "report",
+    "tokenizer",
+    "train",
+    "export",
+    "doctor",
+    "completions",
+];
 
 #[test]
 fn help_names_every_command_and_gives_examples() {

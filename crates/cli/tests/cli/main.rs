@@ -5,4 +5,5 @@ mod evaluate;
 mod fixture;
 mod models;
 mod process;
+mod training;
 mod usage;

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
@@ -36,6 +36,17 @@ impl AtomicFile {
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
         let Some(file) = self.file.as_mut() else { return Ok(()) };
         file.write_all(bytes).map_err(Error::io(&self.target, "write"))
+    }
+
+    /// Writes `bytes` over what was written at `start` before; writing then goes on at the end.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn overwrite(&mut self, start: u64, bytes: &[u8]) -> Result<()> {
+        let Some(file) = self.file.as_mut() else { return Ok(()) };
+        let result = file.seek(SeekFrom::Start(start)).and_then(|_| file.write_all(bytes));
+        result.and_then(|()| file.seek(SeekFrom::End(0))).map_err(Error::io(&self.target, "write"))?;
+        Ok(())
     }
 
     /// Makes the file durable and visible under its name, replacing an older one in one step.
@@ -104,6 +115,18 @@ mod tests {
         file.commit().unwrap();
         assert_eq!(fs::read(&target).unwrap(), b"new");
         assert_eq!(entries(folder.path()).len(), 1);
+    }
+
+    #[test]
+    fn a_header_can_be_written_last() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("x");
+        let mut file = AtomicFile::create(&target).unwrap();
+        file.write(b"????body").unwrap();
+        file.overwrite(0, b"head").unwrap();
+        file.write(b" end").unwrap();
+        file.commit().unwrap();
+        assert_eq!(fs::read(&target).unwrap(), b"headbody end");
     }
 
     #[test]

@@ -35,6 +35,8 @@ pub enum Projection {
     AbsMedian,
     /// Ternary weight networks: threshold 0.75 of the mean magnitude, scale = mean of the kept.
     Twn,
+    /// None: the weights are -1, 0 and +1 times an f16 scale already and are kept exactly, or refused.
+    Exact,
 }
 
 /// What to make of a tensor.
@@ -66,7 +68,8 @@ impl QuantSpec {
     /// # Errors
     /// Why there is none: the format cannot hold what the projection makes, or [`PackedLayout::check`] fails.
     pub fn layout(&self, rows: usize, cols: usize) -> Result<PackedLayout, String> {
-        if (self.format == TernaryFormat::Sherry) != (self.projection == Projection::SparseAbsMean) {
+        let sparse = self.projection == Projection::SparseAbsMean;
+        if self.projection != Projection::Exact && (self.format == TernaryFormat::Sherry) != sparse {
             return Err(format!("{} does not go with the projection {:?}", self.format, self.projection));
         }
         let layout = PackedLayout { format: self.format, rows, cols, order: self.order, scale: self.scale };
@@ -103,7 +106,8 @@ pub fn quantize_matrix(
 /// `importance`, one number >= 0 per input, makes the 3:4-sparse projection minimise `sum h (w - q)^2`.
 ///
 /// # Errors
-/// - [`Error::Malformed`], naming file and tensor: a weight is NaN or infinite, or a scale exceeds f16.
+/// - [`Error::Malformed`], naming file and tensor: a weight is NaN or infinite, a scale exceeds f16, or
+///   [`Projection::Exact`] cannot be.
 /// - [`Error::Invalid`]: the matrix is empty or does not fit the spec ([`QuantSpec::layout`]), or the importance has the
 ///   wrong length, is negative or not finite, or is given for a dense projection.
 pub fn quantize_rows(
@@ -194,6 +198,8 @@ enum Flaw {
     NotFinite { row: usize, col: usize, value: f32 },
     #[error("the scale {scale:e} of row {row} is beyond f16 (65504)")]
     Scale { row: usize, scale: f64 },
+    #[error("{value} in scale group {group} of row {row} is not -1, 0 or +1 times one f16 scale of the group")]
+    NotTernary { row: usize, group: usize, value: f32 },
     #[error("{0}")]
     Encode(#[from] PackedError),
 }
@@ -265,6 +271,10 @@ fn quantize_row(
             (Projection::AbsMean, _) => ternary::abs_mean(values, ternary),
             (Projection::AbsMedian, _) => ternary::abs_median(values, ternary),
             (Projection::Twn, _) => ternary::twn(values, ternary),
+            (Projection::Exact, _) => {
+                let exact = ternary::exact(values, ternary, spec.format == TernaryFormat::Sherry);
+                Ok(exact.map_err(|at| Flaw::NotTernary { row, group, value: values[at] })?)
+            }
         };
         *scale = bits.map_err(|ScaleOverflow(scale)| Flaw::Scale { row, scale })?;
         sums.add_group((row, group), values, importance, ternary, scale::widen(*scale));

@@ -308,3 +308,31 @@ fn the_report_is_plain_json() {
     assert_eq!(json["code_histogram"].as_array().unwrap().len(), 32);
     assert!(json["sqnr_db"].is_f64());
 }
+
+/// What one projection made, taken as weights, is packed to the same bytes; anything else is refused by name.
+#[test]
+fn exact_weights_are_packed_as_they_are() {
+    let (rows, cols) = (5, 256);
+    let mut values = gaussian(rows * cols, 3);
+    values[..cols].fill(0.0);
+    let sherry = |order, scale| QuantSpec { order, ..QuantSpec::sherry(scale) };
+    for spec in [
+        sherry(QuadOrder::Contiguous, ScaleGroup::Row),
+        sherry(QuadOrder::Stride16, ScaleGroup::Group(64)),
+        dense(TernaryFormat::Ternary167, Projection::Twn, ScaleGroup::Row),
+        dense(TernaryFormat::Ternary2, Projection::AbsMean, GROUP_128),
+    ] {
+        let (packed, _) = quantized(&values, cols, spec, None).unwrap();
+        let kept = decoded(&packed);
+        let exact = QuantSpec { projection: Projection::Exact, ..spec };
+        let (again, report) = quantized(&kept, cols, exact, None).unwrap();
+        assert_eq!(decoded(&again), kept);
+        assert_eq!((again.layout, again.scales), (packed.layout, packed.scales));
+        assert_eq!(report.relative_error, 0.0);
+        assert!(message(&values, cols, exact, None).contains("of row 1 is not -1, 0 or +1 times"));
+    }
+    let mut two_zeros = vec![0.5f32; 256];
+    two_zeros[..2].fill(0.0);
+    let exact = QuantSpec { projection: Projection::Exact, ..QuantSpec::sherry(ScaleGroup::Row) };
+    assert!(message(&two_zeros, cols, exact, None).contains(FROM.1));
+}

@@ -13,6 +13,7 @@ mod gguf;
 mod gguf_metadata;
 mod hf;
 mod hf_write;
+mod learn;
 mod normalize;
 mod special;
 mod split;
@@ -31,6 +32,7 @@ use split::{Split, split_all};
 use vocab::{Vocab, char_to_byte, parse_byte};
 
 pub use gguf::GgufVocab;
+pub use learn::Learner;
 pub use stream::TokenStream;
 pub use vocab::{MAX_TOKEN_BYTES, MAX_TOKENS, TokenKind};
 

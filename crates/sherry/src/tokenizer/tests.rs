@@ -251,6 +251,46 @@ fn smollm2_ids_from_the_real_gguf() {
     assert_eq!(GgufVocab::from_metadata(file.metadata()).unwrap().unwrap(), again);
 }
 
+/// The same pieces of real text give the Hugging Face trainer the same vocabulary, and it reads our file alike.
+#[test]
+fn learned_vocabularies_equal_hugging_faces() {
+    use tokenizers::models::bpe::{BPE, BpeTrainer};
+    use tokenizers::{AddedToken, Trainer};
+    let Some(text) = wikitext() else { return };
+    let texts: Vec<String> = text.split_inclusive(" \n = ").map(str::to_string).collect();
+    let (vocab, splits) = (2000, split::by_name("smollm").unwrap().splits);
+    let mut learner = Learner::new().unwrap();
+    texts.chunks(50).for_each(|texts| learner.add(texts).unwrap());
+    let ours = learner.learn(vocab, &crate::NoProgress).unwrap();
+
+    let specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
+    let mut trainer = BpeTrainer::builder()
+        .vocab_size(vocab)
+        .min_frequency(2)
+        .show_progress(false)
+        .special_tokens(specials.iter().map(|text| AddedToken::from(*text, true)).collect())
+        .initial_alphabet((0..=255).map(vocab::byte_to_char).collect())
+        .build();
+    let pieces = |text: &str| {
+        let piece = |range: Range<usize>| text[range].bytes().map(vocab::byte_to_char).collect::<String>();
+        Ok(split_all(&splits, text).unwrap().into_iter().map(piece).collect())
+    };
+    trainer.feed(texts.iter(), pieces).unwrap();
+    let mut model = BPE::default();
+    trainer.train(&mut model).unwrap();
+    let theirs = serde_json::to_value(&model).unwrap();
+    let json = ours.to_json().unwrap();
+    let written: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(written["model"]["merges"], theirs["merges"]);
+    assert_eq!(written["model"]["vocab"].as_object().unwrap(), theirs["vocab"].as_object().unwrap());
+    assert_eq!((ours.vocab_size(), ours.eos()), (vocab, Some(0)));
+
+    same_as_hugging_face(&ours, json.as_bytes(), &[(text[..20_000].to_string(), Vec::new())]);
+    let again = Tokenizer::from_json(json.as_bytes(), Some(ours.to_config_json().as_bytes()), None).unwrap();
+    assert_eq!(again.to_json().unwrap(), json);
+    assert_eq!((again.eos(), again.adds_bos(), again.end_ids()), (ours.eos(), true, ours.end_ids()));
+}
+
 #[test]
 fn stories_ids_from_scores() {
     let Some(gguf) = stories() else { return };

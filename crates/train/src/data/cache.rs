@@ -1,43 +1,98 @@
-//! Tokens on disk: header, then one little-endian u16 or u32 per token.
+//! Tokens on disk: a header of [`HEADER`] bytes, then one little-endian u16 or u32 per token.
 
+use std::io;
+use std::ops::Range;
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
-use sherry::io::AtomicFile;
+use sherry::io::{AtomicFile, FileBytes, ReadMode};
+use sherry_kernels::Bytes;
 
 use crate::error::Result;
 
 const MAGIC: &[u8; 8] = b"SHRYTOK1";
-/// Magic, bytes per token, tokens (u64), source key, hash of the tokens.
+/// Magic, bytes per token (u64), tokens (u64), key of the sources, SHA-256 of the tokens as stored.
 const HEADER: usize = 8 + 8 + 8 + 32 + 32;
 
-/// Writes `tokens` to `path`.
-pub(super) fn write(path: &Path, key: &[u8; 32], tokens: &[u32]) -> Result<()> {
-    let narrow = tokens.iter().all(|&token| token <= u32::from(u16::MAX));
-    let mut payload = Vec::with_capacity(tokens.len() * if narrow { 2 } else { 4 });
-    for token in tokens {
-        let bytes = token.to_le_bytes();
-        payload.extend(if narrow { &bytes[..2] } else { &bytes[..] });
-    }
-    let mut file = AtomicFile::create(path)?;
-    file.write(MAGIC)?;
-    file.write(&(if narrow { 2u64 } else { 4 }).to_le_bytes())?;
-    file.write(&(tokens.len() as u64).to_le_bytes())?;
-    file.write(key)?;
-    file.write(&Sha256::digest(&payload))?;
-    file.write(&payload)?;
-    file.commit()?;
-    Ok(())
+/// Tokens of a mapped file, or in memory.
+#[derive(Clone, Debug)]
+pub(super) struct Tokens {
+    bytes: Bytes,
+    width: usize,
+    /// SHA-256 of the tokens as stored.
+    pub hash: [u8; 32],
 }
 
-/// The tokens in `path`; `None` when there is no such file. The error says why the file cannot be used.
-pub(super) fn read(path: &Path, key: &[u8; 32]) -> Result<Option<Vec<u32>>, String> {
-    let bytes = match std::fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(format!("{}: {error}", path.display())),
+impl Tokens {
+    /// Of a vector.
+    pub fn of(tokens: &[u32]) -> Self {
+        let bytes: Vec<u8> = tokens.iter().flat_map(|token| token.to_le_bytes()).collect();
+        Self { hash: Sha256::digest(&bytes).into(), bytes: bytes.into(), width: 4 }
+    }
+
+    pub fn len(&self) -> usize {
+        self.bytes.len() / self.width
+    }
+
+    /// Appends the tokens of `range` to `out`.
+    pub fn extend(&self, range: Range<usize>, out: &mut Vec<u32>) {
+        let bytes = &self.bytes[range.start * self.width..range.end * self.width];
+        if self.width == 2 {
+            out.extend(bytes.as_chunks::<2>().0.iter().map(|bytes| u32::from(u16::from_le_bytes(*bytes))));
+        } else {
+            out.extend(bytes.as_chunks::<4>().0.iter().map(|bytes| u32::from_le_bytes(*bytes)));
+        }
+    }
+}
+
+/// A token file being written.
+pub(super) struct Writer {
+    file: AtomicFile,
+    width: usize,
+    count: u64,
+    hash: Sha256,
+}
+
+impl Writer {
+    /// Starts the file `path` for tokens below `vocab`.
+    pub fn create(path: &Path, vocab: usize) -> Result<Self> {
+        let mut file = AtomicFile::create(path)?;
+        file.write(&[0; HEADER])?;
+        Ok(Self { file, width: if vocab <= 1 << 16 { 2 } else { 4 }, count: 0, hash: Sha256::new() })
+    }
+
+    pub fn write(&mut self, tokens: &[u32]) -> Result<()> {
+        let mut bytes = Vec::with_capacity(tokens.len() * self.width);
+        for token in tokens {
+            bytes.extend(&token.to_le_bytes()[..self.width]);
+        }
+        self.hash.update(&bytes);
+        self.count += tokens.len() as u64;
+        Ok(self.file.write(&bytes)?)
+    }
+
+    /// Makes the file whole: tokens of the sources that `key` identifies.
+    pub fn finish(mut self, key: &[u8; 32]) -> Result<()> {
+        let mut header = Vec::with_capacity(HEADER);
+        header.extend(MAGIC);
+        header.extend((self.width as u64).to_le_bytes());
+        header.extend(self.count.to_le_bytes());
+        header.extend(key);
+        header.extend(self.hash.finalize());
+        self.file.overwrite(0, &header)?;
+        Ok(self.file.commit()?)
+    }
+}
+
+/// The tokens in `path`, mapped and checked; `None` when there is no such file. The error says why it cannot be used.
+pub(super) fn open(path: &Path, key: &[u8; 32]) -> Result<Option<Tokens>, String> {
+    let file = match FileBytes::open(path, ReadMode::Map) {
+        Ok(file) => file,
+        Err(sherry::Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.to_string()),
     };
     let damaged = || format!("{}: damaged", path.display());
+    let bytes = file.bytes();
     let (header, payload) = bytes.split_at_checked(HEADER).ok_or_else(damaged)?;
     let number = |at: usize| header[at..at + 8].iter().rev().fold(0u64, |n, &byte| n << 8 | u64::from(byte));
     let (width, count) = (number(8), number(16));
@@ -46,6 +101,6 @@ pub(super) fn read(path: &Path, key: &[u8; 32]) -> Result<Option<Vec<u32>>, Stri
     if header[..8] != *MAGIC || header[24..56] != *key || !whole || header[56..88] != hash {
         return Err(damaged());
     }
-    let token = |bytes: &[u8]| bytes.iter().rev().fold(0u32, |n, &byte| n << 8 | u32::from(byte));
-    Ok(Some(payload.chunks_exact(width as usize).map(token).collect()))
+    let bytes = bytes.slice(HEADER..bytes.len()).ok_or_else(damaged)?;
+    Ok(Some(Tokens { bytes, width: width as usize, hash }))
 }

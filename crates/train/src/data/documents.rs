@@ -1,26 +1,128 @@
-//! Documents out of files: a text file is one document, a JSONL file one per line; either may be compressed.
+//! Documents out of files: a text file is one document, a JSONL file one per line (either may be compressed), a Parquet
+//! file one per row.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use flate2::read::MultiGzDecoder;
+use serde_json::Value;
+use sherry::Progress;
+use sherry::io::parquet::Rows;
 
+use super::Sources;
 use crate::error::{Error, Result};
 
 /// Longest line of a JSONL file, and largest text file once unpacked.
 const MAX_DOCUMENT: u64 = 1 << 30;
+/// Text worked on at a time: enough for all threads, little enough for memory.
+const BATCH_BYTES: usize = 8 << 20;
 
-/// Whether the name says JSONL, whatever the compression.
-pub(super) fn is_jsonl(path: &Path) -> bool {
-    let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
-    let name = name.strip_suffix(".gz").or_else(|| name.strip_suffix(".zst")).unwrap_or(&name);
-    name.ends_with(".jsonl") || name.ends_with(".ndjson")
+/// What a file holds, by the extension of its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// One document.
+    Text,
+    /// One JSON object per line, the text in one of its fields.
+    JsonLines,
+    /// A table, the text in one of its columns.
+    Parquet,
+}
+
+impl Kind {
+    /// The kind of the file `path`, whatever its compression.
+    pub fn of(path: &Path) -> Self {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+        let name = name.strip_suffix(".gz").or_else(|| name.strip_suffix(".zst")).unwrap_or(&name);
+        match name.rsplit_once('.') {
+            Some((_, "jsonl" | "ndjson")) => Self::JsonLines,
+            Some((_, "parquet")) => Self::Parquet,
+            _ => Self::Text,
+        }
+    }
+
+    /// Names the kind where tokens are identified by what they were made from.
+    pub fn tag(self) -> u8 {
+        match self {
+            Self::Text => 0,
+            Self::JsonLines => 1,
+            Self::Parquet => 2,
+        }
+    }
+}
+
+/// All documents of some files, a few megabytes at a time. Where a batch ends depends on the files only.
+pub(super) struct Batches<'a> {
+    sources: &'a Sources,
+    what: &'a str,
+}
+
+impl<'a> Batches<'a> {
+    /// The documents of `sources`; `what` is done with them, for progress.
+    pub fn of(sources: &'a Sources, what: &'a str) -> Self {
+        Self { sources, what }
+    }
+
+    /// Calls `batch` with a file and some of its documents, in order; never with documents of two files.
+    pub fn each(self, progress: &dyn Progress, mut batch: impl FnMut(&Path, &[String]) -> Result<()>) -> Result<()> {
+        let total = self.sources.files.iter().map(|file| std::fs::metadata(file).map_or(0, |meta| meta.len())).sum();
+        progress.start(self.what, total);
+        for file in &self.sources.files {
+            let (mut texts, mut bytes, mut any) = (Vec::new(), 0usize, false);
+            let (consumed, mut shown) = (Arc::new(AtomicU64::new(0)), 0);
+            let mut flush = |texts: &mut Vec<String>| -> Result<()> {
+                batch(file, texts)?;
+                texts.clear();
+                let now = consumed.load(Ordering::Relaxed);
+                progress.advance(now - shown);
+                shown = now;
+                if progress.is_cancelled() { Err(sherry::Error::Interrupted.into()) } else { Ok(()) }
+            };
+            read(file, &self.sources.text_field, &consumed, |text| {
+                any = true;
+                bytes += text.len();
+                texts.push(text);
+                if bytes < BATCH_BYTES {
+                    return Ok(());
+                }
+                bytes = 0;
+                flush(&mut texts)
+            })?;
+            flush(&mut texts)?;
+            if !any {
+                return Err(Error::data(file, "holds no text"));
+            }
+        }
+        progress.finish();
+        Ok(())
+    }
+}
+
+/// Counts what is read of a file.
+struct Counted(File, Arc<AtomicU64>);
+
+impl Read for Counted {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.0.read(out)?;
+        self.1.fetch_add(read as u64, Ordering::Relaxed);
+        Ok(read)
+    }
 }
 
 /// Calls `document` with every document of `path`; empty ones are left out.
-pub(super) fn read(path: &Path, field: &str, mut document: impl FnMut(String) -> Result<()>) -> Result<()> {
+fn read(
+    path: &Path,
+    field: &str,
+    consumed: &Arc<AtomicU64>,
+    mut document: impl FnMut(String) -> Result<()>,
+) -> Result<()> {
+    if Kind::of(path) == Kind::Parquet {
+        return read_parquet(path, field, consumed, document);
+    }
     let file = File::open(path).map_err(sherry::Error::io(path, "open"))?;
+    let file = Counted(file, Arc::clone(consumed));
     let failed = |error: std::io::Error| Error::data(path, format!("cannot be read to its end: {error}"));
     let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
     let reader: Box<dyn Read> = if extension == "gz" {
@@ -31,7 +133,7 @@ pub(super) fn read(path: &Path, field: &str, mut document: impl FnMut(String) ->
         Box::new(file)
     };
     let mut reader = BufReader::with_capacity(1 << 20, reader);
-    if !is_jsonl(path) {
+    if Kind::of(path) == Kind::Text {
         let mut bytes = Vec::new();
         let read = reader.take(MAX_DOCUMENT + 1).read_to_end(&mut bytes).map_err(failed)?;
         if read as u64 > MAX_DOCUMENT {
@@ -55,13 +157,40 @@ pub(super) fn read(path: &Path, field: &str, mut document: impl FnMut(String) ->
         if line.iter().all(u8::is_ascii_whitespace) {
             continue;
         }
-        let mut value: serde_json::Value = serde_json::from_slice(&line).map_err(|error| bad(error.to_string()))?;
-        match value.get_mut(field).map(serde_json::Value::take) {
-            Some(serde_json::Value::String(text)) if text.is_empty() => {}
-            Some(serde_json::Value::String(text)) => document(text)?,
-            Some(_) => return Err(bad(format!("field '{field}' is not a string"))),
-            None => return Err(bad(format!("no field '{field}'"))),
+        let mut value: Value = serde_json::from_slice(&line).map_err(|error| bad(error.to_string()))?;
+        let text = text_of(value.get_mut(field).map(Value::take), field).map_err(bad)?;
+        if !text.is_empty() {
+            document(text)?;
         }
     }
     Ok(())
+}
+
+fn read_parquet(
+    path: &Path,
+    field: &str,
+    consumed: &AtomicU64,
+    mut document: impl FnMut(String) -> Result<()>,
+) -> Result<()> {
+    let bytes = std::fs::metadata(path).map_err(sherry::Error::io(path, "read the size of"))?.len();
+    let rows = Rows::open(path, Some(&[field]))?;
+    let count = rows.count_rows().max(1);
+    for (row, found) in rows.enumerate() {
+        let text = text_of(found?.remove(field), field);
+        let text = text.map_err(|problem| Error::data(path, format!("row {}: {problem}", row + 1)))?;
+        consumed.store((bytes as f64 * ((row + 1) as f64 / count as f64).min(1.0)) as u64, Ordering::Relaxed);
+        if !text.is_empty() {
+            document(text)?;
+        }
+    }
+    Ok(())
+}
+
+/// The string that a row has in `field`.
+fn text_of(value: Option<Value>, field: &str) -> Result<String, String> {
+    match value {
+        Some(Value::String(text)) => Ok(text),
+        Some(_) => Err(format!("field '{field}' is not a string")),
+        None => Err(format!("no field '{field}'")),
+    }
 }

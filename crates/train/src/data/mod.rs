@@ -5,6 +5,7 @@
 //! exactly once per pass over the data.
 
 mod cache;
+mod coder;
 mod documents;
 #[cfg(test)]
 mod tests;
@@ -14,189 +15,111 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use sherry::Progress;
-use sherry::model::Checkpoint;
-use sherry::tokenizer::Tokenizer;
 
+use cache::Tokens;
+use documents::Batches;
+
+pub use coder::{Coder, learn, save_tokenizer};
+
+use crate::checkpoint;
 use crate::error::{Error, Result};
 use crate::loss::IGNORED;
 use crate::rng::Rng;
 
-/// Text to tokens.
-pub enum Coder {
-    /// Every byte is a token; 256 separates documents.
-    Bytes,
-    /// A model's tokenizer.
-    Model {
-        /// The tokenizer.
-        tokenizer: Box<Tokenizer>,
-        /// Ends every document.
-        separator: u32,
-        /// Hash of the tokenizer's files.
-        fingerprint: [u8; 32],
-        /// The files, to go with every checkpoint.
-        files: Vec<(String, Vec<u8>)>,
-    },
+/// Files with text, and what identifies their contents.
+#[derive(Clone, Debug)]
+pub struct Sources {
+    files: Vec<PathBuf>,
+    hashes: Vec<[u8; 32]>,
+    text_field: String,
 }
 
-/// Files of a folder that belong to its tokenizer.
-const TOKENIZER_FILES: [&str; 4] =
-    ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"];
-
-impl Coder {
-    /// The coder that `path` names: "bytes", a folder with a tokenizer, a `tokenizer.json`, or a model file.
+impl Sources {
+    /// These files; `text_field` of a JSONL line holds the text.
     ///
     /// # Errors
-    /// When there is none, or it has no end-of-text token to separate documents with.
-    pub fn open(path: &Path) -> Result<Self> {
-        if path == Path::new("bytes") {
-            return Ok(Self::Bytes);
-        }
-        let is_json = path.extension().is_some_and(|extension| extension == "json");
-        if path.is_dir() || is_json {
-            let folder = if is_json { path.parent().unwrap_or(Path::new("")) } else { path };
-            let mut files = Vec::new();
-            for name in TOKENIZER_FILES {
-                // A file named on its own comes alone; beside it may lie another tokenizer's files.
-                let file = folder.join(name);
-                let file = if is_json && name == TOKENIZER_FILES[0] { path } else { &file };
-                if file.is_file() && (!is_json || name == TOKENIZER_FILES[0]) {
-                    let bytes = std::fs::read(file).map_err(sherry::Error::io(file, "read"))?;
-                    files.push((name.to_owned(), bytes));
-                }
-            }
-            let tokenizer = if is_json {
-                let json = files.first().map_or(&[][..], |(_, bytes)| bytes);
-                Tokenizer::from_json(json, None, None).map_err(|error| Error::data(path, error.to_string()))?
-            } else {
-                Tokenizer::from_folder(folder)?
-            };
-            return Self::model(path, tokenizer, files);
-        }
-        let checkpoint = Checkpoint::open(path, sherry::io::ReadMode::Map)?;
-        Self::of_checkpoint(&checkpoint)
+    /// [`sherry::Error::Io`] for one that cannot be read.
+    pub fn open(files: &[PathBuf], text_field: &str) -> Result<Self> {
+        let hashes = files.par_iter().map(|file| checkpoint::file_hash(file)).collect::<Result<_>>()?;
+        Ok(Self { files: files.to_vec(), hashes, text_field: text_field.to_owned() })
     }
 
-    /// The tokenizer that comes with a model.
-    ///
-    /// # Errors
-    /// As [`open`](Self::open).
-    pub fn of_checkpoint(checkpoint: &Checkpoint) -> Result<Self> {
-        let files = checkpoint.companion_files()?.into_iter().map(|(name, bytes)| (name.to_owned(), bytes)).collect();
-        Self::model(checkpoint.path(), checkpoint.tokenizer()?, files)
+    /// A file of these that is also, under whatever name, one of `other`: both names.
+    pub fn shared_with<'a>(&'a self, other: &'a Self) -> Option<(&'a Path, &'a Path)> {
+        self.files.iter().zip(&self.hashes).find_map(|(file, hash)| {
+            let at = other.hashes.iter().position(|other| other == hash)?;
+            Some((file.as_path(), other.files[at].as_path()))
+        })
     }
 
-    fn model(path: &Path, tokenizer: Tokenizer, files: Vec<(String, Vec<u8>)>) -> Result<Self> {
-        let separator = tokenizer.eos().or(tokenizer.bos());
-        let separator = separator.or_else(|| ["<|endoftext|>", "</s>"].iter().find_map(|t| tokenizer.token_to_id(t)));
-        let Some(separator) = separator else {
-            return Err(Error::data(path, "the tokenizer has no end-of-text token to separate documents with"));
-        };
-        let mut hash = Sha256::new();
-        for (name, bytes) in &files {
-            hash.update((name.len() as u64).to_le_bytes());
-            hash.update(name);
-            hash.update((bytes.len() as u64).to_le_bytes());
-            hash.update(bytes);
-        }
-        Ok(Self::Model { tokenizer: Box::new(tokenizer), separator, fingerprint: hash.finalize().into(), files })
-    }
-
-    /// Ids there are.
-    pub fn vocab(&self) -> usize {
-        match self {
-            Self::Bytes => 257,
-            Self::Model { tokenizer, .. } => tokenizer.vocab_size(),
-        }
-    }
-
-    /// The tokenizer's files.
-    pub fn files(&self) -> &[(String, Vec<u8>)] {
-        match self {
-            Self::Bytes => &[],
-            Self::Model { files, .. } => files,
-        }
-    }
-
-    /// Tokens of `text` and the separator. Control tokens are not recognised in text.
-    fn encode(&self, text: &str) -> sherry::Result<Vec<u32>> {
-        match self {
-            Self::Bytes => Ok(text.bytes().map(u32::from).chain([256]).collect()),
-            Self::Model { tokenizer, separator, .. } => {
-                let mut ids = tokenizer.encode(text, false, false)?;
-                ids.push(*separator);
-                Ok(ids)
-            }
-        }
-    }
-
-    fn fingerprint(&self) -> [u8; 32] {
-        match self {
-            Self::Bytes => *b"one token per byte, 256 between.",
-            Self::Model { fingerprint, .. } => *fingerprint,
+    /// Adds all that the documents depend on.
+    fn identify(&self, key: &mut Sha256) {
+        key.update((self.text_field.len() as u64).to_le_bytes());
+        key.update(&self.text_field);
+        for (file, hash) in self.files.iter().zip(&self.hashes) {
+            key.update(hash);
+            // The name decides how the contents are read.
+            key.update([documents::Kind::of(file).tag()]);
         }
     }
 }
 
-/// Tokenized text in memory.
-#[derive(Clone, Debug, PartialEq)]
+/// Tokenized text.
+#[derive(Clone, Debug)]
 pub struct Dataset {
-    tokens: Vec<u32>,
+    tokens: Tokens,
     length: usize,
-    hash: [u8; 32],
     /// Name of the file in the cache that holds the tokens; empty when they came from elsewhere.
     file: String,
 }
 
-/// Documents tokenized at a time, in parallel.
-const DOCUMENTS: usize = 256;
-
 impl Dataset {
-    /// The tokens of `files` in windows of `length`. What was tokenized once is kept in the folder `cache` under a name
-    /// made from the contents of the files and the tokenizer, so a changed file is never mistaken for the old one.
+    /// The tokens of `sources` in windows of `length`, mapped from a file in the folder `cache`. What was tokenized once
+    /// is kept there under a name made from the contents of the sources and the tokenizer, so a changed file is never
+    /// mistaken for the old one.
     ///
     /// # Errors
     /// [`Error::Data`] naming the file (and line): unreadable, truncated, not UTF-8, not JSON, without text, or too
     /// little of it.
     pub fn open(
-        files: &[PathBuf],
-        text_field: &str,
+        sources: &Sources,
         coder: &Coder,
         length: usize,
         cache: &Path,
         progress: &dyn Progress,
     ) -> Result<Self> {
-        let key = source_key(files, text_field, coder)?;
+        let mut key = Sha256::new();
+        key.update(coder.fingerprint());
+        sources.identify(&mut key);
+        let key: [u8; 32] = key.finalize().into();
         let file = format!("{}.tokens", hex(&key[..8]));
         let path = cache.join(&file);
-        let tokens = match cache::read(&path, &key) {
+        let tokens = match cache::open(&path, &key) {
             Ok(Some(tokens)) => tokens,
             other => {
                 if let Err(problem) = other {
                     progress.note(&format!("{problem}; tokenizing again"));
                 }
-                let tokens = tokenize(files, text_field, coder, progress)?;
                 std::fs::create_dir_all(cache).map_err(sherry::Error::io(cache, "create"))?;
-                cache::write(&path, &key, &tokens)?;
-                tokens
+                let mut writer = cache::Writer::create(&path, coder.vocab())?;
+                tokenize(sources, coder, &mut writer, progress)?;
+                writer.finish(&key)?;
+                let written = cache::open(&path, &key).map_err(|problem| Error::data(&path, problem))?;
+                written.ok_or_else(|| Error::data(&path, "vanished"))?
             }
         };
-        let data = Self::new(tokens, length).ok_or_else(|| {
-            let first = files.first().map_or(Path::new(""), PathBuf::as_path);
-            Error::data(first, "holds fewer than two tokens of text")
-        })?;
-        Ok(Self { file, ..data })
+        let first = sources.files.first().map_or(Path::new(""), PathBuf::as_path);
+        let data = Self::new(tokens, length);
+        Ok(Self { file, ..data.ok_or_else(|| Error::data(first, "holds fewer than two tokens of text"))? })
     }
 
     /// A dataset of these tokens; `None` for fewer than two.
-    pub fn new(tokens: Vec<u32>, length: usize) -> Option<Self> {
-        if tokens.len() < 2 || length == 0 {
-            return None;
-        }
-        let mut hash = Sha256::new();
-        for token in &tokens {
-            hash.update(token.to_le_bytes());
-        }
-        Some(Self { tokens, length, hash: hash.finalize().into(), file: String::new() })
+    pub fn of_tokens(tokens: &[u32], length: usize) -> Option<Self> {
+        Self::new(Tokens::of(tokens), length)
+    }
+
+    fn new(tokens: Tokens, length: usize) -> Option<Self> {
+        (tokens.len() >= 2 && length > 0).then_some(Self { tokens, length, file: String::new() })
     }
 
     /// Tokens.
@@ -209,9 +132,9 @@ impl Dataset {
         (self.tokens.len() - 1).div_ceil(self.length)
     }
 
-    /// Identifies the tokens.
+    /// Identifies the tokens: SHA-256 of the tokens as stored.
     pub fn hash(&self) -> String {
-        hex(&self.hash)
+        hex(&self.tokens.hash)
     }
 
     /// Where the tokens lie in the cache, for programs that read them from there (`python/sherry_torch`).
@@ -224,9 +147,9 @@ impl Dataset {
         let start = index * self.length;
         let end = (start + self.length).min(self.tokens.len() - 1);
         let padding = self.length - (end - start);
-        tokens.extend(&self.tokens[start..end]);
+        self.tokens.extend(start..end, tokens);
         tokens.extend(std::iter::repeat_n(0, padding));
-        targets.extend(&self.tokens[start + 1..=end]);
+        self.tokens.extend(start + 1..end + 1, targets);
         targets.extend(std::iter::repeat_n(IGNORED, padding));
     }
 }
@@ -269,47 +192,14 @@ impl Order {
     }
 }
 
-fn tokenize(files: &[PathBuf], text_field: &str, coder: &Coder, progress: &dyn Progress) -> Result<Vec<u32>> {
-    let mut tokens = Vec::new();
-    progress.start("tokenize", files.len() as u64);
-    for file in files {
-        let mut batch: Vec<String> = Vec::new();
-        let mut documents = 0usize;
-        let mut flush = |batch: &mut Vec<String>| -> Result<()> {
-            let encoded: Vec<_> = batch.par_iter().map(|text| coder.encode(text)).collect();
-            for ids in encoded {
-                tokens.extend(ids.map_err(|error| Error::data(file, error.to_string()))?);
-            }
-            batch.clear();
-            if progress.is_cancelled() { Err(sherry::Error::Interrupted.into()) } else { Ok(()) }
-        };
-        documents::read(file, text_field, |text| {
-            documents += 1;
-            batch.push(text);
-            if batch.len() == DOCUMENTS { flush(&mut batch) } else { Ok(()) }
-        })?;
-        flush(&mut batch)?;
-        if documents == 0 {
-            return Err(Error::data(file, "holds no text"));
+fn tokenize(sources: &Sources, coder: &Coder, out: &mut cache::Writer, progress: &dyn Progress) -> Result<()> {
+    Batches::of(sources, "tokenize").each(progress, |file, texts| {
+        let encoded: Vec<_> = texts.par_iter().map(|text| coder.encode(text)).collect();
+        for ids in encoded {
+            out.write(&ids.map_err(|error| Error::data(file, error.to_string()))?)?;
         }
-        progress.advance(1);
-    }
-    progress.finish();
-    Ok(tokens)
-}
-
-/// Hash of everything that the tokens depend on.
-fn source_key(files: &[PathBuf], text_field: &str, coder: &Coder) -> Result<[u8; 32]> {
-    let mut key = Sha256::new();
-    key.update(coder.fingerprint());
-    key.update((text_field.len() as u64).to_le_bytes());
-    key.update(text_field);
-    for file in files {
-        key.update(crate::checkpoint::file_hash(file)?);
-        // The name decides how the contents are read.
-        key.update([documents::is_jsonl(file) as u8]);
-    }
-    Ok(key.finalize().into())
+        Ok(())
+    })
 }
 
 /// Lower-case hexadecimal.

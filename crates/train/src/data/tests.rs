@@ -7,14 +7,21 @@ use sherry::NoProgress;
 use super::*;
 
 fn open(folder: &Path, name: &str, length: usize) -> Result<Dataset> {
-    Dataset::open(&[folder.join(name)], "text", &Coder::Bytes, length, &folder.join("cache"), &NoProgress)
+    let sources = Sources::open(&[folder.join(name)], "text")?;
+    Dataset::open(&sources, &Coder::Bytes, length, &folder.join("cache"), &NoProgress)
+}
+
+fn all(data: &Dataset) -> Vec<u32> {
+    let mut tokens = Vec::new();
+    data.tokens.extend(0..data.tokens(), &mut tokens);
+    tokens
 }
 
 #[test]
 fn every_token_but_the_first_is_a_target_once() {
     for count in 2..40u32 {
         for length in 1..9 {
-            let data = Dataset::new((0..count).collect(), length).unwrap();
+            let data = Dataset::of_tokens(&(0..count).collect::<Vec<u32>>(), length).unwrap();
             let (mut tokens, mut targets) = (Vec::new(), Vec::new());
             for window in 0..data.windows() {
                 data.push_window(window, &mut tokens, &mut targets);
@@ -58,13 +65,33 @@ fn every_container_gives_the_same_tokens() {
         "héllo".bytes().map(u32::from).chain([256]).chain("wor\nld".bytes().map(u32::from)).chain([256]).collect();
     for name in ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst"] {
         let data = open(folder.path(), name, 4).unwrap();
-        assert_eq!(data.tokens, expected, "{name}");
-        assert_eq!(open(folder.path(), name, 4).unwrap(), data, "from the cache");
+        assert_eq!(all(&data), expected, "{name}");
+        let again = open(folder.path(), name, 4).unwrap();
+        assert_eq!((all(&again), again.hash()), (expected.clone(), data.hash()), "from the cache");
     }
     fs::write(path("b.txt"), "wörld").unwrap();
     assert_eq!(open(folder.path(), "b.txt", 4).unwrap().tokens(), 7);
     fs::write(path("b.txt"), "other text").unwrap();
     assert_eq!(open(folder.path(), "b.txt", 4).unwrap().tokens(), 11, "a changed file is read again");
+}
+
+/// A file made by pyarrow, of the tests of the Parquet reader.
+#[test]
+fn parquet_rows_are_documents() {
+    let golden = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../sherry/tests/golden/parquet"));
+    let rows: Vec<serde_json::Value> = serde_json::from_slice(&fs::read(golden.join("rows.json")).unwrap()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let open = |field| {
+        let sources = Sources::open(&[golden.join("snappy.parquet")], field)?;
+        Dataset::open(&sources, &Coder::Bytes, 8, folder.path(), &NoProgress)
+    };
+    let expected: Vec<u32> =
+        rows.iter().flat_map(|row| row["question"].as_str().unwrap().bytes().map(u32::from).chain([256])).collect();
+    assert_eq!(all(&open("question").unwrap()), expected);
+    for (field, problem) in [("text", "field 'text'"), ("label", "row 1: field 'label' is not a string")] {
+        let message = open(field).unwrap_err().to_string();
+        assert!(message.contains("snappy.parquet") && message.contains(problem), "{message}");
+    }
 }
 
 #[test]
@@ -76,11 +103,11 @@ fn a_damaged_cache_is_noticed_and_made_again() {
     let good = fs::read(&cached).unwrap();
     for cut in 0..good.len() {
         fs::write(&cached, &good[..cut]).unwrap();
-        assert_eq!(open(folder.path(), "a.txt", 4).unwrap(), data);
+        assert_eq!(all(&open(folder.path(), "a.txt", 4).unwrap()), all(&data));
         let mut bad = good.clone();
         bad[cut] ^= 0x40;
         fs::write(&cached, bad).unwrap();
-        assert_eq!(open(folder.path(), "a.txt", 4).unwrap(), data);
+        assert_eq!(all(&open(folder.path(), "a.txt", 4).unwrap()), all(&data));
     }
     assert_eq!(fs::read(&cached).unwrap(), good);
 }
@@ -109,4 +136,71 @@ fn bad_files_are_named_with_their_line() {
         assert!(message.contains(name) && message.contains(expected), "{name}: {message}");
     }
     assert!(open(folder.path(), "absent.txt", 4).unwrap_err().to_string().contains("absent.txt"));
+}
+
+/// A text file of many random words, as JSONL with one document per line.
+fn words(folder: &Path, name: &str, seed: u64, documents: usize) {
+    let mut rng = Rng::new(seed, 0);
+    let stems = ["water", "light", "stone", "river", "under", "cloud", "small", "green"];
+    let mut lines = String::new();
+    for _ in 0..documents {
+        let text: Vec<&str> = (0..20).map(|_| stems[rng.below(stems.len())]).collect();
+        lines += &format!("{}\n", serde_json::json!({ "text": text.join(" ") }));
+    }
+    fs::write(folder.join(name), lines).unwrap();
+}
+
+#[test]
+fn a_learned_tokenizer_is_kept_and_made_again_for_other_text() {
+    let folder = tempfile::tempdir().unwrap();
+    words(folder.path(), "a.jsonl", 1, 50);
+    let cache = folder.path().join("cache");
+    let coder = |vocab| {
+        let sources = Sources::open(&[folder.path().join("a.jsonl")], "text").unwrap();
+        Coder::learned(&sources, vocab, &cache, &NoProgress).unwrap()
+    };
+    let folders = || fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
+    let first = coder(290);
+    assert_eq!((first.vocab(), first.files().len(), folders().len()), (290, 2, 1));
+    let json = folders()[0].join("tokenizer.json");
+    let written = fs::metadata(&json).unwrap().modified().unwrap();
+    assert_eq!(coder(290).fingerprint(), first.fingerprint());
+    assert_eq!(fs::metadata(&json).unwrap().modified().unwrap(), written, "read, not learned again");
+    fs::write(&json, "{}").unwrap();
+    assert_eq!(coder(290).fingerprint(), first.fingerprint(), "damaged, so learned again");
+    coder(280);
+    assert_eq!(folders().len(), 2);
+
+    // What it says comes back, with a separator after each document.
+    let sources = Sources::open(&[folder.path().join("a.jsonl")], "text").unwrap();
+    let data = Dataset::open(&sources, &first, 16, &cache, &NoProgress).unwrap();
+    let Coder::Model { tokenizer, separator, .. } = &first else { panic!("not a tokenizer") };
+    let tokens = all(&data);
+    let documents: Vec<String> =
+        tokens.split(|id| id == separator).map(|ids| tokenizer.decode(ids, true).unwrap()).collect();
+    let lines = fs::read_to_string(folder.path().join("a.jsonl")).unwrap();
+    let expected: Vec<String> = lines
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["text"].as_str().unwrap().to_owned())
+        .chain([String::new()])
+        .collect();
+    assert_eq!(documents, expected);
+    words(folder.path(), "a.jsonl", 2, 50);
+    coder(290);
+    assert_eq!(fs::read_dir(&cache).unwrap().count(), 4, "three tokenizers and the tokens");
+}
+
+#[test]
+fn the_same_text_under_another_name_is_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, seed) in [("a.jsonl", 1), ("b.jsonl", 2), ("c.jsonl", 1)] {
+        words(folder.path(), name, seed, 3);
+    }
+    let sources = |names: &[&str]| {
+        let files: Vec<PathBuf> = names.iter().map(|name| folder.path().join(name)).collect();
+        Sources::open(&files, "text").unwrap()
+    };
+    assert!(sources(&["b.jsonl"]).shared_with(&sources(&["a.jsonl", "c.jsonl"])).is_none());
+    let (a, c) = (folder.path().join("a.jsonl"), folder.path().join("c.jsonl"));
+    assert_eq!(sources(&["b.jsonl", "a.jsonl"]).shared_with(&sources(&["c.jsonl"])), Some((&*a, &*c)));
 }

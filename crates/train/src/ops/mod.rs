@@ -5,6 +5,7 @@
 
 pub mod attention;
 pub mod embedding;
+pub mod headnorm;
 pub mod rmsnorm;
 pub mod rope;
 pub mod swiglu;

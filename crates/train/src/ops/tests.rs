@@ -3,6 +3,7 @@
 
 use sherry::model::RopeLayout;
 
+use super::headnorm::{self, Order};
 use super::rope::{Heads, Rotation};
 use super::{attention, rmsnorm, rope, swiglu};
 use crate::rng::Rng;
@@ -69,6 +70,38 @@ fn rmsnorm_and_its_gradients() {
             &differences(&wide(&w), &dy, |w| norm(&wide(&x), w)).iter().map(|d| 2.0 * d).collect::<Vec<_>>(),
             "2dw",
         );
+    }
+}
+
+#[test]
+fn head_norms_and_their_gradients() {
+    let shape = Heads { batch: 2, length: 37, heads: 4, kv_heads: 2, head_dim: 6 };
+    let (len, dim) = (shape.batch * shape.length * shape.qkv_dim(), shape.head_dim);
+    let (x, dy) = (numbers(len, 1), numbers(len, 2));
+    let w = [numbers(dim, 3), numbers(dim, 4)];
+    for order in [Order::Rows, Order::Heads] {
+        // 0: query, 1: key, 2: value, written out for four heads in two groups.
+        let which = |index: usize| match order {
+            Order::Rows => [0, 0, 0, 0, 1, 1, 2, 2][index % 8],
+            Order::Heads => [0, 0, 1, 2][index / shape.length % 4],
+        };
+        let norm = |x: &[f64], w: [&[f64]; 2]| -> Vec<f64> {
+            let vector = |(index, x): (usize, &[f64])| {
+                let r = 1.0 / (x.iter().map(|x| x * x).sum::<f64>() / dim as f64 + 1e-3).sqrt();
+                let factor = |j: usize| if which(index) < 2 { r * w[which(index)][j] } else { 1.0 };
+                x.iter().enumerate().map(|(j, x)| x * factor(j)).collect::<Vec<_>>()
+            };
+            x.chunks(dim).enumerate().flat_map(vector).collect()
+        };
+        let wide_w = [wide(&w[0]), wide(&w[1])];
+        let mut y = vec![9.0; len];
+        headnorm::forward(&mut y, &x, [&w[0], &w[1]], 1e-3, order, shape);
+        close(&y, &norm(&wide(&x), [&wide_w[0], &wide_w[1]]), "y");
+        let mut d = dy.clone();
+        let dw = headnorm::backward(&mut d, &x, [&w[0], &w[1]], 1e-3, order, shape);
+        close(&d, &differences(&wide(&x), &dy, |x| norm(x, [&wide_w[0], &wide_w[1]])), "dx");
+        close(&dw[0], &differences(&wide_w[0], &dy, |w| norm(&wide(&x), [w, &wide_w[1]])), "dwq");
+        close(&dw[1], &differences(&wide_w[1], &dy, |w| norm(&wide(&x), [&wide_w[0], w])), "dwk");
     }
 }
 

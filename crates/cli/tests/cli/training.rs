@@ -1,0 +1,165 @@
+//! Training runs: stopping, going on, exporting, reporting.
+
+use std::fs;
+#[cfg(unix)]
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+
+#[cfg(unix)]
+use crate::fixture::{Outcome, command, is_refusal};
+use crate::fixture::{document, names, refuses, run, succeeds, workplace};
+
+/// A folder with text and a configuration of `steps` quick steps.
+fn with_config(steps: usize) -> tempfile::TempDir {
+    let place = workplace();
+    let folder = place.path();
+    let text = |from: usize, to: usize| -> String {
+        (from..to)
+            .map(|i| format!("The number after {i} is {}, and before it was {}.\n", i + 1, i.max(1) - 1))
+            .collect()
+    };
+    fs::write(folder.join("train.txt"), text(0, 300)).unwrap();
+    fs::write(folder.join("valid.txt"), text(500, 530)).unwrap();
+    let config = format!(
+        "steps = {steps}\nthreads = 2\n[model]\nhidden = 32\nffn = 64\nlayers = 2\nheads = 2\n\
+         [optimizer]\nlr = 3e-3\n[batch]\nlength = 32\nsize = 2\n\
+         [data]\ntrain = [\"train.txt\"]\nvalid = [\"valid.txt\"]\ntokenizer = {{ vocab = 300 }}\ncache = \"cache\"\n\
+         [checkpoint]\nevery = 5\n[metrics]\nevery = 1\nprobe_every = 4\nvalid_every = 6\nvalid_sequences = 2\n"
+    );
+    fs::write(folder.join("small.toml"), config).unwrap();
+    place
+}
+
+/// The files of the last checkpoint of a run.
+fn last_checkpoint(run: &Path) -> Vec<(String, Vec<u8>)> {
+    let folder = run.join(fs::read_to_string(run.join("latest")).unwrap());
+    names(&folder).into_iter().map(|name| (name.clone(), fs::read(folder.join(name)).unwrap())).collect()
+}
+
+/// Starts the run and gives it back once it has shown step `step`.
+#[cfg(unix)]
+fn started(folder: &Path, line: &str, step: usize) -> (std::process::Child, BufReader<std::process::ChildStderr>) {
+    let mut child = command(folder, line.split(' ')).spawn().unwrap();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let mut shown = String::new();
+    while !shown.contains(&format!("step {step}/")) {
+        shown.clear();
+        assert!(stderr.read_line(&mut shown).unwrap() > 0, "ended before step {step}");
+    }
+    (child, stderr)
+}
+
+#[cfg(unix)]
+fn signal(child: &std::process::Child) {
+    let status = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(status.success());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_run_stopped_by_the_keyboard_goes_on_with_the_same_bytes() {
+    let place = with_config(400);
+    let folder = place.path();
+    succeeds(folder, "train small.toml --run whole");
+    let (child, mut stderr) = started(folder, "train small.toml --run parts", 7);
+    signal(&child);
+    let mut rest = String::new();
+    std::io::Read::read_to_string(&mut stderr, &mut rest).unwrap();
+    let outcome: Outcome = child.wait_with_output().unwrap().into();
+    assert_eq!(outcome.code, Some(130), "{outcome:?} {rest}");
+    assert!(rest.contains("the same command goes on"), "{rest}");
+    let saved = outcome.stdout.trim();
+    assert!(folder.join(saved).join("manifest.json").is_file(), "{saved}");
+    // Twice: at once, and what was saved stays.
+    let (child, stderr) = started(folder, "train small.toml --run parts", 40);
+    signal(&child);
+    signal(&child);
+    drop(stderr);
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(130));
+    succeeds(folder, "train small.toml --run parts");
+    assert!(last_checkpoint(&folder.join("parts")) == last_checkpoint(&folder.join("whole")));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_full_disk_loses_nothing() {
+    let place = with_config(30);
+    let folder = place.path();
+    succeeds(folder, "train small.toml --run whole");
+    let (child, stderr) = started(folder, "train small.toml --run parts", 7);
+    signal(&child);
+    drop(stderr);
+    child.wait_with_output().unwrap();
+    let before = last_checkpoint(&folder.join("parts"));
+    // No file may grow beyond a few kilobytes: writing the next checkpoint fails as on a full disk.
+    let limited = format!(
+        "trap '' XFSZ; ulimit -f 40; exec '{}' train small.toml --run parts --quiet",
+        env!("CARGO_BIN_EXE_sherry")
+    );
+    let outcome: Outcome =
+        std::process::Command::new("sh").args(["-c", &limited]).current_dir(folder).output().unwrap().into();
+    is_refusal(&outcome, &["checkpoint-", "model.safetensors", "write"]);
+    assert!(last_checkpoint(&folder.join("parts")) == before);
+    assert!(names(&folder.join("parts")).iter().all(|name| !name.contains("tmp")));
+    succeeds(folder, "train small.toml --run parts");
+    assert!(last_checkpoint(&folder.join("parts")) == last_checkpoint(&folder.join("whole")));
+}
+
+#[test]
+fn bad_configurations_are_named() {
+    let place = with_config(3);
+    let folder = place.path();
+    fs::write(folder.join("copy.txt"), fs::read(folder.join("train.txt")).unwrap()).unwrap();
+    fs::write(folder.join("empty.txt"), "").unwrap();
+    fs::write(folder.join("latin.txt"), b"caf\xe9").unwrap();
+    for (change, parts) in [
+        ("steps=0", &["small.toml", "steps"][..]),
+        ("optimizer.lr=-1", &["optimizer.lr"]),
+        ("data.train=[\"none.txt\"]", &["none.txt"]),
+        ("data.train=[\"empty.txt\"]", &["empty.txt", "no text"]),
+        ("data.train=[\"latin.txt\"]", &["latin.txt", "not UTF-8 at byte 3"]),
+        ("data.valid=[\"train.txt\"]", &["data.valid", "train.txt"]),
+        ("data.valid=[\"copy.txt\"]", &["data.valid", "copy.txt", "holds the same as"]),
+        ("data.tokenizer=nowhere", &["nowhere"]),
+        ("data.tokenizer.vocab=9", &["data.tokenizer.vocab", "259"]),
+        ("quantizer.quads=stride16", &["quantizer", "multiple of 64"]),
+        ("model.vocab=100", &["model.vocab", "100 rows"]),
+        ("nonsense", &["KEY=VALUE"]),
+    ] {
+        refuses(folder, &format!("train small.toml {change} --run new"), parts);
+    }
+    refuses(folder, "train none.toml", &["none.toml"]);
+    succeeds(folder, "train small.toml --run done");
+    refuses(folder, "train small.toml --run done --resume never", &["already holds a checkpoint of step 3"]);
+    refuses(folder, "train small.toml --run done seed=9", &["field 'seed' was 1 and is now 9"]);
+    refuses(folder, "train small.toml --run done --resume no/such", &["no/such"]);
+}
+
+#[test]
+fn runs_are_exported_and_reported() {
+    let place = with_config(40);
+    let folder = place.path();
+    succeeds(folder, "train small.toml --run a");
+    succeeds(folder, "train small.toml --run b quantizer.method=dlt");
+    let found = document(folder, "export a packed --windows 2");
+    assert!(found["same_top"].as_f64() > Some(0.9), "{found}");
+    refuses(folder, "export a packed", &["packed", "exists already"]);
+    refuses(folder, "export b other", &["cannot be exported: DLT", "--dense"]);
+    assert_eq!(run(folder, "export b other --dense --quiet").code, Some(0));
+    refuses(folder, "export nowhere other", &["nowhere"]);
+    refuses(folder, "export a x.gguf", &["rows of 32 weights, GGUF blocks hold 256"]);
+    let ids = document(folder, "inspect packed");
+    assert!(ids.is_object());
+
+    assert_eq!(succeeds(folder, "report a b -q").trim(), "report.html");
+    let page = fs::read_to_string(folder.join("report.html")).unwrap();
+    assert!(page.contains("<td>a</td>") && page.contains("dlt, per row, Arenas cosine"));
+    refuses(folder, "report a small.toml", &["small.toml", "not both"]);
+    refuses(folder, "report packed", &["packed", "no run folder"]);
+
+    assert!(succeeds(folder, "tokenizer own train.txt --vocab 280 -q").contains("280 tokens"));
+    refuses(folder, "tokenizer own train.txt", &["own", "--force"]);
+    refuses(folder, "tokenizer new train.txt --vocab 5", &["259"]);
+    refuses(folder, "tokenizer new none.txt", &["none.txt"]);
+    assert!(!folder.join("new").exists());
+}

@@ -1,0 +1,80 @@
+//! Architectures besides LLaMA: the forward pass against the library's f64 oracle, all gradients together against
+//! differences of the loss.
+
+use sherry::io::ReadMode;
+use sherry::io::TensorSource as _;
+use sherry::io::safetensors::Writer;
+use sherry::model::names::Naming;
+use sherry::model::{Checkpoint, Family, config_hf, reference, synthetic};
+use sherry_train::loss::{IGNORED, Mix};
+use sherry_train::methods::Quantizer;
+use sherry_train::network::Network;
+use sherry_train::pretrained;
+use sherry_train::rng::Rng;
+
+/// A folder with a tiny model of `family`.
+fn model(family: Family) -> tempfile::TempDir {
+    let (config, folder) = (synthetic::tiny(family), tempfile::tempdir().unwrap());
+    let source = synthetic::source(&config, Naming::HuggingFace, 11);
+    std::fs::write(folder.path().join("config.json"), config_hf::write(&config).unwrap().to_string()).unwrap();
+    let path = folder.path().join("model.safetensors");
+    let mut writer = Writer::create(&path, source.tensors(), &Default::default()).unwrap();
+    for info in source.tensors() {
+        writer.write(&info.name, &source.data(&info.name).unwrap()).unwrap();
+    }
+    writer.finish().unwrap();
+    folder
+}
+
+#[test]
+fn losses_and_gradients_of_every_family() {
+    for family in [Family::Llama, Family::Qwen3, Family::HunyuanDense] {
+        let folder = model(family);
+        let checkpoint = Checkpoint::open(folder.path(), ReadMode::Read).unwrap();
+        let network = Network::new(pretrained::architecture(&checkpoint).unwrap(), Quantizer::FULL);
+        let params = pretrained::parameters(&checkpoint, &network.layout, &Quantizer::FULL).unwrap();
+        let (batch, length) = (2, 11);
+        let tokens: Vec<u32> = (0..batch * length).map(|i| (i * i * 7 + 3 * i) as u32 % 61).collect();
+        let mut targets: Vec<u32> = tokens.iter().map(|token| (token * 5 + 1) % 61).collect();
+        targets[4] = IGNORED;
+
+        let oracle = checkpoint.load(&sherry::NoProgress).unwrap();
+        let mut expected = 0.0;
+        for sequence in 0..batch {
+            let range = sequence * length..(sequence + 1) * length;
+            let logits = reference::logits(&oracle, &tokens[range.clone()]);
+            for (logits, &target) in logits.iter().zip(&targets[range]).filter(|(_, target)| **target != IGNORED) {
+                let top = logits.iter().fold(f64::NEG_INFINITY, |top, x| top.max(*x));
+                expected += top + logits.iter().map(|x| (x - top).exp()).sum::<f64>().ln() - logits[target as usize];
+            }
+        }
+        for recompute in [false, true] {
+            let mut space = network.workspace(batch, length, recompute);
+            let found = network.evaluate(&params, 0.0, &tokens, &targets, &mut space).cross_entropy;
+            assert!((found / expected - 1.0).abs() < 1e-5, "{family:?}: {found}, expected {expected}");
+
+            let (mut grads, mix) = (vec![0.0f32; params.len()], Mix::CROSS_ENTROPY);
+            network.train(&params, 0.0, &tokens, &targets, None, &mix, 1.0, &mut grads, &mut space, None);
+            for tensor in &network.layout.tensors {
+                // Along a random direction in this tensor; f32 sums allow few digits.
+                let mut direction = vec![0.0f32; params.len()];
+                Rng::new(tensor.offset as u64, 0).fill_normal(&mut direction[tensor.range()], 1.0);
+                let mut loss = |step: f32| {
+                    let moved: Vec<f32> = params.iter().zip(&direction).map(|(p, d)| p + step * d).collect();
+                    network.evaluate(&moved, 0.0, &tokens, &targets, &mut space).cross_entropy
+                };
+                let norm = direction.iter().map(|d| f64::from(d * d)).sum::<f64>().sqrt();
+                let step = (0.02 / norm) as f32;
+                let measured = (loss(step) - loss(-step)) / (2.0 * f64::from(step));
+                let along: f64 = grads.iter().zip(&direction).map(|(g, d)| f64::from(g * d)).sum();
+                let scale = norm * grads[tensor.range()].iter().map(|g| f64::from(g * g)).sum::<f64>().sqrt();
+                let size = (tensor.range().len() as f64).sqrt();
+                assert!(
+                    (measured - along).abs() < 0.03 * scale / size.min(10.0) + 1e-3 * norm,
+                    "{family:?} {}: {along}, measured {measured}",
+                    tensor.name
+                );
+            }
+        }
+    }
+}
