@@ -313,7 +313,7 @@ fn the_report_is_plain_json() {
 #[test]
 fn exact_weights_are_packed_as_they_are() {
     let (rows, cols) = (5, 256);
-    let mut values = gaussian(rows * cols, 3);
+    let mut values = gaussian(3, rows * cols);
     values[..cols].fill(0.0);
     let sherry = |order, scale| QuantSpec { order, ..QuantSpec::sherry(scale) };
     for spec in [
