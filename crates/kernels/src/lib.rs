@@ -12,6 +12,7 @@ mod kernels;
 mod matrix;
 mod panel;
 mod pool;
+pub mod probe;
 mod scalar;
 mod ternary;
 mod vector;
