@@ -12,15 +12,18 @@ use crate::{Isa, engine};
 /// When `isa` is not available on this processor.
 pub fn read(isa: Isa, words: &[u64]) -> u64 {
     assert!(isa.is_available(), "{isa} is not available on this processor");
-    match isa {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: AVX-512 is available, checked above.
-        Isa::Avx512 => unsafe { crate::x86::probe::read_512(words) },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: AVX2 is available, checked above.
-        Isa::Avx2 => unsafe { crate::x86::probe::read_256(words) },
-        _ => sum(words),
+    #[cfg(target_arch = "x86_64")]
+    {
+        if has(isa, "avx512f") {
+            // SAFETY: AVX-512 F is available, checked just now.
+            return unsafe { crate::x86::probe::read_512(words) };
+        }
+        if has(isa, "avx2") {
+            // SAFETY: AVX2 is available, checked just now.
+            return unsafe { crate::x86::probe::read_256(words) };
+        }
     }
+    sum(words)
 }
 
 /// The sum in 32 independent lanes, which the compiler puts into vectors.
@@ -43,34 +46,67 @@ pub(crate) fn sum(words: &[u64]) -> u64 {
 /// When `isa` is not available on this processor.
 pub fn int8_dots(isa: Isa, rounds: u64) -> u64 {
     assert!(isa.is_available(), "{isa} is not available on this processor");
-    let per_round = match isa {
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => {
-            // SAFETY: AVX-512 VNNI is available, checked above.
-            unsafe { crate::x86::probe::dots_512(rounds) };
-            12 * 64
+    rounds
+        * match Dots::of(isa) {
+            #[cfg(target_arch = "x86_64")]
+            Dots::Vnni512 => {
+                // SAFETY: AVX-512 F and VNNI are available, checked by `of`.
+                unsafe { crate::x86::probe::dots_512(rounds) };
+                12 * 64
+            }
+            #[cfg(target_arch = "x86_64")]
+            Dots::Pairs256 => {
+                // SAFETY: AVX2 is available, checked by `of`.
+                unsafe { crate::x86::probe::dots_256(rounds) };
+                8 * 32
+            }
+            Dots::Plain => {
+                plain_dots(rounds);
+                16
+            }
         }
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => {
-            // SAFETY: AVX2 is available, checked above.
-            unsafe { crate::x86::probe::dots_256(rounds) };
-            8 * 32
-        }
-        _ => {
-            plain_dots(rounds);
-            16
-        }
-    };
-    rounds * per_round
 }
 
 /// What [`int8_dots`] runs on `isa`.
-pub const fn int8_dots_name(isa: Isa) -> &'static str {
-    match isa {
-        Isa::Avx512 => "vpdpbusd, 512 bits",
-        Isa::Avx2 => "vpmaddubsw + vpaddw, 256 bits",
-        _ => "plain Rust",
+pub fn int8_dots_name(isa: Isa) -> &'static str {
+    match Dots::of(isa) {
+        #[cfg(target_arch = "x86_64")]
+        Dots::Vnni512 => "vpdpbusd, 512 bits",
+        #[cfg(target_arch = "x86_64")]
+        Dots::Pairs256 => "vpmaddubsw + vpaddw, 256 bits",
+        Dots::Plain => "plain Rust",
     }
+}
+
+/// The fastest int8 dot products of a tier.
+enum Dots {
+    #[cfg(target_arch = "x86_64")]
+    Vnni512,
+    #[cfg(target_arch = "x86_64")]
+    Pairs256,
+    Plain,
+}
+
+impl Dots {
+    fn of(isa: Isa) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            if has(isa, "avx512f") && has(isa, "avx512vnni") {
+                return Self::Vnni512;
+            }
+            if has(isa, "avx2") {
+                return Self::Pairs256;
+            }
+        }
+        let _ = isa;
+        Self::Plain
+    }
+}
+
+/// Whether `isa` needs the feature called `name`, and this processor has it.
+#[cfg(target_arch = "x86_64")]
+fn has(isa: Isa, name: &str) -> bool {
+    features(isa).contains(&(name, true))
 }
 
 fn plain_dots(rounds: u64) {

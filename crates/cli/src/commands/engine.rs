@@ -60,7 +60,18 @@ pub enum KvArg {
     F32,
 }
 
-fn threads(text: &str) -> Result<usize, String> {
+impl KvArg {
+    /// The type of cached keys and values.
+    pub fn ty(self) -> KvType {
+        match self {
+            Self::F16 => KvType::F16,
+            Self::F32 => KvType::F32,
+        }
+    }
+}
+
+/// A number of worker threads.
+pub fn threads(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(n) if (1..=MAX_THREADS).contains(&n) => Ok(n),
         Ok(n) => Err(format!("{n} is not in 1..={MAX_THREADS}")),
@@ -93,10 +104,7 @@ impl EngineArgs {
 
     /// The type of cached keys and values.
     pub fn kv(&self) -> KvType {
-        match self.kv {
-            KvArg::F16 => KvType::F16,
-            KvArg::F32 => KvType::F32,
-        }
+        self.kv.ty()
     }
 
     /// Worker threads.

@@ -1,5 +1,6 @@
 //! One file per subcommand.
 
+mod bench;
 mod compare;
 mod completions;
 mod convert;
@@ -45,6 +46,7 @@ pub enum Command {
     Convert(convert::ConvertArgs),
     Eval(Box<eval::EvalArgs>),
     Report(report::ReportArgs),
+    Bench(Box<bench::BenchArgs>),
     Train(train::TrainArgs),
     Export(export::ExportArgs),
     Doctor(doctor::DoctorArgs),
@@ -64,6 +66,7 @@ pub fn dispatch(command: Command, context: &Context) -> Result<ExitCode> {
         Command::Pull(args) => pull::run(&args, context),
         Command::Eval(args) => eval::run(&args, context),
         Command::Report(args) => report::run(&args, context),
+        Command::Bench(args) => bench::run(&args, context),
         Command::Train(args) => train::run(&args, context),
         Command::Export(args) => export::run(&args, context),
         Command::Doctor(args) => doctor::run(&args, context),

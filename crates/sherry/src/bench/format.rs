@@ -77,6 +77,9 @@ impl WeightFormat {
     /// [`Error::Invalid`] when the format cannot have rows of that length, [`Error::OutOfMemory`].
     pub fn random_matrix(self, rows: usize, cols: usize, seed: u64, pool: &Pool) -> Result<Matrix> {
         let bytes = self.bytes(rows, cols)?;
+        let refuse = || Error::OutOfMemory { what: format!("{self}, {rows} x {cols} weights"), needed: bytes as u64 };
+        // Only asks whether there is room; what fills it could not report that there is none.
+        Vec::<u8>::new().try_reserve_exact(bytes).map_err(|_| refuse())?;
         let rms = (cols.max(1) as f32).sqrt().recip();
         let matrix = match self {
             Self::Plain(ty) => {
@@ -89,8 +92,7 @@ impl WeightFormat {
                 Matrix::from_packed_on(pool, layout, &codes, &random::packed_scales(&layout, rms, seed))
             }
         };
-        let what = format!("{self}, {rows} x {cols} weights");
-        matrix.map_err(|_| Error::OutOfMemory { what, needed: bytes as u64 })
+        matrix.map_err(|_| refuse())
     }
 }
 

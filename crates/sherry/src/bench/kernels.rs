@@ -302,7 +302,10 @@ fn attention(kv: KvType, context: usize, options: &Options, engines: &[Engine], 
         }
     }
     for (&setup, seconds) in options.setups.iter().zip(&seconds) {
-        let bytes = values.len() * kv.bytes();
+        let bytes = match kv {
+            KvType::F16 => size_of_val(halves.as_slice()),
+            KvType::F32 => size_of_val(values.as_slice()),
+        };
         timings.attention.push(Attention { context, kv, setup, bytes, seconds: least(seconds) });
     }
 }

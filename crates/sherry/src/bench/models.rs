@@ -10,7 +10,7 @@ use sherry_kernels::{Engine, Isa, Precision};
 
 use super::ReadProbe;
 use super::statistics::median;
-use crate::model::{Decoder, KvCache, KvType, Model, Step, Wanted};
+use crate::model::{ArchConfig, Decoder, KvCache, KvType, Model, Step, Wanted};
 use crate::{Error, Progress, Result};
 
 /// What a test does.
@@ -109,13 +109,8 @@ pub fn token_bytes(model: &Model) -> u64 {
     weights.bytes() - lookup
 }
 
-/// Positions the tests need.
-pub fn positions(tests: &[Test]) -> usize {
-    tests.iter().map(|test| test.depth.saturating_add(test.tokens)).max().unwrap_or(0)
-}
-
 /// Bytes of the caches that [`run`] makes for one model.
-pub fn cache_bytes(model: &crate::model::ArchConfig, options: &Options) -> u64 {
+pub fn cache_bytes(model: &ArchConfig, options: &Options) -> u64 {
     let mut kinds: Vec<(KvType, usize)> = Vec::new();
     for setup in &options.setups {
         for test in &options.tests {
@@ -128,6 +123,18 @@ pub fn cache_bytes(model: &crate::model::ArchConfig, options: &Options) -> u64 {
     kinds.into_iter().fold(0u64, |sum, (kv, depth)| {
         sum.saturating_add(KvCache::bytes_needed(model, depth.saturating_add(longest(depth)), kv))
     })
+}
+
+/// Whether a model has room for all tests.
+///
+/// # Errors
+/// [`Error::Invalid`] naming the first test that does not fit the context the model was made for.
+pub fn check(config: &ArchConfig, tests: &[Test]) -> Result<()> {
+    let context = config.context;
+    match tests.iter().find(|test| test.depth.saturating_add(test.tokens) > context) {
+        Some(test) => Err(Error::Invalid(format!("{test}: the model was made for {context} tokens at most"))),
+        None => Ok(()),
+    }
 }
 
 /// Runs all tests of `options` on all `models`: the first repetition of everything, then the second, and so on, so that
@@ -144,10 +151,7 @@ pub fn run(
     progress: &dyn Progress,
 ) -> Result<Vec<Vec<Measurement>>> {
     for model in models {
-        let context = model.config.context;
-        if let Some(test) = options.tests.iter().find(|test| test.depth.saturating_add(test.tokens) > context) {
-            return Err(Error::Invalid(format!("{test}: the model was made for {context} tokens at most")));
-        }
+        check(&model.config, &options.tests)?;
     }
     let cases = (models.len() * options.tests.len() * options.setups.len()) as u64;
     progress.start("bench", cases * (options.repetitions as u64 + u64::from(options.warm_up)));

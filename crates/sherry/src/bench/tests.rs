@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use sherry_kernels::format::TensorType;
 use sherry_kernels::{Engine, Isa, Pool, Precision};
 
-use super::models::{Options, Phase, Setup, Test, cache_bytes, positions, run, token_bytes};
+use super::models::{Options, Phase, Setup, Test, cache_bytes, run, token_bytes};
 use super::*;
 use crate::model::{ArchConfig, Decoder, Family, KvCache, KvType, RandomModel, Step, Wanted, synthetic};
 use crate::{Error, NoProgress, Progress};
@@ -96,7 +96,6 @@ fn every_case_is_measured_the_same_number_of_times() {
     let model = model(METHODS[5].format);
     let tests = vec![test(Phase::Prompt, 12, 0), test(Phase::Generate, 3, 0), test(Phase::Generate, 2, 7)];
     let options = options(&[(Isa::Scalar, 1), (Isa::best(), 2)], tests.clone());
-    assert_eq!(positions(&tests), 12);
     let config = &model.config;
     let expected = KvCache::bytes_needed(config, 12, KvType::F16) + KvCache::bytes_needed(config, 9, KvType::F16);
     assert_eq!(cache_bytes(config, &options), expected);

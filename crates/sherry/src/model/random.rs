@@ -165,7 +165,11 @@ impl TensorSource for Source {
     fn data(&self, name: &str) -> Result<Bytes> {
         let missing = || Error::malformed(&self.path, format!("tensor '{name}'"), "missing");
         let &(index, content) = self.contents.get(name).ok_or_else(missing)?;
-        let values = self.infos[index].shape.iter().product::<usize>();
+        let info = &self.infos[index];
+        let refused = |_| Error::OutOfMemory { what: format!("tensor '{name}'"), needed: info.bytes as u64 };
+        // Only asks whether there is room; what fills it could not report that there is none.
+        Vec::<u8>::new().try_reserve_exact(info.bytes).map_err(refused)?;
+        let values = info.shape.iter().product::<usize>();
         let rms = |cols: usize| (cols.max(1) as f32).sqrt().recip();
         Ok(match content {
             Content::Norm => 1f32.to_le_bytes().repeat(values).into(),
