@@ -97,6 +97,11 @@ impl TensorType {
         (cols / self.block_len()).checked_mul(self.block_bytes())
     }
 
+    /// Whether values are plain floating-point numbers.
+    pub const fn is_float(self) -> bool {
+        matches!(self, Self::F32 | Self::F16 | Self::BF16)
+    }
+
     /// Whether values are real numbers that [`ggml::dequantize`](super::ggml::dequantize) decodes; false for plain
     /// integers.
     pub const fn is_dequantizable(self) -> bool {

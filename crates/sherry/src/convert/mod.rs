@@ -20,7 +20,7 @@ use serde::Serialize;
 
 pub use channels::{Bridge, RopeRows};
 pub use output::Written;
-pub use plan::{Container, Embeddings, Linears, STQ1_0_SPEC, is_float};
+pub use plan::{Container, Embeddings, Linears, STQ1_0_SPEC};
 pub use rows::{Moves, Rows};
 
 use crate::io::gguf::StqId;

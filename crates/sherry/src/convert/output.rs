@@ -5,7 +5,7 @@ use std::path::Path;
 
 use sherry_kernels::format::{PackedRows, ScaleGroup, TensorType, stq1_0};
 
-use super::plan::{Container, Plan, Planned, Target, is_float};
+use super::plan::{Container, Plan, Planned, Target};
 use super::rows::{Moves, Rows};
 use crate::io::gguf::{self, GgufWriter, StqId};
 use crate::io::native::{self, PackedScheme};
@@ -205,7 +205,7 @@ fn to_blocks(mut packed: PackedRows) -> std::result::Result<Vec<u8>, String> {
 impl Job<'_> {
     fn dense_name(&self, ty: TensorType, container: Container) -> String {
         match container {
-            Container::Folder if !is_float(ty) => native::blocks_name(module(&self.name), ty),
+            Container::Folder if !ty.is_float() => native::blocks_name(module(&self.name), ty),
             _ => self.name.clone(),
         }
     }
@@ -223,7 +223,7 @@ impl Job<'_> {
         };
         let shape = self.planned.role.shape(self.input.config);
         match (self.planned.target, container, &shape[..], scheme) {
-            (Target::Dense(ty), Container::Folder, &[rows, cols], _) if !is_float(ty) => {
+            (Target::Dense(ty), Container::Folder, &[rows, cols], _) if !ty.is_float() => {
                 let row_bytes = ty.row_bytes(cols).unwrap_or(0);
                 Ok(vec![info(self.dense_name(ty, container), TensorType::U8, vec![rows, row_bytes])?])
             }

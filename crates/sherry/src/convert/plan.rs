@@ -96,7 +96,7 @@ impl Plan {
         let config = input.config();
         let stored = packed_input(input)?;
         if let (Some(scheme), Linears::Packed(_) | Linears::Dense(_)) = (stored, linears)
-            && !matches!(linears, Linears::Dense(ty) if is_float(ty))
+            && !matches!(linears, Linears::Dense(ty) if ty.is_float())
         {
             let problem =
                 format!("its linear layers are {} already; quantizing twice only loses weights", scheme.format);
@@ -121,14 +121,14 @@ impl Plan {
             }
             (Linears::Keep, scheme, Container::Folder) => scheme,
         };
-        let blocks = matches!(linears, Linears::Dense(ty) if !is_float(ty));
+        let blocks = matches!(linears, Linears::Dense(ty) if !ty.is_float());
         let mut plan = Self { moves, tensors: Vec::new(), packed, native: packed.is_some() || blocks };
         for role in Role::all(config) {
             let target =
                 plan.target(config, role, input.tensors().get(role, input.source())?, container, linears, embeddings);
             if let Target::Dense(ty) = target {
                 check_blocks(config, role, ty)?;
-                plan.native |= container == Container::Folder && !is_float(ty);
+                plan.native |= container == Container::Folder && !ty.is_float();
             }
             plan.tensors.push(Planned { role, target });
         }
@@ -154,7 +154,7 @@ impl Plan {
             },
             (true, Linears::Keep, Stored::Plain { ty: TensorType::STQ1_0, .. }) => Target::Codes,
             // A folder without packed layers is for other tools too: floats only. F32 holds every block type exactly.
-            (true, Linears::Keep, Stored::Plain { ty, .. }) if folder && !is_float(*ty) => {
+            (true, Linears::Keep, Stored::Plain { ty, .. }) if folder && !ty.is_float() => {
                 Target::Dense(TensorType::F32)
             }
             (true, Linears::Keep, Stored::Plain { ty, .. }) => Target::Dense(*ty),
@@ -176,7 +176,7 @@ impl Plan {
         folder: bool,
     ) -> TensorType {
         // Blocks cannot follow a permutation of their columns, and plain folders hold floats only. F32 is exact.
-        let exact = if is_float(stored) || self.moves.bridge.is_none() && (!folder || self.native) {
+        let exact = if stored.is_float() || self.moves.bridge.is_none() && (!folder || self.native) {
             stored
         } else {
             TensorType::F32
@@ -184,7 +184,7 @@ impl Plan {
         let wanted = match (choice, role) {
             (Embeddings::As(ty), _) => return ty,
             (Embeddings::Keep, _) => return exact,
-            (Embeddings::Auto, _) if !is_float(exact) => return exact,
+            (Embeddings::Auto, _) if !exact.is_float() => return exact,
             (Embeddings::Auto, _) if folder => TensorType::Q8_0,
             (Embeddings::Auto, Role::Embed) if !config.tied => TensorType::Q4_K,
             (Embeddings::Auto, _) => TensorType::Q6_K,
@@ -325,9 +325,4 @@ fn linear_roles(config: &ArchConfig) -> impl Iterator<Item = Role> {
 /// A role as Hugging Face calls it.
 fn describe(role: Role) -> String {
     role.name(Family::Llama, Naming::HuggingFace).unwrap_or_else(|| format!("{role:?}"))
-}
-
-/// Whether `ty` is a plain float type.
-pub const fn is_float(ty: TensorType) -> bool {
-    matches!(ty, TensorType::F32 | TensorType::F16 | TensorType::BF16)
 }

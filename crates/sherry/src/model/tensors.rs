@@ -185,7 +185,7 @@ fn plain_tensor(
         let problem = format!("expected shape {expected:?} from the configuration, found {:?}", info.shape);
         return Err(malformed(source, &info.name, problem));
     }
-    let float = matches!(info.ty, TensorType::F32 | TensorType::F16 | TensorType::BF16);
+    let float = info.ty.is_float();
     let integer = matches!(info.ty, TensorType::U8 | TensorType::I32 | TensorType::I64);
     if integer || expected.len() == 1 && !float {
         return Err(malformed(source, &info.name, format!("expected floating-point weights, found {}", info.ty)));

@@ -148,7 +148,7 @@ impl Loader<'_> {
                 let matrix = Matrix::from_rows(*ty, rows, cols, bytes).map_err(|error| self.error(name, error))?;
                 // An embedding that is not the head as well is only looked up: its rows are best left where they lie.
                 let lookup = role == Role::Embed && !self.config.tied;
-                let float = matches!(ty, TensorType::F32 | TensorType::F16 | TensorType::BF16);
+                let float = ty.is_float();
                 if lookup || float {
                     return Ok(matrix);
                 }
