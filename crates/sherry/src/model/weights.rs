@@ -1,7 +1,6 @@
 //! Weights in executable form.
 
 use rayon::prelude::*;
-use sherry_kernels::format::TensorType;
 use sherry_kernels::{Matrix, MatrixError, Pool};
 
 use super::ArchConfig;

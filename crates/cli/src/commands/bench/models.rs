@@ -21,8 +21,8 @@ use crate::output::{Align, Table};
 
 /// A model that is not loaded yet.
 enum Candidate {
-    File(Checkpoint),
-    Random(RandomModel),
+    File(Box<Checkpoint>),
+    Random(Box<RandomModel>),
 }
 
 impl Candidate {
@@ -134,7 +134,8 @@ fn candidates(args: &BenchArgs, context: &Context) -> Result<Vec<Candidate>> {
     if let Some(shape) = &args.synthetic {
         let sherry = WeightFormat::Packed(TernaryFormat::Sherry, ScaleGroup::Row);
         for format in super::distinct(&args.types, &[sherry]) {
-            candidates.push(Candidate::Random(RandomModel::new(args.config(shape)?, format, args.head, 1)?));
+            let model = RandomModel::new(args.config(shape)?, format, args.head, 1)?;
+            candidates.push(Candidate::Random(Box::new(model)));
         }
     } else if !args.types.is_empty() || args.vocab.is_some() {
         bail!("--type and --vocab are for random weights: --synthetic, --table or --kernels");
@@ -142,7 +143,7 @@ fn candidates(args: &BenchArgs, context: &Context) -> Result<Vec<Candidate>> {
     for path in &args.models {
         let checkpoint = Checkpoint::open(&resolve(path)?, ReadMode::Map)?;
         context.console.note(&format!("{}: {}", path.display(), checkpoint.describe()));
-        candidates.push(Candidate::File(checkpoint));
+        candidates.push(Candidate::File(Box::new(checkpoint)));
     }
     if candidates.is_empty() {
         bail!("no model: give one, or --synthetic llama-3.2-1b, --table or --kernels (sherry bench --help)");
