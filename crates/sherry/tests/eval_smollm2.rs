@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::Value;
-use sherry::eval::data::read_text;
+use sherry::eval::data::{DataSource, read_text};
 use sherry::eval::{DecoderLm, Limit, Lm, Metric, Request, Score, Task, Windows, harness, perplexity};
 use sherry::io::ReadMode;
 use sherry::model::{Checkpoint, Decoder, KvType};
@@ -51,7 +51,10 @@ fn check_items(data: &Path, lm: &mut DecoderLm, items: Option<&[usize]>) -> f64 
     let reference = json(&data.join("reference/smollm2_lmeval.json"));
     let mut largest = 0.0f64;
     for (name, entry) in reference["tasks"].as_object().unwrap() {
-        let mut run = Task::find(name).unwrap().prepare(&data.join("eval"), Limit::Items(200), 0, 0).unwrap();
+        let mut run = Task::find(name)
+            .unwrap()
+            .prepare(&[DataSource::Folder(data.join("eval"))], Limit::Items(200), 0, 0)
+            .unwrap();
         if let Some(items) = items {
             run.items.retain(|item| items.contains(&item.index));
         }
@@ -218,7 +221,8 @@ fn the_longest_item_equals_oracle_and_harness() {
     let Some((data, mut lm)) = setup() else { return };
     let path = setting("SHERRY_SMOLLM2_GGUF", "../../models/SmolLM2-135M-Instruct.Q4_1.gguf").unwrap();
     let tokenizer = Checkpoint::open(&path, ReadMode::Map).unwrap().tokenizer().unwrap();
-    let run = Task::find("piqa").unwrap().prepare(&data.join("eval"), Limit::Items(143), 0, 0).unwrap();
+    let run =
+        Task::find("piqa").unwrap().prepare(&[DataSource::Folder(data.join("eval"))], Limit::Items(143), 0, 0).unwrap();
     let request = run.items[142].requests[0].clone();
     let text = format!("{}{}", request.context, request.continuation);
     let tokens = tokenizer.encode(&text, true, true).unwrap();

@@ -1,16 +1,16 @@
 //! `sherry compare`: how far apart two models are, tensor by tensor and in what they predict.
 
-use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use clap::Args;
 use rayon::prelude::*;
 use serde_json::{Value, json};
 use sherry::Progress as _;
 use sherry::convert::{Bridge, Moves, RopeRows, Rows};
+use sherry::eval::data::read_text;
 use sherry::eval::{DecoderLm, Divergence, Windows, divergence};
 use sherry::model::names::{Naming, Role};
 use sherry::model::{Checkpoint, Family, RopeLayout};
@@ -237,18 +237,4 @@ fn predictions(args: &CompareArgs, path: &Path, context: &Context) -> Result<Div
     let (mut reference, mut model) = (lm(&args.reference)?, lm(&args.model)?);
     let windows = Windows::Strided { size: args.window, stride: args.window };
     Ok(divergence(&mut reference, &mut model, &text, windows, &context.console)?)
-}
-
-/// A UTF-8 text file of bounded size.
-pub fn read_text(path: &Path) -> Result<String> {
-    const MAX_BYTES: u64 = 256 << 20;
-    let size = fs::metadata(path).with_context(|| format!("{}: cannot open", path.display()))?.len();
-    if size > MAX_BYTES {
-        bail!("{}: {size} bytes, more than {MAX_BYTES}", path.display());
-    }
-    let bytes = fs::read(path).with_context(|| format!("{}: cannot read", path.display()))?;
-    String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        anyhow::anyhow!("{}: not UTF-8 at byte {at}", path.display())
-    })
 }

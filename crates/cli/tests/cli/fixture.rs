@@ -113,7 +113,7 @@ fn tokenizer() -> Tokenizer {
 /// The command, to be run in `folder` with nothing on stdin.
 pub fn command(folder: &Path, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sherry"));
-    command.args(args).current_dir(folder).env_remove("SHERRY_DATA");
+    command.args(args).current_dir(folder).env_remove("SHERRY_DATA").env("HF_HUB_OFFLINE", "1");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }

@@ -2,6 +2,7 @@
 
 mod bench;
 mod documents;
+mod evaluate;
 mod fixture;
 mod models;
 mod process;

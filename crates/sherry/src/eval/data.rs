@@ -1,15 +1,16 @@
-//! Benchmark data: a folder of JSONL files, plain or compressed, read whole or not at all.
+//! Benchmark data: JSONL files, plain or compressed, and Parquet files, read whole or not at all.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use flate2::bufread::MultiGzDecoder;
 use serde_json::{Map, Value};
 
+use crate::io::parquet;
 use crate::{Error, Result};
 
-/// The longest line read: the longest real one (BoolQ) is below 10 kB.
+/// The longest line or row read: the longest real one (BoolQ) is below 10 kB.
 const MAX_LINE: u64 = 1 << 20;
 /// The most text read from one file: the largest real one (HellaSwag, training split) is 48 MB.
 const MAX_TEXT: u64 = 256 << 20;
@@ -45,11 +46,22 @@ impl Split {
     }
 }
 
+/// Where data files are looked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DataSource {
+    /// A folder with files of many sets, named after set and split: `piqa_validation.jsonl`.
+    Folder(PathBuf),
+    /// One data set as the hub converts it to Parquet: `CONFIGURATION/SPLIT/0000.parquet`.
+    HubSet(PathBuf),
+}
+
 /// One row of a data file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
-    /// Line in the file, from 1.
-    pub line: usize,
+    /// "line", or "row" in a Parquet file.
+    pub unit: &'static str,
+    /// Its number in the file, from 1.
+    pub number: usize,
     /// The fields.
     pub fields: Map<String, Value>,
 }
@@ -57,50 +69,134 @@ pub struct Row {
 /// A whole data file.
 #[derive(Clone, Debug)]
 pub struct DataFile {
-    /// Where it was found.
+    /// Where it was found; the first of several parts.
     pub path: PathBuf,
     /// Its rows in order.
     pub rows: Vec<Row>,
 }
 
-impl DataFile {
-    /// Reads `{stem}_{split}.jsonl`, `.jsonl.gz` or `.jsonl.zst` (also `{stem}-{split}` and `{stem}/{split}`, and
-    /// `val`, `valid`, `dev` for validation) from `folder`; `None` when there is no such file.
+impl DataSource {
+    /// The files of a split: one, or the parts of a Parquet file; empty when there is none.
+    ///
+    /// `stems` begin the file names in a folder; `config` is the configuration in a set of the hub, where a set without
+    /// named ones has a single one.
     ///
     /// # Errors
-    /// The file is there but truncated, damaged or not JSON lines: names file and line.
-    pub fn find(folder: &Path, stems: &[&str], split: Split) -> Result<Option<Self>> {
-        let candidates = Self::candidates(stems, split);
-        match candidates.iter().map(|name| folder.join(name)).find(|path| path.is_file()) {
-            Some(path) => Self::read(&path).map(Some),
-            None => Ok(None),
-        }
-    }
-
-    /// The file names looked for, in order.
-    pub fn candidates(stems: &[&str], split: Split) -> Vec<String> {
-        let mut names = Vec::new();
-        for stem in stems {
-            for spelling in split.spellings() {
-                for separator in ["_", "-", "/"] {
-                    for ending in ["jsonl", "jsonl.gz", "jsonl.zst"] {
-                        names.push(format!("{stem}{separator}{spelling}.{ending}"));
+    /// Some part is missing.
+    pub fn files(&self, stems: &[&str], config: Option<&str>, split: Split) -> Result<Vec<PathBuf>> {
+        match self {
+            Self::Folder(folder) => {
+                for name in names(stems, split) {
+                    for ending in ["jsonl", "jsonl.gz", "jsonl.zst", "parquet"] {
+                        let path = folder.join(format!("{name}.{ending}"));
+                        if path.is_file() {
+                            return Ok(vec![path]);
+                        }
+                    }
+                    let parts = parts(&folder.join(name))?;
+                    if !parts.is_empty() {
+                        return Ok(parts);
                     }
                 }
+                Ok(Vec::new())
+            }
+            Self::HubSet(folder) => {
+                let config = match config {
+                    Some(config) => folder.join(config),
+                    None => match &subfolders(folder)[..] {
+                        [only] => only.clone(),
+                        _ => folder.join("default"),
+                    },
+                };
+                let part = |number: usize| config.join(split.name()).join(format!("{number:04}.parquet"));
+                Ok((0..).map(part).take_while(|path| path.is_file()).collect())
             }
         }
-        names
+    }
+}
+
+/// Beginnings of file names, in the order they are tried.
+fn names(stems: &[&str], split: Split) -> Vec<String> {
+    let mut names = Vec::new();
+    for stem in stems {
+        for spelling in split.spellings() {
+            for separator in ["_", "-", "/"] {
+                names.push(format!("{stem}{separator}{spelling}"));
+            }
+        }
+    }
+    names
+}
+
+/// The files `BASE-00000-of-00003.parquet` and so on, named as the hub names them.
+fn parts(base: &Path) -> Result<Vec<PathBuf>> {
+    let (Some(folder), Some(name)) = (base.parent(), base.file_name()) else { return Ok(Vec::new()) };
+    let first = format!("{}-00000-of-", name.to_string_lossy());
+    let count = fs::read_dir(folder).into_iter().flatten().flatten().find_map(|entry| {
+        let found = entry.file_name();
+        let count = found.to_str()?.strip_prefix(&first)?.strip_suffix(".parquet")?;
+        (count.len() == 5).then(|| count.parse::<usize>().ok())?
+    });
+    let Some(count) = count else { return Ok(Vec::new()) };
+    (0..count)
+        .map(|part| {
+            let path = folder.join(format!("{}-{part:05}-of-{count:05}.parquet", name.to_string_lossy()));
+            if path.is_file() { Ok(path) } else { Err(Error::malformed(&path, "file", "this part is missing")) }
+        })
+        .collect()
+}
+
+fn subfolders(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
+}
+
+impl DataFile {
+    /// Reads a split from the first of `sources` that has it; `None` when none has. Arguments as in
+    /// [`DataSource::files`].
+    ///
+    /// In a folder that is `{stem}_{split}`, `{stem}-{split}` or `{stem}/{split}` (also `val`, `valid`, `dev` for
+    /// validation) with the ending `.jsonl`, `.jsonl.gz`, `.jsonl.zst` or `.parquet`, or Parquet parts.
+    ///
+    /// # Errors
+    /// The file is there but truncated or damaged: names file and line.
+    pub fn find(sources: &[DataSource], stems: &[&str], config: Option<&str>, split: Split) -> Result<Option<Self>> {
+        for source in sources {
+            let files = source.files(stems, config, split)?;
+            if !files.is_empty() {
+                return Self::read_parts(&files).map(Some);
+            }
+        }
+        Ok(None)
     }
 
-    /// Reads one file, whose ending says how it is compressed.
+    /// Reads one file, whose ending says what it is.
     ///
     /// # Errors
     /// As [`find`](Self::find).
     pub fn read(path: &Path) -> Result<Self> {
-        let mut reader = open_text(path)?;
-        let mut rows = Vec::new();
-        let mut line = Vec::new();
+        Self::read_parts(&[path.to_path_buf()])
+    }
+
+    fn read_parts(paths: &[PathBuf]) -> Result<Self> {
+        let mut file = Self { path: paths.first().cloned().unwrap_or_default(), rows: Vec::new() };
         let mut total = 0;
+        for path in paths {
+            if path.extension().is_some_and(|ending| ending == "parquet") {
+                file.read_parquet(path, &mut total)?;
+            } else {
+                file.read_lines(path, &mut total)?;
+            }
+        }
+        if file.rows.is_empty() {
+            return Err(Error::malformed(&file.path, "file", "holds no rows"));
+        }
+        Ok(file)
+    }
+
+    fn read_lines(&mut self, path: &Path, total: &mut u64) -> Result<()> {
+        let mut reader = open_text(path)?;
+        let mut line = Vec::new();
         for number in 1.. {
             line.clear();
             let place = || format!("line {number}");
@@ -110,24 +206,38 @@ impl DataFile {
             if read == 0 {
                 break;
             }
-            total += read as u64;
-            if read as u64 > MAX_LINE || total > MAX_TEXT {
-                let problem = format!("too long: at most {MAX_LINE} bytes per line and {MAX_TEXT} per file are read");
-                return Err(Error::malformed(path, place(), problem));
-            }
+            check_size(path, &place, read as u64, total)?;
             if line.iter().all(u8::is_ascii_whitespace) {
                 continue;
             }
             let fields = serde_json::from_slice(&line).map_err(|error| {
                 Error::malformed(path, place(), format!("not a JSON object ({})", without_line(&error)))
             })?;
-            rows.push(Row { line: number, fields });
+            self.rows.push(Row { unit: "line", number, fields });
         }
-        if rows.is_empty() {
-            return Err(Error::malformed(path, "file", "holds no rows"));
-        }
-        Ok(Self { path: path.to_path_buf(), rows })
+        Ok(())
     }
+
+    fn read_parquet(&mut self, path: &Path, total: &mut u64) -> Result<()> {
+        let mut rows = parquet::Rows::open(path, None)?;
+        let mut number = 0;
+        while let Some(fields) = rows.next().transpose()? {
+            number += 1;
+            check_size(path, &|| format!("row {number}"), rows.row_size() as u64, total)?;
+            self.rows.push(Row { unit: "row", number, fields });
+        }
+        Ok(())
+    }
+}
+
+/// Adds the `size` of a line to the `total` of its file.
+fn check_size(path: &Path, place: &dyn Fn() -> String, size: u64, total: &mut u64) -> Result<()> {
+    *total += size;
+    if size > MAX_LINE || *total > MAX_TEXT {
+        let problem = format!("too long: at most {MAX_LINE} bytes per line and {MAX_TEXT} per file are read");
+        return Err(Error::malformed(path, place(), problem));
+    }
+    Ok(())
 }
 
 /// Opens a text file for reading, decompressing by its ending (`.gz`, `.zst`).
@@ -212,7 +322,7 @@ impl Row {
     /// As [`text`](Self::text).
     pub fn object(&self, file: &Path, field: &str) -> Result<Self> {
         let fields = self.field(file, field)?.as_object().ok_or_else(|| self.wrong(file, field, "an object"))?;
-        Ok(Self { line: self.line, fields: fields.clone() })
+        Ok(Self { unit: self.unit, number: self.number, fields: fields.clone() })
     }
 
     /// Any field.
@@ -228,7 +338,7 @@ impl Row {
 
     /// An error about `field` of this row.
     pub fn problem(&self, file: &Path, field: &str, problem: impl Into<String>) -> Error {
-        Error::malformed(file, format!("line {}, field '{field}'", self.line), problem)
+        Error::malformed(file, format!("{} {}, field '{field}'", self.unit, self.number), problem)
     }
 
     fn wrong(&self, file: &Path, field: &str, expected: &str) -> Error {
@@ -258,12 +368,57 @@ mod tests {
         fs::write(folder.path().join("y-train.jsonl.gz"), gzip(ROWS)).unwrap();
         fs::create_dir(folder.path().join("z")).unwrap();
         fs::write(folder.path().join("z/test.jsonl.zst"), zstd::encode_all(ROWS.as_bytes(), 3).unwrap()).unwrap();
+        let sources = [DataSource::Folder(folder.path().join("none")), DataSource::Folder(folder.path().to_path_buf())];
         for (stem, split) in [("x", Split::Validation), ("y", Split::Train), ("z", Split::Test)] {
-            let file = DataFile::find(folder.path(), &["nothing", stem], split).unwrap().unwrap();
-            assert_eq!(file.rows.iter().map(|row| row.line).collect::<Vec<_>>(), [1, 3]);
+            let file = DataFile::find(&sources, &["nothing", stem], None, split).unwrap().unwrap();
+            assert_eq!(file.rows.iter().map(|row| row.number).collect::<Vec<_>>(), [1, 3]);
             assert_eq!(file.rows[1].text(&file.path, "a").unwrap(), "zwei");
         }
-        assert!(DataFile::find(folder.path(), &["x"], Split::Test).unwrap().is_none());
+        assert!(DataFile::find(&sources, &["x"], None, Split::Test).unwrap().is_none());
+    }
+
+    /// A Parquet file of 48 rows, in its folder.
+    fn golden() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/parquet/snappy.parquet")
+    }
+
+    #[test]
+    fn parquet_stands_for_lines() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = |name: &str| {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::copy(golden(), path).unwrap();
+        };
+        for name in ["x_dev.parquet", "y/test-00000-of-00002.parquet", "y/test-00001-of-00002.parquet"] {
+            place(name);
+        }
+        let sources = [DataSource::Folder(folder.path().to_path_buf())];
+        let find = |stem, split| DataFile::find(&sources, &[stem], None, split);
+        let file = find("x", Split::Validation).unwrap().unwrap();
+        assert_eq!(file.rows.len(), 48);
+        assert_eq!(file.rows[2].text(&file.path, "word").unwrap(), "blue");
+        let choices = file.rows[2].object(&file.path, "choices").unwrap();
+        assert_eq!(choices.texts(&file.path, "text").unwrap(), ["option 2", "option 3"]);
+        let error = file.rows[3].text(&file.path, "word").unwrap_err().to_string();
+        assert!(error.contains("x_dev.parquet: row 4, field 'word'"), "{error}");
+        assert_eq!(find("y", Split::Test).unwrap().unwrap().rows.len(), 96);
+        fs::remove_file(folder.path().join("y/test-00001-of-00002.parquet")).unwrap();
+        let error = find("y", Split::Test).unwrap_err().to_string();
+        assert!(error.contains("test-00001-of-00002.parquet") && error.contains("missing"), "{error}");
+
+        for name in ["set/only/train/0000.parquet", "set/only/train/0001.parquet", "two/a/test/0000.parquet"] {
+            place(name);
+        }
+        place("two/b/test/0000.parquet");
+        let count = |set: &str, config, split| {
+            let source = [DataSource::HubSet(folder.path().join(set))];
+            DataFile::find(&source, &["unused"], config, split).unwrap().map(|file| file.rows.len())
+        };
+        assert_eq!(count("set", None, Split::Train), Some(96));
+        assert_eq!(count("set", Some("only"), Split::Test), None);
+        assert_eq!(count("two", Some("b"), Split::Test), Some(48));
+        assert_eq!(count("two", None, Split::Test), None);
     }
 
     #[test]
@@ -296,8 +451,11 @@ mod tests {
 
     #[test]
     fn fields_say_what_they_should_be() {
-        let row: Row =
-            Row { line: 7, fields: serde_json::from_str(r#"{"a": "2", "b": [1], "c": {"d": -1}}"#).unwrap() };
+        let row: Row = Row {
+            unit: "line",
+            number: 7,
+            fields: serde_json::from_str(r#"{"a": "2", "b": [1], "c": {"d": -1}}"#).unwrap(),
+        };
         let file = Path::new("f.jsonl");
         assert_eq!(row.index(file, "a").unwrap(), 2);
         let error = |result: Result<usize>| result.unwrap_err().to_string();

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 use crate::NoProgress;
+use crate::eval::data::DataSource;
 use crate::eval::lm::WindowScore;
 use crate::eval::tasks::{Limit, Task};
 use crate::eval::windows::Windows;
@@ -66,7 +67,7 @@ fn piqa(folder: &Path) -> TaskRun {
         })
         .collect();
     fs::write(folder.join("piqa_validation.jsonl"), lines.join("\n")).unwrap();
-    Task::find("piqa").unwrap().prepare(folder, Limit::All, 0, 0).unwrap()
+    Task::find("piqa").unwrap().prepare(&[DataSource::Folder(folder.to_path_buf())], Limit::All, 0, 0).unwrap()
 }
 
 #[test]

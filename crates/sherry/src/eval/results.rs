@@ -98,8 +98,8 @@ pub struct Evaluation {
     pub date: f64,
     /// Seconds it took.
     pub seconds: f64,
-    /// Revision of the source tree, when known.
-    pub git_hash: Option<String>,
+    /// Revision of the source tree the program was built from, or "unknown".
+    pub git_hash: String,
 }
 
 impl Evaluation {
@@ -165,9 +165,17 @@ impl Evaluation {
                 file.commit()?;
             }
         }
-        let text = serde_json::to_string_pretty(&self.to_json()).map_err(|error| Error::Invalid(error.to_string()))?;
-        write_atomic(path, format!("{text}\n").as_bytes())
+        write_document(path, &self.to_json())
     }
+}
+
+/// Writes a results file, whole or not at all.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn write_document(path: &Path, document: &Value) -> Result<()> {
+    let text = serde_json::to_string_pretty(document).map_err(|error| Error::Invalid(error.to_string()))?;
+    write_atomic(path, format!("{text}\n").as_bytes())
 }
 
 impl PerplexityOutcome {

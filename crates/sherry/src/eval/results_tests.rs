@@ -1,6 +1,7 @@
 use std::fs;
 
 use super::*;
+use crate::eval::data::DataSource;
 use crate::eval::lm::Score;
 use crate::eval::tasks::Limit;
 
@@ -8,7 +9,8 @@ fn outcome(folder: &Path, task: &'static str, right: &[bool]) -> Outcome {
     let lines: Vec<String> =
         (0..right.len()).map(|i| format!(r#"{{"goal": "é{i}", "sol1": "a", "sol2": "bb", "label": 0}}"#)).collect();
     fs::write(folder.join(format!("{task}_validation.jsonl")), lines.join("\n")).unwrap();
-    let run = Task::find(task).unwrap().prepare(folder, Limit::All, 0, 1234).unwrap();
+    let run =
+        Task::find(task).unwrap().prepare(&[DataSource::Folder(folder.to_path_buf())], Limit::All, 0, 1234).unwrap();
     let pair = |&right: &bool| {
         let score = |logprob| Score { logprob, is_greedy: false };
         vec![score(if right { -1.0 } else { -9.5 }), score(-2.25)]
@@ -32,7 +34,7 @@ fn evaluation(folder: &Path, right: &[bool]) -> Evaluation {
         perplexities: Vec::new(),
         date: 1.5,
         seconds: 2.0,
-        git_hash: None,
+        git_hash: "unknown".to_owned(),
     }
 }
 

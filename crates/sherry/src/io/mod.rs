@@ -5,6 +5,7 @@ pub mod gguf;
 pub mod json;
 mod mmap;
 pub mod native;
+pub mod parquet;
 pub mod safetensors;
 mod source;
 mod verify;

@@ -5,9 +5,7 @@
 //! same order the prompts are equal. Not equal: when a folder lacks the training split, the validation split stands in
 //! (never the scored one, except for LAMBADA, which the harness itself samples from its test split).
 
-use std::path::Path;
-
-use super::super::data::{DataFile, Row, Split};
+use super::super::data::{DataFile, DataSource, Row, Split};
 use super::super::python::Random;
 use super::{Kind, Question, Task};
 use crate::{Error, Result};
@@ -23,21 +21,21 @@ pub(super) struct Pool {
 
 impl Task {
     /// The examples for this task, whose scored rows are `scored`.
-    pub(super) fn fewshot_pool(&self, folder: &Path, scored: &DataFile) -> Result<Pool> {
+    pub(super) fn fewshot_pool(&self, sources: &[DataSource], scored: &DataFile) -> Result<Pool> {
         if self.kind == Kind::Lambada {
             return Ok(Pool { file: scored.clone(), split: self.split });
         }
-        if let Some(file) = DataFile::find(folder, self.stems, Split::Train)? {
+        if let Some(file) = self.find_data(sources, Split::Train)? {
             return Ok(Pool { file, split: Split::Train });
         }
         if self.split != Split::Validation
-            && let Some(file) = DataFile::find(folder, self.stems, Split::Validation)?
+            && let Some(file) = self.find_data(sources, Split::Validation)?
         {
             return Ok(Pool { file, split: Split::Validation });
         }
         Err(Error::Invalid(format!(
             "few-shot examples come from the training split; {}",
-            self.missing(folder, Split::Train)
+            self.missing(sources, Split::Train)
         )))
     }
 }

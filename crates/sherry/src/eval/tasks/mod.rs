@@ -5,11 +5,11 @@ mod prompts;
 #[cfg(test)]
 mod tests;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::{Map, Value};
 
-use super::data::{DataFile, Split};
+use super::data::{DataFile, DataSource, Split};
 use super::lm::Request;
 use crate::{Error, Result};
 pub use fewshot::FEWSHOT_SEED;
@@ -225,12 +225,17 @@ impl Task {
     /// The task called `name`.
     ///
     /// # Errors
-    /// [`Error::Invalid`] listing the tasks there are.
+    /// [`Error::Invalid`] listing the tasks there are, the nearest first.
     pub fn find(name: &str) -> Result<&'static Self> {
         TASKS.iter().find(|task| task.name == name).ok_or_else(|| {
             let known: Vec<&str> = TASKS.iter().map(|task| task.name).collect();
+            let nearest = known.iter().map(|known| (distance(name, known), known)).min();
+            let meant = match nearest {
+                Some((changes, known)) if changes <= known.len() / 3 => format!(" (did you mean {known}?)"),
+                _ => String::new(),
+            };
             Error::Invalid(format!(
-                "unknown task '{name}'; known: {}, and sherry5 for the paper's five",
+                "unknown task '{name}'{meant}; known: {}, and sherry5 for the paper's five",
                 known.join(", ")
             ))
         })
@@ -264,14 +269,14 @@ impl Task {
     /// needed field, a few-shot split that is missing or too small.
     pub fn prepare(
         &'static self,
-        folder: &Path,
+        sources: &[DataSource],
         limit: Limit,
         num_fewshot: usize,
         fewshot_seed: u64,
     ) -> Result<TaskRun> {
-        let file = DataFile::find(folder, self.stems, self.split)?.ok_or_else(|| self.missing(folder, self.split))?;
+        let file = self.find_data(sources, self.split)?.ok_or_else(|| self.missing(sources, self.split))?;
         let count = limit.of(file.rows.len());
-        let pool = if num_fewshot > 0 { Some(self.fewshot_pool(folder, &file)?) } else { None };
+        let pool = if num_fewshot > 0 { Some(self.fewshot_pool(sources, &file)?) } else { None };
         let mut sampler = pool.as_ref().map(|pool| pool.sampler(self, num_fewshot, fewshot_seed)).transpose()?;
         let mut items = Vec::with_capacity(count);
         for (index, row) in file.rows.iter().take(count).enumerate() {
@@ -293,18 +298,68 @@ impl Task {
         })
     }
 
-    fn missing(&self, folder: &Path, split: Split) -> Error {
+    /// The splits a run reads: the scored one, and with few-shot examples the one they come from.
+    pub fn splits(&self, num_fewshot: usize) -> Vec<Split> {
+        let examples = (num_fewshot > 0 && self.kind != Kind::Lambada).then_some(Split::Train);
+        [self.split].into_iter().chain(examples).collect()
+    }
+
+    /// Whether `sources` have a split.
+    ///
+    /// # Errors
+    /// As [`DataSource::files`].
+    pub fn has_data(&self, sources: &[DataSource], split: Split) -> Result<bool> {
+        for source in sources {
+            if !source.files(self.stems, self.dataset_config, split)?.is_empty() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn find_data(&self, sources: &[DataSource], split: Split) -> Result<Option<DataFile>> {
+        DataFile::find(sources, self.stems, self.dataset_config, split)
+    }
+
+    fn missing(&self, sources: &[DataSource], split: Split) -> Error {
         let tried: Vec<String> =
             self.stems.iter().map(|stem| format!("{stem}_{}.jsonl[.gz|.zst]", split.name())).collect();
+        let folders: Vec<String> = sources
+            .iter()
+            .map(|source| match source {
+                DataSource::Folder(folder) | DataSource::HubSet(folder) => folder.display().to_string(),
+            })
+            .collect();
         let config = self.dataset_config.map(|config| format!(" (configuration {config})")).unwrap_or_default();
         Error::Invalid(format!(
-            "task {}: no {} data in {}: looked for {} (also with '-' or '/' before the split); export that split of \
-             the hub's data set {}{config} as JSON lines into that folder, or name another folder with --data",
+            "task {}: no {} data in {}: looked for {} (also .parquet, and with '-' or '/' before the split); get the \
+             hub's data set {}{config} with `sherry pull --dataset {}`, or name another folder with --data",
             self.name,
             split.name(),
-            folder.display(),
+            folders.join(" or "),
             tried.join(", "),
-            self.dataset
+            self.dataset,
+            self.name
         ))
     }
+}
+
+/// Insertions, deletions and changes of letters that make `a` to `b`, upper and lower case and `-` and `_` being alike.
+fn distance(a: &str, b: &str) -> usize {
+    let plain = |text: &str| -> Vec<char> {
+        text.chars().take(64).map(|c| if c == '-' { '_' } else { c.to_ascii_lowercase() }).collect()
+    };
+    let (a, b) = (plain(a), plain(b));
+    // Distances from the letters of `a` so far to each beginning of `b`.
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.iter().enumerate() {
+        let mut diagonal = i;
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let changed = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = changed.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
 }

@@ -1,7 +1,8 @@
 use std::fs;
+use std::path::Path;
 
 use super::*;
-use crate::eval::data::read_text;
+use crate::eval::data::{DataSource, read_text};
 use crate::eval::python::Random;
 
 /// The data folder, or `None` with a message when it is absent.
@@ -22,7 +23,10 @@ fn prompts_equal_the_reference_requests() {
     let reference: Value = serde_json::from_str(&text).unwrap();
     let mut checked = 0;
     for (name, entry) in reference["tasks"].as_object().unwrap() {
-        let run = Task::find(name).unwrap().prepare(&data.join("eval"), Limit::Items(200), 0, 0).unwrap();
+        let run = Task::find(name)
+            .unwrap()
+            .prepare(&[DataSource::Folder(data.join("eval"))], Limit::Items(200), 0, 0)
+            .unwrap();
         for expected in entry["per_item"].as_array().unwrap() {
             let item = &run.items[expected["item"].as_u64().unwrap() as usize];
             assert_eq!(item.gold as u64, expected["gold"].as_u64().unwrap(), "{name} item {}", item.index);
@@ -42,7 +46,7 @@ fn every_item_of_every_set_becomes_requests() {
     let Some(data) = data() else { return };
     let expected = [2376, 1172, 10042, 1838, 1267, 500, 3270, 5153];
     for (task, count) in TASKS.iter().zip(expected) {
-        let run = task.prepare(&data.join("eval"), Limit::All, 0, 0).unwrap();
+        let run = task.prepare(&[DataSource::Folder(data.join("eval"))], Limit::All, 0, 0).unwrap();
         assert_eq!((run.items.len(), run.original), (count, count), "{}", task.name);
         let lengths = |item: &Item| item.requests.len() == item.lengths.len() || task.kind == Kind::WinoGrande;
         assert!(run.items.iter().all(lengths));
@@ -68,7 +72,10 @@ fn few_shot_examples_are_drawn_as_the_harness_draws_them() {
     let train: Vec<String> = (0..30).map(piqa).collect();
     rows(folder.path(), "piqa_train.jsonl", &train);
     rows(folder.path(), "piqa_validation.jsonl", &[piqa(5), piqa(40)]);
-    let run = Task::find("piqa").unwrap().prepare(folder.path(), Limit::All, 2, FEWSHOT_SEED).unwrap();
+    let run = Task::find("piqa")
+        .unwrap()
+        .prepare(&[DataSource::Folder(folder.path().to_path_buf())], Limit::All, 2, FEWSHOT_SEED)
+        .unwrap();
     assert_eq!(run.fewshot_split, Some(Split::Train));
     // Three are drawn per item, those equal to the item leave, two remain.
     let mut random = Random::new(FEWSHOT_SEED);
@@ -88,7 +95,10 @@ fn few_shot_prompts_keep_the_harnesses_oddities() {
     let folder = tempfile::tempdir().unwrap();
     let words = |i: usize| format!(r#"{{"text": "a b\nc w{i}"}}"#);
     rows(folder.path(), "lambada_test.jsonl", &[words(0), words(1)]);
-    let run = Task::find("lambada_openai").unwrap().prepare(folder.path(), Limit::Items(1), 1, 7).unwrap();
+    let run = Task::find("lambada_openai")
+        .unwrap()
+        .prepare(&[DataSource::Folder(folder.path().to_path_buf())], Limit::Items(1), 1, 7)
+        .unwrap();
     let request = &run.items[0].requests[0];
     // The target brings its own space, the joint another; the item itself may be its own example.
     assert!(request.context.starts_with("a b\nc  w") && request.context.ends_with("\n\na b\nc"), "{request:?}");
@@ -98,7 +108,10 @@ fn few_shot_prompts_keep_the_harnesses_oddities() {
         |name: &str| format!(r#"{{"sentence": "{name} _ sat . ", "option1": "X", "option2": "Y", "answer": "2"}}"#);
     rows(folder.path(), "winogrande_train.jsonl", &[blank("t"), blank("t")]);
     rows(folder.path(), "winogrande_dev.jsonl", &[blank("v")]);
-    let run = Task::find("winogrande").unwrap().prepare(folder.path(), Limit::All, 1, 7).unwrap();
+    let run = Task::find("winogrande")
+        .unwrap()
+        .prepare(&[DataSource::Folder(folder.path().to_path_buf())], Limit::All, 1, 7)
+        .unwrap();
     let contexts: Vec<&str> = run.items[0].requests.iter().map(|request| request.context.as_str()).collect();
     assert_eq!(contexts, ["t Y sat .\n\nv X", "t Y sat .\n\nv Y"]);
     assert!(run.items[0].requests.iter().all(|request| request.continuation == " sat ."));
@@ -108,18 +121,28 @@ fn few_shot_prompts_keep_the_harnesses_oddities() {
 fn missing_data_says_what_was_looked_for() {
     let folder = tempfile::tempdir().unwrap();
     let task = Task::find("winogrande").unwrap();
-    let error = task.prepare(folder.path(), Limit::All, 0, 0).unwrap_err().to_string();
-    for part in
-        ["task winogrande", "winogrande_xl_validation.jsonl[.gz|.zst]", "allenai/winogrande", "winogrande_xl", "--data"]
-    {
+    let error =
+        task.prepare(&[DataSource::Folder(folder.path().to_path_buf())], Limit::All, 0, 0).unwrap_err().to_string();
+    for part in [
+        "task winogrande",
+        "winogrande_xl_validation.jsonl[.gz|.zst]",
+        "allenai/winogrande",
+        "pull --dataset winogrande",
+    ] {
         assert!(error.contains(part), "{error}");
     }
     rows(folder.path(), "piqa_validation.jsonl", &[piqa(0), piqa(1)]);
     let piqa_task = Task::find("piqa").unwrap();
-    let error = piqa_task.prepare(folder.path(), Limit::All, 3, 0).unwrap_err().to_string();
+    let error = piqa_task
+        .prepare(&[DataSource::Folder(folder.path().to_path_buf())], Limit::All, 3, 0)
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("training split") && error.contains("piqa_train.jsonl"), "{error}");
     rows(folder.path(), "piqa_train.jsonl", &[piqa(0), piqa(1)]);
-    let error = piqa_task.prepare(folder.path(), Limit::All, 3, 0).unwrap_err().to_string();
+    let error = piqa_task
+        .prepare(&[DataSource::Folder(folder.path().to_path_buf())], Limit::All, 3, 0)
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("has 2 rows"), "{error}");
 }
 
@@ -152,7 +175,11 @@ fn rows_that_do_not_fit_are_named() {
     ];
     for (task, file, row, expected) in cases {
         rows(folder.path(), &format!("{file}.jsonl"), &[row.to_string()]);
-        let error = Task::find(task).unwrap().prepare(folder.path(), Limit::All, 0, 0).unwrap_err().to_string();
+        let error = Task::find(task)
+            .unwrap()
+            .prepare(&[DataSource::Folder(folder.path().to_path_buf())], Limit::All, 0, 0)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains(expected) && error.contains("line 1"), "{error}");
     }
 }
@@ -164,6 +191,11 @@ fn tasks_are_found_by_name() {
     assert_eq!(names, ["boolq", "piqa"]);
     let error = Task::find_all("piqa,mmlu").unwrap_err().to_string();
     assert!(error.contains("'mmlu'") && error.contains("hellaswag"), "{error}");
+    for (typed, meant) in [("hella_swag", "hellaswag"), ("ARC-Easy", "arc_easy"), ("winogrand", "winogrande")] {
+        let error = Task::find(typed).unwrap_err().to_string();
+        assert!(error.contains(&format!("did you mean {meant}?")), "{error}");
+    }
+    assert!(!Task::find("mmlu").unwrap_err().to_string().contains("mean"));
     assert!(Task::find_all(" ,").is_err());
     assert_eq!(Limit::Share(0.1).of(15), 2);
     assert_eq!((Limit::Items(9).of(3), Limit::All.of(3)), (3, 3));
