@@ -204,7 +204,7 @@ mod tests {
     #[test]
     fn every_word_is_read() {
         for len in [0, 1, 31, 32, 33, 1000] {
-            let words: Vec<u64> = (0..len).map(|i| u64::MAX / 3 * (i + 1)).collect();
+            let words: Vec<u64> = (0..len).map(|i| (u64::MAX / 3).wrapping_mul(i + 1)).collect();
             let expected = words.iter().fold(0u64, |sum, word| sum.wrapping_add(*word));
             for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
                 assert_eq!(read(isa, &words), expected, "{isa}, {len} words");
