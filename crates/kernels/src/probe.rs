@@ -26,16 +26,10 @@ pub fn read(isa: Isa, words: &[u64]) -> u64 {
     sum(words)
 }
 
-/// The sum in 32 independent lanes, which the compiler puts into vectors.
-#[inline(always)]
-pub(crate) fn sum(words: &[u64]) -> u64 {
-    let mut lanes = [0u64; 32];
-    let (chunks, rest) = words.as_chunks::<32>();
-    for chunk in chunks {
-        for (lane, word) in lanes.iter_mut().zip(chunk) {
-            *lane = lane.wrapping_add(*word);
-        }
-    }
+/// The sum in independent lanes, which the compiler puts into vectors.
+fn sum(words: &[u64]) -> u64 {
+    let (chunks, rest) = words.as_chunks::<8>();
+    let lanes = chunks.iter().fold([0u64; 8], |lanes, chunk| std::array::from_fn(|i| lanes[i].wrapping_add(chunk[i])));
     lanes.iter().chain(rest).fold(0, |sum, word| sum.wrapping_add(*word))
 }
 

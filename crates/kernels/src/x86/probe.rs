@@ -3,24 +3,50 @@
 //! The arithmetic ones are written as assembly because the compiler would see that their inputs never change.
 
 use std::arch::asm;
-use std::arch::x86_64::{__m256i, __m512i, _mm256_setzero_si256, _mm512_setzero_si512};
+use std::arch::x86_64::{
+    __m256i, __m512i, _mm256_add_epi64, _mm256_loadu_si256, _mm256_setzero_si256, _mm256_storeu_si256,
+    _mm512_add_epi64, _mm512_loadu_si512, _mm512_reduce_add_epi64, _mm512_setzero_si512,
+};
 
-/// [`sum`](crate::probe::sum) by 512-bit loads.
+/// The wrapping sum of `words` by 512-bit loads.
 ///
 /// # Safety
 /// AVX-512 F is available.
 #[target_feature(enable = "avx512f")]
 pub(crate) unsafe fn read_512(words: &[u64]) -> u64 {
-    crate::probe::sum(words)
+    let (lines, rest) = words.as_chunks::<32>();
+    let mut sums = [_mm512_setzero_si512(); 4];
+    for line in lines {
+        for (i, sum) in sums.iter_mut().enumerate() {
+            // SAFETY: eight words from 8 i on lie inside the 32 of `line`.
+            *sum = _mm512_add_epi64(*sum, unsafe { _mm512_loadu_si512(line.as_ptr().add(8 * i).cast()) });
+        }
+    }
+    let [a, b, c, d] = sums;
+    let sum = _mm512_reduce_add_epi64(_mm512_add_epi64(_mm512_add_epi64(a, b), _mm512_add_epi64(c, d))) as u64;
+    rest.iter().fold(sum, |sum, word| sum.wrapping_add(*word))
 }
 
-/// [`sum`](crate::probe::sum) by 256-bit loads.
+/// The wrapping sum of `words` by 256-bit loads.
 ///
 /// # Safety
 /// AVX2 is available.
 #[target_feature(enable = "avx2")]
 pub(crate) unsafe fn read_256(words: &[u64]) -> u64 {
-    crate::probe::sum(words)
+    let (lines, rest) = words.as_chunks::<16>();
+    let mut sums = [_mm256_setzero_si256(); 4];
+    for line in lines {
+        for (i, sum) in sums.iter_mut().enumerate() {
+            // SAFETY: four words from 4 i on lie inside the 16 of `line`.
+            *sum = _mm256_add_epi64(*sum, unsafe { _mm256_loadu_si256(line.as_ptr().add(4 * i).cast()) });
+        }
+    }
+    let [a, b, c, d] = sums;
+    let mut lanes = [0u64; 4];
+    let sum = _mm256_add_epi64(_mm256_add_epi64(a, b), _mm256_add_epi64(c, d));
+    // SAFETY: the array has room for the four words of a vector.
+    unsafe { _mm256_storeu_si256(lanes.as_mut_ptr().cast(), sum) };
+    lanes.iter().chain(rest).fold(0, |sum, word| sum.wrapping_add(*word))
 }
 
 /// `rounds` times 12 independent `vpdpbusd` of 64 multiply-accumulates each.
