@@ -33,12 +33,22 @@ impl Kernels {
     /// The table of `isa`. Its functions may be called only where `isa` is available.
     pub(crate) fn of(isa: Isa) -> &'static Self {
         match isa {
-            Isa::Scalar => &crate::scalar::KERNELS,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => &crate::x86::avx2::KERNELS,
+            Isa::Avx2 | Isa::Avx2Gfni => &crate::x86::avx2::KERNELS,
+            #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni if crate::x86::avx2::vnni::has_vex() => &crate::x86::avx2::vnni::vex::KERNELS,
+            #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni => &crate::x86::avx2::vnni::evex::KERNELS,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => &crate::x86::avx512::KERNELS,
-            #[cfg(not(target_arch = "x86_64"))]
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni | Isa::Avx512Vbmi => &crate::x86::avx512::vnni::KERNELS,
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => &crate::aarch64::neon::KERNELS,
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDot => &crate::aarch64::dotprod::KERNELS,
+            #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+            Isa::Simd128 => &crate::wasm32::KERNELS,
             _ => &crate::scalar::KERNELS,
         }
     }

@@ -3,10 +3,14 @@
 //! All `unsafe` code of the project lives here (and in one file-mapping module of the library). This crate never reads
 //! files, the environment or clocks.
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
 mod bytes;
 mod engine;
 pub mod format;
 mod generic;
+#[cfg(all(test, any(target_os = "linux", target_os = "macos")))]
+mod guard_tests;
 mod isa;
 mod kernels;
 mod matrix;
@@ -16,6 +20,8 @@ pub mod probe;
 mod scalar;
 mod ternary;
 mod vector;
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+mod wasm32;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 

@@ -243,8 +243,10 @@ impl PanelShape {
                     for (pair, low) in low.chunks_exact(32).enumerate() {
                         nibbles(low, &mut values[64 * pair..][..64]);
                     }
-                    for (i, value) in values.iter_mut().enumerate() {
-                        *value |= high.get(i % 32).map_or(0, |high| (high >> (i / 32) & 1) << 4);
+                    for (i, values) in values.chunks_exact_mut(32).enumerate() {
+                        for (value, high) in values.iter_mut().zip(high) {
+                            *value |= (high >> i & 1) << 4;
+                        }
                     }
                 }
                 _ => {
@@ -252,12 +254,13 @@ impl PanelShape {
                     for (j, scale) in block[192..208].iter().enumerate() {
                         head[(2 + j) * ROWS + r] = *scale;
                     }
-                    for (i, value) in values.iter_mut().enumerate() {
+                    for (i, values) in values.chunks_exact_mut(32).enumerate() {
                         // Two halves of 128 values; quarter k of a half: nibble k / 2 of byte 32 (k % 2) + l.
-                        let (half, k, l) = (i / 128, i % 128 / 32, i % 32);
-                        let low = block[64 * half + 32 * (k % 2) + l] >> (4 * (k / 2)) & 15;
-                        let high = block[128 + 32 * half + l] >> (2 * k) & 3;
-                        *value = low | high << 4;
+                        let (half, k) = (i / 4, i % 4);
+                        let (low, high) = (&block[64 * half + 32 * (k % 2)..], &block[128 + 32 * half..]);
+                        for ((value, low), high) in values.iter_mut().zip(low).zip(high) {
+                            *value = low >> (4 * (k / 2)) & 15 | (high >> (2 * k) & 3) << 4;
+                        }
                     }
                 }
             }
@@ -267,20 +270,28 @@ impl PanelShape {
         }
     }
 
-    /// Writes 32 codes of row `r`.
+    /// Writes 32 codes of row `r`, the four of a group at a time.
     fn place_codes(&self, values: &[u8], r: usize, codes: &mut [u8]) {
-        for (i, &value) in values.iter().enumerate() {
-            let (g, at) = (i / 4, 4 * r + i % 4);
-            if self.bits == 8 {
-                codes[64 * g + at] = value;
-                continue;
+        let (groups, _) = values.as_chunks::<4>();
+        let group = |g: usize| u32::from_le_bytes(groups[g]);
+        let mut put = |plane: usize, four: u32| {
+            codes[64 * plane + 4 * r..][..4].copy_from_slice(&four.to_le_bytes());
+        };
+        if self.bits == 8 {
+            (0..8).for_each(|g| put(g, group(g)));
+            return;
+        }
+        for p in 0..4 {
+            put(p, group(p) & 0x0f0f_0f0f | (group(p + 4) & 0x0f0f_0f0f) << 4);
+        }
+        match self.bits {
+            5 => put(4, (0..8).fold(0, |bits, g| bits | (group(g) >> 4 & 0x0101_0101) << g)),
+            6 => {
+                for p in 0..2 {
+                    put(4 + p, (0..4).fold(0, |bits, q| bits | (group(4 * p + q) >> 4 & 0x0303_0303) << (2 * q)));
+                }
             }
-            codes[64 * (g % 4) + at] |= (value & 15) << (4 * (g / 4));
-            match self.bits {
-                5 => codes[256 + at] |= (value >> 4) << g,
-                6 => codes[256 + 64 * (g / 4) + at] |= (value >> 4) << (2 * (g % 4)),
-                _ => {}
-            }
+            _ => {}
         }
     }
 

@@ -63,7 +63,7 @@ impl Pool {
     pub const MAX_THREADS: usize = 256;
 
     /// A pool of `threads` workers, the calling thread included; at least one, at most [`MAX_THREADS`](Self::MAX_THREADS).
-    /// Fewer when the system refuses to start more.
+    /// Fewer when the system refuses to start more (WebAssembly: none but the caller).
     pub fn new(threads: usize) -> Self {
         let helpers = threads.clamp(1, Self::MAX_THREADS) - 1;
         let shared = Arc::new(Shared {
@@ -282,7 +282,7 @@ unsafe impl<T: Send> Sync for SharedPtr<T> {}
 // SAFETY: as above.
 unsafe impl<T: Send> Send for SharedPtr<T> {}
 
-#[cfg(test)]
+#[cfg(all(test, not(target_family = "wasm")))] // which has no threads
 mod tests {
     use super::*;
     use std::time::Duration;

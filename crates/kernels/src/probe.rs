@@ -12,18 +12,16 @@ use crate::{Isa, engine};
 /// When `isa` is not available on this processor.
 pub fn read(isa: Isa, words: &[u64]) -> u64 {
     assert!(isa.is_available(), "{isa} is not available on this processor");
-    #[cfg(target_arch = "x86_64")]
-    {
-        if has(isa, "avx512f") {
-            // SAFETY: AVX-512 F is available, checked just now.
-            return unsafe { crate::x86::probe::read_512(words) };
-        }
-        if has(isa, "avx2") {
-            // SAFETY: AVX2 is available, checked just now.
-            return unsafe { crate::x86::probe::read_256(words) };
-        }
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: AVX-512 F is available, checked above.
+        Isa::Avx512 | Isa::Avx512Vnni | Isa::Avx512Vbmi => unsafe { crate::x86::probe::read_512(words) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: AVX2 is available, checked above.
+        Isa::Avx2 | Isa::Avx2Gfni | Isa::AvxVnni => unsafe { crate::x86::probe::read_256(words) },
+        // Vectors of 128 bits belong to the base of the other architectures.
+        _ => sum(words),
     }
-    sum(words)
 }
 
 /// The sum in independent lanes, which the compiler puts into vectors.
@@ -40,67 +38,54 @@ fn sum(words: &[u64]) -> u64 {
 /// When `isa` is not available on this processor.
 pub fn int8_dots(isa: Isa, rounds: u64) -> u64 {
     assert!(isa.is_available(), "{isa} is not available on this processor");
-    rounds
-        * match Dots::of(isa) {
-            #[cfg(target_arch = "x86_64")]
-            Dots::Vnni512 => {
-                // SAFETY: AVX-512 F and VNNI are available, checked by `of`.
-                unsafe { crate::x86::probe::dots_512(rounds) };
-                12 * 64
-            }
-            #[cfg(target_arch = "x86_64")]
-            Dots::Pairs256 => {
-                // SAFETY: AVX2 is available, checked by `of`.
-                unsafe { crate::x86::probe::dots_256(rounds) };
-                8 * 32
-            }
-            Dots::Plain => {
-                plain_dots(rounds);
-                16
-            }
+    let per_round = match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Vnni | Isa::Avx512Vbmi => {
+            // SAFETY: AVX-512 F and VNNI are available, checked above.
+            unsafe { crate::x86::probe::dots_512(rounds) };
+            12 * 64
         }
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => {
+            // SAFETY: AVX-512 F and BW are available, checked above.
+            unsafe { crate::x86::probe::pairs_512(rounds) };
+            8 * 64
+        }
+        #[cfg(target_arch = "x86_64")]
+        Isa::AvxVnni => {
+            if std::arch::is_x86_feature_detected!("avxvnni") {
+                // SAFETY: AVX2 and AVX-VNNI are available, checked just now.
+                unsafe { crate::x86::probe::dots_256_vex(rounds) };
+            } else {
+                // SAFETY: without AVX-VNNI the tier needs AVX-512 VL and VNNI, checked above.
+                unsafe { crate::x86::probe::dots_256_evex(rounds) };
+            }
+            10 * 32
+        }
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 | Isa::Avx2Gfni => {
+            // SAFETY: AVX2 is available, checked above.
+            unsafe { crate::x86::probe::pairs_256(rounds) };
+            8 * 32
+        }
+        _ => {
+            plain_dots(rounds);
+            16
+        }
+    };
+    rounds * per_round
 }
 
 /// What [`int8_dots`] runs on `isa`.
 pub fn int8_dots_name(isa: Isa) -> &'static str {
-    match Dots::of(isa) {
-        #[cfg(target_arch = "x86_64")]
-        Dots::Vnni512 => "vpdpbusd, 512 bits",
-        #[cfg(target_arch = "x86_64")]
-        Dots::Pairs256 => "vpmaddubsw + vpaddw, 256 bits",
-        Dots::Plain => "plain Rust",
+    match isa {
+        Isa::Avx512Vnni | Isa::Avx512Vbmi => "vpdpbusd, 512 bits",
+        Isa::Avx512 => "vpmaddubsw + vpaddw, 512 bits",
+        Isa::AvxVnni => "vpdpbusd, 256 bits",
+        Isa::Avx2 | Isa::Avx2Gfni => "vpmaddubsw + vpaddw, 256 bits",
+        Isa::Neon | Isa::NeonDot | Isa::Simd128 => "compiled Rust, less than the peak",
+        Isa::Scalar => "plain Rust",
     }
-}
-
-/// The fastest int8 dot products of a tier.
-enum Dots {
-    #[cfg(target_arch = "x86_64")]
-    Vnni512,
-    #[cfg(target_arch = "x86_64")]
-    Pairs256,
-    Plain,
-}
-
-impl Dots {
-    fn of(isa: Isa) -> Self {
-        #[cfg(target_arch = "x86_64")]
-        {
-            if has(isa, "avx512f") && has(isa, "avx512vnni") {
-                return Self::Vnni512;
-            }
-            if has(isa, "avx2") {
-                return Self::Pairs256;
-            }
-        }
-        let _ = isa;
-        Self::Plain
-    }
-}
-
-/// Whether `isa` needs the feature called `name`, and this processor has it.
-#[cfg(target_arch = "x86_64")]
-fn has(isa: Isa, name: &str) -> bool {
-    features(isa).contains(&(name, true))
 }
 
 fn plain_dots(rounds: u64) {
@@ -117,21 +102,38 @@ fn plain_dots(rounds: u64) {
 
 /// The processor features that `isa` needs, and whether each is there.
 pub fn features(isa: Isa) -> Vec<(&'static str, bool)> {
-    #[cfg(target_arch = "x86_64")]
-    macro_rules! probe {
-        ($($name:tt)*) => { vec![$(($name, std::arch::is_x86_feature_detected!($name))),*] };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    macro_rules! probe {
-        ($($name:tt)*) => { vec![$(($name, false)),*] };
-    }
-    match isa {
-        Isa::Scalar => Vec::new(),
-        Isa::Avx2 => probe!("avx2" "fma" "f16c"),
-        Isa::Avx512 => {
-            probe!("avx2" "fma" "f16c" "avx512f" "avx512bw" "avx512vl" "avx512vbmi" "avx512vnni")
+    let names: &[&str] = match isa {
+        Isa::Scalar => &[],
+        Isa::Avx2 => &["avx2", "fma", "f16c"],
+        Isa::Avx2Gfni => &["avx2", "fma", "f16c", "gfni"],
+        // AVX-512 has the same instructions, where AVX-VNNI is missing.
+        Isa::AvxVnni if !has("avxvnni") && has("avx512vnni") => {
+            &["avx2", "fma", "f16c", "gfni", "avx512f", "avx512vl", "avx512vnni"]
         }
+        Isa::AvxVnni => &["avx2", "fma", "f16c", "gfni", "avxvnni"],
+        Isa::Avx512 => &["avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl"],
+        Isa::Avx512Vnni => &["avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512vnni"],
+        Isa::Avx512Vbmi => &["avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512vnni", "avx512vbmi"],
+        Isa::Neon => &["neon"],
+        Isa::NeonDot => &["neon", "dotprod"],
+        Isa::Simd128 => &["simd128"],
+    };
+    names.iter().map(|&name| (name, has(name))).collect()
+}
+
+/// Whether this processor has the feature called `name`.
+fn has(name: &str) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    macro_rules! find {
+        ($($known:tt)*) => { $(name == $known && std::arch::is_x86_feature_detected!($known))||* };
     }
+    #[cfg(target_arch = "x86_64")]
+    return find!("avx2" "fma" "f16c" "gfni" "avxvnni" "avx512f" "avx512bw" "avx512vl" "avx512vnni" "avx512vbmi");
+    #[cfg(target_arch = "aarch64")]
+    return name == "neon" && std::arch::is_aarch64_feature_detected!("neon")
+        || name == "dotprod" && std::arch::is_aarch64_feature_detected!("dotprod");
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    return name == "simd128" && cfg!(target_feature = "simd128");
 }
 
 /// How a group of weight formats is multiplied.

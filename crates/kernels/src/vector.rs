@@ -1,5 +1,5 @@
 //! The vector operations that the algorithms of [`generic`](crate::generic) are written in, once for every instruction
-//! set. Implementations: `scalar`, `x86::avx2`, `x86::avx512`.
+//! set. Implementations: `scalar` and one per instruction set.
 //!
 //! Every method is `unsafe` for the same first reason: the processor must have the instruction set of the
 //! implementation. Pointers need no alignment; what they must cover is said at each method.

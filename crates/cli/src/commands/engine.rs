@@ -45,7 +45,14 @@ pub enum IsaArg {
     Auto,
     Scalar,
     Avx2,
+    Avx2Gfni,
+    AvxVnni,
     Avx512,
+    Avx512Vnni,
+    Avx512Vbmi,
+    Neon,
+    NeonDotprod,
+    Simd128,
 }
 
 #[derive(Clone, Copy, ValueEnum, PartialEq, Eq)]
@@ -118,7 +125,14 @@ impl EngineArgs {
             None | Some(IsaArg::Auto) => return Ok(Isa::best()),
             Some(IsaArg::Scalar) => Isa::Scalar,
             Some(IsaArg::Avx2) => Isa::Avx2,
+            Some(IsaArg::Avx2Gfni) => Isa::Avx2Gfni,
+            Some(IsaArg::AvxVnni) => Isa::AvxVnni,
             Some(IsaArg::Avx512) => Isa::Avx512,
+            Some(IsaArg::Avx512Vnni) => Isa::Avx512Vnni,
+            Some(IsaArg::Avx512Vbmi) => Isa::Avx512Vbmi,
+            Some(IsaArg::Neon) => Isa::Neon,
+            Some(IsaArg::NeonDotprod) => Isa::NeonDot,
+            Some(IsaArg::Simd128) => Isa::Simd128,
         };
         if !isa.is_available() {
             bail!("--isa {isa} is not available on this processor ({})", machine::cpu_name());

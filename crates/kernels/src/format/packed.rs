@@ -194,6 +194,9 @@ pub struct PackedLayout {
     pub scale: ScaleGroup,
 }
 
+/// 2^40 columns, or 2^20 where addresses have 32 bits, keep every size per row far from overflow.
+const MAX_COLS: usize = 1 << (usize::BITS / 8 * 5);
+
 impl PackedLayout {
     /// Whether shape, format, order and scale group go together: Sherry needs columns in whole quads, stride-16 order in
     /// whole chunks of 64, and no code may straddle two scales.
@@ -202,8 +205,7 @@ impl PackedLayout {
     /// [`PackedError`] saying which condition fails.
     pub fn check(&self) -> Result<(), PackedError> {
         let Self { format, rows, cols, order, scale } = *self;
-        // 2^40 columns keep every size per row far from overflow.
-        if rows == 0 || cols == 0 || cols > 1 << 40 {
+        if rows == 0 || cols == 0 || cols > MAX_COLS {
             return Err(PackedError::Shape { rows, cols });
         }
         let multiple = match (format, order) {

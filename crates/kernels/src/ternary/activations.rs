@@ -23,6 +23,14 @@ pub(crate) struct ActBlock {
 
 impl ActBlock {
     pub(crate) const ZERO: Self = Self { q: [0; BLOCK_VALUES], sums: [0; BLOCK_CHUNKS], scale: 0.0 };
+
+    /// Sum of `q` over `chunks` chunks from `first` on.
+    #[inline(always)]
+    pub(crate) fn sum(&self, first: usize, chunks: usize) -> i32 {
+        // Without a loop of unknown length, which costs more than the additions.
+        let counts = |chunk: usize| chunk >= first && chunk < first + chunks;
+        (0..BLOCK_CHUNKS).map(|chunk| if counts(chunk) { self.sums[chunk] } else { 0 }).sum()
+    }
 }
 
 /// Which input stands where in an activation block.

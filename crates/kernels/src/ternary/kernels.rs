@@ -141,9 +141,25 @@ impl TernaryKernels {
     pub(crate) fn of(isa: Isa) -> &'static Self {
         match isa {
             #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => &crate::x86::avx2::ternary::KERNELS,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2Gfni => &crate::x86::avx2::gfni::KERNELS,
+            #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni if crate::x86::avx2::vnni::has_vex() => &crate::x86::avx2::vnni::vex::ternary::KERNELS,
+            #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni => &crate::x86::avx2::vnni::evex::ternary::KERNELS,
+            #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => &crate::x86::avx512::ternary::KERNELS,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => &crate::x86::avx2::ternary::KERNELS,
+            Isa::Avx512Vnni => &crate::x86::avx512::vnni::ternary::KERNELS,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vbmi => &crate::x86::avx512::vbmi::KERNELS,
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => &crate::aarch64::neon::ternary::products::KERNELS,
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDot => &crate::aarch64::dotprod::products::KERNELS,
+            #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+            Isa::Simd128 => &crate::wasm32::ternary::products::KERNELS,
             _ => &crate::scalar::ternary::KERNELS,
         }
     }

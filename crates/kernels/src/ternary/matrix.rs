@@ -17,7 +17,8 @@ use crate::format::half::f16_to_f32;
 use crate::format::{PackedError, PackedLayout, ScaleGroup, TernaryFormat, UNIT_BYTES, UNIT_CODES, stq1_0};
 use crate::matrix::MatrixError;
 
-use super::lines::Lines;
+use super::lines::{Lines, OutOfMemory};
+use super::transpose::{COLUMNS, transpose};
 
 /// Rows per block.
 pub(crate) const BLOCK_ROWS: usize = 64;
@@ -142,19 +143,17 @@ impl TernaryMatrix {
         let block_bytes = shape.stream_bytes(chunk_bytes(format));
         let row_blocks = rows.div_ceil(BLOCK_ROWS);
         let bytes = row_blocks.saturating_mul(block_bytes);
-        let out_of_memory = |_| MatrixError::OutOfMemory { bytes };
-
-        let mut blocks = Lines::zeroed(bytes).map_err(out_of_memory)?;
+        let mut blocks = Lines::zeroed(bytes).map_err(|OutOfMemory| MatrixError::OutOfMemory { bytes })?;
         let mut row_scales = Vec::new();
         if group_chunks == 0 {
-            row_scales.try_reserve_exact(row_blocks).map_err(out_of_memory)?;
+            row_scales.try_reserve_exact(row_blocks).map_err(|_| MatrixError::OutOfMemory { bytes })?;
             row_scales.resize(row_blocks, [0.0; BLOCK_ROWS]);
             for (row, out) in row_scales.as_flattened_mut()[..rows].iter_mut().enumerate() {
                 *out = f16_to_f32(scale(row, 0));
             }
         }
-        // Rows of a block side by side, padded with zeros to whole words: what the transposition reads.
-        let stride = (chunks * chunk_bytes(format) / BLOCK_ROWS).next_multiple_of(8);
+        // Rows of a block side by side, padded with zeros to whole columns: what the transposition reads.
+        let stride = (chunks * chunk_bytes(format) / BLOCK_ROWS).next_multiple_of(COLUMNS);
         pool.for_chunks(&mut blocks.bytes_mut()[..bytes], block_bytes, |block, stream| {
             let first = block * BLOCK_ROWS;
             let mut rows_codes = vec![0; stride * BLOCK_ROWS];
@@ -267,43 +266,23 @@ const fn code_line(plane: usize) -> usize {
     (plane + 1) % UNIT_BYTES
 }
 
-/// Row-major units of 64 rows to the lines of the chunks: a byte transposition, 8 x 8 at a time.
+/// Row-major units of 64 rows to the lines of the chunks.
 fn transpose_units(rows: &[u8], stride: usize, shape: &RowBlock<'_>, stream: &mut [u8]) {
-    // Where byte `column` of the rows goes.
-    let line = |column: usize| {
-        let (chunk, plane) = (column / UNIT_BYTES, column % UNIT_BYTES);
-        let scales = chunk.checked_div(shape.group_chunks).map_or(0, |group| group + 1);
-        chunk * CODE_CHUNK_BYTES + scales * SCALE_BYTES + code_line(plane) * BLOCK_ROWS
-    };
+    let mut lines = [[0; BLOCK_ROWS]; COLUMNS];
     let columns = shape.chunks * UNIT_BYTES;
-    for column in (0..columns).step_by(8) {
-        let lines: [usize; 8] = std::array::from_fn(|i| line(column + i));
-        for row in (0..BLOCK_ROWS).step_by(8) {
-            let mut words = [0u64; 8];
-            for (i, word) in words.iter_mut().enumerate() {
-                let at = (row + i) * stride + column;
-                *word = rows[at..at + 8].try_into().map_or(0, u64::from_le_bytes);
-            }
-            for (&line, word) in lines.iter().zip(transpose_8x8(words)).take(columns - column) {
-                stream[line + row..line + row + 8].copy_from_slice(&word.to_le_bytes());
-            }
+    // Scales before a chunk; groups are a power of two of chunks.
+    let groups = |chunk: usize| match shape.group_chunks {
+        0 => 0,
+        size => (chunk >> size.trailing_zeros()) + 1,
+    };
+    for first in (0..columns).step_by(COLUMNS) {
+        transpose(rows, stride, first, &mut lines);
+        for (column, line) in (first..columns).zip(&lines) {
+            let (chunk, plane) = (column / UNIT_BYTES, column % UNIT_BYTES);
+            let at = chunk * CODE_CHUNK_BYTES + groups(chunk) * SCALE_BYTES + code_line(plane) * BLOCK_ROWS;
+            stream[at..at + BLOCK_ROWS].copy_from_slice(line);
         }
     }
-}
-
-/// Byte `i` of word `j` becomes byte `j` of word `i`.
-fn transpose_8x8(mut w: [u64; 8]) -> [u64; 8] {
-    for (step, mask) in [(4, 0x0000_0000_ffff_ffff_u64), (2, 0x0000_ffff_0000_ffff), (1, 0x00ff_00ff_00ff_00ff)] {
-        for i in 0..8 {
-            if i & step == 0 {
-                let (a, b) = (w[i], w[i + step]);
-                let shift = 8 * step as u32;
-                w[i] = (a & mask) | (b & mask) << shift;
-                w[i + step] = (a >> shift) & mask | (b & !mask);
-            }
-        }
-    }
-    w
 }
 
 /// Row-major bytes of 64 rows to one chunk of the 2-bit format.

@@ -1,5 +1,6 @@
 //! Cuts products with ternary weights into row blocks and tokens, and runs them on the pool.
 
+use std::cell::RefCell;
 use std::ops::Range;
 
 use crate::format::TernaryFormat;
@@ -40,9 +41,15 @@ struct Input {
 
 /// Tokens whose look-up tables are built at a time.
 const TABLE_TOKENS: usize = 16;
-/// Tokens that share a decoded panel: their sums (256 bytes each) and activations (160) stay in L1 or near it beside
-/// the panel (8 KiB).
-const PANEL_TOKENS: usize = 96;
+/// Chunks of a panel: 64 KiB of decoded weights of 64 rows, which stay in L2 while all tokens pass.
+const PANEL_CHUNKS: usize = 32;
+/// Tokens that share a decoded panel: their sums (256 bytes each) stay in L2 beside it.
+const PANEL_TOKENS: usize = 192;
+/// Tokens that take a segment of a panel (8 KiB) together: it comes to L1 once for all, and their sums (6 KiB) stay there
+/// from one segment to the next.
+const GROUP_TOKENS: usize = 24;
+/// Decoded bytes of one chunk: 8 codes x 64 rows x 4 weights.
+const CHUNK_PANEL: usize = 8 * BLOCK_ROWS * 4;
 /// Inputs below which the calling thread quantizes alone, about 2 us of work.
 const SERIAL_INPUTS: usize = 16 * 1024;
 
@@ -315,44 +322,61 @@ unsafe fn multiply_panels(
     input: &Input,
     w: &TernaryMatrix,
     n: usize,
-    tile: Range<usize>,
+    tokens: Range<usize>,
     acc: &mut [Rows],
 ) -> Finish {
-    #[repr(align(64))]
-    struct Panel([u8; 4 * CHUNK_PANEL]);
-    /// Decoded bytes of one chunk: 8 codes x 64 rows x 4 weights.
-    const CHUNK_PANEL: usize = 8 * BLOCK_ROWS * 4;
+    thread_local! {
+        static PANEL: RefCell<Lines> = RefCell::default();
+    }
 
-    let mut panel = Panel([0; 4 * CHUNK_PANEL]);
     let book = codebook(w.layout().format);
     let chunk_bytes = chunk_bytes(w.layout().format);
     let mut stream = block.stream;
     let mut scales = None;
     let mut chunk = 0;
-    while chunk < block.chunks {
-        if block.starts_group(chunk)
-            && let Some((head, rest)) = stream.split_first_chunk::<SCALE_BYTES>()
-        {
-            scales = Some(head);
-            stream = rest;
+    PANEL.with_borrow_mut(|panel| {
+        if panel.grow(PANEL_CHUNKS * CHUNK_PANEL).is_err() {
+            std::alloc::handle_alloc_error(std::alloc::Layout::new::<[u8; 64]>());
         }
-        let chunks = block.segment_chunks().min(block.chunks - chunk);
-        let (codes, rest) = stream.split_at(chunks * chunk_bytes);
-        stream = rest;
-        for (codes, panel) in codes.chunks_exact(chunk_bytes).zip(panel.0.chunks_exact_mut(CHUNK_PANEL)) {
-            // SAFETY: the caller guarantees the instruction set.
-            unsafe {
-                match book {
-                    Some(book) => (gemm.decode_codes)(book, codes, panel),
-                    None => (gemm.decode_bits)(codes, panel),
+        while chunk < block.chunks {
+            let mut segments = [None; PANEL_CHUNKS];
+            let mut panel = panel.bytes_mut();
+            for segment in &mut segments {
+                let chunks = block.segment_chunks().min(block.chunks - chunk);
+                if chunks == 0 || panel.len() < chunks * CHUNK_PANEL {
+                    break;
+                }
+                if block.starts_group(chunk)
+                    && let Some((head, rest)) = stream.split_first_chunk::<SCALE_BYTES>()
+                {
+                    scales = Some(head);
+                    stream = rest;
+                }
+                let (codes, rest) = stream.split_at(chunks * chunk_bytes);
+                stream = rest;
+                let (decoded, rest) = std::mem::take(&mut panel).split_at_mut(chunks * CHUNK_PANEL);
+                panel = rest;
+                for (codes, decoded) in codes.chunks_exact(chunk_bytes).zip(decoded.chunks_exact_mut(CHUNK_PANEL)) {
+                    // SAFETY: the caller guarantees the instruction set.
+                    unsafe {
+                        match book {
+                            Some(book) => (gemm.decode_codes)(book, codes, decoded),
+                            None => (gemm.decode_bits)(codes, decoded),
+                        }
+                    }
+                }
+                *segment = Some((chunk / 4, Segment { panel: decoded, first_chunk: chunk % 4, chunks, scales }));
+                chunk += chunks;
+            }
+            for (group, acc) in acc.chunks_mut(GROUP_TOKENS).enumerate() {
+                let start = tokens.start + group * GROUP_TOKENS;
+                for (act_block, segment) in segments.iter().map_while(|segment| *segment) {
+                    let acts = &input.acts[act_block * n + start..][..acc.len()];
+                    // SAFETY: the caller guarantees the instruction set.
+                    unsafe { (gemm.segment)(segment, acts, acc) };
                 }
             }
         }
-        let segment = Segment { panel: &panel.0[..chunks * CHUNK_PANEL], first_chunk: chunk % 4, chunks, scales };
-        let acts = &input.acts[chunk / 4 * n..][tile.clone()];
-        // SAFETY: the caller guarantees the instruction set.
-        unsafe { (gemm.segment)(segment, acts, acc) };
-        chunk += chunks;
-    }
+    });
     if book.is_some() { gemm.finish_codes } else { gemm.finish_bits }
 }

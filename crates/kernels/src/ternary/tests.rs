@@ -168,14 +168,14 @@ fn check_shape(rows: usize, cols: usize) {
     for layout in layouts(rows, cols) {
         let packed = random_weights(layout, &mut random);
         let matrix = in_kernel_order(&packed, &Pool::new(1));
-        let tokens = 20;
+        let tokens = 33;
         let x: Vec<f32> = (0..tokens).flat_map(|t| token(t, cols, &mut random)).collect();
         let expected: Vec<Vec<u32>> = x.chunks(cols).map(|x| bits(&reference(&packed, x))).collect();
         for isa in available() {
             for (t, x) in x.chunks(cols).enumerate() {
                 assert_eq!(bits(&run(isa, 1, &matrix, x, 1)), expected[t], "{isa} {layout:?} token {t} alone");
             }
-            for n in [2, 3, 7, 13, 20] {
+            for n in [2, 7, 13, 20, 33] {
                 let y = run(isa, 1, &matrix, &x[..n * cols], n);
                 for (t, y) in y.chunks(rows).enumerate() {
                     assert_eq!(bits(y), expected[t], "{isa} {layout:?} token {t} of {n}");

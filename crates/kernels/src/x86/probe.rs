@@ -74,27 +74,94 @@ pub(crate) unsafe fn dots_512(rounds: u64) {
     }
 }
 
-/// `rounds` times 8 independent pairs of `vpmaddubsw` and `vpaddw`, 32 multiply-accumulates each: what the tiles of the
-/// AVX2 kernels consist of.
-///
-/// # Safety
-/// AVX2 is available.
-#[target_feature(enable = "avx2")]
-pub(crate) unsafe fn dots_256(rounds: u64) {
-    let zero: __m256i = _mm256_setzero_si256();
-    for _ in 0..rounds {
-        // SAFETY: the instructions touch only the registers named, and the caller has their instruction set.
-        unsafe {
-            asm!(
-                "vpmaddubsw {s}, {z}, {z}", "vpaddw {a}, {a}, {s}", "vpmaddubsw {t}, {z}, {z}", "vpaddw {b}, {b}, {t}",
-                "vpmaddubsw {s}, {z}, {z}", "vpaddw {c}, {c}, {s}", "vpmaddubsw {t}, {z}, {z}", "vpaddw {d}, {d}, {t}",
-                "vpmaddubsw {s}, {z}, {z}", "vpaddw {e}, {e}, {s}", "vpmaddubsw {t}, {z}, {z}", "vpaddw {f}, {f}, {t}",
-                "vpmaddubsw {s}, {z}, {z}", "vpaddw {g}, {g}, {s}", "vpmaddubsw {t}, {z}, {z}", "vpaddw {h}, {h}, {t}",
-                z = in(ymm_reg) zero, s = out(ymm_reg) _, t = out(ymm_reg) _,
-                a = out(ymm_reg) _, b = out(ymm_reg) _, c = out(ymm_reg) _, d = out(ymm_reg) _,
-                e = out(ymm_reg) _, f = out(ymm_reg) _, g = out(ymm_reg) _, h = out(ymm_reg) _,
-                options(nomem, nostack, preserves_flags)
-            );
+/// Defines a loop of 8 independent pairs of `vpmaddubsw` and `vpaddw` a round.
+macro_rules! pairs {
+    ($(#[$attribute:meta])* $name:ident, $class:ident, $vector:ty, $zero:ident) => {
+        $(#[$attribute])*
+        pub(crate) unsafe fn $name(rounds: u64) {
+            let zero: $vector = $zero();
+            for _ in 0..rounds {
+                // SAFETY: the instructions touch only the registers named, and the caller has their instruction set.
+                unsafe {
+                    asm!(
+                        "vpmaddubsw {s}, {z}, {z}", "vpaddw {a}, {a}, {s}",
+                        "vpmaddubsw {t}, {z}, {z}", "vpaddw {b}, {b}, {t}",
+                        "vpmaddubsw {s}, {z}, {z}", "vpaddw {c}, {c}, {s}",
+                        "vpmaddubsw {t}, {z}, {z}", "vpaddw {d}, {d}, {t}",
+                        "vpmaddubsw {s}, {z}, {z}", "vpaddw {e}, {e}, {s}",
+                        "vpmaddubsw {t}, {z}, {z}", "vpaddw {f}, {f}, {t}",
+                        "vpmaddubsw {s}, {z}, {z}", "vpaddw {g}, {g}, {s}",
+                        "vpmaddubsw {t}, {z}, {z}", "vpaddw {h}, {h}, {t}",
+                        z = in($class) zero, s = out($class) _, t = out($class) _,
+                        a = out($class) _, b = out($class) _, c = out($class) _, d = out($class) _,
+                        e = out($class) _, f = out($class) _, g = out($class) _, h = out($class) _,
+                        options(nomem, nostack, preserves_flags)
+                    );
+                }
+            }
         }
-    }
+    };
+}
+
+pairs! {
+    /// `rounds` times 8 pairs of 32 multiply-accumulates: what the tiles of the AVX2 kernels consist of.
+    ///
+    /// # Safety
+    /// AVX2 is available.
+    #[target_feature(enable = "avx2")]
+    pairs_256, ymm_reg, __m256i, _mm256_setzero_si256
+}
+
+pairs! {
+    /// `rounds` times 8 pairs of 64 multiply-accumulates.
+    ///
+    /// # Safety
+    /// AVX-512 F and BW are available.
+    #[target_feature(enable = "avx512f,avx512bw")]
+    pairs_512, zmm_reg, __m512i, _mm512_setzero_si512
+}
+
+/// Defines a loop of independent 256-bit `vpdpbusd`, 10 a round, in one of its two encodings.
+macro_rules! dots_256 {
+    ($(#[$attribute:meta])* $name:ident, $instruction:literal) => {
+        $(#[$attribute])*
+        pub(crate) unsafe fn $name(rounds: u64) {
+            let zero = _mm256_setzero_si256();
+            for _ in 0..rounds {
+                // SAFETY: the instructions touch only the registers named, and the caller has their instruction set.
+                unsafe {
+                    asm!(
+                        concat!($instruction, " {a}, {z}, {z}"), concat!($instruction, " {b}, {z}, {z}"),
+                        concat!($instruction, " {c}, {z}, {z}"), concat!($instruction, " {d}, {z}, {z}"),
+                        concat!($instruction, " {e}, {z}, {z}"), concat!($instruction, " {f}, {z}, {z}"),
+                        concat!($instruction, " {g}, {z}, {z}"), concat!($instruction, " {h}, {z}, {z}"),
+                        concat!($instruction, " {i}, {z}, {z}"), concat!($instruction, " {j}, {z}, {z}"),
+                        z = in(ymm_reg) zero,
+                        a = out(ymm_reg) _, b = out(ymm_reg) _, c = out(ymm_reg) _, d = out(ymm_reg) _,
+                        e = out(ymm_reg) _, f = out(ymm_reg) _, g = out(ymm_reg) _, h = out(ymm_reg) _,
+                        i = out(ymm_reg) _, j = out(ymm_reg) _,
+                        options(nomem, nostack, preserves_flags)
+                    );
+                }
+            }
+        }
+    };
+}
+
+dots_256! {
+    /// `rounds` times 10 `vpdpbusd` of 32 multiply-accumulates, as AVX-VNNI encodes it.
+    ///
+    /// # Safety
+    /// AVX2 and AVX-VNNI are available.
+    #[target_feature(enable = "avx2,avxvnni")]
+    dots_256_vex, "{{vex}} vpdpbusd"
+}
+
+dots_256! {
+    /// `rounds` times 10 `vpdpbusd` of 32 multiply-accumulates, as AVX-512 encodes it.
+    ///
+    /// # Safety
+    /// AVX-512 VL and VNNI are available.
+    #[target_feature(enable = "avx2,avx512f,avx512vl,avx512vnni")]
+    dots_256_evex, "{{evex}} vpdpbusd"
 }

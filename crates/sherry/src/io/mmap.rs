@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use memmap2::{Mmap, UncheckedAdvice};
+use memmap2::Mmap;
 use sherry_kernels::Bytes;
 
 use crate::{Error, Result};
@@ -16,7 +16,7 @@ use crate::{Error, Result};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum ReadMode {
     /// Map it: loads lazily, shares pages between processes. A file that another process truncates while it is mapped
-    /// ends this process with SIGBUS.
+    /// ends this process with SIGBUS. WebAssembly has no mappings: there, files are read.
     #[default]
     Map,
     /// Read it into memory at once: slower to start, safe from truncation.
@@ -44,7 +44,7 @@ impl FileBytes {
         if !meta.is_file() {
             return Err(Error::malformed(path, "file", "not a regular file"));
         }
-        if mode == ReadMode::Read || meta.len() <= ALWAYS_READ {
+        if mode == ReadMode::Read || cfg!(target_family = "wasm") || meta.len() <= ALWAYS_READ {
             let mut bytes = Vec::new();
             let size = usize::try_from(meta.len()).unwrap_or(usize::MAX);
             if bytes.try_reserve_exact(size).is_err() {
@@ -66,6 +66,14 @@ impl FileBytes {
     }
 
     /// Lets the system drop the resident pages wholly inside `range`; reading them again is slower but still correct.
+    /// Does nothing but on Unix.
+    #[cfg(not(unix))]
+    pub fn release(&self, _range: Range<usize>) {
+        let _ = &self.map;
+    }
+
+    /// Lets the system drop the resident pages wholly inside `range`; reading them again is slower but still correct.
+    #[cfg(unix)]
     pub fn release(&self, range: Range<usize>) {
         const PAGE: usize = 4096;
         let Some(map) = &self.map else { return };
@@ -74,7 +82,7 @@ impl FileBytes {
         if start < end {
             // SAFETY: for a private read-only file mapping DONTNEED only drops clean pages; the next access reads the
             // file again, so no reference into the mapping ever sees other contents. Failure is harmless.
-            let _ = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, end - start) };
+            let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, end - start) };
         }
     }
 }

@@ -64,3 +64,30 @@ fn partitions_are_complete_and_balanced() {
     assert_eq!(super::partition([1, 1, 1, 97, 100].into_iter(), 2), [0, 4, 5]);
     assert_eq!(super::partition([0, 0, 0].into_iter(), 2), [0, 0, 3]);
 }
+
+/// Eight lanes and no fused multiply-add, like the scalar code.
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+#[test]
+fn simd128_gives_the_scalar_bits() {
+    use crate::format::TensorType;
+    use crate::{Bytes, Matrix, Product};
+
+    let mut random = Random::new(13);
+    let (rows, cols, tokens) = (19, 101, 3);
+    let x: Vec<f32> = random.values(tokens * cols).iter().map(|x| x * 20.0).collect();
+    let y = random.values(tokens * cols);
+    let weights: Vec<u8> = random.values(rows * cols).iter().flat_map(|w| w.to_le_bytes()).collect();
+    let w = Matrix::from_rows(TensorType::F32, rows, cols, Bytes::from(weights)).unwrap();
+    let run = |isa| {
+        let mut engine = engine(isa, 1);
+        let (mut silu, mut gelu) = (x.clone(), x.clone());
+        engine.silu_mul(&mut silu, &y);
+        engine.gelu_mul(&mut gelu, &y);
+        let mut norm = vec![0.0; x.len()];
+        engine.rms_norm(&x, &y[..cols], 1e-5, 1.0, &mut norm);
+        let mut product = vec![0.0; tokens * rows];
+        engine.matmul(&x, tokens, &mut [Product { w: &w, y: &mut product }]);
+        [silu, gelu, norm, product].concat()
+    };
+    assert_same_bits(&run(Isa::Simd128), &run(Isa::Scalar));
+}

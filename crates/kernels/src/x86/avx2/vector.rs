@@ -1,16 +1,25 @@
 //! Eight lanes in one 256-bit register.
 
 use std::arch::x86_64::*;
+use std::marker::PhantomData;
 
 use crate::vector::{Floats, RowLanes};
+use crate::x86::ternary::Products;
 
 /// Eight f32.
 #[derive(Clone, Copy)]
 pub(crate) struct F32x8(__m256);
 
-/// Eight i32.
+/// Eight i32 that multiply bytes by `P`.
 #[derive(Clone, Copy)]
-pub(crate) struct I32x8(__m256i);
+pub(crate) struct I32x8<P>(__m256i, PhantomData<P>);
+
+impl<P> From<__m256i> for I32x8<P> {
+    #[inline(always)]
+    fn from(lanes: __m256i) -> Self {
+        Self(lanes, PhantomData)
+    }
+}
 
 impl Floats for F32x8 {
     const LANES: usize = 8;
@@ -136,16 +145,16 @@ impl Floats for F32x8 {
     }
 }
 
-impl RowLanes for I32x8 {
+impl<P: Products<Vector = __m256i>> RowLanes for I32x8<P> {
     type Floats = F32x8;
     type Bytes = __m256i;
-    const SIGNED_EXCESS: i32 = 0;
+    const SIGNED_EXCESS: i32 = P::SIGNED_EXCESS;
     const TILE_TOKENS: usize = 2;
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn zero() -> Self {
-        Self(_mm256_setzero_si256())
+        _mm256_setzero_si256().into()
     }
 
     #[inline]
@@ -175,53 +184,48 @@ impl RowLanes for I32x8 {
         _mm256_or_si256(nibbles, _mm256_slli_epi16::<4>(bits))
     }
 
-    #[inline]
-    #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline(always)]
     unsafe fn dot_unsigned(self, weights: __m256i, x: i32) -> Self {
-        // 2 * 63 * 127 fits int16.
-        let pairs = _mm256_maddubs_epi16(weights, _mm256_set1_epi32(x));
-        Self(_mm256_add_epi32(self.0, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))))
+        // SAFETY: the caller has the instructions of `P`.
+        unsafe { P::unsigned(self.0, weights, _mm256_set1_epi32(x)).into() }
     }
 
-    #[inline]
-    #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline(always)]
     unsafe fn dot_signed(self, weights: __m256i, x: i32) -> Self {
-        // |w| * (x with the sign of w): 2 * 128 * 127 fits int16.
-        let x = _mm256_sign_epi8(_mm256_set1_epi32(x), weights);
-        let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(weights), x);
-        Self(_mm256_add_epi32(self.0, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))))
+        // SAFETY: the caller has the instructions of `P`.
+        unsafe { P::signed(self.0, weights, _mm256_set1_epi32(x)).into() }
     }
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn sub_splat(self, value: i32) -> Self {
-        Self(_mm256_sub_epi32(self.0, _mm256_set1_epi32(value)))
+        _mm256_sub_epi32(self.0, _mm256_set1_epi32(value)).into()
     }
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn add(self, other: Self) -> Self {
-        Self(_mm256_add_epi32(self.0, other.0))
+        _mm256_add_epi32(self.0, other.0).into()
     }
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn mul(self, other: Self) -> Self {
-        Self(_mm256_mullo_epi32(self.0, other.0))
+        _mm256_mullo_epi32(self.0, other.0).into()
     }
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn load_u8(from: *const u8) -> Self {
         // SAFETY: the caller gives eight readable bytes.
-        Self(_mm256_cvtepu8_epi32(unsafe { _mm_loadl_epi64(from.cast()) }))
+        _mm256_cvtepu8_epi32(unsafe { _mm_loadl_epi64(from.cast()) }).into()
     }
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn load_i8(from: *const u8) -> Self {
         // SAFETY: the caller gives eight readable bytes.
-        Self(_mm256_cvtepi8_epi32(unsafe { _mm_loadl_epi64(from.cast()) }))
+        _mm256_cvtepi8_epi32(unsafe { _mm_loadl_epi64(from.cast()) }).into()
     }
 
     #[inline]

@@ -1,16 +1,25 @@
 //! Sixteen lanes in one 512-bit register.
 
 use std::arch::x86_64::*;
+use std::marker::PhantomData;
 
 use crate::vector::{Floats, RowLanes};
+use crate::x86::ternary::Products;
 
 /// Sixteen f32.
 #[derive(Clone, Copy)]
 pub(crate) struct F32x16(__m512);
 
-/// Sixteen i32.
+/// Sixteen i32 that multiply bytes by `P`.
 #[derive(Clone, Copy)]
-pub(crate) struct I32x16(__m512i);
+pub(crate) struct I32x16<P>(__m512i, PhantomData<P>);
+
+impl<P> From<__m512i> for I32x16<P> {
+    #[inline(always)]
+    fn from(lanes: __m512i) -> Self {
+        Self(lanes, PhantomData)
+    }
+}
 
 /// The first `n` of sixteen lanes.
 #[inline(always)]
@@ -23,27 +32,27 @@ impl Floats for F32x16 {
     const TILE_TOKENS: usize = 6;
 
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
     unsafe fn splat(value: f32) -> Self {
         Self(_mm512_set1_ps(value))
     }
 
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
     unsafe fn load(from: *const u8) -> Self {
         // SAFETY: the caller gives 64 readable bytes.
         Self(unsafe { _mm512_loadu_ps(from.cast()) })
     }
 
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
     unsafe fn load_f16(from: *const u8) -> Self {
         // SAFETY: the caller gives 32 readable bytes.
         Self(_mm512_cvtph_ps(unsafe { _mm256_loadu_si256(from.cast()) }))
     }
 
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
     unsafe fn load_bf16(from: *const u8) -> Self {
         // SAFETY: the caller gives 32 readable bytes.
         let bits = unsafe { _mm256_loadu_si256(from.cast()) };
@@ -51,14 +60,14 @@ impl Floats for F32x16 {
     }
 
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
     unsafe fn store(self, to: *mut f32) {
         // SAFETY: the caller gives room for sixteen values.
         unsafe { _mm512_storeu_ps(to, self.0) }
     }
 
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
     unsafe fn store_f16(self, to: *mut u16) {
         let bits = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self.0);
         // SAFETY: the caller gives room for sixteen values.
@@ -66,68 +75,68 @@ impl Floats for F32x16 {
     }
 
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
     unsafe fn add(self, other: Self) -> Self {
         Self(_mm512_add_ps(self.0, other.0))
     }
 
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
     unsafe fn sub(self, other: Self) -> Self {
         Self(_mm512_sub_ps(self.0, other.0))
     }
 
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
     unsafe fn mul(self, other: Self) -> Self {
         Self(_mm512_mul_ps(self.0, other.0))
     }
 
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
     unsafe fn div(self, other: Self) -> Self {
         Self(_mm512_div_ps(self.0, other.0))
     }
 
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
     unsafe fn mul_add(self, factor: Self, addend: Self) -> Self {
         Self(_mm512_fmadd_ps(self.0, factor.0, addend.0))
     }
 
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
     unsafe fn max(self, other: Self) -> Self {
         Self(_mm512_max_ps(self.0, other.0))
     }
 
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
     unsafe fn min(self, other: Self) -> Self {
         Self(_mm512_min_ps(self.0, other.0))
     }
 
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
     unsafe fn select_less(self, bound: Self, then: Self, otherwise: Self) -> Self {
         Self(_mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(self.0, bound.0), otherwise.0, then.0))
     }
 
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
     unsafe fn exp2_integer(self) -> Self {
         let exponent = _mm512_add_epi32(_mm512_cvttps_epi32(self.0), _mm512_set1_epi32(127));
         Self(_mm512_castsi512_ps(_mm512_slli_epi32::<23>(exponent)))
     }
 
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
     unsafe fn prefetch(at: *const u8) {
         _mm_prefetch::<_MM_HINT_T1>(at.cast());
     }
 
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
     unsafe fn sum4(vectors: [Self; 4]) -> [f32; 4] {
         let [a, b, c, d] = vectors.map(|v| v.0);
         // Per 128-bit quarter: the four sums of four, then the quarters.
@@ -144,28 +153,28 @@ impl Floats for F32x16 {
     }
 
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
     unsafe fn load_part(from: *const u8, n: usize) -> Self {
         // SAFETY: the caller gives `n` readable values; the mask hides the others.
         Self(unsafe { _mm512_maskz_loadu_ps(mask(n), from.cast()) })
     }
 
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
     unsafe fn store_part(self, to: *mut f32, n: usize) {
         // SAFETY: the caller gives room for `n` values; the mask hides the others.
         unsafe { _mm512_mask_storeu_ps(to, mask(n), self.0) }
     }
 
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
     unsafe fn load_f16_part(from: *const u8, n: usize) -> Self {
         // SAFETY: the caller gives `n` readable values; the mask hides the others.
         Self(_mm512_cvtph_ps(unsafe { _mm256_maskz_loadu_epi16(mask(n), from.cast()) }))
     }
 
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
     unsafe fn load_bf16_part(from: *const u8, n: usize) -> Self {
         // SAFETY: the caller gives `n` readable values; the mask hides the others.
         let bits = unsafe { _mm256_maskz_loadu_epi16(mask(n), from.cast()) };
@@ -173,7 +182,7 @@ impl Floats for F32x16 {
     }
 
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
     unsafe fn store_f16_part(self, to: *mut u16, n: usize) {
         let bits = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self.0);
         // SAFETY: the caller gives room for `n` values; the mask hides the others.
@@ -181,93 +190,91 @@ impl Floats for F32x16 {
     }
 }
 
-impl RowLanes for I32x16 {
+impl<P: Products<Vector = __m512i>> RowLanes for I32x16<P> {
     type Floats = F32x16;
     type Bytes = __m512i;
-    const SIGNED_EXCESS: i32 = 128;
+    const SIGNED_EXCESS: i32 = P::SIGNED_EXCESS;
     const TILE_TOKENS: usize = 8;
 
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
     unsafe fn zero() -> Self {
-        Self(_mm512_setzero_si512())
+        _mm512_setzero_si512().into()
     }
 
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
     unsafe fn load_bytes(from: *const u8) -> __m512i {
         // SAFETY: the caller gives 64 readable bytes.
         unsafe { _mm512_loadu_si512(from.cast()) }
     }
 
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
     unsafe fn low_nibbles(bytes: __m512i) -> __m512i {
         _mm512_and_si512(bytes, _mm512_set1_epi8(15))
     }
 
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
     unsafe fn high_nibbles(bytes: __m512i) -> __m512i {
         _mm512_and_si512(_mm512_srli_epi16::<4>(bytes), _mm512_set1_epi8(15))
     }
 
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
     unsafe fn extend_nibbles(nibbles: __m512i, bits: __m512i, shift: i32, mask: i8) -> __m512i {
         let bits = _mm512_srl_epi16(bits, _mm_cvtsi32_si128(shift));
         let bits = _mm512_and_si512(bits, _mm512_set1_epi8(mask));
         _mm512_or_si512(nibbles, _mm512_slli_epi16::<4>(bits))
     }
 
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+    #[inline(always)]
     unsafe fn dot_unsigned(self, weights: __m512i, x: i32) -> Self {
-        Self(_mm512_dpbusd_epi32(self.0, weights, _mm512_set1_epi32(x)))
+        // SAFETY: the caller has the instructions of `P`.
+        unsafe { P::unsigned(self.0, weights, _mm512_set1_epi32(x)).into() }
     }
 
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+    #[inline(always)]
     unsafe fn dot_signed(self, weights: __m512i, x: i32) -> Self {
-        // w + 128 is unsigned.
-        let weights = _mm512_xor_si512(weights, _mm512_set1_epi8(-128));
-        Self(_mm512_dpbusd_epi32(self.0, weights, _mm512_set1_epi32(x)))
+        // SAFETY: the caller has the instructions of `P`.
+        unsafe { P::signed(self.0, weights, _mm512_set1_epi32(x)).into() }
     }
 
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
     unsafe fn sub_splat(self, value: i32) -> Self {
-        Self(_mm512_sub_epi32(self.0, _mm512_set1_epi32(value)))
+        _mm512_sub_epi32(self.0, _mm512_set1_epi32(value)).into()
     }
 
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
     unsafe fn add(self, other: Self) -> Self {
-        Self(_mm512_add_epi32(self.0, other.0))
+        _mm512_add_epi32(self.0, other.0).into()
     }
 
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
     unsafe fn mul(self, other: Self) -> Self {
-        Self(_mm512_mullo_epi32(self.0, other.0))
+        _mm512_mullo_epi32(self.0, other.0).into()
     }
 
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
     unsafe fn load_u8(from: *const u8) -> Self {
         // SAFETY: the caller gives sixteen readable bytes.
-        Self(_mm512_cvtepu8_epi32(unsafe { _mm_loadu_si128(from.cast()) }))
+        _mm512_cvtepu8_epi32(unsafe { _mm_loadu_si128(from.cast()) }).into()
     }
 
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
     unsafe fn load_i8(from: *const u8) -> Self {
         // SAFETY: the caller gives sixteen readable bytes.
-        Self(_mm512_cvtepi8_epi32(unsafe { _mm_loadu_si128(from.cast()) }))
+        _mm512_cvtepi8_epi32(unsafe { _mm_loadu_si128(from.cast()) }).into()
     }
 
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
     unsafe fn to_floats(self) -> F32x16 {
         F32x16(_mm512_cvtepi32_ps(self.0))
     }

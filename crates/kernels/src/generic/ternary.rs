@@ -1,0 +1,409 @@
+//! Ternary products with vectors of 128 bits. See [`crate::ternary::kernels`] for what each function computes.
+//!
+//! The 5-bit formats run by table look-up for one token: the partial sums of four inputs, |T| <= 381, are split into two
+//! signed digits, T = 31 h + l with |l|, |h| <= 15, so that bytes can add up the digits of a whole chunk of eight codes.
+//! Bytes then widen to int16 (32 x 381 fits) and, once per segment, to int32. Rows stay in natural order.
+
+use crate::ternary::activations::{ActBlock, BLOCK_CODES};
+use crate::ternary::kernels::{Codebook, Rows, Segment, TokenBlocks};
+use crate::ternary::matrix::{BIT_CHUNK_BYTES, BLOCK_ROWS, CODE_CHUNK_BYTES, RowBlock, SCALE_BYTES, slot_row};
+use crate::vector::{Floats, RowLanes};
+
+/// Bytes between what is in use and what is asked for. Not measured on any processor that runs this.
+const AHEAD: usize = 4096;
+
+/// Sixteen bytes at a time.
+///
+/// # Safety
+/// All methods: the instruction set of the implementation is available.
+#[allow(clippy::missing_safety_doc)] // said once, above
+pub(crate) trait Vectors {
+    /// Eight rows as whole numbers.
+    type Ints: RowLanes;
+    /// Sixteen bytes.
+    type Bytes: Copy;
+    /// Eight int16.
+    type Shorts: Copy;
+    /// Four inputs of type int8, ready for [`multiply`](Self::multiply).
+    type Quad: Copy;
+    /// Sums of products of four rows, not yet added up inside a row.
+    type Dots: Copy;
+    /// Bytes of look-up tables per 5-bit code.
+    const TABLE_BYTES: usize;
+    /// Tokens x 8 rows whose `Dots` fit the registers: 2, 6 or 8.
+    const TILE_TOKENS: usize;
+
+    unsafe fn load(bytes: &[u8; 16]) -> Self::Bytes;
+    unsafe fn store(bytes: Self::Bytes, out: &mut [u8; 16]);
+
+    /// Writes the tables of the 32 codes of an activation block.
+    unsafe fn build_tables(book: &Codebook, acts: &ActBlock, out: &mut [u8]);
+    /// Low and high digits of one chunk, added up over its eight codes, of rows `32 half + 16 i ..` for `i` 0 and 1.
+    /// `tables` are those of the eight codes.
+    unsafe fn look_up(codes: &[u8; CODE_CHUNK_BYTES], half: usize, tables: &[u8]) -> [[Self::Bytes; 2]; 2];
+    unsafe fn no_shorts() -> Self::Shorts;
+    /// Adds `31 high + low` of sixteen rows.
+    unsafe fn add_digits(sums: [Self::Shorts; 2], digits: [Self::Bytes; 2]) -> [Self::Shorts; 2];
+    unsafe fn widen(shorts: Self::Shorts) -> Self::Ints;
+
+    /// Decodes one chunk of a 5-bit format: 8 codes x 64 slots x 4 weights, plus 1.
+    unsafe fn decode_codes(book: &Codebook, codes: &[u8; CODE_CHUNK_BYTES], panel: &mut [[u8; 256]; 8]);
+    /// The four 2-bit fields of each byte.
+    unsafe fn fields(bytes: Self::Bytes) -> [Self::Bytes; 4];
+
+    unsafe fn no_dots() -> Self::Dots;
+    unsafe fn quad(q: &[i8; 4]) -> Self::Quad;
+    /// Adds the products of four weights (0 to 3) of each of four rows with four inputs: at most 32 times.
+    unsafe fn multiply(dots: Self::Dots, weights: Self::Bytes, q: Self::Quad) -> Self::Dots;
+    /// The sums of eight rows.
+    unsafe fn rows(dots: [Self::Dots; 2]) -> Self::Ints;
+}
+
+type F<V> = <<V as Vectors>::Ints as RowLanes>::Floats;
+
+/// See [`TernaryKernels`](crate::ternary::kernels::TernaryKernels).
+///
+/// # Safety
+/// The instruction set of `V` is available.
+#[inline(always)]
+pub(crate) unsafe fn build_tables<V: Vectors>(book: &Codebook, acts: &ActBlock, out: &mut [u8]) {
+    assert_eq!(out.len(), BLOCK_CODES * V::TABLE_BYTES);
+    // SAFETY: as promised by the caller.
+    unsafe { V::build_tables(book, acts, out) };
+}
+
+/// One token, blocks of rows one after the other: a 5-bit format, or with `BITS` the 2-bit format (without tables).
+///
+/// # Safety
+/// The instruction set of `V` is available.
+#[inline(always)]
+pub(crate) unsafe fn gemv<V: Vectors, const BITS: bool>(
+    blocks: &[RowBlock<'_>],
+    acts: TokenBlocks<'_>,
+    tables: &[u8],
+    out: &mut [&mut Rows],
+) {
+    let chunk_bytes = if BITS { BIT_CHUNK_BYTES } else { CODE_CHUNK_BYTES };
+    for (block, out) in blocks.iter().zip(out) {
+        assert_eq!(block.stream.len(), block.stream_bytes(chunk_bytes));
+        // SAFETY: as promised by the caller.
+        let mut acc = [unsafe { F::<V>::splat(0.0) }; BLOCK_ROWS / 8];
+        let mut scales = None;
+        let mut at = 0;
+        let mut chunk = 0;
+        while chunk < block.chunks {
+            if block.starts_group(chunk) {
+                scales = block.stream[at..].first_chunk().map(in_rows::<BITS>);
+                at += SCALE_BYTES;
+            }
+            let chunks = block.segment_chunks().min(block.chunks - chunk);
+            let codes = &block.stream[at..at + chunks * chunk_bytes];
+            let acts = acts.of_chunk(chunk);
+            // SAFETY: as promised by the caller.
+            unsafe {
+                let dots = if BITS {
+                    multiply_segment::<V>(codes, chunk % 4, acts)
+                } else {
+                    look_up_segment::<V>(codes, &tables[8 * chunk * V::TABLE_BYTES..])
+                };
+                for v in 0..BLOCK_ROWS / 8 {
+                    let scales = scales.as_ref().map(|scales| &scales[v]);
+                    acc[v] = accumulate::<V>(acc[v], dots[v], acts.scale, scales);
+                }
+            }
+            at += chunks * chunk_bytes;
+            chunk += chunks;
+        }
+        for v in 0..BLOCK_ROWS / 8 {
+            // SAFETY: as promised by the caller; eight values at 8 v.
+            unsafe {
+                let values = match block.row_scales {
+                    Some(scales) => acc[v].mul(F::<V>::load(scales.as_ptr().add(8 * v).cast())),
+                    None => acc[v],
+                };
+                values.store(out.as_mut_ptr().add(8 * v));
+            }
+        }
+    }
+}
+
+/// The f16 scales of the 64 rows in natural order; of the 5-bit formats they come in slot order.
+#[inline(always)]
+fn in_rows<const BITS: bool>(slots: &[u8; SCALE_BYTES]) -> [[u16; 8]; BLOCK_ROWS / 8] {
+    let slots = slots.as_chunks::<2>().0;
+    let mut rows = [0; BLOCK_ROWS];
+    for slot in 0..BLOCK_ROWS {
+        rows[if BITS { slot } else { slot_row(slot) }] = u16::from_le_bytes(slots[slot]);
+    }
+    std::array::from_fn(|v| std::array::from_fn(|i| rows[8 * v + i]))
+}
+
+/// `acc + dots as f32 * (a_scale * w_scale)`, multiplication and addition apart.
+#[inline(always)]
+unsafe fn accumulate<V: Vectors>(acc: F<V>, dots: V::Ints, a_scale: f32, scales: Option<&[u16; 8]>) -> F<V> {
+    const { assert!(F::<V>::LANES == 8) };
+    // SAFETY: the caller has the instruction set; eight scales.
+    unsafe {
+        let a_scale = F::<V>::splat(a_scale);
+        let factor = match scales {
+            Some(scales) => a_scale.mul(F::<V>::load_f16(scales.as_ptr().cast())),
+            None => a_scale,
+        };
+        acc.add(dots.to_floats().mul(factor))
+    }
+}
+
+/// Integer products of the 64 rows by look-up; `tables` from those of the first chunk on.
+#[inline(always)]
+unsafe fn look_up_segment<V: Vectors>(codes: &[u8], tables: &[u8]) -> [V::Ints; BLOCK_ROWS / 8] {
+    // SAFETY: the caller has the instruction set; prefetched addresses may lie anywhere.
+    unsafe {
+        let mut dots = [V::Ints::zero(); BLOCK_ROWS / 8];
+        // Two halves of 32 rows: all 64 at once would need more registers than there are.
+        for half in 0..2 {
+            let mut sums = [[V::no_shorts(); 2]; 2];
+            let (codes, _) = codes.as_chunks::<CODE_CHUNK_BYTES>();
+            for (codes, tables) in codes.iter().zip(tables.chunks_exact(8 * V::TABLE_BYTES)) {
+                if half == 0 {
+                    prefetch::<V>(codes);
+                }
+                let digits = V::look_up(codes, half, tables);
+                for i in 0..2 {
+                    sums[i] = V::add_digits(sums[i], digits[i]);
+                }
+            }
+            for v in 0..4 {
+                dots[4 * half + v] = V::widen(sums[v / 2][v % 2]);
+            }
+        }
+        dots
+    }
+}
+
+/// Integer products of the 64 rows of the 2-bit format; `first` is the place of the first chunk in the activation block.
+#[inline(always)]
+unsafe fn multiply_segment<V: Vectors>(codes: &[u8], first: usize, acts: &ActBlock) -> [V::Ints; BLOCK_ROWS / 8] {
+    let (halves, _) = codes.as_chunks::<{ BIT_CHUNK_BYTES / 2 }>();
+    let (q, _) = acts.q[32 * first..].as_chunks::<16>();
+    // The fields hold w + 1: take the sum of the activations off.
+    let sum = acts.sums[first..first + halves.len() / 2].iter().sum();
+    // SAFETY: the caller has the instruction set; prefetched addresses may lie anywhere.
+    unsafe {
+        let mut dots = [V::Ints::zero(); BLOCK_ROWS / 8];
+        for part in 0..4 {
+            let mut sums = [V::no_dots(); 4];
+            for (half, q) in halves.iter().zip(q) {
+                if part == 0 {
+                    prefetch::<V>(half);
+                }
+                let (q, _) = q.as_chunks::<4>();
+                let q = [V::quad(&q[0]), V::quad(&q[1]), V::quad(&q[2]), V::quad(&q[3])];
+                let (rows, _) = half.as_chunks::<16>();
+                for i in 0..4 {
+                    let fields = V::fields(V::load(&rows[4 * part + i]));
+                    for j in 0..4 {
+                        sums[i] = V::multiply(sums[i], fields[j], q[j]);
+                    }
+                }
+            }
+            dots[2 * part] = V::rows([sums[0], sums[1]]).sub_splat(sum);
+            dots[2 * part + 1] = V::rows([sums[2], sums[3]]).sub_splat(sum);
+        }
+        dots
+    }
+}
+
+/// Asks for as many bytes as `bytes` has, [`AHEAD`] of them.
+#[inline(always)]
+unsafe fn prefetch<V: Vectors>(bytes: &[u8]) {
+    for line in (0..bytes.len()).step_by(64) {
+        // SAFETY: the caller has the instruction set.
+        unsafe { F::<V>::prefetch(bytes.as_ptr().wrapping_add(line + AHEAD)) };
+    }
+}
+
+/// See [`GemmKernels`](crate::ternary::kernels::GemmKernels).
+///
+/// # Safety
+/// The instruction set of `V` is available.
+#[inline(always)]
+pub(crate) unsafe fn decode_codes<V: Vectors>(book: &Codebook, codes: &[u8], panel: &mut [u8]) {
+    let (Some(codes), Some(panel)) = (codes.as_array(), panel.as_chunks_mut::<256>().0.as_mut_array()) else {
+        unreachable!("one chunk of codes into one chunk of a panel");
+    };
+    // SAFETY: as promised by the caller.
+    unsafe { V::decode_codes(book, codes, panel) };
+}
+
+/// See [`GemmKernels`](crate::ternary::kernels::GemmKernels).
+///
+/// # Safety
+/// The instruction set of `V` is available.
+#[inline(always)]
+pub(crate) unsafe fn decode_bits<V: Vectors>(codes: &[u8], panel: &mut [u8]) {
+    let (halves, _) = codes.as_chunks::<{ BIT_CHUNK_BYTES / 2 }>();
+    let (panels, _) = panel.as_chunks_mut::<{ 4 * 256 }>();
+    for (half, panel) in halves.iter().zip(panels) {
+        let (rows, _) = half.as_chunks::<16>();
+        let (out, _) = panel.as_chunks_mut::<16>();
+        for (v, rows) in rows.iter().enumerate() {
+            // SAFETY: as promised by the caller.
+            unsafe {
+                let fields = V::fields(V::load(rows));
+                for j in 0..4 {
+                    V::store(fields[j], &mut out[16 * j + v]);
+                }
+            }
+        }
+    }
+}
+
+/// See [`GemmKernels`](crate::ternary::kernels::GemmKernels).
+///
+/// # Safety
+/// The instruction set of `V` is available.
+#[inline(always)]
+pub(crate) unsafe fn segment<V: Vectors>(segment: &Segment<'_>, acts: &[ActBlock], acc: &mut [Rows]) {
+    assert_eq!(acts.len(), acc.len());
+    let mut t = 0;
+    while t < acts.len() {
+        let (acts, acc) = (&acts[t..], &mut acc[t..]);
+        // SAFETY: as promised by the caller.
+        t += unsafe {
+            if V::TILE_TOKENS >= 8 && acts.len() >= 8 {
+                tile::<V, 8>(segment, acts, acc)
+            } else if V::TILE_TOKENS >= 6 && acts.len() >= 6 {
+                tile::<V, 6>(segment, acts, acc)
+            } else if V::TILE_TOKENS >= 4 && acts.len() >= 4 {
+                tile::<V, 4>(segment, acts, acc)
+            } else if acts.len() >= 2 {
+                tile::<V, 2>(segment, acts, acc)
+            } else {
+                tile::<V, 1>(segment, acts, acc)
+            }
+        };
+    }
+}
+
+/// The first `T` tokens, eight slots at a time; returns `T`.
+#[inline(always)]
+unsafe fn tile<V: Vectors, const T: usize>(segment: &Segment<'_>, acts: &[ActBlock], acc: &mut [Rows]) -> usize {
+    let (Some(acts), Some(acc)) = (acts.first_chunk::<T>(), acc.first_chunk_mut::<T>()) else { return T };
+    let chunks = segment.first_chunk..segment.first_chunk + segment.chunks;
+    let first = 8 * segment.first_chunk;
+    let (panel, _) = segment.panel.as_chunks::<256>();
+    assert!(first + panel.len() <= BLOCK_CODES);
+    for v in 0..BLOCK_ROWS / 8 {
+        // SAFETY: as promised by the caller; eight values at 8 v.
+        unsafe {
+            let mut dots = [[V::no_dots(); 2]; T];
+            for (code, w) in panel.iter().enumerate() {
+                let (w, _) = w.as_chunks::<16>();
+                let w = [V::load(&w[2 * v]), V::load(&w[2 * v + 1])];
+                for t in 0..T {
+                    let q = V::quad(&acts[t].q.as_chunks::<4>().0[first + code]);
+                    dots[t] = [V::multiply(dots[t][0], w[0], q), V::multiply(dots[t][1], w[1], q)];
+                }
+            }
+            for t in 0..T {
+                let sum = acts[t].sums[chunks.clone()].iter().sum();
+                let dots = V::rows(dots[t]).sub_splat(sum);
+                let scales = segment.scales.map(|scales| {
+                    let halves = scales.as_chunks::<2>().0.as_chunks::<8>().0;
+                    halves[v].map(u16::from_le_bytes)
+                });
+                let at = acc[t].as_mut_ptr().add(8 * v);
+                accumulate::<V>(F::<V>::load(at.cast()), dots, acts[t].scale, scales.as_ref()).store(at);
+            }
+        }
+    }
+    T
+}
+
+/// See [`GemmKernels`](crate::ternary::kernels::GemmKernels).
+#[inline(always)]
+pub(crate) fn finish_codes(acc: &Rows, row_scales: Option<&Rows>, out: &mut Rows) {
+    let mut rows = [0.0; BLOCK_ROWS];
+    for slot in 0..BLOCK_ROWS {
+        rows[slot_row(slot)] = acc[slot];
+    }
+    finish_bits(&rows, row_scales, out);
+}
+
+/// See [`GemmKernels`](crate::ternary::kernels::GemmKernels).
+#[inline(always)]
+pub(crate) fn finish_bits(acc: &Rows, row_scales: Option<&Rows>, out: &mut Rows) {
+    match row_scales {
+        Some(scales) => *out = std::array::from_fn(|row| acc[row] * scales[row]),
+        None => *out = *acc,
+    }
+}
+
+/// Defines the module `products` with a table, `KERNELS`, of every algorithm above for `$vectors`, compiled with the given
+/// attributes. The fewest tokens from which on decoded panels pay are those of AVX2, not measured.
+macro_rules! ternary_kernels {
+    ($vectors:ident $(, #[$attribute:meta])?) => {
+        pub(crate) mod products {
+            use super::$vectors;
+            use crate::generic::ternary::{self, Vectors, wrap};
+            use crate::ternary::activations::{ActBlock, Arrangement, quantize_block};
+            use crate::ternary::kernels::{Codebook, GemmKernels, Rows, Segment, TernaryKernels, TokenBlocks};
+            use crate::ternary::matrix::RowBlock;
+
+            /// The functions of this instruction set.
+            pub(crate) static KERNELS: TernaryKernels = TernaryKernels {
+                quantize,
+                table_bytes: $vectors::TABLE_BYTES,
+                build_tables,
+                gemv_codes,
+                gemv_bits,
+                gemm: Some(GemmKernels {
+                    min_tokens_codes: 8,
+                    min_tokens_bits: 6,
+                    decode_codes,
+                    decode_bits,
+                    segment,
+                    finish_codes,
+                    finish_bits,
+                }),
+            };
+
+            wrap! { [$($attribute)?]
+                quantize(arrangement: Arrangement, x: &[f32], out: &mut ActBlock)
+                    => quantize_block(arrangement, x, out);
+                build_tables(book: &Codebook, acts: &ActBlock, out: &mut [u8])
+                    => ternary::build_tables::<$vectors>(book, acts, out);
+                gemv_codes(blocks: &[RowBlock<'_>], acts: TokenBlocks<'_>, tables: &[u8], out: &mut [&mut Rows])
+                    => ternary::gemv::<$vectors, false>(blocks, acts, tables, out);
+                gemv_bits(blocks: &[RowBlock<'_>], acts: TokenBlocks<'_>, out: &mut [&mut Rows])
+                    => ternary::gemv::<$vectors, true>(blocks, acts, &[], out);
+                decode_codes(book: &Codebook, codes: &[u8], panel: &mut [u8])
+                    => ternary::decode_codes::<$vectors>(book, codes, panel);
+                decode_bits(codes: &[u8], panel: &mut [u8]) => ternary::decode_bits::<$vectors>(codes, panel);
+                segment(segment: Segment<'_>, acts: &[ActBlock], acc: &mut [Rows])
+                    => ternary::segment::<$vectors>(&segment, acts, acc);
+                finish_codes(acc: &Rows, row_scales: Option<&Rows>, out: &mut Rows)
+                    => ternary::finish_codes(acc, row_scales, out);
+                finish_bits(acc: &Rows, row_scales: Option<&Rows>, out: &mut Rows)
+                    => ternary::finish_bits(acc, row_scales, out);
+            }
+        }
+    };
+}
+pub(crate) use ternary_kernels;
+
+/// Functions compiled with the given attribute.
+macro_rules! wrap {
+    ($attribute:tt $($name:ident $arguments:tt => $body:expr;)*) => {
+        $(wrap! { @one $attribute $name $arguments => $body })*
+    };
+    (@one [$($attribute:meta)?] $name:ident ($($argument:ident: $ty:ty),*) => $body:expr) => {
+        $(#[$attribute])?
+        #[allow(unused_unsafe)] // some bodies are safe
+        unsafe fn $name($($argument: $ty),*) {
+            // SAFETY: the caller has the instruction set.
+            unsafe { $body }
+        }
+    };
+}
+pub(crate) use wrap;

@@ -1,0 +1,364 @@
+//! Every kernel of every instruction set on memory that ends where its page ends, the next page being out of bounds: a
+//! read or write past the end is a crash. (Software prefetches past the end are allowed and do not fault.)
+
+use std::ffi::{c_int, c_void};
+use std::ops::{Deref, DerefMut};
+use std::ptr;
+
+use crate::format::{PackedLayout, QuadOrder, ScaleGroup, TensorType, TernaryFormat};
+use crate::generic::attention::AttendHead;
+use crate::generic::dense::DenseBlock;
+use crate::generic::panel::{InputBlock, PanelBlock};
+use crate::kernels::Kernels;
+use crate::panel::Panels;
+use crate::ternary::activations::{ActBlock, Arrangement};
+use crate::ternary::kernels::{Codebook, Segment, TernaryKernels, TokenBlocks};
+use crate::ternary::matrix::{BIT_CHUNK_BYTES, BLOCK_ROWS, CODE_CHUNK_BYTES, RowBlock, SCALE_BYTES};
+use crate::ternary::transpose::transpose;
+use crate::{Engine, Isa, Matrix, Pool, Precision, Product};
+
+unsafe extern "C" {
+    fn mmap(addr: *mut c_void, len: usize, prot: c_int, flags: c_int, fd: c_int, offset: i64) -> *mut c_void;
+    fn mprotect(addr: *mut c_void, len: usize, prot: c_int) -> c_int;
+    fn munmap(addr: *mut c_void, len: usize) -> c_int;
+}
+
+/// A multiple of the page size of every system.
+const PAGE: usize = 64 << 10;
+
+/// Values whose last byte is the last of a page, before one that must not be touched.
+struct Guarded<T> {
+    map: *mut c_void,
+    map_len: usize,
+    len: usize,
+    marker: std::marker::PhantomData<T>,
+}
+
+impl<T: Copy> Guarded<T> {
+    fn new(values: &[T]) -> Self {
+        const PROT_NONE: c_int = 0;
+        const PROT_READ_WRITE: c_int = 3;
+        const MAP_PRIVATE_ANON: c_int = if cfg!(target_os = "macos") { 0x1002 } else { 0x22 };
+        let data_len = size_of_val(values).next_multiple_of(PAGE);
+        let map_len = data_len + PAGE;
+        // SAFETY: a fresh anonymous mapping; its last page is made inaccessible, and the values go before that page. Their
+        // size is a multiple of their alignment, which divides the page size, so they are aligned.
+        unsafe {
+            let map = mmap(ptr::null_mut(), map_len, PROT_READ_WRITE, MAP_PRIVATE_ANON, -1, 0);
+            assert!(map.addr() != usize::MAX, "mmap");
+            assert_eq!(mprotect(map.byte_add(data_len), PAGE, PROT_NONE), 0, "mprotect");
+            let start = map.byte_add(data_len - size_of_val(values)).cast::<T>();
+            ptr::copy_nonoverlapping(values.as_ptr(), start, values.len());
+            Self { map, map_len, len: values.len(), marker: std::marker::PhantomData }
+        }
+    }
+
+    fn start(&self) -> *mut T {
+        // SAFETY: inside the mapping, see `new`.
+        unsafe { self.map.byte_add(self.map_len - PAGE - self.len * size_of::<T>()).cast() }
+    }
+}
+
+impl<T: Copy> Deref for Guarded<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        // SAFETY: initialised in `new`, alive as long as self.
+        unsafe { std::slice::from_raw_parts(self.start(), self.len) }
+    }
+}
+
+impl<T: Copy> DerefMut for Guarded<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: as in `deref`, borrowed mutably.
+        unsafe { std::slice::from_raw_parts_mut(self.start(), self.len) }
+    }
+}
+
+impl<T> Drop for Guarded<T> {
+    fn drop(&mut self) {
+        // SAFETY: the mapping made in `new`, which nothing refers to any more.
+        unsafe { munmap(self.map, self.map_len) };
+    }
+}
+
+fn available() -> impl Iterator<Item = Isa> {
+    Isa::ALL.into_iter().filter(|isa| isa.is_available())
+}
+
+fn floats(n: usize) -> Guarded<f32> {
+    Guarded::new(&(0..n).map(|i| ((i * 37 + n) % 101) as f32 / 25.0 - 2.0).collect::<Vec<_>>())
+}
+
+/// Bytes that no format minds: f16 values made of them are finite, 2-bit fields below 3.
+fn bytes(n: usize) -> Guarded<u8> {
+    Guarded::new(&(0..n).map(|i| ((i * i * 31 + 7 * i) as u8 & 0x2a) | (i % 2) as u8).collect::<Vec<_>>())
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+/// The page after a guarded value is indeed out of bounds: without this, the other tests would pass on anything.
+#[test]
+fn the_guard_is_up() {
+    let guarded = Guarded::new(&[1u8, 2, 3]);
+    assert_eq!(guarded.start().addr() % 4096, 4096 - 3);
+    unsafe extern "C" {
+        fn pipe(ends: *mut c_int) -> c_int;
+        fn write(fd: c_int, from: *const c_void, len: usize) -> isize;
+        fn close(fd: c_int) -> c_int;
+    }
+    let mut ends = [0; 2];
+    // SAFETY: room for two descriptors; they are closed below. The system checks what write() is given.
+    unsafe {
+        assert_eq!(pipe(ends.as_mut_ptr()), 0);
+        assert_eq!(write(ends[1], guarded.start().add(2).cast(), 1), 1);
+        assert_eq!(write(ends[1], guarded.start().add(3).cast(), 1), -1);
+        close(ends[0]);
+        close(ends[1]);
+    }
+}
+
+#[test]
+fn ternary_look_up_and_dot_products() {
+    for chunks in [1, 2, 3, 4, 5, 9] {
+        for group_chunks in [0, 1, 2, 4, 8] {
+            for code_bytes in [CODE_CHUNK_BYTES, BIT_CHUNK_BYTES] {
+                ternary_gemv(chunks, group_chunks, code_bytes);
+            }
+        }
+    }
+}
+
+fn ternary_gemv(chunks: usize, group_chunks: usize, chunk_bytes: usize) {
+    let shape = RowBlock { stream: &[], row_scales: None, chunks, group_chunks };
+    let stream_bytes = shape.stream_bytes(chunk_bytes);
+    // Two neighbouring blocks: the second ends with the page.
+    let both = bytes(2 * stream_bytes);
+    let scales = Guarded::new(&[[0.5f32; BLOCK_ROWS]]);
+    let row_scales = (group_chunks == 0).then(|| &scales[0]);
+    let block = |n: usize| RowBlock { stream: &both[n * stream_bytes..][..stream_bytes], row_scales, ..shape };
+    let x = floats(128 * chunks.div_ceil(4));
+    let mut expected = Vec::new();
+    for isa in available() {
+        let kernels = TernaryKernels::of(isa);
+        let mut acts = Guarded::new(&vec![ActBlock::ZERO; chunks.div_ceil(4)]);
+        let table_bytes = 32 * kernels.table_bytes;
+        let mut tables = Guarded::new(&vec![0u8; acts.len() * table_bytes]);
+        let mut out = Guarded::new(&[[f32::NAN; BLOCK_ROWS]; 3]);
+        for ((x, act), tables) in x.chunks(128).zip(acts.iter_mut()).zip(tables.chunks_mut(table_bytes)) {
+            // SAFETY: `isa` is available, here and below.
+            unsafe {
+                (kernels.quantize)(Arrangement::Quads, x, act);
+                (kernels.build_tables)(Codebook::SHERRY, act, tables);
+            }
+        }
+        let blocks = TokenBlocks { blocks: &acts, stride: 1 };
+        let (one, two) = out.split_at_mut(1);
+        let (first, second) = two.split_at_mut(1);
+        let (mut one, mut two) = ([&mut one[0]], [&mut first[0], &mut second[0]]);
+        // SAFETY: see above.
+        unsafe {
+            if chunk_bytes == CODE_CHUNK_BYTES {
+                (kernels.gemv_codes)(&[block(1)], blocks, &tables, &mut one);
+                (kernels.gemv_codes)(&[block(0), block(1)], blocks, &tables, &mut two);
+            } else {
+                (kernels.gemv_bits)(&[block(1)], blocks, &mut one);
+                (kernels.gemv_bits)(&[block(0), block(1)], blocks, &mut two);
+            }
+        }
+        let found = bits(out.as_flattened());
+        if isa == Isa::Scalar {
+            expected = found;
+        } else {
+            assert_eq!(found, expected, "{isa} {chunks} {group_chunks} {chunk_bytes}");
+        }
+    }
+}
+
+#[test]
+fn ternary_tiles() {
+    for isa in available() {
+        let Some(gemm) = &TernaryKernels::of(isa).gemm else { continue };
+        for chunks in [1, 2, 4] {
+            for (decoded_by_code, chunk_bytes) in [(true, CODE_CHUNK_BYTES), (false, BIT_CHUNK_BYTES)] {
+                let codes = bytes(chunk_bytes);
+                let mut panel = Guarded::new(&vec![0u8; chunks * 8 * BLOCK_ROWS * 4]);
+                for panel in panel.chunks_mut(8 * BLOCK_ROWS * 4) {
+                    // SAFETY: `isa` is available, here and below.
+                    unsafe {
+                        if decoded_by_code {
+                            (gemm.decode_codes)(Codebook::SHERRY, &codes, panel);
+                        } else {
+                            (gemm.decode_bits)(&codes, panel);
+                        }
+                    }
+                }
+                let scales: Guarded<[u8; SCALE_BYTES]> = Guarded::new(bytes(SCALE_BYTES).as_chunks().0);
+                for tokens in [1, 2, 5, 6, 7, 11, 12, 13] {
+                    let mut acts = Guarded::new(&vec![ActBlock::ZERO; tokens]);
+                    let x = floats(128);
+                    for act in acts.iter_mut() {
+                        // SAFETY: see above.
+                        unsafe { (TernaryKernels::of(isa).quantize)(Arrangement::Quads, &x, act) };
+                    }
+                    for scales in [None, Some(&scales[0])] {
+                        let mut acc = Guarded::new(&vec![[0.0f32; BLOCK_ROWS]; tokens]);
+                        let segment = Segment { panel: &panel, first_chunk: 4 - chunks, chunks, scales };
+                        let mut out = Guarded::new(&[[0.0f32; BLOCK_ROWS]]);
+                        let row_scales = Guarded::new(&[[0.5f32; BLOCK_ROWS]]);
+                        // SAFETY: see above.
+                        unsafe {
+                            (gemm.segment)(segment, &acts, &mut acc);
+                            (gemm.finish_codes)(&acc[tokens - 1], Some(&row_scales[0]), &mut out[0]);
+                            (gemm.finish_bits)(&acc[tokens - 1], None, &mut out[0]);
+                        }
+                        // All tokens are alike, so their sums are, whatever tile they were in.
+                        assert!(acc.iter().all(|sums| bits(sums) == bits(&acc[0])), "{isa}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn transposition_of_codes() {
+    for stride in [16, 32, 48] {
+        let rows = bytes(64 * stride);
+        let mut lines = Guarded::new(&[[[0u8; BLOCK_ROWS]; 16]]);
+        transpose(&rows, stride, stride - 16, &mut lines[0]);
+        assert_eq!(lines[0][15][63], rows[64 * stride - 1]);
+    }
+}
+
+#[test]
+fn ternary_products_from_end_to_end() {
+    for format in [TernaryFormat::Sherry, TernaryFormat::Ternary167, TernaryFormat::Ternary2] {
+        for scale in [ScaleGroup::Row, ScaleGroup::Group(if format.lanes() == 3 { 96 } else { 128 })] {
+            for (rows, cols) in [(1, 1), (63, 127), (64, 128), (65, 129), (129, 300)] {
+                let layout = PackedLayout { format, rows, cols, order: QuadOrder::Contiguous, scale };
+                if layout.check().is_err() {
+                    continue;
+                }
+                let mut codes = vec![0u8; rows * layout.row_bytes()];
+                let row: Vec<i8> = (0..cols).map(|i| i8::from(i % 4 != 3)).collect();
+                for codes in codes.chunks_mut(layout.row_bytes()) {
+                    // Columns that are no whole quad cannot be encoded; zero bytes are legal then.
+                    if layout.encode_row(&row, codes).is_err() {
+                        codes.fill(0);
+                    }
+                }
+                let (codes, scales) = (Guarded::new(&codes), bytes(2 * rows * layout.row_scales()));
+                let w = Matrix::from_packed(layout, &codes, &scales).unwrap();
+                every_isa(&w, &[1, 2, 5, 25]);
+            }
+        }
+    }
+}
+
+/// Products of a matrix by the engine, whose inputs and outputs end with their pages.
+fn every_isa(w: &Matrix, tokens: &[usize]) {
+    for isa in available() {
+        let mut engine = Engine::new(isa, 1, Precision::Int8);
+        for &tokens in tokens {
+            let x = floats(tokens * w.cols());
+            let mut y = Guarded::new(&vec![f32::NAN; tokens * w.rows()]);
+            engine.matmul(&x, tokens, &mut [Product { w, y: &mut y }]);
+            assert!(y.iter().all(|y| y.is_finite()), "{isa}");
+        }
+    }
+}
+
+#[test]
+fn dense_and_block_quantized_products() {
+    for isa in available() {
+        let kernels = Kernels::of(isa);
+        for (rows, cols) in [(1, 1), (3, 15), (4, 16), (5, 17), (7, 33), (4, 100)] {
+            for tokens in [1, 2, 5, 6, 7] {
+                for (kernel, size) in [(kernels.dense_f32, 4), (kernels.dense_f16, 2), (kernels.dense_bf16, 2)] {
+                    let (weights, x) = (bytes(rows * cols * size), floats(tokens * cols));
+                    let mut y = Guarded::new(&vec![f32::NAN; tokens * rows]);
+                    let y_stride = rows;
+                    let (x, y_start) = (x.as_ptr(), y.as_mut_ptr());
+                    let block = DenseBlock { weights: weights.as_ptr(), rows, cols, x, tokens, y: y_start, y_stride };
+                    // SAFETY: `isa` is available; the pointers are of buffers of these sizes.
+                    unsafe { kernel(&block) };
+                    assert!(y.iter().all(|y| !y.is_nan()), "{isa}");
+                }
+            }
+        }
+        for ty in [TensorType::Q4_0, TensorType::Q5_1, TensorType::Q8_0, TensorType::Q4_K, TensorType::Q6_K] {
+            for (rows, tokens) in [(1, 1), (15, 2), (16, 3), (17, 8), (33, 9)] {
+                let cols = 256;
+                let stored = bytes(rows * ty.row_bytes(cols).unwrap());
+                let panels = Panels::new(ty, rows, cols, &stored, &Pool::new(1)).unwrap();
+                let packed = Guarded::new(panels.bytes());
+                let x = floats(tokens * cols);
+                let mut q = Guarded::new(&vec![0i8; tokens * cols]);
+                let mut blocks = Guarded::new(&vec![InputBlock::default(); tokens * cols / 32]);
+                let mut y = Guarded::new(&vec![f32::NAN; tokens * rows]);
+                // SAFETY: as above.
+                unsafe {
+                    (kernels.quantize)(&x, &mut q, &mut blocks);
+                    (kernels.panels)(&PanelBlock {
+                        shape: panels.shape,
+                        panels: packed.as_ptr(),
+                        count: rows.div_ceil(16),
+                        rows,
+                        q: q.as_ptr(),
+                        blocks: blocks.as_ptr(),
+                        tokens,
+                        y: y.as_mut_ptr(),
+                        y_stride: rows,
+                    });
+                }
+                assert!(y.iter().all(|y| !y.is_nan()), "{isa} {ty}");
+            }
+        }
+    }
+}
+
+#[test]
+fn elementwise_functions_and_attention() {
+    for isa in available() {
+        let kernels = Kernels::of(isa);
+        for n in [1, 7, 8, 9, 15, 16, 17, 33] {
+            let (x, w) = (floats(n), floats(n));
+            let (mut out, mut half) = (floats(n), Guarded::new(&vec![0u16; n]));
+            let stored = bytes(2 * n);
+            // SAFETY: `isa` is available; all buffers have `n` values.
+            unsafe {
+                (kernels.rms_norm)(&x, &w, 1e-5, 0.0, &mut out);
+                (kernels.silu_mul)(&mut out, &x);
+                (kernels.gelu_mul)(&mut out, &x);
+                (kernels.add)(&mut out, &x);
+                (kernels.to_f16)(&x, &mut half);
+                (kernels.widen_f16)(stored.as_ptr(), &mut out);
+                (kernels.widen_bf16)(stored.as_ptr(), &mut out);
+            }
+            let head_dim = 2 * n;
+            let (cos, sin) = (floats(n), floats(n));
+            let mut heads = floats(3 * head_dim);
+            // SAFETY: `isa` is available; three heads, half as many angles as components.
+            unsafe {
+                (kernels.rope_halves)(&mut heads, head_dim, &cos, &sin);
+                (kernels.rope_interleaved)(&mut heads, head_dim, &cos, &sin);
+            }
+            for (group, positions) in [(1, 1), (2, 31), (3, 32), (4, 33), (5, 65)] {
+                for (kernel, size) in [(kernels.attend_f32, 4), (kernels.attend_f16, 2)] {
+                    let q = floats(group * n);
+                    let (k, v) = (bytes(positions * n * size), bytes(positions * n * size));
+                    let mut out = floats(group * n);
+                    let (k, v) = (k.as_ptr(), v.as_ptr());
+                    let mut head =
+                        AttendHead { q: &q, k, v, head_dim: n, positions, first: 5, scale: 0.1, out: &mut out };
+                    // SAFETY: `isa` is available; keys and values are positions x head_dim.
+                    unsafe { kernel(&mut head) };
+                    assert!(out.iter().all(|out| !out.is_nan()), "{isa}");
+                }
+            }
+        }
+    }
+}
