@@ -14,6 +14,7 @@ use crate::ternary;
 use crate::{Isa, Matrix, Pool};
 
 pub use attention::{AttentionShape, KvHead, KvRows};
+pub(crate) use matmul::WIDEN_TOKENS;
 
 /// How activations enter a product with packed weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

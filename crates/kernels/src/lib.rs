@@ -18,6 +18,7 @@ mod kv;
 mod matrix;
 mod panel;
 mod pool;
+pub mod probe;
 mod scalar;
 mod split;
 mod ternary;

@@ -10,47 +10,10 @@ use std::{env, fs};
 
 use sherry::io::{TensorInfo, safetensors};
 use sherry::model::names::{Naming, Role};
-use sherry::model::{Activation, ArchConfig, Family, Rope, RopeLayout, RopeScaling, config_hf};
+use sherry::model::{ArchConfig, config_hf, synthetic};
 use sherry::tokenizer::Tokenizer;
 use sherry_kernels::format::TensorType;
 use sherry_kernels::format::half::f32_to_bf16;
-
-fn llama_3_2_1b(vocab: usize) -> ArchConfig {
-    ArchConfig {
-        family: Family::Llama,
-        vocab,
-        hidden: 2048,
-        ffn: 8192,
-        layers: 16,
-        heads: 32,
-        kv_heads: 8,
-        head_dim: 64,
-        context: 131_072,
-        norm_eps: 1e-5,
-        norm_plus_one: false,
-        post_norms: false,
-        qk_norm: None,
-        qkv_bias: false,
-        o_bias: false,
-        rope: Rope {
-            theta: 500_000.0,
-            local_theta: None,
-            scaling: RopeScaling::Llama3 {
-                factor: 32.0,
-                low_freq_factor: 1.0,
-                high_freq_factor: 4.0,
-                original_context: 8192,
-            },
-            layout: RopeLayout::Halves,
-        },
-        activation: Activation::Silu,
-        embed_scale: 1.0,
-        attn_scale: 0.125,
-        window: None,
-        window_pattern: 0,
-        tied: true,
-    }
-}
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = env::args().skip(1);
@@ -58,7 +21,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let vocab = args.next().map_or(Ok(128_256), |n| n.parse())?;
     let out = Path::new(&out);
     fs::create_dir_all(out)?;
-    let config = llama_3_2_1b(vocab);
+    let config = ArchConfig { vocab, ..synthetic::shape("llama-3.2-1b").ok_or("an unknown shape")? };
     let json = config_hf::write(&config).ok_or("no config.json for this configuration")?;
     fs::write(out.join("config.json"), serde_json::to_string_pretty(&json)?)?;
     if let Some(ranks) = args.next() {

@@ -2,6 +2,7 @@
 
 #![deny(unsafe_code)] // except io/mmap.rs
 
+pub mod bench;
 pub mod chat;
 pub mod convert;
 mod error;

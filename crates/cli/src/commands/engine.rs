@@ -80,7 +80,19 @@ pub enum HeadArg {
     TwoStage,
 }
 
-fn threads(text: &str) -> Result<usize, String> {
+impl KvArg {
+    /// The type of cached keys and values.
+    pub fn ty(self) -> KvType {
+        match self {
+            Self::F16 => KvType::F16,
+            Self::F32 => KvType::F32,
+            Self::Q8 => KvType::Q8,
+        }
+    }
+}
+
+/// A number of worker threads.
+pub fn threads(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(n) if (1..=MAX_THREADS).contains(&n) => Ok(n),
         Ok(n) => Err(format!("{n} is not in 1..={MAX_THREADS}")),
@@ -113,11 +125,7 @@ impl EngineArgs {
 
     /// The type of cached keys and values.
     pub fn kv(&self) -> KvType {
-        match self.kv {
-            KvArg::F16 => KvType::F16,
-            KvArg::F32 => KvType::F32,
-            KvArg::Q8 => KvType::Q8,
-        }
+        self.kv.ty()
     }
 
     /// Worker threads.

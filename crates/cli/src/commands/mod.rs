@@ -1,5 +1,6 @@
 //! One file per subcommand.
 
+mod bench;
 mod compare;
 mod completions;
 mod convert;
@@ -47,6 +48,7 @@ pub enum Command {
     Eval(Box<eval::EvalArgs>),
     Report(report::ReportArgs),
     Tokenizer(tokenizer::TokenizerArgs),
+    Bench(Box<bench::BenchArgs>),
     Train(train::TrainArgs),
     Export(export::ExportArgs),
     Doctor(doctor::DoctorArgs),
@@ -67,6 +69,7 @@ pub fn dispatch(command: Command, context: &Context) -> Result<ExitCode> {
         Command::Eval(args) => eval::run(&args, context),
         Command::Report(args) => report::run(&args, context),
         Command::Tokenizer(args) => tokenizer::run(&args, context),
+        Command::Bench(args) => bench::run(&args, context),
         Command::Train(args) => train::run(&args, context),
         Command::Export(args) => export::run(&args, context),
         Command::Doctor(args) => doctor::run(&args, context),

@@ -13,14 +13,15 @@ pub enum Align {
 
 /// A table that prints as aligned Markdown.
 pub struct Table {
-    columns: Vec<(&'static str, Align)>,
+    columns: Vec<(String, Align)>,
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
     /// An empty table with these column heads.
-    pub fn new(columns: &[(&'static str, Align)]) -> Self {
-        Self { columns: columns.to_vec(), rows: Vec::new() }
+    pub fn new<S: AsRef<str>>(columns: &[(S, Align)]) -> Self {
+        let columns = columns.iter().map(|(head, align)| (head.as_ref().to_owned(), *align)).collect();
+        Self { columns, rows: Vec::new() }
     }
 
     /// Adds a row; missing cells stay empty.
@@ -50,7 +51,7 @@ impl fmt::Display for Table {
             }
             writeln!(f, "|")
         };
-        line(f, &|i| self.columns[i].0.to_string())?;
+        line(f, &|i| self.columns[i].0.clone())?;
         line(f, &|i| match self.columns[i].1 {
             Align::Left => "-".repeat(widths[i]),
             Align::Right => "-".repeat(widths[i] - 1) + ":",

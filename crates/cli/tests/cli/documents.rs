@@ -2,7 +2,7 @@
 
 use crate::fixture::{document, run, succeeds, workplace};
 
-const COMMANDS: [&str; 14] = [
+const COMMANDS: [&str; 15] = [
     "demo",
     "pull",
     "quantize",
@@ -15,6 +15,7 @@ const COMMANDS: [&str; 14] = [
     "tokenizer",
     "train",
     "export",
+    "bench",
     "doctor",
     "completions",
 ];
@@ -61,5 +62,17 @@ fn the_machine_is_described() {
     let isas = report["isa"]["available"].as_array().unwrap();
     assert!(isas.contains(&"scalar".into()) && isas.contains(&report["isa"]["chosen"]), "{report}");
     assert!(report["threads"]["default"].as_u64() >= Some(1));
-    assert!(report["streaming_read_bytes_per_second"]["1"].as_f64().unwrap() > 0.0);
+    for limit in ["streaming_read_bytes_per_second", "int8_macs_per_second"] {
+        assert!(report[limit]["1"].as_f64().unwrap() > 0.0, "{report}");
+    }
+    for tier in report["isa"]["tiers"].as_array().unwrap() {
+        let missing = tier["missing"].as_array().unwrap();
+        assert_eq!(
+            (tier["available"].as_bool(), isas.contains(&tier["isa"])),
+            (Some(missing.is_empty()), missing.is_empty())
+        );
+    }
+    let kernels = report["kernels"].as_array().unwrap();
+    assert!(kernels.iter().any(|family| family["formats"].as_array().unwrap().contains(&"sherry-1.25".into())));
+    assert!(!report["threads"]["because_of"].as_str().unwrap().is_empty());
 }

@@ -205,7 +205,7 @@ fn models_are_compared() {
         refuses(place, &format!("compare dense packed {options}"), &parts);
     }
     fs::write(place.join("latin1.txt"), b"caf\xe9").unwrap();
-    refuses(place, "compare dense dense --no-tensors --text latin1.txt", &["latin1.txt", "not UTF-8 at byte 3"]);
+    refuses(place, "compare dense dense --no-tensors --text latin1.txt", &["latin1.txt", "byte 3: not UTF-8"]);
     fs::write(place.join("empty.txt"), "").unwrap();
     refuses(place, "compare dense dense --no-tensors --text empty.txt", &["0 tokens"]);
 }

@@ -15,7 +15,7 @@ use crate::pool::SharedPtr;
 use crate::ternary::{self, TernaryProduct};
 
 /// From this many tokens on, f16 and bf16 rows are widened once instead of per tile.
-const WIDEN_TOKENS: usize = 3;
+pub(crate) const WIDEN_TOKENS: usize = 3;
 /// Bytes of weights, times tokens, that a thread claims at a time.
 const CLAIM_BYTES: usize = 64 << 10;
 

@@ -3,6 +3,7 @@
 pub mod ggml;
 pub mod half;
 mod packed;
+pub mod random;
 pub mod sherry;
 pub mod stq1_0;
 mod tensor_type;

@@ -107,7 +107,7 @@ pub(crate) struct TernaryKernels {
 /// Kernels that decode a panel of weights once and multiply it with many tokens.
 #[derive(Debug)]
 pub(crate) struct GemmKernels {
-    /// Fewest tokens from which on they beat look-up tables (measured on Zen 4 with `examples/ternary.rs`).
+    /// Fewest tokens from which on they beat look-up tables (measured on Zen 4 with `sherry bench --kernels`).
     pub(crate) min_tokens_codes: usize,
     /// The same for the 2-bit format.
     pub(crate) min_tokens_bits: usize,

@@ -3,4 +3,5 @@
 mod ahead;
 pub(crate) mod avx2;
 pub(crate) mod avx512;
+pub(crate) mod probe;
 mod ternary;

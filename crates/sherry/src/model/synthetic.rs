@@ -107,6 +107,75 @@ pub fn tiny(family: Family) -> ArchConfig {
     }
 }
 
+/// The published shapes that [`shape`] knows, and `tiny` for tests.
+pub const SHAPES: [&str; 5] = ["llama-3.2-1b", "llama-3.2-3b", "llama-3-8b", "smollm2-135m", "tiny"];
+
+/// The configuration called `name`, one of [`SHAPES`].
+pub fn shape(name: &str) -> Option<ArchConfig> {
+    let llama3 = |hidden, ffn, layers, heads, head_dim, factor| ArchConfig {
+        vocab: 128_256,
+        hidden,
+        ffn,
+        layers,
+        heads,
+        kv_heads: 8,
+        head_dim,
+        context: 131_072,
+        rope: Rope {
+            theta: 500_000.0,
+            local_theta: None,
+            scaling: RopeScaling::Llama3 {
+                factor,
+                low_freq_factor: 1.0,
+                high_freq_factor: 4.0,
+                original_context: 8192,
+            },
+            layout: RopeLayout::Halves,
+        },
+        attn_scale: 1.0 / (head_dim as f32).sqrt(),
+        tied: true,
+        ..tiny(Family::Llama)
+    };
+    Some(match name {
+        "llama-3.2-1b" => llama3(2048, 8192, 16, 32, 64, 32.0),
+        "llama-3.2-3b" => llama3(3072, 8192, 28, 24, 128, 32.0),
+        "llama-3-8b" => ArchConfig {
+            context: 8192,
+            tied: false,
+            rope: Rope { theta: 500_000.0, ..tiny(Family::Llama).rope },
+            ..llama3(4096, 14_336, 32, 32, 128, 8.0)
+        },
+        "smollm2-135m" => ArchConfig {
+            vocab: 49_152,
+            hidden: 576,
+            ffn: 1536,
+            layers: 30,
+            heads: 9,
+            kv_heads: 3,
+            head_dim: 64,
+            context: 8192,
+            rope: Rope { theta: 100_000.0, ..tiny(Family::Llama).rope },
+            attn_scale: 0.125,
+            tied: true,
+            ..tiny(Family::Llama)
+        },
+        // Every axis a multiple of 256, so that every format can hold it.
+        "tiny" => ArchConfig {
+            vocab: 512,
+            hidden: 256,
+            ffn: 512,
+            heads: 4,
+            kv_heads: 2,
+            head_dim: 64,
+            context: 4096,
+            attn_scale: 0.125,
+            tied: true,
+            ..tiny(Family::Llama)
+        },
+        _ => return None,
+    })
+}
+
 /// A source with every tensor `config` asks for, f32, under the names of `naming`: matrices uniform with the variance
 /// that keeps activations at unit scale, norms around 1 (around 0 where the model adds 1), biases small. The same seed
 /// gives the same bytes on every machine.

@@ -1,0 +1,202 @@
+//! Models from files, or random weights of a published shape.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, bail};
+use sherry::Progress as _;
+use sherry::bench::models::{self, Measurement, Options};
+use sherry::bench::{ReadProbe, WeightFormat};
+use sherry::io::ReadMode;
+use sherry::model::{ArchConfig, Checkpoint, Family, KvType, Model, RandomModel, Stored};
+
+use sherry_kernels::format::{ScaleGroup, TernaryFormat};
+
+use super::output::{self, Record, Subject};
+use super::{BenchArgs, usable_memory};
+use crate::commands::Context;
+use crate::commands::engine::resolve;
+use crate::threads::default_threads;
+use crate::output::{Align, Table};
+
+/// A model that is not loaded yet.
+enum Candidate {
+    File(Box<Checkpoint>),
+    Random(Box<RandomModel>),
+}
+
+impl Candidate {
+    fn config(&self) -> &ArchConfig {
+        match self {
+            Self::File(checkpoint) => checkpoint.config(),
+            Self::Random(model) => model.config(),
+        }
+    }
+
+    /// Bytes of all tensors as stored.
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::File(checkpoint) => checkpoint.estimate(0, 0, KvType::F16).weights,
+            Self::Random(model) => model.bytes(),
+        }
+    }
+
+    fn load(self, context: &Context) -> Result<Model> {
+        Ok(match self {
+            Self::File(checkpoint) => checkpoint.load(&context.console)?,
+            Self::Random(model) => model.load(&context.console)?,
+        })
+    }
+
+    fn subject(&self) -> Subject {
+        let parameters = self.config().parameters();
+        let family = match self.config().family {
+            Family::Llama => "llama",
+            Family::Qwen3 => "qwen3",
+            Family::HunyuanDense => "hunyuan",
+            Family::Gemma3 => "gemma3",
+        };
+        let (format, linear_bits, path) = match self {
+            Self::File(checkpoint) => {
+                let (format, bits) = linear_layers(checkpoint);
+                (format, bits, Some(checkpoint.path().display().to_string()))
+            }
+            Self::Random(model) => (model.linear().to_string(), model.linear_bits(), None),
+        };
+        let name = format!("{family} {} {format}", output::short_parameters(parameters));
+        Subject { name, path, bytes: self.bytes(), parameters, linear_bits }
+    }
+}
+
+/// The formats of the linear layers, and their mean bits per weight, scales included.
+fn linear_layers(checkpoint: &Checkpoint) -> (String, f64) {
+    let size = |name: &str| checkpoint.source().find(name).map_or(0, |info| info.bytes as u64);
+    let (mut bytes, mut weights) = (0, 0);
+    let mut formats: Vec<String> = Vec::new();
+    for (role, stored) in checkpoint.tensors().iter().filter(|(role, _)| role.is_linear()) {
+        weights += role.shape(checkpoint.config()).iter().map(|&n| n as u64).product::<u64>();
+        bytes += match stored {
+            Stored::Plain { name, .. } => size(name),
+            Stored::Packed { codes, scales, .. } => size(codes) + size(scales),
+        };
+        if !formats.contains(&stored.type_name()) {
+            formats.push(stored.type_name());
+        }
+    }
+    formats.sort();
+    (formats.join("+"), bytes as f64 * 8.0 / weights.max(1) as f64)
+}
+
+pub fn run(args: &BenchArgs, context: &Context) -> Result<ExitCode> {
+    let options = args.options(&[512], &[128], &[default_threads().threads])?;
+    let candidates = candidates(args, context)?;
+    for candidate in &candidates {
+        models::check(candidate.config(), &options.tests)?;
+    }
+    let available = usable_memory();
+    let needed =
+        |candidate: &Candidate| candidate.bytes().saturating_add(models::cache_bytes(candidate.config(), &options));
+    if let Some(available) = available {
+        for candidate in &candidates {
+            sherry::model::MemoryEstimate {
+                weights: candidate.bytes(),
+                kv_cache: models::cache_bytes(candidate.config(), &options),
+            }
+            .check(available)
+            .with_context(|| candidate.subject().name)?;
+        }
+    }
+    let read = ReadProbe::new(ReadProbe::BYTES)?;
+    let all: u64 = candidates.iter().map(needed).fold(0, u64::saturating_add);
+    // Together their repetitions interleave; one after the other when memory asks for it.
+    let together = available.is_none_or(|available| all <= available);
+    let mut results: Vec<(Subject, Vec<Measurement>)> = Vec::new();
+    let mut loaded: Vec<(Subject, Arc<Model>)> = Vec::new();
+    for candidate in candidates {
+        let subject = candidate.subject();
+        loaded.push((subject, Arc::new(candidate.load(context)?)));
+        if !together {
+            measure(&mut loaded, &options, &read, context, &mut results)?;
+        }
+    }
+    measure(&mut loaded, &options, &read, context, &mut results)?;
+
+    let records: Vec<Record> = results
+        .iter()
+        .flat_map(|(subject, measurements)| measurements.iter().map(|m| output::record(subject, options.batch, m)))
+        .collect();
+    output::write(args.form(context), &records, || markdown(&options, &results))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn candidates(args: &BenchArgs, context: &Context) -> Result<Vec<Candidate>> {
+    let mut candidates = Vec::new();
+    if let Some(shape) = &args.synthetic {
+        let sherry = WeightFormat::Packed(TernaryFormat::Sherry, ScaleGroup::Row);
+        for format in super::distinct(&args.types, &[sherry]) {
+            let model = RandomModel::new(args.config(shape)?, format, args.head, 1)?;
+            candidates.push(Candidate::Random(Box::new(model)));
+        }
+    } else if !args.types.is_empty() || args.vocab.is_some() {
+        bail!("--type and --vocab are for random weights: --synthetic, --table or --kernels");
+    }
+    for path in &args.models {
+        let checkpoint = Checkpoint::open(&resolve(path)?, ReadMode::Map)?;
+        context.console.note(&format!("{}: {}", path.display(), checkpoint.describe()));
+        candidates.push(Candidate::File(Box::new(checkpoint)));
+    }
+    if candidates.is_empty() {
+        bail!("no model: give one, or --synthetic llama-3.2-1b, --table or --kernels (sherry bench --help)");
+    }
+    Ok(candidates)
+}
+
+fn measure(
+    loaded: &mut Vec<(Subject, Arc<Model>)>,
+    options: &Options,
+    read: &ReadProbe,
+    context: &Context,
+    results: &mut Vec<(Subject, Vec<Measurement>)>,
+) -> Result<()> {
+    let (subjects, models): (Vec<_>, Vec<_>) = loaded.drain(..).unzip();
+    if !models.is_empty() {
+        results.extend(subjects.into_iter().zip(models::run(&models, options, Some(read), &context.console)?));
+    }
+    Ok(())
+}
+
+fn markdown(options: &Options, results: &[(Subject, Vec<Measurement>)]) -> String {
+    let several_types = options.setups.iter().any(|setup| setup.kv != KvType::default());
+    let mut columns = vec![
+        ("model", Align::Left),
+        ("size", Align::Right),
+        ("params", Align::Right),
+        ("backend", Align::Left),
+        ("threads", Align::Right),
+    ];
+    if several_types {
+        columns.push(("kv", Align::Left));
+    }
+    columns.extend([
+        ("test", Align::Right),
+        ("t/s", Align::Right),
+        ("weights GB/s", Align::Right),
+        ("of read limit", Align::Right),
+    ]);
+    let mut table = Table::new(&columns);
+    for (subject, m) in results.iter().flat_map(|(subject, all)| all.iter().map(move |m| (subject, m))) {
+        let mut cells = vec![
+            subject.name.clone(),
+            output::binary_size(subject.bytes),
+            output::parameters(subject.parameters),
+            format!("CPU {}", m.setup.isa),
+            m.setup.threads.to_string(),
+        ];
+        if several_types {
+            cells.push(output::kv_name(m.setup.kv));
+        }
+        cells.extend([m.test.to_string(), output::rate(m), output::traffic(m), output::limit_share(m)]);
+        table.row(cells);
+    }
+    format!("{table}\n{}\n", output::footer())
+}
