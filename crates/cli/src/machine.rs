@@ -1,7 +1,6 @@
 //! Facts about this machine: processors, memory.
 
 use std::fs;
-use std::path::Path;
 
 /// Processors this process may use: affinity and CPU quota counted, hyper-threads too.
 pub fn logical_cpus() -> usize {

@@ -6,7 +6,9 @@
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
 use sherry_kernels::format::{PackedLayout, QuadOrder, ScaleGroup, TensorType, TernaryFormat, random};
-use sherry_kernels::{AttentionShape, Bytes, Engine, Isa, KvHead, KvRows, KvTiles, Matrix, Pool, Precision, Product, probe};
+use sherry_kernels::{
+    AttentionShape, Bytes, Engine, Isa, KvHead, KvRows, KvTiles, Matrix, Pool, Precision, Product, probe,
+};
 
 fn main() {
     divan::main();

@@ -16,8 +16,8 @@ use super::output::{self, Record, Subject};
 use super::{BenchArgs, usable_memory};
 use crate::commands::Context;
 use crate::commands::engine::resolve;
-use crate::threads::default_threads;
 use crate::output::{Align, Table};
+use crate::threads::default_threads;
 
 /// A model that is not loaded yet.
 enum Candidate {
