@@ -74,5 +74,5 @@ fn the_machine_is_described() {
     }
     let kernels = report["kernels"].as_array().unwrap();
     assert!(kernels.iter().any(|family| family["formats"].as_array().unwrap().contains(&"sherry-1.25".into())));
-    assert!(!report["threads"]["because_of"].as_str().unwrap().is_empty());
+    assert!(!report["threads"]["reason"].as_str().unwrap().is_empty());
 }
