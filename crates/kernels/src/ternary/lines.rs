@@ -122,6 +122,9 @@ mod tests {
         }
         lines.grow(3).unwrap();
         assert_eq!((lines.bytes()[0], lines.bytes().len()), (5, 100_032));
-        assert!(Lines::zeroed(usize::MAX).is_err() && Lines::zeroed(usize::MAX / 4).is_err());
+        assert!(Lines::zeroed(usize::MAX).is_err());
+        // A quarter of the 32-bit addresses may well be there.
+        #[cfg(target_pointer_width = "64")]
+        assert!(Lines::zeroed(usize::MAX / 4).is_err());
     }
 }
