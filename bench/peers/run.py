@@ -114,7 +114,7 @@ def sherry_bench(sherry, model, threads, test, isa):
     kind, count = test[:2], test[2:]
     counts = ["-p", count, "-n", "0"] if kind == "pp" else ["-p", "0", "-n", count]
     command = [sherry, "--json", "-q", "bench", model, "-t", threads, *counts, "-r", "1", "--isa", isa]
-    return float(json.loads(run(command))["results"][0]["median"])
+    return float(json.loads(run(command))[0]["median_ts"])
 
 
 def main():
