@@ -9,11 +9,11 @@ use clap::Args;
 use rayon::prelude::*;
 use serde_json::{Value, json};
 use sherry::Progress as _;
-use sherry::convert::{Bridge, Moves, RopeRows, Rows};
+use sherry::convert::{Moves, Rows};
 use sherry::eval::data::read_text;
 use sherry::eval::{DecoderLm, Divergence, Windows, divergence};
+use sherry::model::Checkpoint;
 use sherry::model::names::{Naming, Role};
-use sherry::model::{Checkpoint, Family, RopeLayout};
 
 use super::Context;
 use super::engine::{EngineArgs, Loaded, resolve};
@@ -106,19 +106,6 @@ pub fn run(args: &CompareArgs, context: &Context) -> Result<ExitCode> {
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
-/// What brings the tensors of a checkpoint into the layout of a Hugging Face folder.
-fn to_common_layout(checkpoint: &Checkpoint) -> Moves {
-    let config = checkpoint.config();
-    Moves {
-        bridge: checkpoint.is_bridged().then_some(Bridge::ToContiguous),
-        rope: (config.rope.layout == RopeLayout::Interleaved).then_some(RopeRows::ToHalves),
-        norm_shift: match (config.family, checkpoint.naming()) {
-            (Family::Gemma3, Naming::Gguf) => -1.0,
-            _ => 0.0,
-        },
-    }
-}
-
 fn tensors(args: &CompareArgs, context: &Context) -> Result<(Table, Value)> {
     let mode = args.engine.read_mode();
     let reference = Checkpoint::open(&resolve(&args.reference)?, mode)?;
@@ -179,7 +166,7 @@ impl Difference {
     fn of(reference: &Checkpoint, model: &Checkpoint, role: Role) -> Result<Self> {
         fn open(checkpoint: &Checkpoint, role: Role) -> Result<Rows<'_>> {
             let stored = checkpoint.tensors().get(role, checkpoint.source())?;
-            let moves = to_common_layout(checkpoint);
+            let moves = Moves::for_folder(checkpoint);
             Ok(Rows::open(checkpoint.source(), checkpoint.config(), role, stored, moves)?)
         }
         let (a, b) = (open(reference, role)?, open(model, role)?);

@@ -286,6 +286,18 @@ const fn gguf_block_type(format: TernaryFormat) -> Option<TensorType> {
     }
 }
 
+impl Moves {
+    /// What brings the tensors of `checkpoint` into the layout of a Hugging Face folder.
+    pub fn for_folder(checkpoint: &Checkpoint) -> Self {
+        let config = checkpoint.config();
+        Self {
+            bridge: checkpoint.is_bridged().then_some(Bridge::ToContiguous),
+            rope: rope_rows(config, Container::Folder),
+            norm_shift: norm_shift(config.family, checkpoint.naming(), Container::Folder),
+        }
+    }
+}
+
 fn rope_rows(config: &ArchConfig, container: Container) -> Option<RopeRows> {
     match (config.rope.layout, container) {
         (RopeLayout::Halves, Container::Gguf) if config.family == Family::Llama => Some(RopeRows::ToInterleaved),

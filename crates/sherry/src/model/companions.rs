@@ -41,6 +41,14 @@ impl Checkpoint {
         }
     }
 
+    /// The configuration of the same model in safetensors form: what [`config_json`](Self::config_json) describes.
+    pub fn hf_config(&self) -> ArchConfig {
+        match self.container() {
+            Container::HuggingFace { .. } => self.config().clone(),
+            Container::Gguf(_) => in_hf_terms(self.config()),
+        }
+    }
+
     /// `config.json`: the one there is, or one made from the metadata of a GGUF file.
     ///
     /// # Errors
@@ -50,7 +58,7 @@ impl Checkpoint {
             Container::HuggingFace { config, .. } => Ok(config.clone()),
             Container::Gguf(_) => {
                 let what = "its rotary frequencies have no form in config.json";
-                let config = in_hf_terms(self.config());
+                let config = self.hf_config();
                 let mut config = config_hf::write(&config).ok_or_else(|| Error::unsupported(self.path(), what))?;
                 if let (Json::Object(fields), Ok(tokenizer)) = (&mut config, self.tokenizer()) {
                     let ids = [("bos_token_id", tokenizer.bos()), ("eos_token_id", tokenizer.eos())];

@@ -21,7 +21,7 @@ pub use config::{Activation, ArchConfig, Family, QkNorm, Rope, RopeLayout, RopeS
 pub use decoder::{Decoder, HeadStatistics, Logits, Model, Step, Wanted};
 pub use kv_cache::{KvCache, KvType};
 pub use random::RandomModel;
-pub use rope::rope_factors;
+pub use rope::{Frequencies, rope_factors};
 pub use tensors::{Stored, TensorMap};
 pub use weights::{Layer, Weights};
 
