@@ -40,17 +40,21 @@ def arch(tied):
     return Arch(vocab=VOCAB, hidden=12, ffn=20, layers=2, heads=4, kv_heads=2, head_dim=4, tied=tied)
 
 
+def draws(seed):
+    """Numbers in [-1, 1) that are exact in float32 and easy to make anywhere."""
+    while True:
+        seed = (seed * 1664525 + 1013904223) % 2**32
+        yield (seed >> 8) / 2**23 - 1
+
+
 def model(method, tied, seed, dtype=torch.float64):
-    """A decoder whose parameters are exact in float32 and easy to make anywhere."""
+    """A decoder with such parameters."""
     quantizer = FULL if method == "none" else Quantizer(method, tequila=1e-3)
     decoder = Decoder.empty(arch(tied), quantizer, LENGTH).to(dtype).materialize(torch.device("cpu"))
-    params = dict(decoder.named_parameters())
+    params, numbers = dict(decoder.named_parameters()), draws(seed)
     with torch.no_grad():
         for name in layout(decoder.arch, decoder.quantizer):
-            values = []
-            for _ in range(params[name].numel()):
-                seed = (seed * 1664525 + 1013904223) % 2**32
-                values.append((seed >> 8) / 2**23 - 1)
+            values = [next(numbers) for _ in range(params[name].numel())]
             x = torch.tensor(values, dtype=torch.float64).view(params[name].shape)
             params[name].copy_(1 + x / 8 if "norm" in name else 0.125 + x / 32 if ".weight_" in name else x / 4)
     return decoder

@@ -38,29 +38,37 @@ impl Kind {
         }
     }
 
-    const fn path(self) -> &'static str {
+    /// What the library calls it.
+    pub const fn part(self) -> Part {
         match self {
-            Self::Q => "self_attn.q_proj",
-            Self::K => "self_attn.k_proj",
-            Self::V => "self_attn.v_proj",
-            Self::O => "self_attn.o_proj",
-            Self::Gate => "mlp.gate_proj",
-            Self::Up => "mlp.up_proj",
-            Self::Down => "mlp.down_proj",
-        }
-    }
-
-    fn shape(self, arch: &ArchConfig) -> [usize; 2] {
-        let (q, kv) = (arch.heads * arch.head_dim, arch.kv_heads * arch.head_dim);
-        match self {
-            Self::Q => [q, arch.hidden],
-            Self::K | Self::V => [kv, arch.hidden],
-            Self::O => [arch.hidden, q],
-            Self::Gate | Self::Up => [arch.ffn, arch.hidden],
-            Self::Down => [arch.hidden, arch.ffn],
+            Self::Q => Part::Q,
+            Self::K => Part::K,
+            Self::V => Part::V,
+            Self::O => Part::O,
+            Self::Gate => Part::Gate,
+            Self::Up => Part::Up,
+            Self::Down => Part::Down,
         }
     }
 }
+
+/// The parts of a block in the order of the parameters. Projections that share an input follow each other, so that they
+/// are one matrix.
+const PARTS: [Part; 13] = [
+    Part::AttnNorm,
+    Part::Q,
+    Part::K,
+    Part::V,
+    Part::QNorm,
+    Part::KNorm,
+    Part::O,
+    Part::PostAttnNorm,
+    Part::FfnNorm,
+    Part::Gate,
+    Part::Up,
+    Part::Down,
+    Part::PostFfnNorm,
+];
 
 /// What a tensor is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,6 +121,10 @@ pub struct Block {
     pub ffn_norm: Range<usize>,
     /// Norms of query and key heads, where the architecture has them.
     pub qk_norms: Option<[Range<usize>; 2]>,
+    /// Norm of what attention adds to the residual stream, where the architecture has it.
+    pub post_attn_norm: Option<Range<usize>>,
+    /// The same of the feed-forward.
+    pub post_ffn_norm: Option<Range<usize>>,
 }
 
 /// Where everything lies.
@@ -130,69 +142,67 @@ pub struct Layout {
     pub head: Range<usize>,
     /// Parameters in all.
     pub len: usize,
+    /// The weight of a norm that multiplies by one.
+    fresh_norm: f32,
 }
 
 impl Layout {
-    /// The layout of a model. Projections that share an input follow each other, so that they are one matrix.
+    /// The layout of a model.
     pub fn new(arch: &ArchConfig, quantizer: &Quantizer) -> Self {
+        let name = |role: Role| role.name(arch.family, Naming::HuggingFace).unwrap_or_default();
         let mut tensors: Vec<Tensor> = Vec::new();
         let mut len = 0;
-        let mut add = |name: String, shape: &[usize], purpose: Purpose| {
-            let tensor = Tensor { name, shape: shape.to_vec(), offset: len, purpose };
+        let mut add = |name: String, shape: Vec<usize>, purpose: Purpose| {
+            let tensor = Tensor { name, shape, offset: len, purpose };
             let range = tensor.range();
             len = range.end;
             tensors.push(tensor);
             range
         };
-        let table = [arch.vocab, arch.hidden];
-        let embedding = add("model.embed_tokens.weight".into(), &table, Purpose::Embedding);
+        let mut add_role = |role: Role, purpose: Purpose| add(name(role), role.shape(arch), purpose);
+        let embedding = add_role(Role::Embed, Purpose::Embedding);
         let mut blocks = Vec::new();
         for layer in 0..arch.layers {
-            let name = |part: &str| format!("model.layers.{layer}.{part}.weight");
-            let mut matrices = Vec::new();
-            let attn_norm = add(name("input_layernorm"), &[arch.hidden], Purpose::Norm);
-            let (mut ffn_norm, mut qk_norms) = (0..0, None);
-            for kind in Kind::ALL {
-                if kind == Kind::O && arch.qk_norm.is_some() {
-                    // The one part whose name depends on the family.
-                    let norm = |part: Part, usual: &str| {
-                        Role::Layer(layer, part).name(arch.family, Naming::HuggingFace).unwrap_or_else(|| name(usual))
-                    };
-                    qk_norms = Some([
-                        add(norm(Part::QNorm, "self_attn.q_norm"), &[arch.head_dim], Purpose::Norm),
-                        add(norm(Part::KNorm, "self_attn.k_norm"), &[arch.head_dim], Purpose::Norm),
-                    ]);
-                }
-                if kind == Kind::Gate {
-                    ffn_norm = add(name("post_attention_layernorm"), &[arch.hidden], Purpose::Norm);
-                }
-                let [rows, cols] = kind.shape(arch);
-                let weights = add(name(kind.path()), &[rows, cols], Purpose::Linear(layer, kind)).start;
-                matrices.push(Matrix { weights, rows, cols, learned: 0 });
+            let mut places = Vec::new();
+            for part in PARTS.into_iter().filter(|part| part.is_in(arch)) {
+                let kind = Kind::ALL.into_iter().find(|kind| kind.part() == part);
+                let purpose = kind.map_or(Purpose::Norm, |kind| Purpose::Linear(layer, kind));
+                places.push((part, add_role(Role::Layer(layer, part), purpose)));
             }
-            if let Ok(linears) = matrices.try_into() {
-                blocks.push(Block { attn_norm, linears, ffn_norm, qk_norms });
-            }
+            let find = |part| places.iter().find(|(other, _)| *other == part).map(|(_, range)| range.clone());
+            let place = |part| find(part).unwrap_or_default();
+            blocks.push(Block {
+                attn_norm: place(Part::AttnNorm),
+                linears: Kind::ALL.map(|kind| {
+                    let shape = Role::Layer(layer, kind.part()).shape(arch);
+                    Matrix { weights: place(kind.part()).start, rows: shape[0], cols: shape[1], learned: 0 }
+                }),
+                ffn_norm: place(Part::FfnNorm),
+                qk_norms: find(Part::QNorm).zip(find(Part::KNorm)).map(Into::into),
+                post_attn_norm: find(Part::PostAttnNorm),
+                post_ffn_norm: find(Part::PostFfnNorm),
+            });
         }
-        let final_norm = add("model.norm.weight".into(), &[arch.hidden], Purpose::Norm);
-        let head = if arch.tied { embedding.clone() } else { add("lm_head.weight".into(), &table, Purpose::Head) };
+        let final_norm = add_role(Role::OutputNorm, Purpose::Norm);
+        let head = if arch.tied { embedding.clone() } else { add_role(Role::Head, Purpose::Head) };
         for (layer, block) in blocks.iter_mut().enumerate() {
             for (kind, matrix) in Kind::ALL.into_iter().zip(&mut block.linears) {
                 for (i, what) in quantizer.method.learned().iter().enumerate() {
                     let count = quantizer.learned_len(matrix.rows, matrix.cols);
-                    let name = format!("model.layers.{layer}.{}.weight_{what}", kind.path());
-                    let start = add(name, &[count], Purpose::Learned).start;
+                    let name = format!("{}_{what}", name(Role::Layer(layer, kind.part())));
+                    let start = add(name, vec![count], Purpose::Learned).start;
                     if i == 0 {
                         matrix.learned = start;
                     }
                 }
             }
         }
-        Self { tensors, embedding, blocks, final_norm, head, len }
+        let fresh_norm = if arch.norm_plus_one { 0.0 } else { 1.0 };
+        Self { tensors, embedding, blocks, final_norm, head, len, fresh_norm }
     }
 
     /// Fresh parameters: normal with standard deviation 0.02, the projections back into the residual stream
-    /// 0.02 / sqrt(2 layers) (GPT-2), norms one. The same seed gives the same parameters.
+    /// 0.02 / sqrt(2 layers) (GPT-2), norms such that they multiply by one. The same seed gives the same parameters.
     pub fn init(&self, quantizer: &Quantizer, seed: u64) -> Vec<f32> {
         let mut params = vec![0.0f32; self.len];
         let back = 0.02 / (2.0 * self.blocks.len().max(1) as f64).sqrt();
@@ -200,7 +210,7 @@ impl Layout {
             let out = &mut params[tensor.range()];
             let std = match tensor.purpose {
                 Purpose::Norm => {
-                    out.fill(1.0);
+                    out.fill(self.fresh_norm);
                     continue;
                 }
                 Purpose::Learned => continue,

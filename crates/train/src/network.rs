@@ -1,20 +1,25 @@
 //! The decoder: forward and backward of a batch, written out.
 //!
-//! Per block: `x += o(attention(rope(qkv(norm(x)))))`, `x += down(swiglu(gate_up(norm(x))))`; where the architecture has
-//! them, norms of query and key heads before or after the rotation.
+//! Per block: `x += o(attention(rope(qkv(norm(x)))))`, `x += down(gated(gate_up(norm(x))))`; where the architecture has
+//! them, norms of query and key heads before or after the rotation, and of what is added to `x`.
 //! Kept for backward: the residual stream at two places per block, the rotated heads, the attention output with one
-//! number per query, and gate and up. Norms, SwiGLU, probabilities and effective weights are computed again.
+//! number per query, gate and up, and the inputs of the norms that not every architecture has. The other norms, the gated
+//! non-linearity, probabilities and effective weights are computed again.
 
-use sherry::model::{ArchConfig, QkNorm, RopeScaling};
+use std::borrow::Cow;
+use std::ops::Range;
+
+use sherry::model::{ArchConfig, Frequencies, QkNorm};
 use sherry_sgemm::Old;
 
 use crate::layout::{Kind, Layout};
 use crate::linear::{Latent, Linear, Scratch};
 use crate::loss::{self, Mix, Side, Sums};
 use crate::methods::{Matrix, Quantizer};
+use crate::ops::attention::{self, Scoring};
 use crate::ops::headnorm::{self, Order};
 use crate::ops::rope::{Heads, Rotation};
-use crate::ops::{attention, embedding, rmsnorm, rope, swiglu};
+use crate::ops::{embedding, gated, rmsnorm, rope};
 
 /// A decoder and how it is quantized; parameters live outside.
 #[derive(Clone, Debug)]
@@ -51,6 +56,10 @@ struct Kept {
     middle: Vec<f32>,
     /// `tokens x 2 ffn`; becomes its own gradient.
     gate_up: Vec<f32>,
+    /// What attention adds to the residual stream before it is normed, where it is; `tokens x hidden`.
+    attn_out: Vec<f32>,
+    /// The same of the feed-forward.
+    ffn_out: Vec<f32>,
 }
 
 /// Buffers for batches of one shape, made once.
@@ -59,13 +68,14 @@ pub struct Workspace {
     batch: usize,
     length: usize,
     recompute: bool,
-    rotation: Rotation,
+    /// Of layers that attend to everything, and of those with a window.
+    rotations: [Rotation; 2],
     /// Residual stream before each block and after the last, `tokens x hidden` each.
     stream: Vec<Vec<f32>>,
     /// One per block, or one for all when recomputing.
     kept: Vec<Kept>,
     normed: Vec<f32>,
-    /// The widest intermediate: joint projections, SwiGLU, heads.
+    /// The widest intermediate: joint projections, output of the gate, heads.
     wide: [Vec<f32>; 2],
     scratch: Scratch,
 }
@@ -99,26 +109,36 @@ impl Network {
         Heads { batch, length, heads: arch.heads, kv_heads: arch.kv_heads, head_dim: arch.head_dim }
     }
 
-    /// Angle per position of each rotated pair.
-    fn frequencies(&self) -> Vec<f64> {
-        let half = self.arch.head_dim / 2;
-        let theta = f64::from(self.arch.rope.theta);
-        let base = (0..half).map(|i| theta.powf(-(i as f64) / half as f64));
-        match &self.arch.rope.scaling {
-            RopeScaling::Linear { factor } => base.map(|f| f / f64::from(*factor)).collect(),
-            RopeScaling::Factors(factors) => base.zip(factors).map(|(f, by)| f / f64::from(*by)).collect(),
-            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
-                let (factor, low, high) =
-                    (f64::from(*factor), f64::from(*low_freq_factor), f64::from(*high_freq_factor));
-                base.map(|f| {
-                    let turns = *original_context as f64 * f / std::f64::consts::TAU;
-                    let keep = ((turns - low) / (high - low)).clamp(0.0, 1.0);
-                    f * keep + f / factor * (1.0 - keep)
-                })
-                .collect()
-            }
-            RopeScaling::None => base.collect(),
+    fn scoring(&self, layer: usize) -> Scoring {
+        let window = self.arch.window.filter(|_| self.arch.is_sliding(layer));
+        Scoring { scale: self.arch.attn_scale, window: window.unwrap_or(usize::MAX) }
+    }
+
+    /// What a norm multiplies by: its weights, or one more than those. The gradient of both is the same.
+    fn gains<'a>(&self, params: &'a [f32], norm: &Range<usize>) -> Cow<'a, [f32]> {
+        let weights = &params[norm.clone()];
+        match self.arch.norm_plus_one {
+            true => weights.iter().map(|w| 1.0 + w).collect(),
+            false => Cow::Borrowed(weights),
         }
+    }
+
+    /// `y = norm(x)`.
+    fn normalize(&self, y: &mut [f32], x: &[f32], params: &[f32], norm: &Range<usize>) {
+        rmsnorm::forward(y, x, &self.gains(params, norm), self.arch.norm_eps);
+    }
+
+    /// Adds to `dx` and to the gradient of the norm's weights what [`normalize`](Self::normalize) makes of `dy`.
+    fn normalize_backward(
+        &self,
+        dx: &mut [f32],
+        dy: &[f32],
+        x: &[f32],
+        params: &[f32],
+        norm: &Range<usize>,
+        grads: &mut [f32],
+    ) {
+        rmsnorm::backward(dx, &mut grads[norm.clone()], dy, x, &self.gains(params, norm), self.arch.norm_eps);
     }
 
     /// Buffers for `batch` sequences of `length` tokens. With `recompute` a block's intermediates are computed a
@@ -132,13 +152,17 @@ impl Network {
             lse: vec![0.0; tokens * arch.heads],
             middle: vec![0.0; tokens * arch.hidden],
             gate_up: vec![0.0; tokens * 2 * arch.ffn],
+            attn_out: vec![0.0; if arch.post_norms { tokens * arch.hidden } else { 0 }],
+            ffn_out: vec![0.0; if arch.post_norms { tokens * arch.hidden } else { 0 }],
         });
+        let frequencies = Frequencies::new(arch);
+        let rotation = |sliding| Rotation::new(frequencies.of(sliding), length, arch.rope.layout);
         let widest = heads.qkv_dim().max(arch.ffn).max(arch.hidden);
         Workspace {
             batch,
             length,
             recompute,
-            rotation: Rotation::new(&self.frequencies(), length, arch.rope.layout),
+            rotations: [rotation(false), rotation(true)],
             stream: (0..=arch.layers).map(|_| vec![0.0; tokens * arch.hidden]).collect(),
             kept: kept.collect(),
             normed: vec![0.0; tokens * arch.hidden],
@@ -164,35 +188,73 @@ impl Network {
         let (arch, params, maps, heads) = (&self.arch, latent.params, &self.blocks[layer], work.heads);
         let block = &self.layout.blocks[layer];
         let tokens = heads.batch * heads.length;
-        rmsnorm::forward(work.normed, x, &params[block.attn_norm.clone()], arch.norm_eps);
+        let rotation = &work.rotations[usize::from(arch.is_sliding(layer))];
+        self.normalize(work.normed, x, params, &block.attn_norm);
         let qkv = &mut work.wide[0][..tokens * heads.qkv_dim()];
-        let norms = block.qk_norms.as_ref().map(|norms| norms.each_ref().map(|norm| &params[norm.clone()]));
-        match (arch.qk_norm, norms) {
-            (Some(QkNorm::BeforeRope), Some(norms)) => {
+        let gains = block.qk_norms.as_ref().map(|norms| norms.each_ref().map(|norm| self.gains(params, norm)));
+        let gains = gains.as_ref().map(|gains| gains.each_ref().map(|gains| &**gains));
+        match arch.qk_norm.zip(gains) {
+            Some((QkNorm::BeforeRope, gains)) => {
                 maps.qkv.forward(&mut kept.raw, Old::Replace, work.normed, latent, work.scratch);
-                headnorm::forward(qkv, &kept.raw, norms, arch.norm_eps, Order::Rows, heads);
-                rope::forward(&mut kept.heads, qkv, work.rotation, heads);
+                headnorm::forward(qkv, &kept.raw, gains, arch.norm_eps, Order::Rows, heads);
+                rope::forward(&mut kept.heads, qkv, rotation, heads);
             }
-            (Some(QkNorm::AfterRope), Some(norms)) => {
+            Some((QkNorm::AfterRope, gains)) => {
                 maps.qkv.forward(qkv, Old::Replace, work.normed, latent, work.scratch);
-                rope::forward(&mut kept.raw, qkv, work.rotation, heads);
-                headnorm::forward(&mut kept.heads, &kept.raw, norms, arch.norm_eps, Order::Heads, heads);
+                rope::forward(&mut kept.raw, qkv, rotation, heads);
+                headnorm::forward(&mut kept.heads, &kept.raw, gains, arch.norm_eps, Order::Heads, heads);
             }
-            _ => {
+            None => {
                 maps.qkv.forward(qkv, Old::Replace, work.normed, latent, work.scratch);
-                rope::forward(&mut kept.heads, qkv, work.rotation, heads);
+                rope::forward(&mut kept.heads, qkv, rotation, heads);
             }
         }
         let scratch = &mut work.wide[0][..tokens * heads.q_dim()];
-        attention::forward(&mut kept.attended, &mut kept.lse, &kept.heads, scratch, arch.attn_scale, heads);
+        attention::forward(&mut kept.attended, &mut kept.lse, &kept.heads, scratch, self.scoring(layer), heads);
+        let (norm, out) = (block.post_attn_norm.as_ref(), &mut kept.attn_out);
         kept.middle.copy_from_slice(x);
-        maps.o.forward(&mut kept.middle, Old::Add, &kept.attended, latent, work.scratch);
-        rmsnorm::forward(work.normed, &kept.middle, &params[block.ffn_norm.clone()], arch.norm_eps);
+        self.add_branch(&mut kept.middle, &maps.o, &kept.attended, norm, out, latent, work.scratch);
+        self.normalize(work.normed, &kept.middle, params, &block.ffn_norm);
         maps.gate_up.forward(&mut kept.gate_up, Old::Replace, work.normed, latent, work.scratch);
         let h = &mut work.wide[0][..tokens * arch.ffn];
-        swiglu::forward(h, &kept.gate_up, arch.ffn);
+        gated::forward(h, &kept.gate_up, arch.ffn, arch.activation);
+        let (norm, out) = (block.post_ffn_norm.as_ref(), &mut kept.ffn_out);
         y.copy_from_slice(&kept.middle);
-        maps.down.forward(y, Old::Add, h, latent, work.scratch);
+        self.add_branch(y, &maps.down, h, norm, out, latent, work.scratch);
+    }
+
+    /// `y += map(x)`, or `y += norm(map(x))` with `map(x)` kept in `out`.
+    #[allow(clippy::too_many_arguments)]
+    fn add_branch(
+        &self,
+        y: &mut [f32],
+        map: &Linear,
+        x: &[f32],
+        norm: Option<&Range<usize>>,
+        out: &mut [f32],
+        latent: Latent<'_>,
+        scratch: &mut Scratch,
+    ) {
+        let Some(norm) = norm else { return map.forward(y, Old::Add, x, latent, scratch) };
+        map.forward(out, Old::Replace, x, latent, scratch);
+        rmsnorm::forward_add(y, out, &self.gains(latent.params, norm), self.arch.norm_eps);
+    }
+
+    /// The gradient of `out` in [`add_branch`](Self::add_branch), given that of `y`: `d` itself without a norm, else computed
+    /// in `d_out`.
+    fn branch_gradient<'a>(
+        &self,
+        d: &'a [f32],
+        norm: Option<&Range<usize>>,
+        out: &[f32],
+        params: &[f32],
+        grads: &mut [f32],
+        d_out: &'a mut [f32],
+    ) -> &'a [f32] {
+        let Some(norm) = norm else { return d };
+        d_out.fill(0.0);
+        self.normalize_backward(d_out, d, out, params, norm, grads);
+        d_out
     }
 
     /// Final hidden states, after the last norm, of `tokens` (`batch * length` ids below the vocabulary).
@@ -208,15 +270,14 @@ impl Network {
             let (before, after) = space.stream.split_at_mut(layer + 1);
             let mut work = Work {
                 heads,
-                rotation: &space.rotation,
+                rotations: &space.rotations,
                 normed: &mut space.normed,
                 wide: &mut space.wide,
                 scratch: &mut space.scratch,
             };
             self.block_forward(layer, latent, &before[layer], &mut after[0], kept, &mut work);
         }
-        let norm = &params[self.layout.final_norm.clone()];
-        rmsnorm::forward(&mut space.normed, &space.stream[self.arch.layers], norm, self.arch.norm_eps);
+        self.normalize(&mut space.normed, &space.stream[self.arch.layers], params, &self.layout.final_norm);
         &space.normed
     }
 
@@ -264,14 +325,12 @@ impl Network {
         let gradients = loss::Gradients { hidden: d_hidden, head: head_grads, scale };
         let sums = loss::head_loss(self.side(params, &space.normed), teacher, targets, mix, Some(gradients));
         let mut d = vec![0.0f32; count * arch.hidden];
-        let norm = self.layout.final_norm.clone();
-        let dw = &mut grads[norm.clone()];
-        rmsnorm::backward(&mut d, dw, d_hidden, &space.stream[layers], &params[norm], arch.norm_eps);
+        self.normalize_backward(&mut d, d_hidden, &space.stream[layers], params, &self.layout.final_norm, grads);
         for layer in (0..layers).rev() {
             let kept = &mut space.kept[if space.recompute { 0 } else { layer }];
             let mut work = Work {
                 heads,
-                rotation: &space.rotation,
+                rotations: &space.rotations,
                 normed: &mut space.normed,
                 wide: &mut space.wide,
                 scratch: &mut space.scratch,
@@ -308,47 +367,50 @@ impl Network {
         let [wide0, wide1] = work.wide;
 
         let (h, dh) = (&mut wide0[..tokens * arch.ffn], &mut wide1[..tokens * arch.ffn]);
-        swiglu::forward(h, &kept.gate_up, arch.ffn);
-        show(probe, layer, &[Kind::Down], &maps.down, d, latent, work.scratch);
-        maps.down.backward(dh, d, h, latent, grads, work.scratch);
-        swiglu::backward(&mut kept.gate_up, dh, arch.ffn);
-        let norm = block.ffn_norm.clone();
-        rmsnorm::forward(work.normed, &kept.middle, &params[norm.clone()], arch.norm_eps);
+        gated::forward(h, &kept.gate_up, arch.ffn, arch.activation);
+        let norm = block.post_ffn_norm.as_ref();
+        let d_down = self.branch_gradient(d, norm, &kept.ffn_out, params, grads, work.normed);
+        show(probe, layer, &[Kind::Down], &maps.down, d_down, latent, work.scratch);
+        maps.down.backward(dh, d_down, h, latent, grads, work.scratch);
+        gated::backward(&mut kept.gate_up, dh, arch.ffn, arch.activation);
+        self.normalize(work.normed, &kept.middle, params, &block.ffn_norm);
         let d_normed = &mut wide1[..tokens * arch.hidden];
         show(probe, layer, &[Kind::Gate, Kind::Up], &maps.gate_up, &kept.gate_up, latent, work.scratch);
         maps.gate_up.backward(d_normed, &kept.gate_up, work.normed, latent, grads, work.scratch);
-        rmsnorm::backward(d, &mut grads[norm.clone()], d_normed, &kept.middle, &params[norm], arch.norm_eps);
+        self.normalize_backward(d, d_normed, &kept.middle, params, &block.ffn_norm, grads);
 
         let d_attended = &mut wide0[..tokens * heads.q_dim()];
-        show(probe, layer, &[Kind::O], &maps.o, d, latent, work.scratch);
-        maps.o.backward(d_attended, d, &kept.attended, latent, grads, work.scratch);
+        let norm = block.post_attn_norm.as_ref();
+        let d_o = self.branch_gradient(d, norm, &kept.attn_out, params, grads, work.normed);
+        show(probe, layer, &[Kind::O], &maps.o, d_o, latent, work.scratch);
+        maps.o.backward(d_attended, d_o, &kept.attended, latent, grads, work.scratch);
         let d_heads = &mut wide1[..tokens * heads.qkv_dim()];
-        attention::backward(d_heads, d_attended, &kept.attended, &kept.lse, &kept.heads, arch.attn_scale, heads);
+        attention::backward(d_heads, d_attended, &kept.attended, &kept.lse, &kept.heads, self.scoring(layer), heads);
         let mut through_norms = |d: &mut [f32], place: QkNorm, order: Order| {
             let Some(norms) = block.qk_norms.as_ref().filter(|_| arch.qk_norm == Some(place)) else { return };
-            let weights = norms.each_ref().map(|norm| &params[norm.clone()]);
-            let dw = headnorm::backward(d, &kept.raw, weights, arch.norm_eps, order, heads);
+            let gains = norms.each_ref().map(|norm| self.gains(params, norm));
+            let gains = gains.each_ref().map(|gains| &**gains);
+            let dw = headnorm::backward(d, &kept.raw, gains, arch.norm_eps, order, heads);
             for (norm, dw) in norms.iter().zip(dw) {
                 grads[norm.clone()].iter_mut().zip(dw).for_each(|(sum, d)| *sum += d);
             }
         };
         through_norms(d_heads, QkNorm::AfterRope, Order::Heads);
         let d_qkv = &mut wide0[..tokens * heads.qkv_dim()];
-        rope::backward(d_qkv, d_heads, work.rotation, heads);
+        rope::backward(d_qkv, d_heads, &work.rotations[usize::from(arch.is_sliding(layer))], heads);
         through_norms(d_qkv, QkNorm::BeforeRope, Order::Rows);
-        let norm = block.attn_norm.clone();
-        rmsnorm::forward(work.normed, x, &params[norm.clone()], arch.norm_eps);
+        self.normalize(work.normed, x, params, &block.attn_norm);
         let d_normed = &mut wide1[..tokens * arch.hidden];
         show(probe, layer, &[Kind::Q, Kind::K, Kind::V], &maps.qkv, d_qkv, latent, work.scratch);
         maps.qkv.backward(d_normed, d_qkv, work.normed, latent, grads, work.scratch);
-        rmsnorm::backward(d, &mut grads[norm.clone()], d_normed, x, &params[norm], arch.norm_eps);
+        self.normalize_backward(d, d_normed, x, params, &block.attn_norm, grads);
     }
 }
 
 /// Buffers that all blocks share.
 struct Work<'a> {
     heads: Heads,
-    rotation: &'a Rotation,
+    rotations: &'a [Rotation; 2],
     normed: &'a mut Vec<f32>,
     wide: &'a mut [Vec<f32>; 2],
     scratch: &'a mut Scratch,

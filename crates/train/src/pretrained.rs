@@ -1,8 +1,8 @@
 //! Parameters from a model on disk: a Hugging Face folder or a GGUF file.
 
-use sherry::convert::{Moves, RopeRows, Rows};
+use sherry::convert::{Moves, Rows};
 use sherry::model::names::{Naming, Role};
-use sherry::model::{ArchConfig, Checkpoint, RopeLayout};
+use sherry::model::{ArchConfig, Checkpoint};
 
 use crate::error::{Error, Result};
 use crate::layout::Layout;
@@ -13,35 +13,20 @@ use crate::methods::Quantizer;
 /// # Errors
 /// [`Error::Checkpoint`] naming what the trainer does not do.
 pub fn architecture(checkpoint: &Checkpoint) -> Result<ArchConfig> {
-    let mut arch = checkpoint.config().clone();
-    arch.rope.layout = RopeLayout::Halves;
-    match unsupported(&arch) {
-        Some(what) => Err(Error::checkpoint(checkpoint.path(), format!("cannot be trained: {what}"))),
-        None => Ok(arch),
+    let arch = checkpoint.hf_config();
+    if arch.qkv_bias || arch.o_bias {
+        return Err(Error::checkpoint(checkpoint.path(), "cannot be trained: biases"));
     }
+    Ok(arch)
 }
 
-/// What of `arch` the trainer does not do.
-fn unsupported(arch: &ArchConfig) -> Option<&'static str> {
-    let parts = [
-        (arch.qkv_bias || arch.o_bias, "biases"),
-        (arch.post_norms, "norms after attention and feed-forward"),
-        (arch.norm_plus_one, "norms that add one to their weights"),
-        (arch.window.is_some(), "sliding windows"),
-        (arch.activation != sherry::model::Activation::Silu, "an activation other than SiLU"),
-    ];
-    parts.into_iter().find(|(has, _)| *has).map(|(_, what)| what)
-}
-
-/// All parameters of `checkpoint` as f32, blocks decoded, q and k rows in the order of rotation in halves; learned
-/// numbers of the quantizer from the weights.
+/// All parameters of `checkpoint` as f32, blocks decoded, everything as a Hugging Face folder holds it; learned numbers
+/// of the quantizer from the weights.
 ///
 /// # Errors
 /// [`sherry::Error`] naming the tensor that is missing or damaged.
 pub fn parameters(checkpoint: &Checkpoint, layout: &Layout, quantizer: &Quantizer) -> Result<Vec<f32>> {
-    let config = checkpoint.config();
-    let rope = (config.rope.layout == RopeLayout::Interleaved).then_some(RopeRows::ToHalves);
-    let moves = Moves { rope, ..Moves::default() };
+    let (config, moves) = (checkpoint.config(), Moves::for_folder(checkpoint));
     let mut params = vec![0.0f32; layout.len];
     for tensor in &layout.tensors {
         let Some(role) = Role::parse(&tensor.name, config.family, Naming::HuggingFace) else { continue };

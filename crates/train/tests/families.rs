@@ -1,22 +1,25 @@
 //! Architectures besides LLaMA: the forward pass against the library's f64 oracle, all gradients together against
 //! differences of the loss.
 
+use sherry::convert;
 use sherry::io::ReadMode;
 use sherry::io::TensorSource as _;
 use sherry::io::safetensors::Writer;
 use sherry::model::names::Naming;
-use sherry::model::{Checkpoint, Family, config_hf, reference, synthetic};
+use sherry::model::{ArchConfig, Checkpoint, Family, config_hf, reference, synthetic};
 use sherry_train::loss::{IGNORED, Mix};
 use sherry_train::methods::Quantizer;
 use sherry_train::network::Network;
 use sherry_train::pretrained;
 use sherry_train::rng::Rng;
 
-/// A folder with a tiny model of `family`.
-fn model(family: Family) -> tempfile::TempDir {
-    let (config, folder) = (synthetic::tiny(family), tempfile::tempdir().unwrap());
-    let source = synthetic::source(&config, Naming::HuggingFace, 11);
-    std::fs::write(folder.path().join("config.json"), config_hf::write(&config).unwrap().to_string()).unwrap();
+const FAMILIES: [Family; 4] = [Family::Llama, Family::Qwen3, Family::HunyuanDense, Family::Gemma3];
+
+/// A folder with a tiny model.
+fn model(config: &ArchConfig) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let source = synthetic::source(config, Naming::HuggingFace, 11);
+    std::fs::write(folder.path().join("config.json"), config_hf::write(config).unwrap().to_string()).unwrap();
     let path = folder.path().join("model.safetensors");
     let mut writer = Writer::create(&path, source.tensors(), &Default::default()).unwrap();
     for info in source.tensors() {
@@ -28,8 +31,8 @@ fn model(family: Family) -> tempfile::TempDir {
 
 #[test]
 fn losses_and_gradients_of_every_family() {
-    for family in [Family::Llama, Family::Qwen3, Family::HunyuanDense] {
-        let folder = model(family);
+    for family in FAMILIES {
+        let folder = model(&synthetic::tiny(family));
         let checkpoint = Checkpoint::open(folder.path(), ReadMode::Read).unwrap();
         let network = Network::new(pretrained::architecture(&checkpoint).unwrap(), Quantizer::FULL);
         let params = pretrained::parameters(&checkpoint, &network.layout, &Quantizer::FULL).unwrap();
@@ -77,4 +80,36 @@ fn losses_and_gradients_of_every_family() {
             }
         }
     }
+}
+
+/// GGUF files store q and k rows in another order (LLaMA) and norms with one added (Gemma).
+#[test]
+fn gguf_files_are_the_same_models_as_the_folders_they_were_made_from() {
+    for family in FAMILIES {
+        let mut config = synthetic::tiny(family);
+        config.attn_scale = 1.0 / (config.head_dim as f32).sqrt();
+        let folder = model(&config);
+        let (file, request) = (folder.path().join("model.gguf"), convert::Request::keep());
+        let checkpoint = Checkpoint::open(folder.path(), ReadMode::Read).unwrap();
+        convert::convert(&checkpoint, &file, &request, &sherry::NoProgress, |_| {}).unwrap();
+        let converted = Checkpoint::open(&file, ReadMode::Read).unwrap();
+        let [expected, found] = [&checkpoint, &converted].map(|checkpoint| {
+            let network = Network::new(pretrained::architecture(checkpoint).unwrap(), Quantizer::FULL);
+            (pretrained::parameters(checkpoint, &network.layout, &Quantizer::FULL).unwrap(), network)
+        });
+        assert_eq!(found.1.arch, expected.1.arch);
+        let off = expected.0.iter().zip(&found.0).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(off < 1e-6, "{family:?}: off by {off}");
+    }
+}
+
+#[test]
+fn biases_are_refused() {
+    let mut config = synthetic::tiny(Family::Qwen3);
+    config.qkv_bias = true;
+    config.o_bias = true;
+    let folder = model(&config);
+    let checkpoint = Checkpoint::open(folder.path(), ReadMode::Read).unwrap();
+    let message = pretrained::architecture(&checkpoint).unwrap_err().to_string();
+    assert!(message.contains("cannot be trained: biases"), "{message}");
 }

@@ -1,8 +1,11 @@
 //! The trainer against its independent twin: losses, every gradient and ten AdamW steps of a tiny LLaMA, computed by
-//! PyTorch in float64 (`python/tests/make_golden.py`), for every method and every loss.
+//! PyTorch in float64 (`python/tests/make_golden.py`), for every method and every loss. And against transformers: loss
+//! and every gradient of a tiny Gemma 3 (`python/tests/make_gemma_golden.py`).
+
+use std::path::Path;
 
 use serde_json::Value;
-use sherry::model::{Activation, ArchConfig, Family, Rope, RopeLayout, RopeScaling};
+use sherry::model::{Activation, ArchConfig, Family, Rope, RopeLayout, RopeScaling, config_hf};
 use sherry_kernels::format::QuadOrder;
 use sherry_train::adamw::{AdamW, Moments};
 use sherry_train::layout::Purpose;
@@ -51,21 +54,38 @@ fn arch(golden: &Value, tied: bool) -> ArchConfig {
     }
 }
 
+fn quantizer(method: &Value) -> Quantizer {
+    Quantizer {
+        method: serde_json::from_value(method.clone()).unwrap(),
+        scale: Scale::Row,
+        group_size: 0,
+        quads: QuadOrder::Contiguous,
+        tequila: 1e-3,
+    }
+}
+
 /// The twin's initial parameters.
 fn init(network: &Network, mut seed: u32) -> Vec<f32> {
+    let norm = if network.arch.norm_plus_one { 0.0 } else { 1.0 };
     let mut params = Vec::with_capacity(network.layout.len);
     for tensor in &network.layout.tensors {
         for _ in tensor.range() {
             seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             let x = (seed >> 8) as f32 / (1 << 23) as f32 - 1.0;
             params.push(match tensor.purpose {
-                Purpose::Norm => 1.0 + x / 8.0,
+                Purpose::Norm => norm + x / 8.0,
                 Purpose::Learned => 0.125 + x / 32.0,
                 _ => x / 4.0,
             });
         }
     }
     params
+}
+
+#[track_caller]
+fn assert_names(expected: &Value, network: &Network) {
+    let expected: Vec<&str> = expected.as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
+    assert_eq!(expected, network.layout.tensors.iter().map(|t| t.name.as_str()).collect::<Vec<_>>());
 }
 
 /// Largest difference of two tensors relative to the largest element of the second.
@@ -81,17 +101,9 @@ fn losses_gradients_and_ten_steps_equal_pytorch() {
     let mut numbers = blob.iter().map(|bytes| f32::from_le_bytes(*bytes));
     for case in golden["cases"].as_array().unwrap() {
         let method = &case["method"];
-        let quantizer = Quantizer {
-            method: serde_json::from_value(method.clone()).unwrap(),
-            scale: Scale::Row,
-            group_size: 0,
-            quads: QuadOrder::Contiguous,
-            tequila: 1e-3,
-        };
-        let network = Network::new(arch(&golden, case["tied"].as_bool().unwrap()), quantizer);
+        let network = Network::new(arch(&golden, case["tied"].as_bool().unwrap()), quantizer(method));
         let layout = &network.layout;
-        let names: Vec<&str> = case["tensors"].as_array().unwrap().iter().map(|n| n.as_str().unwrap()).collect();
-        assert_eq!(names, layout.tensors.iter().map(|t| t.name.as_str()).collect::<Vec<_>>());
+        assert_names(&case["tensors"], &network);
         let expected_grads: Vec<f32> = numbers.by_ref().take(layout.len).collect();
         let expected_params: Vec<f32> = numbers.by_ref().take(layout.len).collect();
 
@@ -159,6 +171,42 @@ fn losses_gradients_and_ten_steps_equal_pytorch() {
             for tensor in &layout.tensors {
                 let off = distance(&params[tensor.range()], &expected_params[tensor.range()]);
                 assert!(off < 1e-4, "{method}: {} is off by {off} after ten steps", tensor.name);
+            }
+        }
+    }
+    assert_eq!(numbers.next(), None);
+}
+
+#[test]
+fn losses_and_gradients_of_gemma_3_equal_transformers() {
+    let golden: Value = serde_json::from_str(include_str!("golden/gemma.json")).unwrap();
+    let blob = include_bytes!("golden/gemma.bin").as_chunks::<4>().0;
+    let mut numbers = blob.iter().map(|bytes| f32::from_le_bytes(*bytes));
+    let arch = config_hf::parse(Path::new("gemma.json"), &golden["config"]).unwrap();
+    let flat = |rows: &Value| -> Vec<u32> {
+        let rows = rows.as_array().unwrap().iter().flat_map(|row| row.as_array().unwrap());
+        rows.map(|id| id.as_u64().map_or(IGNORED, |id| id as u32)).collect()
+    };
+    let (tokens, targets) = (flat(&golden["tokens"]), flat(&golden["targets"]));
+    let count = targets.iter().filter(|&&target| target != IGNORED).count();
+    assert!(arch.window.unwrap() < tokens.len() / 2 && arch.is_sliding(0) && !arch.is_sliding(1));
+    for case in golden["cases"].as_array().unwrap() {
+        let method = &case["method"];
+        let network = Network::new(arch.clone(), quantizer(method));
+        assert_names(&golden["tensors"], &network);
+        let params = init(&network, 3);
+        let expected: Vec<f32> = numbers.by_ref().take(network.layout.len).collect();
+        for recompute in [false, true] {
+            let (mut space, mix) = (network.workspace(2, tokens.len() / 2, recompute), Mix::CROSS_ENTROPY);
+            let (lambda, scale) = (number(&case["arenas"]) as f32, 1.0 / count as f32);
+            let mut grads = vec![0.0f32; network.layout.len];
+            let sums =
+                network.train(&params, lambda, &tokens, &targets, None, &mix, scale, &mut grads, &mut space, None);
+            let (loss, wanted) = (sums.cross_entropy / count as f64, number(&case["loss"]));
+            assert!((loss - wanted).abs() < 1e-5, "{method}: loss {loss}, {wanted}");
+            for tensor in &network.layout.tensors {
+                let off = distance(&grads[tensor.range()], &expected[tensor.range()]);
+                assert!(off < 2e-5, "{method}: gradient of {} is off by {off}", tensor.name);
             }
         }
     }

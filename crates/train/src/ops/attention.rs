@@ -1,8 +1,10 @@
-//! Causal attention with grouped heads, in blocks of queries.
+//! Causal attention with grouped heads, in blocks of queries, over everything before or within a sliding window.
 //!
 //! Forward keeps, besides the output, one number per query (the log of the sum of exponentials); backward computes the
 //! probabilities again from it, block by block, so no `length x length` matrix is ever stored (FlashAttention,
 //! arXiv 2205.14135, without the tiling over keys: a block of queries against all its keys fits the cache here).
+
+use std::ops::Range;
 
 use rayon::prelude::*;
 use sherry_sgemm::{Mat, MatMut, Old, matmul};
@@ -13,9 +15,31 @@ use crate::simd;
 /// Queries per block.
 const BLOCK: usize = 64;
 
+/// How queries score keys.
+#[derive(Clone, Copy, Debug)]
+pub struct Scoring {
+    /// Factor on their products.
+    pub scale: f32,
+    /// Positions that a query sees, its own included; `usize::MAX`: all up to its own.
+    pub window: usize,
+}
+
+impl Scoring {
+    /// The keys that the query at `position` sees.
+    #[inline(always)]
+    fn seen(self, position: usize) -> Range<usize> {
+        (position + 1).saturating_sub(self.window)..position + 1
+    }
+
+    /// The keys that any of `rows` queries from `start` on sees.
+    fn seen_by_block(self, start: usize, rows: usize) -> Range<usize> {
+        self.seen(start).start..start + rows
+    }
+}
+
 /// `out` (rows of `heads * head_dim` per token) and `lse` (`[batch][heads][length]`) from `qkv` as
 /// [`rope::forward`](super::rope::forward) lays it out. `scratch` holds `tokens * heads * head_dim`.
-pub fn forward(out: &mut [f32], lse: &mut [f32], qkv: &[f32], scratch: &mut [f32], scale: f32, shape: Heads) {
+pub fn forward(out: &mut [f32], lse: &mut [f32], qkv: &[f32], scratch: &mut [f32], how: Scoring, shape: Heads) {
     let (group, length, dim) = (shape.group(), shape.length, shape.head_dim);
     let head = shape.head_len();
     scratch
@@ -30,14 +54,15 @@ pub fn forward(out: &mut [f32], lse: &mut [f32], qkv: &[f32], scratch: &mut [f32
                 for ((out, lse), queries) in heads.zip(queries.chunks_exact(head)) {
                     for start in (0..length).step_by(BLOCK) {
                         let rows = BLOCK.min(length - start);
-                        let seen = start + rows;
+                        let keys_seen = how.seen_by_block(start, rows);
+                        let (first, seen) = (keys_seen.start, keys_seen.len());
                         let q = Mat::new(&queries[start * dim..], rows, dim, dim);
-                        let k = Mat::new(keys, seen, dim, dim);
-                        matmul(MatMut::new(scores, rows, seen, seen), Old::Replace, scale, q, k.t(), 1);
+                        let k = Mat::new(&keys[first * dim..], seen, dim, dim);
+                        matmul(MatMut::new(scores, rows, seen, seen), Old::Replace, how.scale, q, k.t(), 1);
                         let out = &mut out[start * dim..][..rows * dim];
-                        softmax(&mut scores[..rows * seen], &mut lse[start..seen], start, seen);
+                        softmax(&mut scores[..rows * seen], &mut lse[start..][..rows], how, start);
                         let p = Mat::new(scores, rows, seen, seen);
-                        let v = Mat::new(values, seen, dim, dim);
+                        let v = Mat::new(&values[first * dim..], seen, dim, dim);
                         matmul(MatMut::new(out, rows, dim, dim), Old::Replace, 1.0, p, v, 1);
                     }
                 }
@@ -52,22 +77,26 @@ pub fn forward(out: &mut [f32], lse: &mut [f32], qkv: &[f32], scratch: &mut [f32
     });
 }
 
-/// Rows of scores become probabilities; what lies after a query's own position becomes zero.
-fn softmax(scores: &mut [f32], lse: &mut [f32], start: usize, seen: usize) {
+/// Rows of scores of the queries from `start` on become probabilities; what a query does not see becomes zero.
+fn softmax(scores: &mut [f32], lse: &mut [f32], how: Scoring, start: usize) {
+    let block = how.seen_by_block(start, lse.len());
     simd::with(
         #[inline(always)]
         || {
-            for (r, (row, lse)) in scores.chunks_exact_mut(seen).zip(lse).enumerate() {
-                let (past, future) = row.split_at_mut(start + r + 1);
-                let top = simd::max(past);
-                for x in past.iter_mut() {
+            for (r, (row, lse)) in scores.chunks_exact_mut(block.len()).zip(lse).enumerate() {
+                let seen = how.seen(start + r);
+                let (row, future) = row.split_at_mut(seen.end - block.start);
+                let (past, row) = row.split_at_mut(seen.start - block.start);
+                let top = simd::max(row);
+                for x in row.iter_mut() {
                     *x = simd::exp(*x - top);
                 }
-                let sum = simd::sum(past);
+                let sum = simd::sum(row);
                 let inverse = 1.0 / sum;
-                for x in past.iter_mut() {
+                for x in row.iter_mut() {
                     *x *= inverse;
                 }
+                past.fill(0.0);
                 future.fill(0.0);
                 *lse = top + sum.ln();
             }
@@ -79,7 +108,7 @@ fn softmax(scores: &mut [f32], lse: &mut [f32], start: usize, seen: usize) {
 ///
 /// With `P` the probabilities: `dV = P^T dO`, `dS = P * (dO V^T - rowsum(dO * O))`, `dQ = scale dS K`,
 /// `dK = scale dS^T Q`.
-pub fn backward(d_qkv: &mut [f32], d_out: &[f32], out: &[f32], lse: &[f32], qkv: &[f32], scale: f32, shape: Heads) {
+pub fn backward(d_qkv: &mut [f32], d_out: &[f32], out: &[f32], lse: &[f32], qkv: &[f32], how: Scoring, shape: Heads) {
     let (group, length, dim) = (shape.group(), shape.length, shape.head_dim);
     let (head, row) = (shape.head_len(), shape.q_dim());
     d_qkv
@@ -99,14 +128,15 @@ pub fn backward(d_qkv: &mut [f32], d_out: &[f32], out: &[f32], lse: &[f32], qkv:
                     let lse = &lse[g * length..][..length];
                     for start in (0..length).step_by(BLOCK) {
                         let rows = BLOCK.min(length - start);
-                        let seen = start + rows;
+                        let keys_seen = how.seen_by_block(start, rows);
+                        let (first, seen) = (keys_seen.start, keys_seen.len());
                         let q = Mat::new(&queries[g * head + start * dim..], rows, dim, dim);
-                        let k = Mat::new(keys, seen, dim, dim);
-                        let v = Mat::new(values, seen, dim, dim);
+                        let k = Mat::new(&keys[first * dim..], seen, dim, dim);
+                        let v = Mat::new(&values[first * dim..], seen, dim, dim);
                         let at = (sequence * length + start) * row + (kv_head * group + g) * dim;
                         let (o, d_o) = (&out[at..], &d_out[at..]);
                         let go = Mat::new(d_o, rows, dim, row);
-                        matmul(MatMut::new(p, rows, seen, seen), Old::Replace, scale, q, k.t(), 1);
+                        matmul(MatMut::new(p, rows, seen, seen), Old::Replace, how.scale, q, k.t(), 1);
                         matmul(MatMut::new(ds, rows, seen, seen), Old::Replace, 1.0, go, v.t(), 1);
                         simd::with(
                             #[inline(always)]
@@ -116,21 +146,26 @@ pub fn backward(d_qkv: &mut [f32], d_out: &[f32], out: &[f32], lse: &[f32], qkv:
                                     let delta = simd::dot(o, &d_o[r * row..][..dim]);
                                     let lse = lse[start + r];
                                     let (p, ds) = (&mut p[r * seen..][..seen], &mut ds[r * seen..][..seen]);
-                                    let past = start + r + 1;
-                                    for (p, ds) in p[..past].iter_mut().zip(&mut ds[..past]) {
+                                    let own = how.seen(start + r);
+                                    let (from, to) = (own.start - first, own.end - first);
+                                    for (p, ds) in p[from..to].iter_mut().zip(&mut ds[from..to]) {
                                         *p = simd::exp(*p - lse);
                                         *ds = *p * (*ds - delta);
                                     }
-                                    p[past..].fill(0.0);
-                                    ds[past..].fill(0.0);
+                                    for unseen in [0..from, to..seen] {
+                                        p[unseen.clone()].fill(0.0);
+                                        ds[unseen].fill(0.0);
+                                    }
                                 }
                             },
                         );
                         let (p, ds) = (Mat::new(p, rows, seen, seen), Mat::new(ds, rows, seen, seen));
-                        matmul(MatMut::new(d_values, seen, dim, dim), Old::Add, 1.0, p.t(), go, 1);
+                        let d_v = MatMut::new(&mut d_values[first * dim..], seen, dim, dim);
+                        matmul(d_v, Old::Add, 1.0, p.t(), go, 1);
                         let d_q = MatMut::new(&mut d_queries[g * head + start * dim..], rows, dim, dim);
-                        matmul(d_q, Old::Replace, scale, ds, k, 1);
-                        matmul(MatMut::new(d_keys, seen, dim, dim), Old::Add, scale, ds.t(), q, 1);
+                        matmul(d_q, Old::Replace, how.scale, ds, k, 1);
+                        let d_k = MatMut::new(&mut d_keys[first * dim..], seen, dim, dim);
+                        matmul(d_k, Old::Add, how.scale, ds.t(), q, 1);
                     }
                 }
             },

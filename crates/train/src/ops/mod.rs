@@ -5,9 +5,9 @@
 
 pub mod attention;
 pub mod embedding;
+pub mod gated;
 pub mod headnorm;
 pub mod rmsnorm;
 pub mod rope;
-pub mod swiglu;
 #[cfg(test)]
 mod tests;

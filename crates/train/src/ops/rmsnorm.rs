@@ -11,6 +11,15 @@ fn inverse_rms(x: &[f32], eps: f32) -> f32 {
 
 /// `y = rmsnorm(x) * w`, rows of `w.len()`.
 pub fn forward(y: &mut [f32], x: &[f32], w: &[f32], eps: f32) {
+    forward_with(y, x, w, eps, |y, value| *y = value);
+}
+
+/// `y += rmsnorm(x) * w`, rows of `w.len()`.
+pub fn forward_add(y: &mut [f32], x: &[f32], w: &[f32], eps: f32) {
+    forward_with(y, x, w, eps, |y, value| *y += value);
+}
+
+fn forward_with(y: &mut [f32], x: &[f32], w: &[f32], eps: f32, put: impl Fn(&mut f32, f32) + Sync) {
     let cols = w.len();
     y.par_chunks_mut(ROWS_PER_TASK * cols).zip(x.par_chunks(ROWS_PER_TASK * cols)).for_each(|(y, x)| {
         simd::with(
@@ -19,7 +28,7 @@ pub fn forward(y: &mut [f32], x: &[f32], w: &[f32], eps: f32) {
                 for (y, x) in y.chunks_exact_mut(cols).zip(x.chunks_exact(cols)) {
                     let r = inverse_rms(x, eps);
                     for i in 0..cols {
-                        y[i] = x[i] * r * w[i];
+                        put(&mut y[i], x[i] * r * w[i]);
                     }
                 }
             },

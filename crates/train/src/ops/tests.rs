@@ -1,11 +1,12 @@
 //! Every operation against a plain f64 program of its formula: the forward values, and the gradients by central
 //! differences of that program.
 
-use sherry::model::RopeLayout;
+use sherry::model::{Activation, RopeLayout};
 
+use super::attention::{self, Scoring};
 use super::headnorm::{self, Order};
 use super::rope::{Heads, Rotation};
-use super::{attention, rmsnorm, rope, swiglu};
+use super::{gated, rmsnorm, rope};
 use crate::rng::Rng;
 
 fn numbers(len: usize, seed: u64) -> Vec<f32> {
@@ -60,6 +61,8 @@ fn rmsnorm_and_its_gradients() {
         let mut y = vec![9.0; x.len()];
         rmsnorm::forward(&mut y, &x, &w, 1e-3);
         close(&y, &norm(&wide(&x), &wide(&w)), "y");
+        rmsnorm::forward_add(&mut y, &x, &w, 1e-3);
+        close(&y, &norm(&wide(&x), &wide(&w)).iter().map(|y| 2.0 * y).collect::<Vec<_>>(), "2y");
         let (mut dx, mut dw) = (vec![0.0; x.len()], vec![0.0; cols]);
         rmsnorm::backward(&mut dx, &mut dw, &dy, &x, &w, 1e-3);
         close(&dx, &differences(&wide(&x), &dy, |x| norm(x, &wide(&w))), "dx");
@@ -106,25 +109,39 @@ fn head_norms_and_their_gradients() {
 }
 
 #[test]
-fn swiglu_and_its_gradients() {
+fn gated_activations_and_their_gradients() {
     let (rows, ffn) = (67, 19);
-    let (x, dh) = (numbers(rows * 2 * ffn, 1), numbers(rows * ffn, 2));
-    let gated = |x: &[f64]| -> Vec<f64> {
-        let row = |x: &[f64]| {
-            let (g, u) = x.split_at(ffn);
-            g.iter().zip(u).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect::<Vec<_>>()
+    // Five times unit size: the bends of both activations and what lies flat on either side.
+    let x: Vec<f32> = numbers(rows * 2 * ffn, 1).iter().map(|x| 5.0 * x).collect();
+    let dh = numbers(rows * ffn, 2);
+    for activation in [Activation::Silu, Activation::GeluTanh] {
+        let act = |x: f64| match activation {
+            Activation::Silu => x / (1.0 + (-x).exp()),
+            Activation::GeluTanh => {
+                0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
+            }
         };
-        x.chunks(2 * ffn).flat_map(row).collect()
-    };
-    let mut h = vec![9.0; rows * ffn];
-    swiglu::forward(&mut h, &x, ffn);
-    close(&h, &gated(&wide(&x)), "h");
-    let mut dx = x.clone();
-    swiglu::backward(&mut dx, &dh, ffn);
-    close(&dx[..ffn * 4], &differences(&wide(&x[..ffn * 4]), &dh, gated), "dx");
-    let mut extreme = [-200.0, 200.0, -1e30, 3.0, 2.0, 1e30];
-    swiglu::backward(&mut extreme, &[1.0; 3], 3);
-    assert!(extreme.iter().all(|x| x.is_finite()), "{extreme:?}");
+        let gated = |x: &[f64]| -> Vec<f64> {
+            let row = |x: &[f64]| {
+                let (g, u) = x.split_at(ffn);
+                g.iter().zip(u).map(|(g, u)| act(*g) * u).collect::<Vec<_>>()
+            };
+            x.chunks(2 * ffn).flat_map(row).collect()
+        };
+        let mut h = vec![9.0; rows * ffn];
+        gated::forward(&mut h, &x, ffn, activation);
+        close(&h, &gated(&wide(&x)), "h");
+        let mut dx = x.clone();
+        gated::backward(&mut dx, &dh, ffn, activation);
+        close(&dx[..ffn * 4], &differences(&wide(&x[..ffn * 4]), &dh, gated), "dx");
+        let (mut h, mut extreme) = ([9.0; 3], [-200.0, 200.0, -1e30, 3.0, 2.0, 1e30]);
+        gated::forward(&mut h, &extreme, 3, activation);
+        gated::backward(&mut extreme, &[1.0; 3], 3, activation);
+        assert!(h.iter().chain(&extreme).all(|x| x.is_finite()), "{activation:?}: {h:?} {extreme:?}");
+        let mut broken = [f32::NAN, 1.0];
+        gated::backward(&mut broken, &[1.0], 1, activation);
+        assert!(broken[0].is_nan() && broken[1].is_nan(), "{activation:?} hides what is not a number");
+    }
 }
 
 fn rotated(x: &[f64], frequencies: &[f64], position: usize, layout: RopeLayout) -> Vec<f64> {
@@ -173,7 +190,19 @@ fn rotation_and_its_gradient() {
 
 #[test]
 fn attention_and_its_gradients() {
-    for (length, heads, kv_heads, head_dim) in [(1, 1, 1, 2), (5, 4, 2, 4), (67, 2, 1, 2), (130, 1, 1, 2)] {
+    // Blocks are of 64 queries: windows within one, across two, and wider than everything.
+    for (length, heads, kv_heads, head_dim, window) in [
+        (1, 1, 1, 2, usize::MAX),
+        (5, 4, 2, 4, usize::MAX),
+        (67, 2, 1, 2, usize::MAX),
+        (130, 1, 1, 2, usize::MAX),
+        (5, 4, 2, 4, 2),
+        (67, 2, 1, 2, 1),
+        (67, 2, 1, 2, 66),
+        (67, 2, 1, 2, 67),
+        (130, 1, 1, 2, 7),
+        (130, 1, 1, 2, 70),
+    ] {
         let shape = Heads { batch: 2, length, heads, kv_heads, head_dim };
         let (group, head, scale) = (heads / kv_heads, length * head_dim, 0.7);
         let attend = |x: &[f64]| -> Vec<f64> {
@@ -184,11 +213,13 @@ fn attention_and_its_gradients() {
                 for g in 0..group {
                     for t in 0..length {
                         let dot = |s: usize| at(g, t).iter().zip(at(group, s)).map(|(a, b)| a * b).sum::<f64>();
-                        let weights: Vec<f64> = (0..=t).map(|s| (f64::from(scale) * dot(s)).exp()).collect();
-                        let total: f64 = weights.iter().sum();
+                        let seen = |s: &usize| t - s < window;
+                        let weight = |s: usize| (s, (f64::from(scale) * dot(s)).exp());
+                        let weights: Vec<(usize, f64)> = (0..=t).filter(seen).map(weight).collect();
+                        let total: f64 = weights.iter().map(|(_, weight)| weight).sum();
                         let row = ((b * length + t) * heads + kv * group + g) * head_dim;
-                        for (s, weight) in weights.iter().enumerate() {
-                            for (i, v) in at(group + 1, s).iter().enumerate() {
+                        for (s, weight) in &weights {
+                            for (i, v) in at(group + 1, *s).iter().enumerate() {
                                 out[row + i] += weight / total * v;
                             }
                         }
@@ -201,10 +232,11 @@ fn attention_and_its_gradients() {
         let out_len = 2 * length * heads * head_dim;
         let (x, d_out) = (numbers(len, 1), numbers(out_len, 2));
         let (mut out, mut lse) = (vec![9.0; out_len], vec![9.0; 2 * heads * length]);
-        attention::forward(&mut out, &mut lse, &x, &mut vec![9.0; out_len], scale, shape);
+        let how = Scoring { scale, window };
+        attention::forward(&mut out, &mut lse, &x, &mut vec![9.0; out_len], how, shape);
         close(&out, &attend(&wide(&x)), "attention");
         let mut dx = vec![9.0; len];
-        attention::backward(&mut dx, &d_out, &out, &lse, &x, scale, shape);
+        attention::backward(&mut dx, &d_out, &out, &lse, &x, how, shape);
         close(&dx, &differences(&wide(&x), &d_out, attend), "d attention");
     }
 }
