@@ -55,6 +55,8 @@ pub struct Config {
 pub struct Model {
     /// Hugging Face folder or GGUF file to continue from; nothing else may be given then.
     pub from: Option<PathBuf>,
+    /// What blocks consist of; default: llama.
+    pub family: Option<Family>,
     /// Width of the residual stream.
     pub hidden: Option<usize>,
     /// Width of the feed-forward.
@@ -71,10 +73,28 @@ pub struct Model {
     pub vocab: Option<usize>,
     /// Whether the head is the embedding; default: yes.
     pub tied: Option<bool>,
-    /// Base of the rotary frequencies; default 10000.
+    /// Base of the rotary frequencies; default 10000 for llama, 1000000 for the others. Layers of gemma3 with a window
+    /// always have 10000.
     pub rope_theta: Option<f32>,
-    /// Epsilon of the norms; default 1e-5.
+    /// Epsilon of the norms; default 1e-5 for llama, 1e-6 for the others.
     pub norm_eps: Option<f32>,
+    /// Positions that a layer with a window sees, gemma3 only; default 512.
+    pub window: Option<usize>,
+    /// Every how many layers one has no window, gemma3 only; default 6.
+    pub window_pattern: Option<usize>,
+}
+
+/// Model families that can be trained from scratch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Family {
+    /// LLaMA 3.
+    #[default]
+    Llama,
+    /// LLaMA with norms of query and key heads.
+    Qwen3,
+    /// Qwen3 with GELU, sliding windows, scaled embeddings and norms of what a block adds to the residual stream.
+    Gemma3,
 }
 
 /// See [`Quantizer`].
@@ -419,10 +439,13 @@ impl Config {
             ("model.kv_heads", model.kv_heads, false),
             ("model.head_dim", model.head_dim, false),
             ("model.vocab", model.vocab, false),
+            ("model.window", model.window, false),
+            ("model.window_pattern", model.window_pattern, false),
         ];
         if let Some(from) = &model.from {
             let other = sizes.into_iter().find(|(_, size, _)| size.is_some());
             let other = other.map(|(field, ..)| field).or(model.tied.map(|_| "model.tied"));
+            let other = other.or(model.family.map(|_| "model.family"));
             let other = other.or(model.rope_theta.map(|_| "model.rope_theta"));
             let other = other.or(model.norm_eps.map(|_| "model.norm_eps"))?;
             return Some((other, format!("given although the model comes from {}", from.display())));
@@ -434,6 +457,12 @@ impl Config {
                 Some(size) if size > 1 << 22 => return Some((field, format!("{size} is absurd"))),
                 _ => {}
             }
+        }
+        let windows = [("model.window", model.window), ("model.window_pattern", model.window_pattern)];
+        if model.family != Some(Family::Gemma3)
+            && let Some((field, _)) = windows.into_iter().find(|(_, value)| value.is_some())
+        {
+            return Some((field, "only model.family gemma3 has windows".to_owned()));
         }
         let (hidden, heads) = (model.hidden?, model.heads?);
         let kv_heads = model.kv_heads.unwrap_or(heads);
@@ -557,6 +586,10 @@ mod tests {
             (vec!["model.kv_heads=4"], "model.kv_heads"),
             (vec!["model.from=x"], "model.hidden"),
             (vec!["model.layers=0"], "model.layers"),
+            (vec!["model.family=gpt2"], "gpt2"),
+            (vec!["model.window=8"], "model.window"),
+            (vec!["model.family=qwen3", "model.window_pattern=2"], "model.window_pattern"),
+            (vec!["model.family=gemma3", "model.window=0"], "model.window"),
             (vec!["model.hidden=99999999999"], "model.hidden"),
             (vec!["batch.size=9999999999999"], "batch.size"),
             (vec!["loss.distillation=1"], "loss.teacher"),

@@ -26,6 +26,7 @@ pub mod pretrained;
 pub mod report;
 pub mod rng;
 pub mod schedule;
+pub mod scratch;
 pub mod simd;
 pub mod trainer;
 

@@ -458,7 +458,7 @@ mod tests {
 
     #[test]
     fn weights_are_counted_by_their_place_on_the_scale() {
-        let arch = crate::trainer::tiny_architecture();
+        let arch = crate::scratch::tiny();
         let quantizer = Quantizer { method: Method::Binary, ..Quantizer::FULL };
         let layout = Layout::new(&arch, &quantizer);
         let mut params = vec![0.0f32; layout.len];

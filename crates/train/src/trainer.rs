@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use sherry::Progress;
 use sherry::io::{ReadMode, write_atomic};
-use sherry::model::{Activation, ArchConfig, Checkpoint, Family, Rope, RopeLayout, RopeScaling, config_hf};
+use sherry::model::{Checkpoint, config_hf};
 
 use crate::adamw::Moments;
 use crate::checkpoint::{self, RunFolder, State};
@@ -17,6 +17,7 @@ use crate::methods::Quantizer;
 use crate::metrics::{self, Line, MetricsFile, RankProbe, Watchdog, WeightProbe};
 use crate::network::{Network, Workspace};
 use crate::pretrained;
+use crate::scratch;
 use crate::simd;
 
 /// The file in the run folder that says which files of the cache hold its tokens.
@@ -135,7 +136,7 @@ impl Trainer {
         };
         let arch = match &base {
             Some(base) => pretrained::architecture(base)?,
-            None => scratch_architecture(&config, coder.vocab()),
+            None => scratch::architecture(&config, coder.vocab()),
         };
         if coder.vocab() > arch.vocab {
             let problem = format!("{} rows for a tokenizer of {} tokens", arch.vocab, coder.vocab());
@@ -449,49 +450,4 @@ fn empty_pool() -> Result<rayon::ThreadPool> {
         .num_threads(1)
         .build()
         .map_err(|error| Error::Config { path: PathBuf::new(), problem: format!("field 'threads': {error}") })
-}
-
-/// One block of eight channels.
-#[cfg(test)]
-pub(crate) fn tiny_architecture() -> ArchConfig {
-    let text = "steps = 1\n[model]\nhidden = 8\nffn = 8\nlayers = 1\nheads = 2\n[optimizer]\nlr = 1e-3\n\
-                [batch]\nlength = 4\nsize = 1\n[data]\ntrain = [\"x\"]\n";
-    let config = Config::parse(Path::new("test"), text, &[]);
-    config.map(|config| scratch_architecture(&config, 16)).unwrap_or_else(|error| panic!("{error}"))
-}
-
-fn scratch_architecture(config: &Config, vocab: usize) -> ArchConfig {
-    let model = &config.model;
-    // `Config::parse` made sure that these are there.
-    let (hidden, heads) = (model.hidden.unwrap_or(1), model.heads.unwrap_or(1));
-    let head_dim = model.head_dim.unwrap_or(hidden / heads);
-    ArchConfig {
-        family: Family::Llama,
-        vocab: model.vocab.unwrap_or(vocab),
-        hidden,
-        ffn: model.ffn.unwrap_or(1),
-        layers: model.layers.unwrap_or(1),
-        heads,
-        kv_heads: model.kv_heads.unwrap_or(heads),
-        head_dim,
-        context: config.batch.length,
-        norm_eps: model.norm_eps.unwrap_or(1e-5),
-        norm_plus_one: false,
-        post_norms: false,
-        qk_norm: None,
-        qkv_bias: false,
-        o_bias: false,
-        rope: Rope {
-            theta: model.rope_theta.unwrap_or(10_000.0),
-            local_theta: None,
-            scaling: RopeScaling::None,
-            layout: RopeLayout::Halves,
-        },
-        activation: Activation::Silu,
-        embed_scale: 1.0,
-        attn_scale: 1.0 / (head_dim as f32).sqrt(),
-        window: None,
-        window_pattern: 0,
-        tied: model.tied.unwrap_or(true),
-    }
 }

@@ -7,6 +7,8 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use sherry::convert::Embeddings;
+use sherry::io::ReadMode;
+use sherry::model::{Checkpoint, QkNorm};
 use sherry::{NoProgress, Progress};
 use sherry_train::checkpoint::{self, RunFolder};
 use sherry_train::export::{Comparison, Request};
@@ -325,8 +327,11 @@ fn gguf_files_hold_what_was_trained() {
         ("tensor", "method=sherry scale=tensor"),
         ("binary", "method=binary scale=group group_size=256"),
         ("lsq", "method=lsq"),
+        ("gemma", "method=sherry model.family=gemma3 model.window=5"),
     ] {
-        let fields: Vec<String> = quantizer.split(' ').map(|field| format!("quantizer.{field}")).collect();
+        let full =
+            |field: &str| if field.starts_with("model.") { field.to_owned() } else { format!("quantizer.{field}") };
+        let fields: Vec<String> = quantizer.split(' ').map(full).collect();
         let steps = ["steps=4", "batch.accumulate=1", "metrics.valid_every=0", "metrics.probe_every=0"];
         let overrides: Vec<&str> = shape.into_iter().chain(steps).chain(fields.iter().map(String::as_str)).collect();
         train(folder.path(), run, &overrides, &NoProgress).unwrap();
@@ -339,6 +344,25 @@ fn gguf_files_hold_what_was_trained() {
     let message = export(&folder.path().join("grouped"), &folder.path().join("x.gguf"), false).unwrap_err().to_string();
     assert!(message.contains("a scale per 64 weights"), "{message}");
     assert!(!folder.path().join("x.gguf").exists());
+}
+
+#[test]
+fn other_families_begin_from_nothing_and_are_exported() {
+    let folder = tempfile::tempdir().unwrap();
+    for (family, more) in [("qwen3", &[][..]), ("gemma3", &["model.window=8", "model.window_pattern=2"])] {
+        let name = format!("model.family={family}");
+        let overrides = [&[&name, "steps=60", "checkpoint.every=60", "metrics.valid_every=0"], more].concat();
+        let run = train(folder.path(), family, &overrides, &NoProgress).unwrap();
+        assert!(run.valid_loss.unwrap() < 3.2, "{family}: {run:?}");
+        let out = folder.path().join(format!("{family}-packed"));
+        let found = export(&folder.path().join(family), &out, false).unwrap();
+        assert!(found.is_good() && found.max_logit_difference < 0.3, "{family}: {found:?}");
+        let packed = Checkpoint::open(&out, ReadMode::Map).unwrap();
+        let config = packed.config();
+        assert_eq!(config.qk_norm, Some(QkNorm::BeforeRope));
+        let gemma = family == "gemma3";
+        assert_eq!((config.is_sliding(0), config.is_sliding(1), config.post_norms), (gemma, false, gemma));
+    }
 }
 
 #[test]
