@@ -32,6 +32,7 @@ class ModelConfig:
     """A model to continue from, or the shape of a new one. The Rust trainer makes the initial weights of both."""
 
     from_: Optional[str] = None
+    family: Optional[Literal["llama", "qwen3", "gemma3"]] = None
     hidden: Optional[int] = None
     ffn: Optional[int] = None
     layers: Optional[int] = None
@@ -42,6 +43,8 @@ class ModelConfig:
     tied: Optional[bool] = None
     rope_theta: Optional[F32] = None
     norm_eps: Optional[F32] = None
+    window: Optional[int] = None
+    window_pattern: Optional[int] = None
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The LLaMA decoder: module names are those of the tensors in a Hugging Face folder."""
+"""The decoder of LLaMA and Qwen3: module names are those of the tensors in a Hugging Face folder."""
 
 import json
 import math
@@ -21,6 +21,9 @@ KINDS = {
 }  # fmt: skip
 
 
+FAMILIES = ("llama", "qwen3")
+
+
 class ModelError(Exception):
     """A model that cannot be trained or read; the message names file and field."""
 
@@ -40,6 +43,7 @@ class Arch:
     norm_eps: float = 1e-5
     rope_theta: float = 1e4
     rope_scaling: Optional[dict[str, Any]] = None
+    qk_norm: bool = False  # of every query and key head, before the rotation
 
     @staticmethod
     def of_folder(folder: Path) -> "Arch":
@@ -47,6 +51,10 @@ class Arch:
         path = Path(folder) / "config.json"
         try:
             config = json.loads(path.read_text(encoding="utf-8"))
+            family = config.get("model_type")
+            if family not in FAMILIES:
+                others = "sherry train trains Hunyuan and Gemma 3 as well"
+                raise ModelError(f"{path}: model_type is {family!r}, only {' and '.join(FAMILIES)} are trained here; {others}")
             heads = config["num_attention_heads"]
             rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
             kind = rope.get("rope_type", rope.get("type", "default"))
@@ -57,16 +65,15 @@ class Arch:
                 layers=config["num_hidden_layers"],
                 heads=heads,
                 kv_heads=config.get("num_key_value_heads") or heads,
-                head_dim=config.get("head_dim") or config["hidden_size"] // heads,
+                head_dim=config.get("head_dim") or (128 if family == "qwen3" else config["hidden_size"] // heads),
                 tied=config.get("tie_word_embeddings", False),
                 norm_eps=config.get("rms_norm_eps", 1e-6),
                 rope_theta=config.get("rope_theta", rope.get("rope_theta", 1e4)),
                 rope_scaling=None if kind == "default" else {**rope, "rope_type": kind},
+                qk_norm=family == "qwen3",
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ModelError(f"{path}: cannot be read: {error!r}") from error
-        if config.get("model_type") != "llama":
-            raise ModelError(f"{path}: model_type is {config.get('model_type')!r}, only llama is trained here")
         if config.get("attention_bias") or config.get("mlp_bias") or config.get("hidden_act", "silu") != "silu":
             raise ModelError(f"{path}: biases and activations other than SiLU are not trained")
         if kind not in ("default", "linear", "llama3"):
@@ -101,6 +108,8 @@ def layout(arch: Arch, quantizer: Quantizer) -> list[str]:
     for i in range(arch.layers):
         names.append(f"model.layers.{i}.input_layernorm.weight")
         for kind, path in KINDS.items():
+            if kind == "o" and arch.qk_norm:
+                names += [f"model.layers.{i}.self_attn.{norm}.weight" for norm in ("q_norm", "k_norm")]
             if kind == "gate":
                 names.append(f"model.layers.{i}.post_attention_layernorm.weight")
             names.append(f"model.layers.{i}.{path}.weight")
@@ -129,7 +138,7 @@ class Norm(nn.Module):
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary positions on `[batch, heads, length, head_dim]`, pairs in halves; in the precision of the table."""
     a, b = x.chunk(2, -1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1).to(x.dtype)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
 
 
 class Block(nn.Module):
@@ -144,6 +153,9 @@ class Block(nn.Module):
         for path, module in linear.items():
             room, name = path.split(".")
             getattr(self, room).add_module(name, module)
+        self.qk_norm = arch.qk_norm
+        if arch.qk_norm:
+            self.self_attn.q_norm, self.self_attn.k_norm = (Norm(arch.head_dim, arch.norm_eps) for _ in range(2))
         self.post_attention_layernorm = Norm(arch.hidden, arch.norm_eps)
 
     def projections(self) -> dict[str, QuantizedLinear]:
@@ -160,7 +172,9 @@ class Block(nn.Module):
         q, k, v = (
             p(h, lam).view(batch, length, -1, self.head_dim).transpose(1, 2) for p in (attn.q_proj, attn.k_proj, attn.v_proj)
         )
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        if self.qk_norm:
+            q, k = attn.q_norm(q.to(cos.dtype)), attn.k_norm(k.to(cos.dtype))
+        q, k = rotate(q, cos, sin).to(v.dtype), rotate(k, cos, sin).to(v.dtype)
         a = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.shape[1] != k.shape[1])
         x = x + attn.o_proj(a.transpose(1, 2).reshape(batch, length, -1), lam)
         h = self.post_attention_layernorm(x)

@@ -47,6 +47,7 @@ def test_twenty_steps_equal_the_rust_trainer(lab, method):
         ["quantizer.quads=stride16", "arenas.shape=off", "optimizer.schedule=constant", "model.tied=false"],
         ["quantizer.method=dlt", "quantizer.scale=group", "quantizer.group_size=64"],
         ["quantizer.method=tequila", "quantizer.scale=tensor"],
+        ["model.family=qwen3", "model.head_dim=24"],
     ],
     ids=lambda change: "-".join(c.split("=")[1] for c in change),
 )
@@ -57,6 +58,12 @@ def test_other_settings_equal_the_rust_trainer(lab, change):
     twin = lab.torch("twin", *change)
     assert largest_difference(rust, twin) < LOSS
     assert largest_difference(rust, twin, "valid_loss") < LOSS
+
+
+def test_what_the_rust_trainer_alone_can_do_is_refused(lab):
+    change = ["model.family=gemma3", "model.window=16"]
+    lab.prepare("twin", *change)
+    assert "model_type is 'gemma3_text', only llama and qwen3" in lab.torch("twin", *change, code=2)
 
 
 @pytest.mark.parametrize("divergence", ["forward", "reverse", "cakld", "top-k"])
