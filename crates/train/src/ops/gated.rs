@@ -17,7 +17,7 @@ fn silu(x: f32) -> (f32, f32) {
 /// `z(x)` and `x dz/dx` of GELU.
 #[inline(always)]
 fn gelu(x: f32) -> (f32, f32) {
-    const LINEAR: f32 = 1.595_769_1;
+    const LINEAR: f32 = 1.595_769;
     const CUBIC: f32 = 0.044_715;
     // The sigmoid is 0 or 1 long before 16; the square of what is larger could overflow.
     let x = x.clamp(-16.0, 16.0);
