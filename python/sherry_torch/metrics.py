@@ -17,6 +17,9 @@ from .parallel import whole
 # Tokens whose gradients are looked at.
 SAMPLE = 128
 
+# Histograms of `w / alpha` have so many bins from -REACH to REACH, the outer ones open.
+BINS, REACH = 24, 3.0
+
 
 def effective_rank(x: Tensor) -> float:
     """`exp(-sum p ln p)`, `p` the singular values over their sum (Roy & Vetterli 2007); NaN for a zero matrix."""
@@ -52,14 +55,15 @@ class RankProbe:
 
 
 @torch.no_grad()
-def codes(model: Decoder, keep: bool) -> tuple[list[Tensor], dict[str, float]]:
-    """The codes of all projections as signs, and the share of weights with `|w| < alpha / 2` per kind.
+def codes(model: Decoder, keep: bool) -> tuple[list[Tensor], dict[str, float], dict[str, list[float]]]:
+    """The codes of all projections as signs, and per kind the share of weights with `|w| < alpha / 2` and the shares by
+    `w / alpha`.
 
     Every process must call it (sharded weights are gathered one by one); only those with `keep` get results."""
-    found, valley = [], defaultdict(lambda: [0, 0])
+    found, valley, bins = [], defaultdict(int), defaultdict(int)
     quantizer = model.quantizer
     if quantizer.method == "none":
-        return [], {}
+        return [], {}, {}
     for block in model.model.layers:
         for kind, linear in block.projections().items():
             w = whole(linear.weight)
@@ -68,11 +72,14 @@ def codes(model: Decoder, keep: bool) -> tuple[list[Tensor], dict[str, float]]:
                 continue
             q = quantizer.project(w, *learned)
             unit = quantizer.unit(*w.shape)
-            alpha = q.view(-1, unit).abs().amax(1, keepdim=True)
-            valley[kind][0] += int((w.reshape(-1, unit).abs() < alpha / 2).sum())
-            valley[kind][1] += w.numel()
+            alpha, w = q.view(-1, unit).abs().amax(1, keepdim=True), w.reshape(-1, unit)
+            valley[kind] += int((w.abs() < alpha / 2).sum())
+            scale = torch.where(alpha > 0, BINS / (2 * REACH) / alpha, 0.0)
+            bin = (w * scale + BINS / 2).floor().clamp(0, BINS - 1).long()
+            bins[kind] += bin.flatten().bincount(minlength=BINS).cpu()
             found.append(q.sign().to("cpu", torch.int8))
-    return found, {kind: inside / count for kind, (inside, count) in sorted(valley.items())}
+    shares = {kind: [round(n / int(counts.sum()), 5) for n in counts.tolist()] for kind, counts in sorted(bins.items())}
+    return found, {kind: inside / int(bins[kind].sum()) for kind, inside in sorted(valley.items())}, shares
 
 
 def gradient_norms(model: Decoder) -> dict[str, float]:

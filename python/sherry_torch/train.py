@@ -162,9 +162,9 @@ class Trainer:
                 line["valid_loss"] = self.validate(0.0)
                 line["valid_loss_with_lambda"] = self.validate(lam) if lam > 0 else None
             if probing:
-                after, valley = metrics.codes(self.model, self.first)
+                after, valley, histogram = metrics.codes(self.model, self.first)
                 flips = sum(int((a != b).sum()) for a, b in zip(before, after, strict=True))
-                line |= {"effective_rank": probe.means(), "valley_share": valley}
+                line |= {"effective_rank": probe.means(), "valley_share": valley, "histogram": histogram}
                 line["flip_rate"] = flips / sum(a.numel() for a in after) if after else None
                 line["grad_norms"] = grad_norms
             self.optimizer.zero_grad(set_to_none=True)

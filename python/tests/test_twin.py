@@ -37,6 +37,8 @@ def test_twenty_steps_equal_the_rust_trainer(lab, method):
         for field in ("effective_rank", "valley_share", "grad_norms"):
             for kind, value in line.get(field, {}).items():
                 assert other[field][kind] == pytest.approx(value, rel=2e-3), (step, field, kind)
+        for kind, shares in line.get("histogram", {}).items():
+            assert other["histogram"][kind] == pytest.approx(shares, abs=1e-3), (step, kind)
 
 
 @pytest.mark.parametrize(
