@@ -12,7 +12,9 @@ use crate::generic::panel::{InputBlock, PanelBlock};
 use crate::kernels::Kernels;
 use crate::panel::Panels;
 use crate::ternary::activations::{ActBlock, Arrangement};
-use crate::ternary::kernels::{Codebook, Segment, TernaryKernels, TokenBlocks};
+use crate::ternary::kernels::{
+    BLOCK_TABLES, Codebook, IndexedSegment, Segment, TABLE_BYTES, TernaryKernels, TokenBlocks,
+};
 use crate::ternary::matrix::{BIT_CHUNK_BYTES, BLOCK_ROWS, CODE_CHUNK_BYTES, RowBlock, SCALE_BYTES};
 use crate::ternary::transpose::transpose;
 use crate::{Engine, Isa, Matrix, Pool, Precision, Product};
@@ -217,6 +219,47 @@ fn ternary_tiles() {
                         // All tokens are alike, so their sums are, whatever tile they were in.
                         assert!(acc.iter().all(|sums| bits(sums) == bits(&acc[0])), "{isa}");
                     }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn ternary_look_up_for_many_tokens() {
+    for isa in available() {
+        let Some(look_up) = TernaryKernels::of(isa).look_up else { continue };
+        for (chunks, blocks) in [(1, 1), (1, 4), (2, 2), (4, 1), (4, 2), (4, 4)] {
+            let mut panel = Guarded::new(&vec![[0u8; 2 * BLOCK_ROWS]; chunks * 8 * blocks]);
+            let codes = bytes(chunks * CODE_CHUNK_BYTES);
+            let scales: Guarded<[u8; SCALE_BYTES]> = Guarded::new(bytes(SCALE_BYTES).as_chunks().0);
+            for block in 0..blocks {
+                // SAFETY: `isa` is available, here and below.
+                unsafe { (look_up.decode)(&codes, &mut panel[block..], blocks) };
+            }
+            for tokens in [1, 2, 3, 4, 7] {
+                let mut acts = Guarded::new(&vec![ActBlock::ZERO; tokens]);
+                // The tables of the last token end with the last code of the segment.
+                let mut all = vec![0u8; tokens * BLOCK_TABLES];
+                for (act, tables) in acts.iter_mut().zip(all.chunks_mut(BLOCK_TABLES)) {
+                    // SAFETY: see above.
+                    unsafe {
+                        (TernaryKernels::of(isa).quantize)(Arrangement::Quads, &floats(128), act);
+                        (look_up.build_tables)(Codebook::SHERRY, act, tables);
+                    }
+                }
+                let tables = Guarded::new(&all[..(tokens - 1) * BLOCK_TABLES + chunks * 8 * TABLE_BYTES]);
+                for scales in [None, Some(&scales[0])] {
+                    let mut acc = Guarded::new(&vec![[0.0f32; BLOCK_ROWS]; tokens * blocks]);
+                    let mut out = Guarded::new(&[[0.0f32; BLOCK_ROWS]]);
+                    let segment = IndexedSegment { panel: &panel, scales: &vec![scales; blocks] };
+                    // SAFETY: see above.
+                    unsafe {
+                        (look_up.segment)(&segment, &tables, &acts, &mut acc);
+                        (look_up.finish)(&acc[tokens * blocks - 1], None, &mut out[0]);
+                    }
+                    // All tokens and blocks are alike.
+                    assert!(acc.iter().all(|sums| bits(sums) == bits(&acc[0])), "{isa}");
                 }
             }
         }

@@ -63,10 +63,14 @@ impl Kernels {
     }
 }
 
-/// Defines `KERNELS`: every algorithm for vectors `$floats` and `$ints`, compiled with the given attributes.
+/// Defines `KERNELS`: every algorithm for vectors `$floats` and `$ints`, compiled with the given attributes. With `over`
+/// only those on `$ints`; the others are those of that table.
 macro_rules! kernels {
+    (over $base:path, $ints:ty, #[$attribute:meta]) => {
+        kernels! { @integers [$attribute] [$base] $ints; }
+    };
     ($floats:ty, $ints:ty $(, #[$attribute:meta])?) => {
-        kernels! { @functions [$($attribute)?]
+        kernels! { @integers [$($attribute)?] [] $ints;
             rms_norm(x: &[f32], w: &[f32], eps: f32, plus: f32, out: &mut [f32])
                 => activation::rms_norm::<$floats>(x, w, eps, plus, out);
             silu_mul(gate: &mut [f32], up: &[f32]) => activation::silu_mul::<$floats>(gate, up);
@@ -77,44 +81,46 @@ macro_rules! kernels {
             rope_interleaved(x: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32])
                 => activation::rope_interleaved(x, head_dim, cos, sin);
             to_f16(x: &[f32], out: &mut [u16]) => activation::to_f16::<$floats>(x, out);
-            attend_f32(head: &mut AttendHead<'_>) => attention::attend::<$floats, dense::F32>(head);
-            attend_f16(head: &mut AttendHead<'_>) => attention::attend::<$floats, dense::F16>(head);
-            quantize_query(x: &[f32], q: &mut [i16], step: &mut f32)
-                => *step = crate::generic::tiles::quantize_query(x, q);
-            attend_tiles(chunk: &crate::generic::tiles::TilesChunk<'_>)
-                => crate::generic::tiles::chunk::<$ints>(chunk);
-            fold_tiles(state: &mut [f32], partial: &[f32])
-                => crate::generic::tiles::fold::<$floats>(state, partial);
-            dense_f32(block: &DenseBlock) => dense::dense::<$floats, dense::F32>(block);
-            dense_f16(block: &DenseBlock) => dense::dense::<$floats, dense::F16>(block);
-            dense_bf16(block: &DenseBlock) => dense::dense::<$floats, dense::Bf16>(block);
+            attend_f32(head: &mut attention::AttendHead<'_>) => attention::attend::<$floats, dense::F32>(head);
+            attend_f16(head: &mut attention::AttendHead<'_>) => attention::attend::<$floats, dense::F16>(head);
+            quantize_query(x: &[f32], q: &mut [i16], step: &mut f32) => *step = tiles::quantize_query(x, q);
+            fold_tiles(state: &mut [f32], partial: &[f32]) => tiles::fold::<$floats>(state, partial);
+            dense_f32(block: &dense::DenseBlock) => dense::dense::<$floats, dense::F32>(block);
+            dense_f16(block: &dense::DenseBlock) => dense::dense::<$floats, dense::F16>(block);
+            dense_bf16(block: &dense::DenseBlock) => dense::dense::<$floats, dense::Bf16>(block);
             widen_f16(from: *const u8, out: &mut [f32]) => dense::widen::<$floats, dense::F16>(from, out);
             widen_bf16(from: *const u8, out: &mut [f32]) => dense::widen::<$floats, dense::Bf16>(from, out);
-            quantize(x: &[f32], q: &mut [i8], blocks: &mut [InputBlock]) => panel::quantize(x, q, blocks);
-            panels(block: &PanelBlock) => panel::panels::<$ints>(block);
+            quantize(x: &[f32], q: &mut [i8], blocks: &mut [panel::InputBlock]) => panel::quantize(x, q, blocks);
+        }
+    };
+    (@integers $attribute:tt $base:tt $ints:ty; $($floats:tt)*) => {
+        kernels! { @functions $attribute $base
+            $($floats)*
+            attend_tiles(chunk: &tiles::TilesChunk<'_>) => tiles::chunk::<$ints>(chunk);
+            panels(block: &panel::PanelBlock) => panel::panels::<$ints>(block);
             split_estimate(
                 w: &crate::split::Split,
                 first: usize,
                 q: &[i8],
-                blocks: &[InputBlock],
+                blocks: &[panel::InputBlock],
                 norms: &[f32],
-                out: &mut [crate::generic::split::Estimate]
-            ) => crate::generic::split::estimate::<$ints>(w, first, q, blocks, norms, out);
+                out: &mut [split::Estimate]
+            ) => split::estimate::<$ints>(w, first, q, blocks, norms, out);
             split_exact(
                 w: &crate::split::Split,
                 panel: usize,
                 q: *const i8,
-                blocks: *const InputBlock,
+                blocks: *const panel::InputBlock,
                 tokens: usize,
                 y: *mut f32
-            ) => crate::generic::split::exact::<$ints>(w, panel, q, blocks, tokens, y);
+            ) => split::exact::<$ints>(w, panel, q, blocks, tokens, y);
         }
     };
-    (@functions $attribute:tt $($name:ident $arguments:tt => $body:expr;)*) => {
+    (@functions $attribute:tt [$($base:path)?] $($name:ident $arguments:tt => $body:expr;)*) => {
         $(kernels! { @function $attribute $name $arguments => $body })*
 
         /// The functions of this instruction set.
-        pub(crate) static KERNELS: Kernels = Kernels { $($name),* };
+        pub(crate) static KERNELS: crate::kernels::Kernels = crate::kernels::Kernels { $($name,)* $(..$base)? };
     };
     (@function [$($attribute:meta)?] $name:ident ($($argument:ident: $ty:ty),*) => $body:expr) => {
         $(#[$attribute])?

@@ -366,6 +366,7 @@ macro_rules! ternary_kernels {
                     finish_codes,
                     finish_bits,
                 }),
+                look_up: None,
             };
 
             wrap! { [$($attribute)?]

@@ -8,8 +8,15 @@ use crate::ternary::matrix::{BIT_CHUNK_BYTES, BLOCK_ROWS, CODE_CHUNK_BYTES, RowB
 /// i16 sums of the four activations of a code, for each of the 32 codes.
 const TABLE_BYTES: usize = 64;
 
-pub(crate) static KERNELS: TernaryKernels =
-    TernaryKernels { quantize, table_bytes: TABLE_BYTES, build_tables, gemv_codes, gemv_bits, gemm: None };
+pub(crate) static KERNELS: TernaryKernels = TernaryKernels {
+    quantize,
+    table_bytes: TABLE_BYTES,
+    build_tables,
+    gemv_codes,
+    gemv_bits,
+    gemm: None,
+    look_up: None,
+};
 
 fn quantize(arrangement: Arrangement, x: &[f32], out: &mut ActBlock) {
     quantize_block(arrangement, x, out);

@@ -12,7 +12,7 @@
 use crate::Isa;
 use crate::format::{sherry, triple};
 
-use super::activations::{ActBlock, Arrangement, BLOCK_CHUNKS};
+use super::activations::{ActBlock, Arrangement, BLOCK_CHUNKS, BLOCK_CODES};
 use super::matrix::{BLOCK_ROWS, RowBlock};
 
 /// What the 32 codes of a format mean, in the forms the kernels look up.
@@ -102,6 +102,8 @@ pub(crate) struct TernaryKernels {
     pub(crate) gemv_bits: unsafe fn(&[RowBlock<'_>], TokenBlocks<'_>, &mut [&mut Rows]),
     /// Kernels for many tokens, where they pay.
     pub(crate) gemm: Option<GemmKernels>,
+    /// Kernels for several and many tokens of the 5-bit formats, where they beat the others.
+    pub(crate) look_up: Option<&'static LookUpKernels>,
 }
 
 /// Kernels that decode a panel of weights once and multiply it with many tokens.
@@ -121,6 +123,46 @@ pub(crate) struct GemmKernels {
     pub(crate) finish_codes: unsafe fn(&Rows, Option<&Rows>, &mut Rows),
     /// The same for the 2-bit format.
     pub(crate) finish_bits: unsafe fn(&Rows, Option<&Rows>, &mut Rows),
+}
+
+/// Kernels that bring the codes of some row blocks into the form of indices once and look them up for many tokens.
+///
+/// A vector of 32 int16 holds all sums of a code, so a product of four weights costs a fraction of two instructions: less
+/// than a dot-product instruction where permutations of words run at full speed.
+#[derive(Debug)]
+pub(crate) struct LookUpKernels {
+    /// Fewest tokens from which on they beat one token after the other (measured as in [`GemmKernels`]).
+    pub(crate) min_tokens: usize,
+    /// Whether this processor runs them fast.
+    pub(crate) pay: fn() -> bool,
+    /// Writes the [tables](TABLE_BYTES) of the 32 codes of an activation block.
+    pub(crate) build_tables: unsafe fn(&Codebook, &ActBlock, &mut [u8]),
+    /// Decodes chunks of one row block: code `c` to `panel[c * blocks]`.
+    pub(crate) decode: unsafe fn(&[u8], &mut [Indices], usize),
+    /// Adds a segment to the sums of several tokens, which are tokens x blocks. The tables of a token are those of the
+    /// segment's codes; those of the next token begin [`BLOCK_TABLES`] later.
+    pub(crate) segment: unsafe fn(&IndexedSegment<'_>, &[u8], &[ActBlock], &mut [Rows]),
+    /// From slots to rows, times the row scales if any.
+    pub(crate) finish: unsafe fn(&Rows, Option<&Rows>, &mut Rows),
+}
+
+/// Bytes of the table of one code for [`LookUpKernels`]: 32 int16.
+pub(crate) const TABLE_BYTES: usize = 64;
+/// Those of the codes of an activation block.
+pub(crate) const BLOCK_TABLES: usize = BLOCK_CODES * TABLE_BYTES;
+/// Most row blocks that [`LookUpKernels::segment`] takes together; it takes 1, 2 or 4.
+pub(crate) const LOOK_UP_BLOCKS: usize = 4;
+
+/// What one code of each of 64 rows looks up: 32 words for the even rows, 32 for the odd ones, of which the low five bits
+/// count.
+pub(crate) type Indices = [u8; 2 * BLOCK_ROWS];
+
+/// Indices that share an activation block and, row block by row block, a scale group.
+pub(crate) struct IndexedSegment<'a> {
+    /// codes x blocks.
+    pub(crate) panel: &'a [Indices],
+    /// 64 f16 group scales in slot order for each of 1, 2 or 4 blocks.
+    pub(crate) scales: &'a [Option<&'a [u8; 2 * BLOCK_ROWS]>],
 }
 
 /// Decoded weights that share an activation block and a scale group.

@@ -83,6 +83,14 @@ impl Lines {
         Ok(())
     }
 
+    /// The first `bytes` bytes, for which memory is found. For buffers of a few MiB: as with `Vec`, not finding it is fatal.
+    pub(crate) fn at_least(&mut self, bytes: usize) -> &mut [u8] {
+        if self.grow(bytes).is_err() {
+            std::alloc::handle_alloc_error(Layout::new::<[u8; LINE]>());
+        }
+        &mut self.bytes_mut()[..bytes]
+    }
+
     pub(crate) fn bytes(&self) -> &[u8] {
         let Some(memory) = &self.memory else { return &[] };
         // SAFETY: `offset` is below a line and the allocation a line longer than `len`; its bytes were zeroed when it was

@@ -9,8 +9,9 @@ use crate::{Isa, Pool};
 
 use super::TernaryMatrix;
 use super::activations::{ActBlock, Arrangement, BLOCK_CODES};
-use super::kernels::{Codebook, GemmKernels, Rows, Segment, TernaryKernels, TokenBlocks};
+use super::kernels::{Codebook, GemmKernels, LookUpKernels, Rows, Segment, TernaryKernels, TokenBlocks};
 use super::lines::Lines;
+use super::look_up;
 use super::matrix::{BLOCK_ROWS, RowBlock, SCALE_BYTES, chunk_bytes};
 
 /// One product: `y[t, r] = sum_c w[r, c] x[t, c]`.
@@ -32,14 +33,14 @@ pub(crate) struct Scratch {
 
 /// The input of a group of products, as one kind of weights wants it.
 #[derive(Debug)]
-struct Input {
-    arrangement: Arrangement,
+pub(super) struct Input {
+    pub(super) arrangement: Arrangement,
     /// Activation blocks per token; 0 when the current products do not need this arrangement.
-    blocks: usize,
+    pub(super) blocks: usize,
     /// blocks x tokens.
-    acts: Vec<ActBlock>,
-    /// tokens x blocks x tables of 32 codes.
-    tables: Lines,
+    pub(super) acts: Vec<ActBlock>,
+    /// tokens x blocks x tables of 32 codes; for [`look_up`] blocks x tokens.
+    pub(super) tables: Lines,
     /// Bytes of the tables of one token.
     token_tables: usize,
 }
@@ -68,20 +69,68 @@ pub(crate) fn multiply(
     tokens: usize,
     products: &mut [TernaryProduct<'_>],
 ) {
+    multiply_by(isa, pool, scratch, x, tokens, products, &|kernels, w| way(kernels, w, tokens));
+}
+
+/// [`multiply`], each product in the way that `way` says; the kernels for it must exist.
+pub(super) fn multiply_by(
+    isa: Isa,
+    pool: &Pool,
+    scratch: &mut Scratch,
+    x: &[f32],
+    tokens: usize,
+    products: &mut [TernaryProduct<'_>],
+    way: &dyn Fn(&TernaryKernels, &TernaryMatrix) -> Way,
+) {
     assert!(isa.is_available());
     let kernels = TernaryKernels::of(isa);
     check_shapes(x, tokens, products);
     if tokens == 0 {
         return;
     }
-    let outputs = products.iter_mut().map(|p| Output::new(p.w, p.y));
-    let (by_panels, by_tables): (Vec<_>, Vec<_>) = outputs.partition(|o| gemm_for(kernels, o.w, tokens).is_some());
-    if let (Some(gemm), [_, ..]) = (&kernels.gemm, by_panels.as_slice()) {
-        multiply_by_panels(kernels, gemm, pool, &mut scratch.shared, x, tokens, &by_panels);
+    let (mut singly, mut look_up, mut panels) = (vec![], vec![], vec![]);
+    for product in products {
+        let group = match way(kernels, product.w) {
+            Way::Singly => &mut singly,
+            Way::LookUp => &mut look_up,
+            Way::Panels => &mut panels,
+        };
+        group.push(Output::new(product.w, product.y));
     }
-    if !by_tables.is_empty() {
-        scratch.own.resize_with(pool.threads().max(scratch.own.len()), Mutex::default);
-        multiply_by_tables(kernels, pool, &scratch.own, x, tokens, &by_tables);
+    scratch.own.resize_with(pool.threads().max(scratch.own.len()), Mutex::default);
+    if let (Some(gemm), [_, ..]) = (&kernels.gemm, panels.as_slice()) {
+        multiply_by_panels(kernels, gemm, pool, &mut scratch.shared, x, tokens, &panels);
+    }
+    if let (Some(kernel), [_, ..]) = (kernels.look_up, look_up.as_slice()) {
+        look_up::multiply(kernels, kernel, pool, &scratch.own, x, tokens, &look_up);
+    }
+    if !singly.is_empty() {
+        multiply_singly(kernels, pool, &scratch.own, x, tokens, &singly);
+    }
+}
+
+/// How a product is done.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Way {
+    /// One token after the other.
+    Singly,
+    /// By look-up, the codes decoded once.
+    LookUp,
+    /// By decoded panels.
+    Panels,
+}
+
+/// The fastest way for `tokens` tokens.
+fn way(kernels: &TernaryKernels, w: &TernaryMatrix, tokens: usize) -> Way {
+    let codes = w.layout().format != TernaryFormat::Ternary2;
+    let pays = |look_up: &LookUpKernels| codes && tokens >= look_up.min_tokens && (look_up.pay)();
+    let panels = |gemm: &GemmKernels| tokens >= if codes { gemm.min_tokens_codes } else { gemm.min_tokens_bits };
+    if kernels.look_up.is_some_and(pays) {
+        Way::LookUp
+    } else if kernels.gemm.as_ref().is_some_and(panels) {
+        Way::Panels
+    } else {
+        Way::Singly
     }
 }
 
@@ -118,8 +167,8 @@ fn multiply_by_panels(
     });
 }
 
-/// Few tokens: every thread quantizes the inputs and builds tables for itself, then they share the row blocks.
-fn multiply_by_tables(
+/// Few tokens, one after the other: every thread quantizes the inputs and builds tables for itself, then they share the row blocks.
+fn multiply_singly(
     kernels: &TernaryKernels,
     pool: &Pool,
     own: &[Mutex<Vec<Input>>],
@@ -146,7 +195,7 @@ fn multiply_by_tables(
                 for_each_output(outputs, &inputs, range, |output, input, mut blocks| {
                     while !blocks.is_empty() {
                         // SAFETY: as in `multiply_by_panels`.
-                        blocks.start += unsafe { blocks_by_tables(kernels, input, output, blocks.clone(), first, n) };
+                        blocks.start += unsafe { blocks_singly(kernels, input, output, blocks.clone(), first, n) };
                     }
                 });
                 match claims.next() {
@@ -167,19 +216,8 @@ fn check_shapes(x: &[f32], tokens: usize, products: &[TernaryProduct<'_>]) {
     }
 }
 
-/// The kernels for many tokens, if `tokens` are many.
-fn gemm_for(kernels: &'static TernaryKernels, w: &TernaryMatrix, tokens: usize) -> Option<&'static GemmKernels> {
-    kernels.gemm.as_ref().filter(|gemm| {
-        tokens
-            >= match w.layout().format {
-                TernaryFormat::Sherry | TernaryFormat::Ternary167 => gemm.min_tokens_codes,
-                TernaryFormat::Ternary2 => gemm.min_tokens_bits,
-            }
-    })
-}
-
 /// What the codes mean that an input is arranged for; `None` for 2-bit fields.
-fn codebook(arrangement: Arrangement) -> Option<&'static Codebook> {
+pub(super) fn codebook(arrangement: Arrangement) -> Option<&'static Codebook> {
     match arrangement {
         Arrangement::Quads | Arrangement::Stride16 => Some(Codebook::SHERRY),
         Arrangement::Triples => Some(Codebook::TRIPLES),
@@ -189,7 +227,7 @@ fn codebook(arrangement: Arrangement) -> Option<&'static Codebook> {
 
 impl Input {
     /// Sees to one input per arrangement that `outputs` want, with room for the activations of `n` tokens.
-    fn make_room(inputs: &mut Vec<Self>, cols: usize, n: usize, outputs: &[Output<'_>]) {
+    pub(super) fn make_room(inputs: &mut Vec<Self>, cols: usize, n: usize, outputs: &[Output<'_>]) {
         inputs.iter_mut().for_each(|input| input.blocks = 0);
         for output in outputs {
             let arrangement = Arrangement::of(output.w.layout());
@@ -211,11 +249,7 @@ impl Input {
     unsafe fn build(&mut self, kernels: &TernaryKernels, x: &[f32], n: usize) {
         let block_tables = BLOCK_CODES * kernels.table_bytes;
         self.token_tables = self.blocks * block_tables;
-        // A few MiB for what has just been quantized; as with `Vec`, running out of memory here is fatal.
-        if self.tables.grow(n * self.token_tables).is_err() {
-            std::alloc::handle_alloc_error(std::alloc::Layout::new::<[u8; 64]>());
-        }
-        let tables = self.tables.bytes_mut();
+        let tables = self.tables.at_least(n * self.token_tables);
         for (block, acts) in self.acts.chunks_mut(n).enumerate() {
             // SAFETY: as the caller guarantees.
             unsafe { quantize(kernels, self.arrangement, x, x.len() / n, block, acts) };
@@ -233,7 +267,7 @@ impl Input {
 ///
 /// # Safety
 /// The processor has the instruction set of `kernels`.
-unsafe fn quantize(
+pub(super) unsafe fn quantize(
     kernels: &TernaryKernels,
     arrangement: Arrangement,
     x: &[f32],
@@ -251,7 +285,7 @@ unsafe fn quantize(
 
 /// Calls `work(output, its input, its row blocks)` for the part of `range`, row blocks of all outputs one after the
 /// other, that lies in each output.
-fn for_each_output(
+pub(super) fn for_each_output(
     outputs: &[Output<'_>],
     inputs: &[Input],
     mut range: Range<usize>,
@@ -269,8 +303,8 @@ fn for_each_output(
 }
 
 /// Where the rows of a product go, for several threads that write disjoint rows.
-struct Output<'a> {
-    w: &'a TernaryMatrix,
+pub(super) struct Output<'a> {
+    pub(super) w: &'a TernaryMatrix,
     y: *mut f32,
     len: usize,
 }
@@ -303,7 +337,7 @@ impl<'a> Output<'a> {
     ///
     /// # Safety
     /// As for [`rows`](Self::rows).
-    unsafe fn write(&self, token: usize, index: usize, compute: impl FnOnce(&mut Rows)) {
+    pub(super) unsafe fn write(&self, token: usize, index: usize, compute: impl FnOnce(&mut Rows)) {
         let row = index * BLOCK_ROWS;
         let rows = BLOCK_ROWS.min(self.w.layout().rows - row);
         // SAFETY: as the caller guarantees.
@@ -342,7 +376,7 @@ unsafe fn block_by_panels(gemm: &GemmKernels, input: &Input, output: &Output<'_>
 ///
 /// # Safety
 /// The processor has the instruction set of `kernels`, and no other thread uses the rows of the blocks.
-unsafe fn blocks_by_tables(
+unsafe fn blocks_singly(
     kernels: &TernaryKernels,
     input: &Input,
     output: &Output<'_>,
@@ -407,12 +441,9 @@ unsafe fn multiply_panels(
     let mut scales = None;
     let mut chunk = 0;
     PANEL.with_borrow_mut(|panel| {
-        if panel.grow(PANEL_CHUNKS * CHUNK_PANEL).is_err() {
-            std::alloc::handle_alloc_error(std::alloc::Layout::new::<[u8; 64]>());
-        }
         while chunk < block.chunks {
             let mut segments = [None; PANEL_CHUNKS];
-            let mut panel = panel.bytes_mut();
+            let mut panel = panel.at_least(PANEL_CHUNKS * CHUNK_PANEL);
             for segment in &mut segments {
                 let chunks = block.segment_chunks().min(block.chunks - chunk);
                 if chunks == 0 || panel.len() < chunks * CHUNK_PANEL {

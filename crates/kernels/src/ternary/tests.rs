@@ -5,6 +5,8 @@ use crate::format::{PackedLayout, PackedRows, QuadOrder, ScaleGroup, TernaryForm
 use crate::matrix::MatrixError;
 use crate::{Engine, Isa, Matrix, Pool, Precision, Product};
 
+use super::kernels::TernaryKernels;
+use super::multiply::{Way, multiply_by};
 use super::{Scratch, TernaryMatrix, TernaryProduct, multiply};
 
 /// SplitMix64: enough randomness for test data.
@@ -239,6 +241,33 @@ fn any_number_of_tokens_and_threads_gives_the_same_bits() {
             for n in (1..=20).chain([130]) {
                 let y = run(isa, 1 + n % 3, &matrix, &x[..n * cols], n);
                 assert_eq!(bits(&y), bits(&expected[..n * rows]), "{isa} {layout:?} {n}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_way_gives_the_same_bits() {
+    let mut random = Random(11);
+    for (rows, cols) in [(70, 200), (300, 640), (513, 128)] {
+        for layout in layouts(rows, cols) {
+            let packed = random_weights(layout, &mut random);
+            let matrix = in_kernel_order(&packed, &Pool::new(1));
+            let x: Vec<f32> = (0..37).flat_map(|t| token(t, cols, &mut random)).collect();
+            let expected = run(Isa::Scalar, 1, &matrix, &x, 37);
+            for isa in available() {
+                let kernels = TernaryKernels::of(isa);
+                let look_up = kernels.look_up.is_some() && layout.format != TernaryFormat::Ternary2;
+                let ways = [(Way::Singly, true), (Way::LookUp, look_up), (Way::Panels, kernels.gemm.is_some())];
+                for (way, _) in ways.into_iter().filter(|(_, exists)| *exists) {
+                    for (n, threads) in [(1, 1), (2, 2), (3, 1), (5, 3), (16, 1), (37, 2)] {
+                        let mut y = vec![f32::NAN; n * rows];
+                        let products = &mut [TernaryProduct { w: &matrix, y: &mut y }];
+                        let (pool, scratch) = (Pool::new(threads), &mut Scratch::default());
+                        multiply_by(isa, &pool, scratch, &x[..n * cols], n, products, &|_, _| way);
+                        assert_eq!(bits(&y), bits(&expected[..n * rows]), "{isa} {layout:?} {way:?} {n}");
+                    }
+                }
             }
         }
     }

@@ -6,10 +6,7 @@
 pub(crate) mod ternary;
 pub(crate) mod vector;
 
-use crate::generic::attention::AttendHead;
-use crate::generic::dense::DenseBlock;
-use crate::generic::panel::{InputBlock, PanelBlock};
-use crate::generic::{activation, attention, dense, panel};
-use crate::kernels::{Kernels, kernels};
+use crate::generic::{activation, attention, dense, panel, split, tiles};
+use crate::kernels::kernels;
 
 kernels!(vector::F32x8, vector::I32x8);

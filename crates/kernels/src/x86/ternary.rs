@@ -98,6 +98,8 @@ pub(crate) trait Products: Copy {
     unsafe fn unsigned(sums: Self::Vector, w: Self::Vector, q: Self::Vector) -> Self::Vector;
     /// Adds products of signed bytes with int8 (`>= -127`) to i32 sums, plus the excess.
     unsafe fn signed(sums: Self::Vector, w: Self::Vector, q: Self::Vector) -> Self::Vector;
+    /// Adds two products of int16 per lane to i32 sums.
+    unsafe fn wide(sums: Self::Vector, w: Self::Vector, q: Self::Vector) -> Self::Vector;
 }
 
 /// One token by look-up.
@@ -292,7 +294,7 @@ pub(super) use last_to_first;
 
 /// Defines `KERNELS`, the ternary kernels of a tier.
 macro_rules! ternary_kernels {
-    ($features:literal, $look_up:ty, $dot:ty, gemm from $codes:expr, $bits:expr) => {
+    ($features:literal, $look_up:ty, $dot:ty, gemm from $codes:expr, $bits:expr, look_up $many:expr) => {
         use crate::ternary::activations::{ActBlock, Arrangement, quantize_block};
         use crate::ternary::kernels::{Codebook, GemmKernels, Rows, Segment, TernaryKernels, TokenBlocks};
         use crate::ternary::matrix::RowBlock;
@@ -316,6 +318,7 @@ macro_rules! ternary_kernels {
                 finish_codes,
                 finish_bits,
             }),
+            look_up: $many,
         };
 
         #[target_feature(enable = $features)]

@@ -59,10 +59,16 @@ impl Products for Maddubs {
         let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(q, w));
         _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
     }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn wide(sums: __m256i, w: __m256i, q: __m256i) -> __m256i {
+        _mm256_add_epi32(sums, _mm256_madd_epi16(w, q))
+    }
 }
 
 macro_rules! vnni {
-    ($name:ident, $features:literal, $dpbusd:ident) => {
+    ($name:ident, $features:literal, $dpbusd:ident, $dpwssd:ident) => {
         impl Products for $name {
             type Vector = __m256i;
             const SIGNED_EXCESS: i32 = 128;
@@ -97,12 +103,18 @@ macro_rules! vnni {
                 // w + 128 is unsigned.
                 $dpbusd(sums, _mm256_xor_si256(w, _mm256_set1_epi8(-128)), q)
             }
+
+            #[inline]
+            #[target_feature(enable = $features)]
+            unsafe fn wide(sums: __m256i, w: __m256i, q: __m256i) -> __m256i {
+                $dpwssd(sums, w, q)
+            }
         }
     };
 }
 
-vnni!(Vex, "avx2,fma,f16c,avxvnni", _mm256_dpbusd_avx_epi32);
-vnni!(Evex, "avx2,fma,f16c,avx512f,avx512vl,avx512vnni", _mm256_dpbusd_epi32);
+vnni!(Vex, "avx2,fma,f16c,avxvnni", _mm256_dpbusd_avx_epi32, _mm256_dpwssd_avx_epi32);
+vnni!(Evex, "avx2,fma,f16c,avx512f,avx512vl,avx512vnni", _mm256_dpbusd_epi32, _mm256_dpwssd_epi32);
 
 impl<P: Products<Vector = __m256i>> Dot for YmmDot<P> {
     type Width = Ymm;

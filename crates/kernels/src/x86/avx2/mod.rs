@@ -11,11 +11,8 @@ mod rows;
 pub(crate) mod transpose;
 pub(crate) mod vector;
 
-use crate::generic::attention::AttendHead;
-use crate::generic::dense::DenseBlock;
-use crate::generic::panel::{InputBlock, PanelBlock};
-use crate::generic::{activation, attention, dense, panel};
-use crate::kernels::{Kernels, kernels};
+use crate::generic::{activation, attention, dense, panel, split, tiles};
+use crate::kernels::kernels;
 
 kernels!(vector::F32x8, vector::I32x8<dot::Maddubs>, #[target_feature(enable = "avx2,fma,f16c")]);
 
@@ -25,7 +22,7 @@ pub(crate) mod ternary {
     use crate::x86::avx2::look_up::Signs;
     use crate::x86::ternary::ternary_kernels;
 
-    ternary_kernels!("avx2,fma,f16c", Signs, YmmDot<Maddubs>, gemm from 18, 8);
+    ternary_kernels!("avx2,fma,f16c", Signs, YmmDot<Maddubs>, gemm from 18, 8, look_up None);
 }
 
 /// The ternary kernels with GFNI; the other kernels are those of AVX2.
@@ -34,7 +31,7 @@ pub(crate) mod gfni {
     use crate::x86::avx2::look_up::Affine;
     use crate::x86::ternary::ternary_kernels;
 
-    ternary_kernels!("avx2,fma,f16c,gfni", Affine, YmmDot<Maddubs>, gemm from 18, 8);
+    ternary_kernels!("avx2,fma,f16c,gfni", Affine, YmmDot<Maddubs>, gemm from 18, 8, look_up None);
 }
 
 /// Kernels with `vpdpbusd`, in either encoding.
@@ -43,19 +40,16 @@ pub(crate) mod vnni {
         ($name:ident, $features:literal, $products:ident) => {
             #[doc = concat!("With ", $features, ".")]
             pub(crate) mod $name {
-                use crate::generic::panel::{self, PanelBlock};
-                use crate::kernels::Kernels;
+                use crate::generic::{panel, split, tiles};
+                use crate::kernels::kernels;
                 use crate::x86::avx2::dot::$products;
                 use crate::x86::avx2::vector::I32x8;
 
-                /// The kernels of AVX2, but for the panels.
-                pub(crate) static KERNELS: Kernels = Kernels { panels, ..crate::x86::avx2::KERNELS };
-
-                #[target_feature(enable = $features)]
-                unsafe fn panels(block: &PanelBlock) {
-                    // SAFETY: the caller has the instructions and fulfils the conditions of the algorithm.
-                    unsafe { panel::panels::<I32x8<$products>>(block) }
-                }
+                kernels!(
+                    over crate::x86::avx2::KERNELS,
+                    I32x8<$products>,
+                    #[target_feature(enable = $features)]
+                );
 
                 /// The ternary kernels.
                 pub(crate) mod ternary {
@@ -63,7 +57,7 @@ pub(crate) mod vnni {
                     use crate::x86::avx2::look_up::Affine;
                     use crate::x86::ternary::ternary_kernels;
 
-                    ternary_kernels!($features, Affine, YmmDot<$products>, gemm from 12, 12);
+                    ternary_kernels!($features, Affine, YmmDot<$products>, gemm from 12, 12, look_up None);
                 }
             }
         };

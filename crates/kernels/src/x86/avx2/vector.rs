@@ -211,16 +211,17 @@ impl<P: Products<Vector = __m256i>> RowLanes for I32x8<P> {
         unsafe { P::signed(self.0, weights, _mm256_set1_epi32(x)).into() }
     }
 
-    #[inline]
-    #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline(always)]
     unsafe fn dot_wide(self, codes: __m256i, x: *const i16) -> Self {
         let x = x.cast::<i32>();
-        // SAFETY: the caller gives four inputs.
-        let (low, high) = unsafe { (x.read_unaligned(), x.add(1).read_unaligned()) };
-        let even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(codes));
-        let odd = _mm256_srai_epi16::<8>(codes);
-        let sum = _mm256_add_epi32(self.0, _mm256_madd_epi16(even, _mm256_set1_epi32(low)));
-        _mm256_add_epi32(sum, _mm256_madd_epi16(odd, _mm256_set1_epi32(high))).into()
+        // SAFETY: the caller has the instructions of `P` and gives four inputs.
+        unsafe {
+            let (low, high) = (x.read_unaligned(), x.add(1).read_unaligned());
+            let even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(codes));
+            let odd = _mm256_srai_epi16::<8>(codes);
+            let sums = P::wide(self.0, even, _mm256_set1_epi32(low));
+            P::wide(sums, odd, _mm256_set1_epi32(high)).into()
+        }
     }
 
     #[inline]

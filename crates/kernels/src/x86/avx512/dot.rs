@@ -57,6 +57,12 @@ impl Products for Maddubs {
         let pairs = _mm512_maddubs_epi16(_mm512_abs_epi8(w), q);
         _mm512_add_epi32(sums, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))
     }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
+    unsafe fn wide(sums: __m512i, w: __m512i, q: __m512i) -> __m512i {
+        _mm512_add_epi32(sums, _mm512_madd_epi16(w, q))
+    }
 }
 
 impl Products for Vnni {
@@ -92,6 +98,12 @@ impl Products for Vnni {
     unsafe fn signed(sums: __m512i, w: __m512i, q: __m512i) -> __m512i {
         // w + 128 is unsigned.
         _mm512_dpbusd_epi32(sums, _mm512_xor_si512(w, _mm512_set1_epi8(-128)), q)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
+    unsafe fn wide(sums: __m512i, w: __m512i, q: __m512i) -> __m512i {
+        _mm512_dpwssd_epi32(sums, w, q)
     }
 }
 

@@ -203,7 +203,7 @@ fn sums_of_quads(acts: &ActBlock) -> [i32; BLOCK_CODES] {
 
 /// One chunk of 64 rows, whose codes are taken from the last to the first.
 #[derive(Clone, Copy)]
-struct Chunk {
+pub(super) struct Chunk {
     signs: __m512i,
     nibbles: [__m512i; 4],
     /// Signs with that of the next code at bit 4.
@@ -224,7 +224,7 @@ impl Chunk {
     /// They are readable.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
-    unsafe fn load<const N: usize>(codes: [*const u8; N], chunk: usize, ahead: Ahead) -> [Self; N] {
+    pub(super) unsafe fn load<const N: usize>(codes: [*const u8; N], chunk: usize, ahead: Ahead) -> [Self; N] {
         let mut chunks = [Self::new([_mm512_setzero_si512(); 5]); N];
         for n in 0..N {
             // SAFETY: the caller's promise.
@@ -241,7 +241,7 @@ impl Chunk {
     /// 6 ... 0 in turn.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
-    fn index(&mut self, code: usize) -> __m512i {
+    pub(super) fn index(&mut self, code: usize) -> __m512i {
         if code == 4 {
             self.next = self.signs;
         }
@@ -282,7 +282,7 @@ fn store_weights(w: [__m512i; 4], out: &mut [u8; 256]) {
 /// int16 sums of rows 16 L + 0..8 and 16 L + 8..16 of each 128-bit lane L, to i32 in slot order.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
-fn widen<const N: usize>(first: [__m512i; N], second: [__m512i; N]) -> [<Zmm as Width>::Sums; N] {
+pub(super) fn widen<const N: usize>(first: [__m512i; N], second: [__m512i; N]) -> [<Zmm as Width>::Sums; N] {
     let even = _mm512_set1_epi32(1);
     let mut sums = [[_mm512_setzero_si512(); 4]; N];
     for n in 0..N {

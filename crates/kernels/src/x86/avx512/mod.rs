@@ -5,15 +5,13 @@
 //! - [`vbmi`]: with VNNI and VBMI, whose `vpermb` looks up 64 codes at once (Ice Lake, Zen 4 and later).
 
 pub(crate) mod dot;
+mod gemm;
 pub(crate) mod look_up;
 mod rows;
 pub(crate) mod vector;
 
-use crate::generic::attention::AttendHead;
-use crate::generic::dense::DenseBlock;
-use crate::generic::panel::{InputBlock, PanelBlock};
-use crate::generic::{activation, attention, dense, panel};
-use crate::kernels::{Kernels, kernels};
+use crate::generic::{activation, attention, dense, panel, split, tiles};
+use crate::kernels::kernels;
 
 kernels!(
     vector::F32x16,
@@ -31,25 +29,23 @@ pub(crate) mod ternary {
         "avx512f,avx512bw,avx512vl,avx2,fma,f16c",
         Words,
         ZmmDot<Maddubs>,
-        gemm from usize::MAX, 18
+        gemm from usize::MAX, 18,
+        look_up Some(&crate::x86::avx512::gemm::KERNELS)
     );
 }
 
 /// With VNNI.
 pub(crate) mod vnni {
-    use crate::generic::panel::{self, PanelBlock};
-    use crate::kernels::Kernels;
+    use crate::generic::{panel, split, tiles};
+    use crate::kernels::kernels;
     use crate::x86::avx512::dot::Vnni;
     use crate::x86::avx512::vector::I32x16;
 
-    /// The kernels of AVX-512, but for the panels.
-    pub(crate) static KERNELS: Kernels = Kernels { panels, ..crate::x86::avx512::KERNELS };
-
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
-    unsafe fn panels(block: &PanelBlock) {
-        // SAFETY: the caller has the instructions and fulfils the conditions of the algorithm.
-        unsafe { panel::panels::<I32x16<Vnni>>(block) }
-    }
+    kernels!(
+        over crate::x86::avx512::KERNELS,
+        I32x16<Vnni>,
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
+    );
 
     /// The ternary kernels.
     pub(crate) mod ternary {
@@ -61,7 +57,8 @@ pub(crate) mod vnni {
             "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c",
             Words,
             ZmmDot<Vnni>,
-            gemm from 32, 24
+            gemm from 32, 24,
+            look_up Some(&crate::x86::avx512::gemm::KERNELS)
         );
     }
 }
@@ -76,6 +73,7 @@ pub(crate) mod vbmi {
         "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c",
         Bytes,
         ZmmDot<Vnni>,
-        gemm from 20, 24
+        gemm from 20, 24,
+        look_up Some(&crate::x86::avx512::gemm::KERNELS)
     );
 }

@@ -261,16 +261,17 @@ impl<P: Products<Vector = __m512i>> RowLanes for I32x16<P> {
         unsafe { P::signed(self.0, weights, _mm512_set1_epi32(x)).into() }
     }
 
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
+    #[inline(always)]
     unsafe fn dot_wide(self, codes: __m512i, x: *const i16) -> Self {
         let x = x.cast::<i32>();
-        // SAFETY: the caller gives four inputs.
-        let (low, high) = unsafe { (x.read_unaligned(), x.add(1).read_unaligned()) };
-        let even = _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(codes));
-        let odd = _mm512_srai_epi16::<8>(codes);
-        let sum = _mm512_add_epi32(self.0, _mm512_madd_epi16(even, _mm512_set1_epi32(low)));
-        _mm512_add_epi32(sum, _mm512_madd_epi16(odd, _mm512_set1_epi32(high))).into()
+        // SAFETY: the caller has the instructions of `P` and gives four inputs.
+        unsafe {
+            let (low, high) = (x.read_unaligned(), x.add(1).read_unaligned());
+            let even = _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(codes));
+            let odd = _mm512_srai_epi16::<8>(codes);
+            let sums = P::wide(self.0, even, _mm512_set1_epi32(low));
+            P::wide(sums, odd, _mm512_set1_epi32(high)).into()
+        }
     }
 
     #[inline]

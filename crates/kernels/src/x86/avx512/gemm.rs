@@ -1,0 +1,137 @@
+//! Many tokens by look-up: `vpermw` takes 32 rows' sums of four weights from a table of 32 int16.
+//!
+//! 128 products cost a permutation and an addition. Zen 4 does one 512-bit permutation of words a cycle, and as many
+//! `vpdpbusd`, each of 64 products; so look-up goes past what dot-product instructions can do. Intel processors split the
+//! permutation in two and have two units for `vpdpbusd`: there decoded weights are the better way.
+
+use std::arch::x86_64::*;
+use std::sync::OnceLock;
+
+use super::look_up::{Chunk, Words, widen};
+use super::rows::{Zmm, accumulate, load, load_rows, scales_or_ones, store};
+use crate::ternary::activations::ActBlock;
+use crate::ternary::kernels::{BLOCK_TABLES, Codebook, IndexedSegment, Indices, LookUpKernels, Rows, TABLE_BYTES};
+use crate::ternary::matrix::CODE_CHUNK_BYTES;
+use crate::x86::ahead::Ahead;
+use crate::x86::ternary::{LookUp, Width, last_to_first};
+
+/// The kernels of every tier with 512-bit vectors.
+pub(super) static KERNELS: LookUpKernels = LookUpKernels { min_tokens: 3, pay, build_tables, decode, segment, finish };
+
+/// Whether permutations of words run at full speed: on AMD's processors.
+fn pay() -> bool {
+    static AMD: OnceLock<bool> = OnceLock::new();
+    *AMD.get_or_init(|| {
+        let vendor = __cpuid(0);
+        [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).as_flattened() == b"AuthenticAMD"
+    })
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
+fn build_tables(book: &Codebook, acts: &ActBlock, out: &mut [u8]) {
+    // SAFETY: this function has the instructions; so below.
+    unsafe { Words::build_tables(book, acts, out) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
+fn decode(codes: &[u8], panel: &mut [Indices], blocks: usize) {
+    let (chunks, _) = codes.as_chunks::<CODE_CHUNK_BYTES>();
+    for (chunk, panel) in chunks.iter().zip(panel.chunks_mut(8 * blocks)) {
+        // SAFETY: see `build_tables`; one chunk is read.
+        let [mut rows] = unsafe { Chunk::load([chunk.as_ptr()], 0, Ahead::of(0, usize::MAX, 1)) };
+        last_to_first!(|CODE| {
+            let index = rows.index(CODE);
+            let (lines, _) = panel[CODE * blocks].as_chunks_mut::<64>();
+            store(&mut lines[0], index);
+            store(&mut lines[1], _mm512_srli_epi16::<8>(index));
+        });
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
+fn segment(segment: &IndexedSegment<'_>, tables: &[u8], acts: &[ActBlock], acc: &mut [Rows]) {
+    match segment.scales.len() {
+        1 => tokens::<1>(segment, tables, acts, acc),
+        2 => tokens::<2>(segment, tables, acts, acc),
+        4 => tokens::<4>(segment, tables, acts, acc),
+        blocks => unreachable!("{blocks} blocks"),
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
+fn finish(acc: &Rows, row_scales: Option<&Rows>, out: &mut Rows) {
+    // SAFETY: see `build_tables`.
+    unsafe { Zmm::store_slots(load_rows(acc), row_scales, out) }
+}
+
+/// All tokens, three at a time: with four blocks their sums take 24 of 32 registers.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
+fn tokens<const B: usize>(segment: &IndexedSegment<'_>, tables: &[u8], acts: &[ActBlock], acc: &mut [Rows]) {
+    let codes = segment.panel.len() / B;
+    assert_eq!(acc.len(), acts.len() * B);
+    assert!(acts.is_empty() || (acts.len() - 1) * BLOCK_TABLES + codes * TABLE_BYTES <= tables.len());
+    let w_scales: [_; B] = std::array::from_fn(|b| scales_or_ones(segment.scales[b]));
+    let mut t = 0;
+    while t < acts.len() {
+        let tables = &tables[t * BLOCK_TABLES..];
+        let (acts, acc) = (&acts[t..], &mut acc[t * B..]);
+        // SAFETY: the tables of all tokens are there (asserted above).
+        t += unsafe {
+            match acts.len() {
+                1 => tile::<B, 1>(segment.panel, &w_scales, tables, acts, acc),
+                2 => tile::<B, 2>(segment.panel, &w_scales, tables, acts, acc),
+                _ => tile::<B, 3>(segment.panel, &w_scales, tables, acts, acc),
+            }
+        };
+    }
+}
+
+/// The first `T` tokens; returns `T`.
+///
+/// # Safety
+/// `tables` holds those of all codes of the panel for each of `T` tokens.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
+unsafe fn tile<const B: usize, const T: usize>(
+    panel: &[Indices],
+    w_scales: &[[__m512; 4]; B],
+    tables: &[u8],
+    acts: &[ActBlock],
+    acc: &mut [Rows],
+) -> usize {
+    let zero = _mm512_setzero_si512();
+    // int16 sums of the even and of the odd rows of each block: 32 codes of at most 381.
+    let mut sums = [[[zero; 2]; B]; T];
+    for (code, indices) in panel.as_chunks::<B>().0.iter().enumerate() {
+        let mut table = [zero; T];
+        for t in 0..T {
+            // SAFETY: the caller's promise.
+            table[t] = load(unsafe { &*tables.as_ptr().add(t * BLOCK_TABLES + code * TABLE_BYTES).cast::<[u8; 64]>() });
+        }
+        for b in 0..B {
+            let (lines, _) = indices[b].as_chunks::<64>();
+            for half in 0..2 {
+                let index = load(&lines[half]);
+                for t in 0..T {
+                    sums[t][b][half] = _mm512_add_epi16(sums[t][b][half], _mm512_permutexvar_epi16(index, table[t]));
+                }
+            }
+        }
+    }
+    for t in 0..T {
+        let a_scale = _mm512_set1_ps(acts[t].scale);
+        for b in 0..B {
+            let [even, odd] = sums[t][b];
+            let [dots] = widen([_mm512_unpacklo_epi16(even, odd)], [_mm512_unpackhi_epi16(even, odd)]);
+            let rows = &mut acc[t * B + b];
+            let mut sum = load_rows(rows);
+            accumulate(&mut sum, &dots, a_scale, &w_scales[b]);
+            for (out, values) in rows.as_chunks_mut::<16>().0.iter_mut().zip(sum) {
+                // SAFETY: 16 values.
+                unsafe { _mm512_storeu_ps(out.as_mut_ptr(), values) };
+            }
+        }
+    }
+    T
+}
