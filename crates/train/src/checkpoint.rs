@@ -13,11 +13,10 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use sherry::Progress;
 use sherry::io::safetensors::Writer;
-use sherry::io::{ReadMode, Safetensors, TensorInfo, TensorSource, write_atomic};
+use sherry::io::{ReadMode, Safetensors, TensorInfo, TensorSource, hex, write_atomic};
 use sherry_kernels::format::TensorType;
 
 use crate::adamw::Moments;
-use crate::data::hex;
 use crate::error::{Error, Result};
 use crate::layout::{Layout, Tensor};
 

@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::lm::Score;
 use super::tasks::{Item, Task};
+use crate::io::hex;
 use crate::{Error, Result};
 
 /// Lost at most, when the machine (not the process) dies.
@@ -189,9 +190,4 @@ impl Line {
         let scores: Option<Vec<Score>> = line.logprobs.iter().zip(&line.greedy).map(score).collect();
         Some((line.key, scores?))
     }
-}
-
-/// Lower-case hexadecimal digits.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

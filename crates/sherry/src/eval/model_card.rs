@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::journal::hex;
+use crate::io::hex;
 use crate::model::{Checkpoint, Container, Stored};
 use crate::{Error, Result};
 

@@ -9,14 +9,13 @@ use sha2::{Digest, Sha256};
 
 use super::data::{DataFile, Split};
 use super::harness::TaskScores;
-use super::journal::hex;
 use super::metrics::{BOOTSTRAP_ITERATIONS, Estimate};
 use super::model_card::ModelCard;
 use super::perplexity::Perplexity;
 use super::table::TableTask;
 use super::tasks::{Metric, SHERRY5, Task, TaskRun};
 use super::windows::Windows;
-use crate::io::{AtomicFile, write_atomic};
+use crate::io::{AtomicFile, hex, write_atomic};
 use crate::{Error, Result};
 
 /// The largest results file read back.

@@ -16,3 +16,8 @@ pub use mmap::{FileBytes, ReadMode};
 pub use safetensors::Safetensors;
 pub use source::{TensorInfo, TensorSource};
 pub use verify::verify_tensor;
+
+/// Lower-case hexadecimal digits, as checksums are written.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 use sherry::Progress;
-use sherry::io::write_atomic;
+use sherry::io::{hex, write_atomic};
 use sherry::model::Checkpoint;
 use sherry::tokenizer::{Learner, Tokenizer};
 
+use super::Sources;
 use super::documents::Batches;
-use super::{Sources, hex};
 use crate::error::{Error, Result};
 
 /// Text to tokens.

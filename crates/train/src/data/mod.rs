@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use sherry::Progress;
+use sherry::io::hex;
 
 use cache::Tokens;
 use documents::Batches;
@@ -200,9 +201,4 @@ fn tokenize(sources: &Sources, coder: &Coder, out: &mut cache::Writer, progress:
         }
         Ok(())
     })
-}
-
-/// Lower-case hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
