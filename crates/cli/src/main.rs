@@ -1,5 +1,6 @@
 //! The `sherry` command. Exit codes: 0 success, 1 a check failed, 2 bad usage or bad input, 130 interrupted.
 
+mod builtin;
 mod commands;
 mod dashboard;
 mod interrupt;
@@ -23,6 +24,7 @@ use output::Console;
     version,
     propagate_version = true,
     after_help = "Examples:\n  \
+        sherry run -p \"The history of the city\"          the small model inside goes on\n  \
         sherry demo                                     the whole story on a real 135M model\n  \
         sherry pull HuggingFaceTB/SmolLM2-135M-Instruct\n  \
         sherry quantize models/SmolLM2-135M-Instruct smol.sherry\n  \

@@ -218,7 +218,7 @@ impl Difference {
 fn predictions(args: &CompareArgs, path: &Path, context: &Context) -> Result<Divergence> {
     let text = read_text(path)?;
     let lm = |model: &Path| -> Result<DecoderLm> {
-        let Loaded { decoder, tokenizer, .. } = args.engine.load(model, args.window, &context.console)?;
+        let Loaded { decoder, tokenizer, .. } = args.engine.load(Some(model), args.window, &context.console)?;
         Ok(DecoderLm::new(decoder, tokenizer, args.engine.kv(), args.window))
     };
     let (mut reference, mut model) = (lm(&args.reference)?, lm(&args.model)?);

@@ -3,6 +3,7 @@
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Result;
 use clap::Args;
@@ -109,16 +110,16 @@ fn measure(
     context: &Context,
 ) -> Result<Row> {
     let console = &context.console;
-    let loaded = args.engine.load(path, WINDOW, console)?;
+    let loaded = args.engine.load(Some(path), WINDOW, console)?;
     let model = loaded.checkpoint.describe();
+    let tokenizer = Arc::clone(&loaded.tokenizer);
     let sampling =
         SamplingArgs { max_tokens: Some(args.max_tokens), temperature: Some(0.0), ..SamplingArgs::default() };
     let (mut chat, _) = Chat::new(loaded, Some(WINDOW), false, &sampling, &args.engine)?;
     let generated = chat.answer(&[Message::new("user", args.prompt.as_str())], false)?;
     console.say(&format!("{label}: {}", chat.statistics(&generated)));
 
-    let loaded = args.engine.load(path, WINDOW, console)?;
-    let mut lm = DecoderLm::new(loaded.decoder, loaded.tokenizer, args.engine.kv(), WINDOW);
+    let mut lm = DecoderLm::new(chat.into_decoder(), tokenizer, args.engine.kv(), WINDOW);
     let windows = Windows::Strided { size: WINDOW, stride: STRIDE };
     let perplexity = perplexity(&mut lm, text, windows, console, &mut |_, _| {})?;
     console.finish();

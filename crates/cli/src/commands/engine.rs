@@ -12,6 +12,7 @@ use sherry::model::{Checkpoint, Decoder, KvType};
 use sherry::tokenizer::Tokenizer;
 use sherry_kernels::{Engine, Isa, Precision};
 
+use crate::builtin;
 use crate::machine;
 use crate::threads::default_threads;
 
@@ -195,10 +196,13 @@ impl EngineArgs {
         Ok(Decoder::new(Arc::new(model), engine))
     }
 
-    /// All of it, timed.
-    pub fn load(&self, path: &Path, context: usize, progress: &dyn Progress) -> Result<Loaded> {
+    /// All of it, timed; without a path the model inside this program.
+    pub fn load(&self, path: Option<&Path>, context: usize, progress: &dyn Progress) -> Result<Loaded> {
         let start = Instant::now();
-        let checkpoint = self.open(path, progress)?;
+        let checkpoint = match path {
+            Some(path) => self.open(path, progress)?,
+            None => builtin::open(progress)?,
+        };
         // A vocabulary of 128k tokens takes a good part of a second.
         let (tokenizer, decoder) =
             rayon::join(|| checkpoint.tokenizer(), || self.decoder(&checkpoint, context, progress));

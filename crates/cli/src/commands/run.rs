@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead as _, IsTerminal, Read as _, Write as _};
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,17 +12,19 @@ use clap::Args;
 use serde_json::json;
 use sherry::chat::{ChatTemplate, Message};
 use sherry::generate::{Event, Finish, Generated, Request, Sampler, SamplingParams, Session, StopStrings};
+use sherry::model::Decoder;
 
 use super::Context;
 use super::engine::{EngineArgs, Loaded, positive};
 use super::sampling::SamplingArgs;
 use crate::output::bytes;
-use crate::{interrupt, machine};
+use crate::{builtin, interrupt, machine};
 
 /// Chat with a model, or let it answer one prompt
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
+  sherry run -p \"The history of the city\"             the small model inside this program continues a text
   sherry run smol.sherry                               a conversation (Ctrl-C stops an answer, Ctrl-D ends)
   sherry run smol.sherry \"Why is the sky blue?\"        one answer
   sherry run smol.sherry --raw --temp 0 -n 32 \"The capital of France is\"
@@ -30,10 +32,13 @@ Examples:
 
 The answer goes to stdout, everything else to stderr.")]
 pub struct RunArgs {
-    /// A Hugging Face folder or a GGUF file
-    model: PathBuf,
+    /// A Hugging Face folder or a GGUF file [default: the small English model inside this program]
+    model: Option<PathBuf>,
     /// The prompt; without one it is read from stdin, or a conversation begins when stdin is a terminal
     prompt: Option<String>,
+    /// The prompt, where no model is named
+    #[arg(short, long = "prompt", value_name = "TEXT", conflicts_with = "prompt")]
+    prompt_text: Option<String>,
     /// Tokens of context [default: the model's, at most 4096]
     #[arg(short, long, value_name = "N", value_parser = positive)]
     ctx_size: Option<usize>,
@@ -123,6 +128,11 @@ impl Chat {
         Ok(generated)
     }
 
+    /// The decoder, for other work.
+    pub fn into_decoder(self) -> Decoder {
+        self.session.into_decoder()
+    }
+
     /// One line of statistics.
     pub fn statistics(&mut self, generated: &Generated) -> String {
         let s = &generated.statistics;
@@ -154,23 +164,33 @@ fn chat_template(tokenizer: &sherry::tokenizer::Tokenizer) -> Result<Option<Chat
 }
 
 pub fn run(args: &RunArgs, context: &Context) -> Result<ExitCode> {
-    let conversation = args.prompt.is_none() && io::stdin().is_terminal();
+    if let (Some(model), None) = (&args.model, &args.prompt)
+        && !model.exists()
+        && model.to_string_lossy().contains(char::is_whitespace)
+    {
+        bail!("{}: no such model; a prompt for the built-in one is given by -p", model.display());
+    }
+    let prompt = args.prompt.as_ref().or(args.prompt_text.as_ref());
+    let conversation = prompt.is_none() && io::stdin().is_terminal();
     if conversation && context.json {
         bail!("--json needs a prompt: as an argument or on stdin");
     }
-    let prompt = match &args.prompt {
+    let prompt = match prompt {
         Some(prompt) => Some(prompt.clone()),
         None if conversation => None,
         None => Some(read_stdin()?),
     };
     let wanted = args.ctx_size.unwrap_or(DEFAULT_CONTEXT);
-    let loaded = args.engine.load(&args.model, wanted, &context.console)?;
-    let (mut chat, sampling) = Chat::new(loaded, args.ctx_size, args.raw, &args.sampling, &args.engine)?;
+    let loaded = args.engine.load(args.model.as_deref(), wanted, &context.console)?;
+    // The model inside goes on with texts.
+    let raw = args.raw || args.model.is_none();
+    let (mut chat, sampling) = Chat::new(loaded, args.ctx_size, raw, &args.sampling, &args.engine)?;
     context.console.say(&format!("sampling  {sampling}"));
     let mut messages = Vec::new();
     if let Some(system) = &args.system {
         if chat.template.is_none() {
-            bail!("--system needs a chat template; {} has none", args.model.display());
+            let model = args.model.as_deref().unwrap_or(Path::new(builtin::NAME));
+            bail!("--system needs a chat template; {} has none", model.display());
         }
         messages.push(Message::new("system", system.as_str()));
     }

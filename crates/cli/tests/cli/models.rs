@@ -260,3 +260,17 @@ fn names_need_not_be_utf8() {
         serde_json::from_str::<Value>(&outcome.stdout).unwrap();
     }
 }
+
+#[test]
+fn the_model_inside_answers_without_any_file() {
+    let place = workplace();
+    let place = place.path();
+    let answer = document(place, "run -p Water --temp 0 -n 8");
+    assert_eq!(answer["generated_tokens"], 8);
+    assert!(answer["text"].as_str().unwrap().contains(|c: char| c.is_ascii_alphabetic()), "{answer}");
+    let outcome = run(place, "run -p Water --temp 0 -n 8");
+    assert!(outcome.stderr.contains("sherry-tiny (built in): GGUF file, LLaMA"), "{outcome:?}");
+    assert_eq!(outcome.stdout.trim_end(), answer["text"].as_str().unwrap().trim_end());
+    refuses(place, "run -p Water --system short", &["sherry-tiny"]);
+    assert!(names(place).is_empty());
+}

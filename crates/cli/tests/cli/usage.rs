@@ -13,7 +13,7 @@ fn bad_options_are_named() {
     for (line, part) in [
         ("quantise a b", "'quantise'"),
         ("--no-such-option", "--no-such-option"),
-        ("run", "<MODEL>"),
+        ("run", "no prompt"),
         ("quantize a", "<OUTPUT>"),
         ("run m hi --threads 0", "--threads"),
         ("run m hi --threads 100000", "--threads"),

@@ -125,6 +125,11 @@ impl Session {
         &mut self.decoder
     }
 
+    /// The decoder, for other work.
+    pub fn into_decoder(self) -> Decoder {
+        self.decoder
+    }
+
     /// Tokens there is room for.
     pub fn context(&self) -> usize {
         self.cache.capacity()

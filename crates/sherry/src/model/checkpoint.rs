@@ -115,7 +115,14 @@ impl Checkpoint {
     }
 
     fn open_gguf(path: &Path, mode: ReadMode) -> Result<Self> {
-        let file = GgufFile::open(path, mode)?;
+        Self::from_gguf(path, GgufFile::open(path, mode)?)
+    }
+
+    /// The model in an opened GGUF file, checked as by [`open`](Self::open); `path` stands in messages.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn from_gguf(path: &Path, file: GgufFile) -> Result<Self> {
         let config = config_gguf::parse(file.metadata(), &file)?;
         let tensors = TensorMap::new(&file, &config, Naming::Gguf, None)?;
         let mut generation = GenerationConfig::default();
