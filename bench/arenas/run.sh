@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Arenas in miniature: six methods, three seeds, the same model, data and number of tokens (docs/arenas.md).
+# Arenas in miniature: six methods, three seeds, the same model, data and number of tokens (docs/experiments.md).
 #
 #   SHERRY_DATA=../shared/data bench/arenas/run.sh RUNS && python3 bench/arenas/figure.py RUNS
 #
