@@ -25,6 +25,7 @@ impl ActBlock {
     pub(crate) const ZERO: Self = Self { q: [0; BLOCK_VALUES], sums: [0; BLOCK_CHUNKS], scale: 0.0 };
 
     /// Sum of `q` over `chunks` chunks from `first` on.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // other kernels sum on the way
     #[inline(always)]
     pub(crate) fn sum(&self, first: usize, chunks: usize) -> i32 {
         // Without a loop of unknown length, which costs more than the additions.

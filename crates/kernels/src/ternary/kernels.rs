@@ -158,6 +158,7 @@ pub(crate) const LOOK_UP_BLOCKS: usize = 4;
 pub(crate) type Indices = [u8; 2 * BLOCK_ROWS];
 
 /// Indices that share an activation block and, row block by row block, a scale group.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // no kernels for it there
 pub(crate) struct IndexedSegment<'a> {
     /// codes x blocks.
     pub(crate) panel: &'a [Indices],
