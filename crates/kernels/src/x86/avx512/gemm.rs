@@ -8,7 +8,7 @@ use std::arch::x86_64::*;
 use std::sync::OnceLock;
 
 use super::look_up::{Chunk, Words, widen};
-use super::rows::{Zmm, accumulate, load, load_rows, scales_or_ones, store};
+use super::rows::{Zmm, accumulate, load, load_rows, scales_or_ones, store, store_natural};
 use crate::ternary::activations::ActBlock;
 use crate::ternary::kernels::{BLOCK_TABLES, Codebook, IndexedSegment, Indices, LookUpKernels, Rows, TABLE_BYTES};
 use crate::ternary::matrix::CODE_CHUNK_BYTES;
@@ -127,10 +127,7 @@ unsafe fn tile<const B: usize, const T: usize>(
             let rows = &mut acc[t * B + b];
             let mut sum = load_rows(rows);
             accumulate(&mut sum, &dots, a_scale, &w_scales[b]);
-            for (out, values) in rows.as_chunks_mut::<16>().0.iter_mut().zip(sum) {
-                // SAFETY: 16 values.
-                unsafe { _mm512_storeu_ps(out.as_mut_ptr(), values) };
-            }
+            store_natural(sum, None, rows);
         }
     }
     T
