@@ -41,7 +41,10 @@ class World:
             if "RANK" not in os.environ:
                 raise ValueError(f"--parallel {mode} needs torchrun")
             # Saving a large model takes a while, during which the other processes wait.
-            dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=timedelta(minutes=30))
+            how = {"timeout": timedelta(minutes=30)}
+            if int(os.environ.get("GROUP_WORLD_SIZE", 1)) == 1:
+                how |= {"store": fresh_store(), "rank": rank, "world_size": size}
+            dist.init_process_group("nccl" if device == "cuda" else "gloo", **how)
         return World(rank, size, where, mode)
 
     def stop(self) -> None:
@@ -78,6 +81,14 @@ class World:
         box = [problem]
         dist.broadcast_object_list(box, src=0)
         return box[0]
+
+
+def fresh_store() -> dist.Store:
+    """Where the processes of one machine find each other. `torchrun` keeps one store through all its restarts, so after a
+    restart a process may read the address of one that is dead; a prefix for every restart keeps them apart. On several
+    machines the number of restarts may differ, and there README's environment variable does it."""
+    store, _, _ = next(dist.rendezvous("env://"))
+    return dist.PrefixStore(f"restart-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
 
 
 def whole(tensor: Tensor) -> Tensor:
