@@ -150,13 +150,18 @@ pub struct Family {
 /// The kernel families that [`Engine`](crate::Engine) would use on `isa`.
 pub fn families(isa: Isa) -> Vec<Family> {
     let names = |formats: &[TernaryFormat]| formats.iter().map(ToString::to_string).collect();
-    let gemm = TernaryKernels::of(isa).gemm.as_ref();
+    let kernels = TernaryKernels::of(isa);
+    let gemm = kernels.gemm.as_ref();
     let tiles = "tiles decoded once, int8 dot products";
+    let look_up = kernels.look_up.as_ref().filter(|look_up| (look_up.pay)());
     vec![
         Family {
             formats: names(&[TernaryFormat::Sherry, TernaryFormat::Ternary167]),
             one_token: "look-up tables of partial sums",
-            many_tokens: gemm.map(|gemm| (gemm.min_tokens_codes, tiles)),
+            many_tokens: match look_up {
+                Some(look_up) => Some((look_up.min_tokens, "codes decoded once, 16-bit look-up tables")),
+                None => gemm.map(|gemm| (gemm.min_tokens_codes, tiles)),
+            },
         },
         Family {
             formats: names(&[TernaryFormat::Ternary2]),
