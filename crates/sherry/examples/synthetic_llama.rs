@@ -26,7 +26,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     fs::write(out.join("config.json"), serde_json::to_string_pretty(&json)?)?;
     if let Some(ranks) = args.next() {
         let control: Vec<String> = (0..256).map(|i| format!("<|reserved_special_token_{i}|>")).collect();
-        let tokenizer = Tokenizer::from_tiktoken(&fs::read(ranks)?, "llama-bpe", &control)?;
+        // As many ranks as the vocabulary has room for; a rank's parts come before it.
+        let ranks = fs::read_to_string(ranks)?;
+        let count = vocab.checked_sub(control.len()).ok_or("the vocabulary needs 512 tokens")?;
+        let ranks: Vec<&str> = ranks.lines().take(count).collect();
+        let tokenizer = Tokenizer::from_tiktoken(ranks.join("\n").as_bytes(), "llama-bpe", &control)?;
         fs::write(out.join("tokenizer.json"), tokenizer.to_json()?)?;
     }
 
