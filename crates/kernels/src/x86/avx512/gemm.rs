@@ -8,10 +8,10 @@ use std::arch::x86_64::*;
 use std::sync::OnceLock;
 
 use super::look_up::{Chunk, Words, widen};
-use super::rows::{Zmm, accumulate, load, load_rows, scales_or_ones, store, store_natural};
+use super::rows::{Zmm, load, load_rows, scales_or_ones, store, store_natural};
 use crate::ternary::activations::ActBlock;
 use crate::ternary::kernels::{BLOCK_TABLES, Codebook, IndexedSegment, Indices, LookUpKernels, Rows, TABLE_BYTES};
-use crate::ternary::matrix::CODE_CHUNK_BYTES;
+use crate::ternary::matrix::{CODE_CHUNK_BYTES, SCALE_BYTES};
 use crate::x86::ahead::Ahead;
 use crate::x86::ternary::{LookUp, Width, last_to_first};
 
@@ -50,28 +50,47 @@ fn decode(codes: &[u8], panel: &mut [Indices], blocks: usize) {
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
 fn segment(segment: &IndexedSegment<'_>, tables: &[u8], acts: &[ActBlock], acc: &mut [Rows]) {
-    match segment.scales.len() {
-        1 => tokens::<1>(segment, tables, acts, acc),
-        2 => tokens::<2>(segment, tables, acts, acc),
-        4 => tokens::<4>(segment, tables, acts, acc),
-        blocks => unreachable!("{blocks} blocks"),
+    // The blocks are of one matrix.
+    match (segment.scales.len(), segment.scales[0].is_some()) {
+        (1, false) => tokens::<1, false>(segment, tables, acts, acc),
+        (1, true) => tokens::<1, true>(segment, tables, acts, acc),
+        (2, false) => tokens::<2, false>(segment, tables, acts, acc),
+        (2, true) => tokens::<2, true>(segment, tables, acts, acc),
+        (4, false) => tokens::<4, false>(segment, tables, acts, acc),
+        (4, true) => tokens::<4, true>(segment, tables, acts, acc),
+        (blocks, _) => unreachable!("{blocks} blocks"),
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
 fn finish(acc: &Rows, row_scales: Option<&Rows>, out: &mut Rows) {
+    let [a, b, c, d] = load_rows(acc);
+    let slots = [_mm512_unpacklo_ps(a, b), _mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(a, b), _mm512_unpackhi_ps(c, d)];
     // SAFETY: see `build_tables`.
-    unsafe { Zmm::store_slots(load_rows(acc), row_scales, out) }
+    unsafe { Zmm::store_slots(slots, row_scales, out) }
 }
 
-/// All tokens, three at a time: with four blocks their sums take 24 of 32 registers.
+/// The scales of a block in the order of the sums: rows 4 i, 4 i + 2, 4 i + 1 and 4 i + 3.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
-fn tokens<const B: usize>(segment: &IndexedSegment<'_>, tables: &[u8], acts: &[ActBlock], acc: &mut [Rows]) {
+fn scales(scales: Option<&[u8; SCALE_BYTES]>) -> [__m512; 4] {
+    let [a, b, c, d] = scales_or_ones(scales);
+    [
+        _mm512_shuffle_ps::<0x88>(a, c),
+        _mm512_shuffle_ps::<0xdd>(a, c),
+        _mm512_shuffle_ps::<0x88>(b, d),
+        _mm512_shuffle_ps::<0xdd>(b, d),
+    ]
+}
+
+/// All tokens, three at a time: with four blocks their sums take 24 of 32 registers. `GROUPED`: the segment has scales.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
+fn tokens<const B: usize, const GROUPED: bool>(segment: &IndexedSegment<'_>, tables: &[u8], acts: &[ActBlock], acc: &mut [Rows]) {
     let codes = segment.panel.len() / B;
     assert_eq!(acc.len(), acts.len() * B);
     assert!(acts.is_empty() || (acts.len() - 1) * BLOCK_TABLES + codes * TABLE_BYTES <= tables.len());
-    let w_scales: [_; B] = std::array::from_fn(|b| scales_or_ones(segment.scales[b]));
+    let w_scales: [_; B] = std::array::from_fn(|b| scales(segment.scales[b]));
     let mut t = 0;
     while t < acts.len() {
         let tables = &tables[t * BLOCK_TABLES..];
@@ -79,9 +98,9 @@ fn tokens<const B: usize>(segment: &IndexedSegment<'_>, tables: &[u8], acts: &[A
         // SAFETY: the tables of all tokens are there (asserted above).
         t += unsafe {
             match acts.len() {
-                1 => tile::<B, 1>(segment.panel, &w_scales, tables, acts, acc),
-                2 => tile::<B, 2>(segment.panel, &w_scales, tables, acts, acc),
-                _ => tile::<B, 3>(segment.panel, &w_scales, tables, acts, acc),
+                1 => tile::<B, 1, GROUPED>(segment.panel, &w_scales, tables, acts, acc),
+                2 => tile::<B, 2, GROUPED>(segment.panel, &w_scales, tables, acts, acc),
+                _ => tile::<B, 3, GROUPED>(segment.panel, &w_scales, tables, acts, acc),
             }
         };
     }
@@ -93,7 +112,7 @@ fn tokens<const B: usize>(segment: &IndexedSegment<'_>, tables: &[u8], acts: &[A
 /// `tables` holds those of all codes of the panel for each of `T` tokens.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
-unsafe fn tile<const B: usize, const T: usize>(
+unsafe fn tile<const B: usize, const T: usize, const GROUPED: bool>(
     panel: &[Indices],
     w_scales: &[[__m512; 4]; B],
     tables: &[u8],
@@ -123,10 +142,14 @@ unsafe fn tile<const B: usize, const T: usize>(
         let a_scale = _mm512_set1_ps(acts[t].scale);
         for b in 0..B {
             let [even, odd] = sums[t][b];
-            let [dots] = widen([_mm512_unpacklo_epi16(even, odd)], [_mm512_unpackhi_epi16(even, odd)]);
+            let [dots] = widen([even], [odd]);
             let rows = &mut acc[t * B + b];
             let mut sum = load_rows(rows);
-            accumulate(&mut sum, &dots, a_scale, &w_scales[b]);
+            for v in 0..4 {
+                // A factor of 1 changes nothing.
+                let factor = if GROUPED { _mm512_mul_ps(a_scale, w_scales[b][v]) } else { a_scale };
+                sum[v] = _mm512_add_ps(sum[v], _mm512_mul_ps(_mm512_cvtepi32_ps(dots[v]), factor));
+            }
             store_natural(sum, None, rows);
         }
     }
