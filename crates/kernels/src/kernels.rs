@@ -23,7 +23,6 @@ pub(crate) struct Kernels {
     pub to_f16: unsafe fn(&[f32], &mut [u16]),
     pub attend_f32: unsafe fn(&mut AttendHead<'_>),
     pub attend_f16: unsafe fn(&mut AttendHead<'_>),
-    pub quantize_query: unsafe fn(&[f32], &mut [i16], &mut f32),
     pub attend_tiles: unsafe fn(&TilesChunk<'_>),
     pub fold_tiles: unsafe fn(&mut [f32], &[f32]),
     pub dense_f32: unsafe fn(&DenseBlock),
@@ -83,7 +82,6 @@ macro_rules! kernels {
             to_f16(x: &[f32], out: &mut [u16]) => activation::to_f16::<$floats>(x, out);
             attend_f32(head: &mut attention::AttendHead<'_>) => attention::attend::<$floats, dense::F32>(head);
             attend_f16(head: &mut attention::AttendHead<'_>) => attention::attend::<$floats, dense::F16>(head);
-            quantize_query(x: &[f32], q: &mut [i16], step: &mut f32) => *step = tiles::quantize_query(x, q);
             fold_tiles(state: &mut [f32], partial: &[f32]) => tiles::fold::<$floats>(state, partial);
             dense_f32(block: &dense::DenseBlock) => dense::dense::<$floats, dense::F32>(block);
             dense_f16(block: &dense::DenseBlock) => dense::dense::<$floats, dense::F16>(block);

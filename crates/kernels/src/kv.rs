@@ -11,7 +11,7 @@
 //! | value codes, int8 | 16 components, 4 positions, component of 16, position | 32 * width |
 //!
 //! A scale covers 32 components of a key, and a whole value (there it becomes part of the softmax weight). The last index
-//! of both codes counts in the order 0, 2, 1, 3: the halves of the 16-bit pairs that [`dot_wide`] multiplies.
+//! of value codes counts in the order 0, 2, 1, 3: the halves of the 16-bit pairs that [`dot_wide`] multiplies.
 //!
 //! [`dot_wide`]: crate::vector::RowLanes::dot_wide
 
@@ -67,7 +67,7 @@ impl KvTiles {
 
     /// Where code `component` of the key at position `p` of a tile lies.
     const fn key_at(self, p: usize, component: usize) -> usize {
-        self.key_codes() + (p / 16 * (self.width / 4) + component / 4) * 64 + p % 16 * 4 + swapped(component % 4)
+        self.key_codes() + (p / 16 * (self.width / 4) + component / 4) * 64 + p % 16 * 4 + component % 4
     }
 
     /// Where code `component` of the value at position `p` of a tile lies.

@@ -5,8 +5,9 @@ use std::sync::{Mutex, PoisonError};
 
 use super::attention::{AttentionShape, KvHead};
 use super::{Engine, partition};
+use crate::generic::panel::InputBlock;
 use crate::generic::tiles::{CHUNK, QueryRow, TilesChunk, partial_len};
-use crate::kv::KvTiles;
+use crate::kv::{BLOCK, KvTiles};
 use crate::pool::SharedPtr;
 
 /// Most tokens of a sequence that go through a chunk of keys and values together.
@@ -29,8 +30,9 @@ impl Scratch {
 /// Space of one worker.
 #[derive(Debug, Default)]
 struct Worker {
-    /// Rounded queries, rows x width.
-    q: Vec<i16>,
+    /// Rounded queries, rows x width, and the scales of their blocks.
+    q: Vec<i8>,
+    blocks: Vec<InputBlock>,
     /// Results of one chunk, rows x `partial_len`.
     partials: Vec<f32>,
     /// Results so far, rows x `partial_len`.
@@ -153,27 +155,26 @@ impl Call<'_> {
         self.shape.heads / self.shape.kv_heads
     }
 
-    /// Rounds the queries of a unit into `q`: tokens x group rows.
-    fn rows(&self, unit: &Unit<'_>, q: &mut Vec<i16>) -> Vec<QueryRow> {
-        let AttentionShape { heads, head_dim, scale, .. } = self.shape;
+    /// Rounds the queries of a unit into `q` and `blocks`: tokens x group rows.
+    fn rows(&self, unit: &Unit<'_>, q: &mut Vec<i8>, blocks: &mut Vec<InputBlock>) -> Vec<QueryRow> {
+        let AttentionShape { heads, head_dim, .. } = self.shape;
         let (group, width) = (self.group(), self.layout.width);
-        q.clear();
-        q.resize(unit.tokens.len() * group * width, 0);
-        let mut rows = Vec::with_capacity(unit.tokens.len() * group);
+        let count = unit.tokens.len() * group;
+        q.resize(count * width, 0);
+        blocks.resize(count * width / BLOCK, InputBlock::default());
+        let mut padded = vec![0.0; width];
+        let mut rows = Vec::with_capacity(count);
         for token in unit.tokens.clone() {
             for g in 0..group {
                 let head = unit.kv_head * group + g;
-                let x = &self.q[(token * heads + head) * head_dim..][..head_dim];
-                let to = &mut q[rows.len() * width..][..head_dim];
-                let mut step = 0.0;
+                padded[..head_dim].copy_from_slice(&self.q[(token * heads + head) * head_dim..][..head_dim]);
+                let q = &mut q[rows.len() * width..][..width];
+                let blocks = &mut blocks[rows.len() * width / BLOCK..][..width / BLOCK];
                 // SAFETY: the engine has checked the instruction set.
-                unsafe { (self.engine.kernels.quantize_query)(x, to, &mut step) };
+                unsafe { (self.engine.kernels.quantize)(&padded, q, blocks) };
                 let Range { start: first, end } = self.seen[token];
-                rows.push(QueryRow { q: std::ptr::null(), scale: step * scale, first, end });
+                rows.push(QueryRow { q: q.as_ptr(), blocks: blocks.as_ptr(), first, end });
             }
-        }
-        for (row, q) in rows.iter_mut().zip(q.chunks_exact(width)) {
-            row.q = q.as_ptr();
         }
         rows
     }
@@ -184,7 +185,8 @@ impl Call<'_> {
         let tiles = unit.tiles.as_ptr();
         let here = tiles.wrapping_add(self.chunk_bytes() * chunk);
         let ahead = (next as usize).wrapping_sub(here as usize);
-        let chunk = TilesChunk { layout: self.layout, rows, tiles, chunk, ahead, partials: partials.as_mut_ptr() };
+        let scale = self.shape.scale * std::f32::consts::LOG2_E;
+        let chunk = TilesChunk { layout: self.layout, rows, scale, tiles, chunk, ahead, partials: partials.as_mut_ptr() };
         // SAFETY: the engine has checked the instruction set; the tiles hold what every row sees (checked at entry), the
         // chunk begins below the end of one of them; rows hold pointers to their queries; `partials` is long enough.
         unsafe { (self.engine.kernels.attend_tiles)(&chunk) };
@@ -228,10 +230,10 @@ impl Call<'_> {
     /// As [`finish`](Self::finish), for all of them.
     unsafe fn whole(&self, units: &[Unit<'_>], worker: usize, out: SharedPtr<f32>) {
         let mut worker = self.engine.attention.workers[worker].lock().unwrap_or_else(PoisonError::into_inner);
-        let Worker { q, partials, states } = &mut *worker;
+        let Worker { q, blocks, partials, states } = &mut *worker;
         let len = partial_len(self.layout);
         for (i, unit) in units.iter().enumerate() {
-            let rows = self.rows(unit, q);
+            let rows = self.rows(unit, q, blocks);
             partials.resize(rows.len() * len, 0.0);
             states.clear();
             states.resize(rows.len() * len, 0.0);
@@ -257,6 +259,7 @@ impl Call<'_> {
     /// `to` has room for all chunks, and nobody else writes those of `mine`.
     unsafe fn parts(&self, units: &[Unit<'_>], mine: Range<usize>, worker: usize, to: SharedPtr<f32>, most: usize) {
         let mut worker = self.engine.attention.workers[worker].lock().unwrap_or_else(PoisonError::into_inner);
+        let Worker { q, blocks, .. } = &mut *worker;
         let len = partial_len(self.layout);
         for (i, unit) in units.iter().enumerate() {
             let part = |n: usize| n.clamp(unit.at, unit.at + unit.chunks.len()) - unit.at + unit.chunks.start;
@@ -264,7 +267,7 @@ impl Call<'_> {
             if chunks.is_empty() {
                 continue;
             }
-            let rows = self.rows(unit, &mut worker.q);
+            let rows = self.rows(unit, q, blocks);
             for chunk in chunks {
                 let next = if chunk + 1 < unit.chunks.end {
                     unit.tiles.as_ptr().wrapping_add((chunk + 1) * self.chunk_bytes())

@@ -1,11 +1,11 @@
 //! Attention over 8-bit keys and values: whole-number products, softmax in f32, a chunk of positions at a time.
 //!
-//! Queries and softmax weights enter as 16-bit integers, so that what is lost is lost in the cache and nowhere else. For
-//! one query row and the chunk of [`CHUNK`] positions that starts at a multiple of it:
+//! Queries are rounded to int8 with a scale per 32 components, as keys are, softmax weights to 16 bits. For one query row
+//! and the chunk of [`CHUNK`] positions that starts at a multiple of it:
 //!
 //! ```text
-//! score[p]  = (sum over blocks b of int(b, p) * key_scale[b, p]) * (query scale * scale)
-//! max       = largest score,  e[p] = exp(score[p] - max),  total = sum e[p]
+//! score[p]  = (sum over blocks b of int(b, p) * (key_scale[b, p] * query_scale[b])) * (scale * log2(e))
+//! max       = largest score,  e[p] = 2^(score[p] - max),  total = sum e[p]
 //! w[p]      = round(e[p] * value_scale[p] * (32512 / largest of e * value_scale))
 //! sum[i]    = int(i) * step                                   step = that largest / 32512
 //! ```
@@ -13,7 +13,7 @@
 //! Chunks are then folded in ascending order ([`fold`]). So a row's result depends on nothing but its query, its range of
 //! positions and what is cached there.
 
-use super::activation::exp;
+use super::panel::InputBlock;
 use crate::kv::{BLOCK, KvTiles, TILE};
 use crate::vector::{Floats, RowLanes};
 
@@ -23,17 +23,16 @@ pub(crate) const CHUNK: usize = 256;
 const TILES: usize = CHUNK / TILE;
 /// Bytes between the codes in use and those to bring to the first-level cache.
 const NEAR: usize = 1024;
-/// Largest query or weight: what [`RowLanes::dot_wide`] takes. Sums over 32 components or [`CHUNK`] positions of products
-/// with int8 fit i32.
+/// Largest weight: what [`RowLanes::dot_wide`] takes. Sums over [`CHUNK`] positions of products with int8 fit i32.
 const LEVELS: f32 = 32512.0;
 
 /// A query head of a token.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct QueryRow {
     /// `width` integers.
-    pub q: *const i16,
-    /// What one step of them is worth in a score.
-    pub scale: f32,
+    pub q: *const i8,
+    /// Of each 32 of them.
+    pub blocks: *const InputBlock,
     /// Absolute positions it sees: `first .. end`.
     pub first: usize,
     pub end: usize,
@@ -44,6 +43,8 @@ pub(crate) struct QueryRow {
 pub(crate) struct TilesChunk<'a> {
     pub layout: KvTiles,
     pub rows: &'a [QueryRow],
+    /// Factor on the scores, times log2(e).
+    pub scale: f32,
     /// Tiles of the head from position 0 on.
     pub tiles: *const u8,
     /// Number of the chunk.
@@ -57,21 +58,6 @@ pub(crate) struct TilesChunk<'a> {
 /// Values of one row's state: `width` sums, the largest score, the total of the weights.
 pub(crate) fn partial_len(layout: KvTiles) -> usize {
     layout.width + 2
-}
-
-/// Rounds the query of one head to 16 bits; returns the value of a step (NaN or infinite when the query is).
-#[inline(always)]
-pub(crate) fn quantize_query(x: &[f32], q: &mut [i16]) -> f32 {
-    // The order of magnitudes is that of their bits; NaN is above everything.
-    let amax = f32::from_bits(x.iter().map(|x| x.to_bits() & 0x7fff_ffff).fold(0, u32::max));
-    let inverse = LEVELS / amax;
-    let usable = amax.is_finite() && inverse.is_finite();
-    const MAGIC: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to the nearest integer, ties to even
-    for (q, x) in q.iter_mut().zip(x) {
-        let rounded = (x * inverse + MAGIC).to_bits().wrapping_sub(MAGIC.to_bits()) as i16;
-        *q = if usable { rounded } else { 0 };
-    }
-    if amax.is_finite() && !usable { 0.0 } else { amax / LEVELS }
 }
 
 /// Computes the partial results of all rows.
@@ -123,7 +109,10 @@ unsafe fn rows<V: RowLanes, const R: usize, const N: usize>(chunk: &TilesChunk<'
         let tiles = chunk.tiles.add(chunk.chunk * TILES * layout.tile_bytes());
         for tile in from..until {
             let at = tiles.add(tile * layout.tile_bytes());
-            tile_scores::<V, R, N>(layout, &rows, at, ahead, tile * TILE, &mut scores);
+            for line in (0..layout.key_codes()).step_by(64) {
+                V::Floats::prefetch(at.wrapping_add(ahead + line));
+            }
+            tile_scores::<V, R, N>(layout, &rows, chunk.scale, at, ahead, tile * TILE, &mut scores);
         }
         let mut steps = [0.0f32; R];
         for i in 0..R {
@@ -151,9 +140,11 @@ unsafe fn rows<V: RowLanes, const R: usize, const N: usize>(chunk: &TilesChunk<'
 
 /// Scores of the positions of a tile, position `at` of the chunk and the next 31.
 #[inline(always)]
+#[allow(clippy::too_many_arguments)] // of one call, inlined
 unsafe fn tile_scores<V: RowLanes, const R: usize, const N: usize>(
     layout: KvTiles,
     rows: &[QueryRow; R],
+    scale: f32,
     tile: *const u8,
     ahead: usize,
     at: usize,
@@ -180,22 +171,26 @@ unsafe fn tile_scores<V: RowLanes, const R: usize, const N: usize>(
                         }
                     }
                     for i in 0..R {
-                        let x = rows[i].q.add(b * BLOCK + 4 * g);
+                        let x = rows[i].q.add(b * BLOCK + 4 * g).cast::<i32>().read_unaligned();
                         for n in 0..N {
-                            ints[i][n] = ints[i][n].dot_wide(codes[n], x);
+                            ints[i][n] = ints[i][n].dot_signed(codes[n], x);
                         }
                     }
                 }
-                for n in 0..N {
-                    let scale = V::Floats::load_f16(tile.add(2 * (b * TILE + p + n * lanes)));
-                    for i in 0..R {
-                        sums[i][n] = ints[i][n].to_floats().mul_add(scale, sums[i][n]);
+                let key_scales: [V::Floats; N] =
+                    std::array::from_fn(|n| V::Floats::load_f16(tile.add(2 * (b * TILE + p + n * lanes))));
+                for i in 0..R {
+                    let block = &*rows[i].blocks.add(b);
+                    let (excess, scale) = (V::SIGNED_EXCESS * (block.sums[0] + block.sums[1]), V::Floats::splat(block.scale));
+                    for n in 0..N {
+                        let int = ints[i][n].sub_splat(excess).to_floats();
+                        sums[i][n] = int.mul_add(key_scales[n].mul(scale), sums[i][n]);
                     }
                 }
             }
             for i in 0..R {
                 for n in 0..N {
-                    let score = sums[i][n].mul(V::Floats::splat(rows[i].scale));
+                    let score = sums[i][n].mul(V::Floats::splat(scale));
                     score.store(scores[i].as_mut_ptr().add(at + p + n * lanes));
                 }
             }
@@ -231,7 +226,7 @@ unsafe fn softmax<V: Floats>(
         let mut sum = V::splat(0.0);
         let mut top = V::splat(0.0);
         for p in (from..until).step_by(V::LANES) {
-            let e = exp(V::load(values.add(p).cast()).sub(V::splat(max)));
+            let e = exp2(V::load(values.add(p).cast()).sub(V::splat(max)));
             sum = sum.add(e);
             let scale = tiles.add(p / TILE * layout.tile_bytes() + layout.value_scales() + 2 * (p % TILE));
             let weight = e.mul(V::load_f16(scale));
@@ -249,6 +244,26 @@ unsafe fn softmax<V: Floats>(
             V::load(values.add(p).cast()).mul(V::splat(inverse)).store_i16(weights.as_mut_ptr().add(p));
         }
         [max, sum.sum(), top / LEVELS]
+    }
+}
+
+/// 2^x for x <= 0 or NaN, to 2e-7 of it; 0 below -100, which is nothing beside the 1 of the largest score.
+#[inline(always)]
+unsafe fn exp2<V: Floats>(x: V) -> V {
+    // Of the polynomials with value 1 at 0 the one with the least relative error (1e-7) on -0.5..=0.5.
+    const COEFFICIENTS: [f32; 5] = [1.326_472_7e-3, 9.671_513e-3, 5.550_733_6e-2, 2.402_224_2e-1, 6.931_47e-1];
+    // SAFETY: the caller has the instruction set; the exponent is an integer from -100 to 0.
+    unsafe {
+        let low = V::splat(-100.0);
+        let clamped = low.max(x);
+        let magic = V::splat(12_582_912.0); // 1.5 * 2^23: adding it rounds to the nearest integer
+        let n = clamped.add(magic).sub(magic);
+        let r = clamped.sub(n);
+        let mut p = V::splat(COEFFICIENTS[0]);
+        for coefficient in &COEFFICIENTS[1..] {
+            p = p.mul_add(r, V::splat(*coefficient));
+        }
+        x.select_less(low, V::splat(0.0), p.mul_add(r, V::splat(1.0)).mul(n.exp2_integer()))
     }
 }
 
@@ -314,7 +329,7 @@ pub(crate) unsafe fn fold<V: Floats>(state: &mut [f32], partial: &[f32]) {
     (factors[0], factors[1]) = (state[width] - max, partial[width] - max);
     // SAFETY: the caller has the instruction set; `width` is a multiple of 32 and so of the lanes.
     unsafe {
-        exp(V::load(factors.as_ptr().cast())).store(factors.as_mut_ptr());
+        exp2(V::load(factors.as_ptr().cast())).store(factors.as_mut_ptr());
         let (old, new) = (V::splat(factors[0]), V::splat(factors[1]));
         for i in (0..width).step_by(V::LANES) {
             let at = state.as_mut_ptr().add(i);
