@@ -28,8 +28,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let control: Vec<String> = (0..256).map(|i| format!("<|reserved_special_token_{i}|>")).collect();
         // As many ranks as the vocabulary has room for; a rank's parts come before it.
         let ranks = fs::read_to_string(ranks)?;
-        let count = vocab.checked_sub(control.len()).ok_or("the vocabulary needs 512 tokens")?;
+        let count = vocab.checked_sub(control.len()).filter(|n| *n >= 256).ok_or("the vocabulary needs 512 tokens")?;
         let ranks: Vec<&str> = ranks.lines().take(count).collect();
+        if ranks.len() < count {
+            return Err("the file has fewer ranks than the vocabulary needs".into());
+        }
         let tokenizer = Tokenizer::from_tiktoken(ranks.join("\n").as_bytes(), "llama-bpe", &control)?;
         fs::write(out.join("tokenizer.json"), tokenizer.to_json()?)?;
     }

@@ -173,8 +173,11 @@ impl Call<'_> {
                 // SAFETY: the engine has checked the instruction set.
                 unsafe { (self.engine.kernels.quantize)(&padded, q, blocks) };
                 let Range { start: first, end } = self.seen[token];
-                rows.push(QueryRow { q: q.as_ptr(), blocks: blocks.as_ptr(), first, end });
+                rows.push(QueryRow { q: std::ptr::null(), blocks: std::ptr::null(), first, end });
             }
+        }
+        for (row, (q, blocks)) in rows.iter_mut().zip(q.chunks_exact(width).zip(blocks.chunks_exact(width / BLOCK))) {
+            (row.q, row.blocks) = (q.as_ptr(), blocks.as_ptr());
         }
         rows
     }
@@ -186,7 +189,8 @@ impl Call<'_> {
         let here = tiles.wrapping_add(self.chunk_bytes() * chunk);
         let ahead = (next as usize).wrapping_sub(here as usize);
         let scale = self.shape.scale * std::f32::consts::LOG2_E;
-        let chunk = TilesChunk { layout: self.layout, rows, scale, tiles, chunk, ahead, partials: partials.as_mut_ptr() };
+        let chunk =
+            TilesChunk { layout: self.layout, rows, scale, tiles, chunk, ahead, partials: partials.as_mut_ptr() };
         // SAFETY: the engine has checked the instruction set; the tiles hold what every row sees (checked at entry), the
         // chunk begins below the end of one of them; rows hold pointers to their queries; `partials` is long enough.
         unsafe { (self.engine.kernels.attend_tiles)(&chunk) };

@@ -109,8 +109,9 @@ unsafe fn rows<V: RowLanes, const R: usize, const N: usize>(chunk: &TilesChunk<'
         let tiles = chunk.tiles.add(chunk.chunk * TILES * layout.tile_bytes());
         for tile in from..until {
             let at = tiles.add(tile * layout.tile_bytes());
+            // Scales; codes are asked for where they are read.
             for line in (0..layout.key_codes()).step_by(64) {
-                V::Floats::prefetch(at.wrapping_add(ahead + line));
+                V::Floats::prefetch(at.wrapping_add(ahead).wrapping_add(line));
             }
             tile_scores::<V, R, N>(layout, &rows, chunk.scale, at, ahead, tile * TILE, &mut scores);
         }
@@ -140,7 +141,6 @@ unsafe fn rows<V: RowLanes, const R: usize, const N: usize>(chunk: &TilesChunk<'
 
 /// Scores of the positions of a tile, position `at` of the chunk and the next 31.
 #[inline(always)]
-#[allow(clippy::too_many_arguments)] // of one call, inlined
 unsafe fn tile_scores<V: RowLanes, const R: usize, const N: usize>(
     layout: KvTiles,
     rows: &[QueryRow; R],
@@ -181,7 +181,8 @@ unsafe fn tile_scores<V: RowLanes, const R: usize, const N: usize>(
                     std::array::from_fn(|n| V::Floats::load_f16(tile.add(2 * (b * TILE + p + n * lanes))));
                 for i in 0..R {
                     let block = &*rows[i].blocks.add(b);
-                    let (excess, scale) = (V::SIGNED_EXCESS * (block.sums[0] + block.sums[1]), V::Floats::splat(block.scale));
+                    let (excess, scale) =
+                        (V::SIGNED_EXCESS * (block.sums[0] + block.sums[1]), V::Floats::splat(block.scale));
                     for n in 0..N {
                         let int = ints[i][n].sub_splat(excess).to_floats();
                         sums[i][n] = int.mul_add(key_scales[n].mul(scale), sums[i][n]);

@@ -116,15 +116,6 @@ impl PackedScheme {
         value
     }
 
-    /// `config.json` of a model packed this way, from that of the original.
-    pub fn add_to_config(&self, config: &Value) -> Value {
-        let mut config = config.clone();
-        if let Value::Object(map) = &mut config {
-            map.insert(FIELD.to_owned(), self.to_json());
-        }
-        config
-    }
-
     /// The layout of a tensor of `rows` x `cols` weights; not checked.
     pub const fn layout(&self, rows: usize, cols: usize) -> PackedLayout {
         PackedLayout { format: self.format, rows, cols, order: self.order, scale: self.scale }

@@ -221,7 +221,7 @@ fn packed_weights_run_alike_from_gguf_and_from_a_native_folder() {
     config.rope.layout = RopeLayout::Halves;
     let scheme =
         PackedScheme { format: TernaryFormat::Sherry, order: QuadOrder::Stride16, scale: ScaleGroup::Group(256) };
-    let dir = folder(&config, &native, |json| *json = scheme.add_to_config(json));
+    let dir = folder(&config, &native, |json| json["quantization_config"] = scheme.to_json());
     let checkpoint = open(dir.path()).unwrap();
     assert!(checkpoint.is_packed());
     assert!(checkpoint.describe().contains("sherry-1.25"), "{}", checkpoint.describe());
@@ -242,7 +242,7 @@ fn damaged_packed_tensors_are_named() {
         source.insert(&format!("{down}.codes"), TensorType::U8, &[256, 80], vec![0; 256 * 80].into());
         source.insert(&format!("{down}.scales"), TensorType::F16, &[256, 1], vec![0; 512].into());
         change(&mut source);
-        let dir = folder(&config, &source, |json| *json = scheme.add_to_config(json));
+        let dir = folder(&config, &source, |json| json["quantization_config"] = scheme.to_json());
         open(dir.path()).and_then(|checkpoint| checkpoint.load(&NoProgress)).map_err(|error| error.to_string())
     };
     assert!(case(&|_| {}).is_ok(), "dense and packed layers may be mixed");

@@ -230,5 +230,14 @@ fn broken_positions_are_seen_by_those_who_see_them() {
         assert!(out[..8].iter().all(|x| (x - 1.0).abs() < 1e-3), "{isa}: {out:?}");
         assert!(out[8..24].iter().all(|x| x.is_nan()), "{isa}: {out:?}");
         assert_eq!(out[24..], [0.0; 8], "{isa}: nothing seen");
+        let mut broken = [1.0; 8];
+        broken[3] = f32::NAN;
+        engine(isa, 1).attention(
+            shape,
+            &broken,
+            |_, _| KvHead::Tiles { tiles: &tiles, first: 0, end: 32 },
+            &mut out[..8],
+        );
+        assert!(out[..8].iter().all(|x| x.is_nan()), "{isa}: {out:?}");
     }
 }

@@ -65,7 +65,8 @@ fn segment(segment: &IndexedSegment<'_>, tables: &[u8], acts: &[ActBlock], acc: 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
 fn finish(acc: &Rows, row_scales: Option<&Rows>, out: &mut Rows) {
     let [a, b, c, d] = load_rows(acc);
-    let slots = [_mm512_unpacklo_ps(a, b), _mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(a, b), _mm512_unpackhi_ps(c, d)];
+    let slots =
+        [_mm512_unpacklo_ps(a, b), _mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(a, b), _mm512_unpackhi_ps(c, d)];
     // SAFETY: see `build_tables`.
     unsafe { Zmm::store_slots(slots, row_scales, out) }
 }
@@ -86,7 +87,12 @@ fn scales(scales: Option<&[u8; SCALE_BYTES]>) -> [__m512; 4] {
 /// All tokens, three at a time: with four blocks their sums take 24 of 32 registers. `GROUPED`: the segment has scales.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
-fn tokens<const B: usize, const GROUPED: bool>(segment: &IndexedSegment<'_>, tables: &[u8], acts: &[ActBlock], acc: &mut [Rows]) {
+fn tokens<const B: usize, const GROUPED: bool>(
+    segment: &IndexedSegment<'_>,
+    tables: &[u8],
+    acts: &[ActBlock],
+    acc: &mut [Rows],
+) {
     let codes = segment.panel.len() / B;
     assert_eq!(acc.len(), acts.len() * B);
     assert!(acts.is_empty() || (acts.len() - 1) * BLOCK_TABLES + codes * TABLE_BYTES <= tables.len());

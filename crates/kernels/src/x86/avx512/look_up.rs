@@ -279,7 +279,8 @@ fn store_weights(w: [__m512i; 4], out: &mut [u8; 256]) {
     store(&mut out[3], _mm512_unpackhi_epi16(high_01, high_23));
 }
 
-/// int16 sums of rows 16 L + 0..8 and 16 L + 8..16 of each 128-bit lane L, to i32 in slot order.
+/// int16 to i32: the even and the odd words of `first`, then of `second`. Where these hold rows 16 L + 0..8 and 16 L + 8..16 of
+/// each 128-bit lane L, that is slot order.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
 pub(super) fn widen<const N: usize>(first: [__m512i; N], second: [__m512i; N]) -> [<Zmm as Width>::Sums; N] {

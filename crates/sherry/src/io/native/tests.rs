@@ -72,7 +72,7 @@ fn assert_refused(result: Result<PackedRows>, tensor: &str, expected: &str) {
 fn schemes_round_trip_through_config_json() {
     for scheme in schemes() {
         assert_eq!(parsed(&scheme.to_json()).unwrap(), Some(scheme));
-        let config = scheme.add_to_config(&json!({"hidden_size": 64}));
+        let config = json!({"hidden_size": 64, "quantization_config": scheme.to_json()});
         assert_eq!(config["hidden_size"], 64);
         assert_eq!(PackedScheme::from_config(Path::new(CONFIG), &config).unwrap(), Some(scheme));
     }
