@@ -7,7 +7,7 @@ SRC are source folders of the engines (any subset); none of their code is part o
 what it needs of each (`llama-bench`, `llama-quantize`) under DIR, makes one synthetic model with the shapes of
 LLaMA-3.2-1B, quantizes it with every engine's own tool into every ternary format it has (embedding and head Q6_K
 everywhere), and runs the benchmarks round by round, so that noise of the machine meets all alike. It prints medians and
-the ratio of Sherry to the best peer. Finished builds and models are kept in DIR. Python's standard library is enough.
+the ratio of Sherry to the best peer. TIKTOKEN_FILE names a vocabulary (see README.md). Finished builds and models are kept in DIR. Python's standard library is enough.
 """
 
 import argparse
@@ -63,7 +63,7 @@ def dense_model(sherry, work, vocab):
         folder = work / "models" / f"v{vocab}"
         arguments = [folder, vocab]
         if (ranks := os.environ.get("TIKTOKEN_FILE")) is not None:
-            arguments.append(ranks)
+            arguments.append(Path(ranks).resolve())
         run(["cargo", "run", "--release", "-q", "-p", "sherry", "--example", "synthetic_llama", "--", *arguments], cwd=ROOT)
         run([sherry, "-q", "convert", folder, path, "--dtype", "f16", "--embed", "f16"])
         shutil.rmtree(folder)
@@ -133,6 +133,7 @@ def main():
     parser.add_argument("--stq", action="store_true", help="the llama.cpp given has STQ1_0: run our own file in it")
     parser.add_argument("--json", type=Path, help="write every figure here as well")
     args = parser.parse_args()
+    args.work, args.sherry = args.work.resolve(), args.sherry.resolve()
 
     programs = {name: build(name, getattr(args, name), args.work, args.jobs) for name in ENGINES if getattr(args, name)}
     contestants = []  # (vocabulary, name, size in MB, function of threads and test)

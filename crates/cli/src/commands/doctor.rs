@@ -100,7 +100,7 @@ pub fn run(_: &DoctorArgs, context: &Context) -> Result<ExitCode> {
     }
     for (threads, _, peak) in &measured {
         let (peak, noun, by) = (peak / 1e9, noun(*threads), probe::int8_dots_name(best));
-        writeln!(out, "int8      {peak:.0} GMAC/s with {threads} {noun} ({by}): the limit of prompts")?;
+        writeln!(out, "int8      {peak:.0} GMAC/s with {threads} {noun} ({by}): the measure of prompts")?;
     }
     Ok(ExitCode::SUCCESS)
 }
