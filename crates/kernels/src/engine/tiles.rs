@@ -162,24 +162,19 @@ impl Call<'_> {
         let count = unit.tokens.len() * group;
         q.resize(count * width, 0);
         blocks.resize(count * width / BLOCK, InputBlock::default());
-        let mut padded = vec![0.0; width];
-        let mut rows = Vec::with_capacity(count);
-        for token in unit.tokens.clone() {
-            for g in 0..group {
-                let head = unit.kv_head * group + g;
-                padded[..head_dim].copy_from_slice(&self.q[(token * heads + head) * head_dim..][..head_dim]);
-                let q = &mut q[rows.len() * width..][..width];
-                let blocks = &mut blocks[rows.len() * width / BLOCK..][..width / BLOCK];
-                // SAFETY: the engine has checked the instruction set.
-                unsafe { (self.engine.kernels.quantize)(&padded, q, blocks) };
-                let Range { start: first, end } = self.seen[token];
-                rows.push(QueryRow { q: std::ptr::null(), blocks: std::ptr::null(), first, end });
-            }
+        let mut padded = vec![0.0; count * width];
+        for (row, padded) in padded.chunks_exact_mut(width).enumerate() {
+            let head = (unit.tokens.start + row / group) * heads + unit.kv_head * group + row % group;
+            padded[..head_dim].copy_from_slice(&self.q[head * head_dim..][..head_dim]);
         }
-        for (row, (q, blocks)) in rows.iter_mut().zip(q.chunks_exact(width).zip(blocks.chunks_exact(width / BLOCK))) {
-            (row.q, row.blocks) = (q.as_ptr(), blocks.as_ptr());
-        }
-        rows
+        // SAFETY: the engine has checked the instruction set.
+        unsafe { (self.engine.kernels.quantize)(&padded, q, blocks) };
+        let queries = q.chunks_exact(width).zip(blocks.chunks_exact(width / BLOCK));
+        let rows = queries.enumerate().map(|(row, (q, blocks))| {
+            let Range { start: first, end } = self.seen[unit.tokens.start + row / group];
+            QueryRow { q: q.as_ptr(), blocks: blocks.as_ptr(), first, end }
+        });
+        rows.collect()
     }
 
     /// Partial results of one chunk. `next`: the tiles of the chunk that this worker computes after it.

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
-use super::rows::{Zmm, accumulate, load, load_rows, scales_or_ones, splat, store_natural};
+use super::rows::{Zmm, accumulate, factors, load, load_rows, scales_or_ones, splat, store_natural};
 use crate::ternary::activations::{ActBlock, BLOCK_CODES};
 use crate::ternary::kernels::{Rows, Segment};
 use crate::ternary::matrix::BIT_CHUNK_BYTES;
@@ -173,7 +173,7 @@ impl<P: Products<Vector = __m512i>> Dot for ZmmDot<P> {
                     sums[t][v] = P::finish(sums[t][v], totals[t]);
                 }
                 let mut values = load_rows(&acc[t]);
-                accumulate(&mut values, &sums[t], _mm512_set1_ps(acts[t].scale), &scales);
+                accumulate(&mut values, &sums[t], &factors(_mm512_set1_ps(acts[t].scale), &scales));
                 store_natural(values, None, &mut acc[t]);
             }
         }

@@ -8,7 +8,7 @@ use std::arch::x86_64::*;
 use std::sync::OnceLock;
 
 use super::look_up::{Chunk, Words, widen};
-use super::rows::{Zmm, load, load_rows, scales_or_ones, store, store_natural};
+use super::rows::{Zmm, accumulate, factors, load, load_rows, scales_or_ones, store, store_natural};
 use crate::ternary::activations::ActBlock;
 use crate::ternary::kernels::{BLOCK_TABLES, Codebook, IndexedSegment, Indices, LookUpKernels, Rows, TABLE_BYTES};
 use crate::ternary::matrix::{CODE_CHUNK_BYTES, SCALE_BYTES};
@@ -151,11 +151,9 @@ unsafe fn tile<const B: usize, const T: usize, const GROUPED: bool>(
             let [dots] = widen([even], [odd]);
             let rows = &mut acc[t * B + b];
             let mut sum = load_rows(rows);
-            for v in 0..4 {
-                // A factor of 1 changes nothing.
-                let factor = if GROUPED { _mm512_mul_ps(a_scale, w_scales[b][v]) } else { a_scale };
-                sum[v] = _mm512_add_ps(sum[v], _mm512_mul_ps(_mm512_cvtepi32_ps(dots[v]), factor));
-            }
+            // A factor of 1 changes nothing.
+            let factors = if GROUPED { factors(a_scale, &w_scales[b]) } else { [a_scale; 4] };
+            accumulate(&mut sum, &dots, &factors);
             store_natural(sum, None, rows);
         }
     }

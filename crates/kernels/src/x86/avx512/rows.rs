@@ -28,7 +28,7 @@ impl Width for Zmm {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
     unsafe fn accumulate(acc: &mut Self::Acc, sums: &Self::Sums, a_scale: f32, scales: Option<&[u8; SCALE_BYTES]>) {
-        accumulate(acc, sums, _mm512_set1_ps(a_scale), &scales_or_ones(scales));
+        accumulate(acc, sums, &factors(_mm512_set1_ps(a_scale), &scales_or_ones(scales)));
     }
 
     #[inline]
@@ -73,14 +73,21 @@ fn fields(bytes: __m512i) -> [__m512i; 4] {
     ]
 }
 
-/// `acc += sums as f32 * (a_scale * w_scale)`, multiplication and addition apart.
+/// `acc += sums as f32 * factor`, multiplication and addition apart.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
-pub(super) fn accumulate(acc: &mut [__m512; 4], sums: &[__m512i; 4], a_scale: __m512, w_scales: &[__m512; 4]) {
+pub(super) fn accumulate(acc: &mut [__m512; 4], sums: &[__m512i; 4], factors: &[__m512; 4]) {
     for v in 0..4 {
-        let factor = _mm512_mul_ps(a_scale, w_scales[v]);
-        acc[v] = _mm512_add_ps(acc[v], _mm512_mul_ps(_mm512_cvtepi32_ps(sums[v]), factor));
+        acc[v] = _mm512_add_ps(acc[v], _mm512_mul_ps(_mm512_cvtepi32_ps(sums[v]), factors[v]));
     }
+}
+
+/// `a_scale * w_scale` of 64 slots.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
+pub(super) fn factors(a_scale: __m512, w_scales: &[__m512; 4]) -> [__m512; 4] {
+    let [a, b, c, d] = *w_scales;
+    [_mm512_mul_ps(a_scale, a), _mm512_mul_ps(a_scale, b), _mm512_mul_ps(a_scale, c), _mm512_mul_ps(a_scale, d)]
 }
 
 /// The group scales of 64 slots; 1 without, which changes no product.
