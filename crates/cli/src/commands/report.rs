@@ -19,7 +19,7 @@ use crate::output::{Align, Table, bytes};
 #[command(after_help = "\
 Examples:
   sherry report bf16.json q8.json sherry.json       method x task, with bits and size
-  sherry report *.json --metric acc_norm --json
+  sherry report smol.json other.json --metric acc_norm --json
   sherry report runs/tiny runs/tiny-2               curves, histograms and warnings into report.html")]
 pub struct ReportArgs {
     /// Result files (of `sherry eval -o` or lm-evaluation-harness), or run folders of `sherry train`
