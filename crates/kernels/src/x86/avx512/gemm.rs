@@ -144,18 +144,36 @@ unsafe fn tile<const B: usize, const T: usize, const GROUPED: bool>(
             }
         }
     }
-    for t in 0..T {
-        let a_scale = _mm512_set1_ps(acts[t].scale);
-        for b in 0..B {
-            let [even, odd] = sums[t][b];
-            let [dots] = widen([even], [odd]);
-            let rows = &mut acc[t * B + b];
-            let mut sum = load_rows(rows);
-            // A factor of 1 changes nothing.
-            let factors = if GROUPED { factors(a_scale, &w_scales[b]) } else { [a_scale; 4] };
-            accumulate(&mut sum, &dots, &factors);
-            store_natural(sum, None, rows);
-        }
+    // Token by token: a loop would keep its sums in memory.
+    if T > 0 {
+        add_sums::<B, GROUPED>(sums[0], acts[0].scale, w_scales, &mut acc[..B]);
+    }
+    if T > 1 {
+        add_sums::<B, GROUPED>(sums[1], acts[1].scale, w_scales, &mut acc[B..2 * B]);
+    }
+    if T > 2 {
+        add_sums::<B, GROUPED>(sums[2], acts[2].scale, w_scales, &mut acc[2 * B..3 * B]);
     }
     T
+}
+
+/// Scales the sums of a token, and adds them to what it has.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
+fn add_sums<const B: usize, const GROUPED: bool>(
+    sums: [[__m512i; 2]; B],
+    a_scale: f32,
+    w_scales: &[[__m512; 4]; B],
+    acc: &mut [Rows],
+) {
+    let a_scale = _mm512_set1_ps(a_scale);
+    for b in 0..B {
+        let [even, odd] = sums[b];
+        let [dots] = widen([even], [odd]);
+        let mut sum = load_rows(&acc[b]);
+        // A factor of 1 changes nothing.
+        let factors = if GROUPED { factors(a_scale, &w_scales[b]) } else { [a_scale; 4] };
+        accumulate(&mut sum, &dots, &factors);
+        store_natural(sum, None, &mut acc[b]);
+    }
 }
