@@ -151,8 +151,8 @@ pub(crate) struct LookUpKernels {
 pub(crate) const TABLE_BYTES: usize = 64;
 /// Those of the codes of an activation block.
 pub(crate) const BLOCK_TABLES: usize = BLOCK_CODES * TABLE_BYTES;
-/// Most row blocks that [`LookUpKernels::segment`] takes together; it takes 1, 2 or 4.
-pub(crate) const LOOK_UP_BLOCKS: usize = 4;
+/// Most row blocks that [`LookUpKernels::segment`] takes together.
+pub(crate) const LOOK_UP_BLOCKS: usize = 2;
 
 /// What one code of each of 64 rows looks up: 32 words for the even rows, 32 for the odd ones, of which the low five bits
 /// count.
@@ -163,7 +163,7 @@ pub(crate) type Indices = [u8; 2 * BLOCK_ROWS];
 pub(crate) struct IndexedSegment<'a> {
     /// codes x blocks.
     pub(crate) panel: &'a [Indices],
-    /// 64 f16 group scales in slot order for each of 1, 2 or 4 blocks.
+    /// 64 f16 group scales in slot order for each of 1 or 2 blocks.
     pub(crate) scales: &'a [Option<&'a [u8; 2 * BLOCK_ROWS]>],
 }
 

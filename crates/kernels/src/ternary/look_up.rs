@@ -11,8 +11,8 @@ use super::kernels::{
 use super::matrix::{BLOCK_ROWS, CODE_CHUNK_BYTES};
 use super::multiply::{Input, Output, codebook, for_each_output, quantize};
 
-/// Tokens of a slice: their tables (16 bytes per input and token) take 512 KiB for 2048 inputs, half of L2.
-const SLICE_TOKENS: usize = 16;
+/// Tokens of a slice: their tables (16 bytes per input and token) take 768 KiB for 2048 inputs, of 1 MiB of L2.
+const SLICE_TOKENS: usize = 24;
 /// Units of work per thread, so that a slow thread does not hold up the others.
 const UNITS_PER_THREAD: usize = 4;
 /// Codes of a chunk.
@@ -36,6 +36,7 @@ pub(super) fn multiply(
     let parts = parts.min(blocks.div_ceil(LOOK_UP_BLOCKS)).max(1);
     pool.share(slices * parts, 1, &|claims| {
         let mut inputs = own[claims.thread()].lock().unwrap_or_else(PoisonError::into_inner);
+        let mut panel = Panel([[0; 2 * BLOCK_ROWS]; BLOCK_CHUNKS * CHUNK_CODES * LOOK_UP_BLOCKS]);
         let mut built = None;
         while let Some(range) = claims.next() {
             for unit in range {
@@ -52,10 +53,10 @@ pub(super) fn multiply(
                 let range = blocks * part / parts..blocks * (part + 1) / parts;
                 for_each_output(outputs, &inputs, range, |output, input, mut range| {
                     while !range.is_empty() {
-                        let count = [LOOK_UP_BLOCKS, 2, 1].into_iter().find(|n| *n <= range.len()).unwrap_or(1);
+                        let count = LOOK_UP_BLOCKS.min(range.len());
                         // SAFETY: as above. Every row block is claimed once for these tokens, so no other thread touches
                         // its rows, and `y` is borrowed for as long as `outputs` lives.
-                        unsafe { row_blocks(look_up, input, output, range.start, count, first..end) };
+                        unsafe { row_blocks(look_up, &mut panel, input, output, range.start, count, first..end) };
                         range.start += count;
                     }
                 });
@@ -86,12 +87,13 @@ unsafe fn build(kernels: &TernaryKernels, look_up: &LookUpKernels, input: &mut I
 #[repr(align(64))]
 struct Panel([Indices; BLOCK_CHUNKS * CHUNK_CODES * LOOK_UP_BLOCKS]);
 
-/// `count` row blocks (1, 2 or 4) from `index` on, for the tokens `tokens` that `input` holds.
+/// `count` row blocks, at most [`LOOK_UP_BLOCKS`], from `index` on, for the tokens `tokens` that `input` holds.
 ///
 /// # Safety
 /// The processor has the instruction set of `look_up`, and no other thread uses the rows of the blocks for these tokens.
 unsafe fn row_blocks(
     look_up: &LookUpKernels,
+    panel: &mut Panel,
     input: &Input,
     output: &Output<'_>,
     index: usize,
@@ -102,7 +104,6 @@ unsafe fn row_blocks(
     let blocks: [_; LOOK_UP_BLOCKS] = std::array::from_fn(|b| output.w.block(index + b.min(count - 1)));
     let blocks = &blocks[..count];
     let shape = blocks[0];
-    let mut panel = Panel([[0; 2 * BLOCK_ROWS]; BLOCK_CHUNKS * CHUNK_CODES * LOOK_UP_BLOCKS]);
     let mut sums = [[0.0; BLOCK_ROWS]; SLICE_TOKENS * LOOK_UP_BLOCKS];
     let sums = &mut sums[..n * count];
     let mut scales = [None; LOOK_UP_BLOCKS];
