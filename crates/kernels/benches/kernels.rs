@@ -7,7 +7,7 @@ use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
 use sherry_kernels::format::{PackedLayout, QuadOrder, ScaleGroup, TensorType, TernaryFormat, random};
 use sherry_kernels::{
-    AttentionShape, Bytes, Engine, Isa, KvHead, KvRows, KvTiles, Matrix, Pool, Precision, Product, probe,
+    AttentionShape, Bytes, Engine, Isa, KvHead, KvTiles, KvType, Matrix, Pool, Precision, Product, probe,
 };
 
 fn main() {
@@ -142,18 +142,17 @@ fn row_f32(bencher: Bencher, format: Format) {
 fn attention_1024(bencher: Bencher, case: &Case<&'static str>) {
     let Case(isa, kv) = case;
     let engine = Engine::new(*isa, 1, Precision::Int8);
-    let shape = AttentionShape { heads: 8, kv_heads: 2, head_dim: 64, scale: 0.125 };
+    let kv = match *kv {
+        "f16" => KvType::F16,
+        "f32" => KvType::F32,
+        _ => KvType::Q8,
+    };
+    let shape = AttentionShape { heads: 8, kv_heads: 2, head_dim: 64, kv, scale: 0.125 };
     let (q, floats) = (values(8 * 64), values(1024 * 64));
-    let mut halves = vec![0; floats.len()];
-    engine.to_f16(&floats, &mut halves);
-    let layout = KvTiles::new(64);
+    let layout = KvTiles::new(kv, 64);
     let mut tiles = vec![0; layout.bytes(1024)];
     floats.chunks_exact(64).enumerate().for_each(|(position, row)| layout.write(&mut tiles, position, row, row));
-    let rows = if *kv == "f16" { KvRows::F16(&halves) } else { KvRows::F32(&floats) };
-    let see = |_: usize, _: usize| match *kv {
-        "q8" => KvHead::Tiles { tiles: &tiles, first: 0, end: 1024 },
-        _ => KvHead::Rows { k: rows, v: rows, first: 0 },
-    };
+    let see = |_: usize, _: usize| KvHead { tiles: &tiles, first: 0, end: 1024 };
     let mut out = vec![0.0; q.len()];
     bencher.bench_local(|| engine.attention(shape, black_box(&q), see, &mut out));
 }
@@ -198,13 +197,6 @@ fn rope_interleaved(bencher: Bencher, isa: Isa) {
     let engine = Engine::new(isa, 1, Precision::Int8);
     let (mut x, cos, sin) = (values(COLS), vec![0.6; 32], vec![0.8; 32]);
     bencher.bench_local(|| engine.rope_interleaved(&mut x, 64, black_box(&cos), &sin));
-}
-
-#[divan::bench(args = isas())]
-fn to_f16(bencher: Bencher, isa: Isa) {
-    let engine = Engine::new(isa, 1, Precision::Int8);
-    let (x, mut out) = (values(COLS), vec![0; COLS]);
-    bencher.bench_local(|| engine.to_f16(black_box(&x), &mut out));
 }
 
 #[divan::bench(args = [1, 2, 4])]

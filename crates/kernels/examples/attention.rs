@@ -6,10 +6,11 @@
 
 use std::time::Instant;
 
-use sherry_kernels::{AttentionShape, Engine, Isa, KvHead, KvRows, KvTiles, Precision};
+use sherry_kernels::{AttentionShape, Engine, Isa, KvHead, KvTiles, KvType, Precision};
 
 const LAYERS: usize = 16;
-const SHAPE: AttentionShape = AttentionShape { heads: 32, kv_heads: 8, head_dim: 64, scale: 0.125 };
+const SHAPE: AttentionShape = AttentionShape { heads: 32, kv_heads: 8, head_dim: 64, kv: KvType::F16, scale: 0.125 };
+const CAPACITY: usize = 4096;
 
 /// Seconds for all layers: the sum of each layer's fastest of `runs` runs.
 fn best(runs: usize, mut work: impl FnMut(usize)) -> f64 {
@@ -32,39 +33,34 @@ fn main() {
     let prompt: usize = args.next().and_then(|arg| arg.parse().ok()).unwrap_or(16);
     let engine = Engine::new(isa, threads, Precision::Int8);
     println!("{isa}, {} threads; ms for {LAYERS} layers", engine.pool().threads());
-    println!("{:>8} {:>8} {:>10} {:>10} {:>8}", "tokens", "context", "f16", "q8", "q8 GB/s");
-    let (heads, d) = (SHAPE.kv_heads, SHAPE.head_dim);
-    let layout = KvTiles::new(d);
-    let capacity = 4096;
-    let tiles_of_head = layout.bytes(capacity);
-    // Not zeros, which the system keeps in one page until they are written.
-    let mut tiles = vec![1u8; LAYERS * heads * tiles_of_head];
-    let row: Vec<f32> = (0..d).map(|i| (i % 7) as f32 - 3.0).collect();
-    for tiles in tiles.chunks_exact_mut(tiles_of_head) {
-        (0..capacity).for_each(|p| layout.write(tiles, p, &row, &row));
-    }
-    let halves = vec![0x3001u16; 2 * LAYERS * heads * capacity * d];
+    println!("{:>8} {:>8} {:>10} {:>8} {:>10} {:>8}", "tokens", "context", "f16", "GB/s", "q8", "GB/s");
+    let kinds = [KvType::F16, KvType::Q8];
+    let caches = kinds.map(|kv| {
+        let layout = KvTiles::new(kv, SHAPE.head_dim);
+        let row: Vec<f32> = (0..SHAPE.head_dim).map(|i| (i % 7) as f32 - 3.0).collect();
+        let mut tiles = vec![0u8; LAYERS * SHAPE.kv_heads * layout.bytes(CAPACITY)];
+        for tiles in tiles.chunks_exact_mut(layout.bytes(CAPACITY)) {
+            (0..CAPACITY).for_each(|p| layout.write(tiles, p, &row, &row));
+        }
+        (kv, layout, tiles)
+    });
     for (tokens, context) in [(1, 128), (1, 1024), (1, 4096), (prompt, 512), (prompt, 2048), (prompt, 4096)] {
-        let q: Vec<f32> = (0..tokens * SHAPE.heads * d).map(|i| (i % 13) as f32 * 0.01).collect();
+        let q: Vec<f32> = (0..tokens * SHAPE.heads * SHAPE.head_dim).map(|i| (i % 13) as f32 * 0.01).collect();
         let mut out = vec![0.0; q.len()];
         let runs = if tokens == 1 { 30 } else { 5 };
-        let f16 = best(runs, |layer| {
-            let rows = |token: usize, head: usize| {
-                let start = (2 * layer * heads + head) * capacity * d;
-                let len = (context - tokens + token + 1) * d;
-                let k = KvRows::F16(&halves[start..][..len]);
-                KvHead::Rows { k, v: KvRows::F16(&halves[start + heads * capacity * d..][..len]), first: 0 }
-            };
-            engine.attention(SHAPE, &q, rows, &mut out);
-        });
-        let q8 = best(runs, |layer| {
-            let kv = |token: usize, head: usize| {
-                let tiles = &tiles[(layer * heads + head) * tiles_of_head..][..tiles_of_head];
-                KvHead::Tiles { tiles, first: 0, end: context - tokens + token + 1 }
-            };
-            engine.attention(SHAPE, &q, kv, &mut out);
-        });
-        let rate = (LAYERS * heads * layout.bytes(context)) as f64 / q8 / 1e9;
-        println!("{tokens:8} {context:8} {:10.3} {:10.3} {rate:8.1}", f16 * 1e3, q8 * 1e3);
+        print!("{tokens:8} {context:8}");
+        for (kv, layout, tiles) in &caches {
+            let head_bytes = layout.bytes(CAPACITY);
+            let seconds = best(runs, |layer| {
+                let see = |token: usize, head: usize| {
+                    let tiles = &tiles[(layer * SHAPE.kv_heads + head) * head_bytes..][..head_bytes];
+                    KvHead { tiles, first: 0, end: context - tokens + token + 1 }
+                };
+                engine.attention(AttentionShape { kv: *kv, ..SHAPE }, &q, see, &mut out);
+            });
+            let rate = (LAYERS * SHAPE.kv_heads * layout.bytes(context)) as f64 / seconds / 1e9;
+            print!(" {:10.3} {rate:8.1}", seconds * 1e3);
+        }
+        println!();
     }
 }

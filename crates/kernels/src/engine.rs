@@ -4,7 +4,6 @@ mod attention;
 mod matmul;
 #[cfg(test)]
 mod tests;
-mod tiles;
 mod top;
 
 use std::sync::Mutex;
@@ -13,7 +12,7 @@ use crate::kernels::Kernels;
 use crate::ternary;
 use crate::{Isa, Matrix, Pool};
 
-pub use attention::{AttentionShape, KvHead, KvRows};
+pub use attention::{AttentionShape, KvHead};
 pub(crate) use matmul::WIDEN_TOKENS;
 
 /// How activations enter a product with packed weights.
@@ -39,7 +38,7 @@ pub struct Engine {
     inputs: matmul::Inputs,
     /// Per worker: rows as f32.
     rows: Vec<Mutex<Vec<f32>>>,
-    attention: tiles::Scratch,
+    attention: attention::Scratch,
     top: top::Scratch,
 }
 
@@ -67,7 +66,7 @@ impl Engine {
             precision,
             kernels: Kernels::of(isa),
             inputs: matmul::Inputs::default(),
-            attention: tiles::Scratch::new(rows.len()),
+            attention: attention::Scratch::new(rows.len()),
             top: top::Scratch::default(),
             rows,
             ternary: ternary::Scratch::default(),
@@ -157,16 +156,6 @@ impl Engine {
         check_rope(x, head_dim, cos, sin);
         // SAFETY: `new` has checked the instruction set.
         unsafe { (self.kernels.rope_interleaved)(x, head_dim, cos, sin) };
-    }
-
-    /// f32 to f16 bits, rounded to nearest even (keys and values on their way into a cache).
-    ///
-    /// # Panics
-    /// When the lengths differ.
-    pub fn to_f16(&self, x: &[f32], out: &mut [u16]) {
-        assert_eq!(x.len(), out.len());
-        // SAFETY: `new` has checked the instruction set.
-        unsafe { (self.kernels.to_f16)(x, out) };
     }
 }
 

@@ -6,10 +6,12 @@ use std::ops::{Deref, DerefMut};
 use std::ptr;
 
 use crate::format::{PackedLayout, QuadOrder, ScaleGroup, TensorType, TernaryFormat};
-use crate::generic::attention::AttendHead;
+use crate::generic::attention::int8::Int8Query;
+use crate::generic::attention::{QueryRow, TilesChunk, partial_len};
 use crate::generic::dense::DenseBlock;
 use crate::generic::panel::{InputBlock, PanelBlock};
 use crate::kernels::Kernels;
+use crate::kv::{KvTiles, KvType};
 use crate::panel::Panels;
 use crate::ternary::activations::{ActBlock, Arrangement};
 use crate::ternary::kernels::{
@@ -229,7 +231,7 @@ fn ternary_tiles() {
 fn ternary_look_up_for_many_tokens() {
     for isa in available() {
         let Some(look_up) = TernaryKernels::of(isa).look_up else { continue };
-        for (chunks, blocks) in [(1, 1), (1, 4), (2, 2), (4, 1), (4, 2), (4, 4)] {
+        for (chunks, blocks) in [(1, 1), (1, 2), (2, 2), (4, 1), (4, 2)] {
             let mut panel = Guarded::new(&vec![[0u8; 2 * BLOCK_ROWS]; chunks * 8 * blocks]);
             let codes = bytes(chunks * CODE_CHUNK_BYTES);
             let scales: Guarded<[u8; SCALE_BYTES]> = Guarded::new(bytes(SCALE_BYTES).as_chunks().0);
@@ -364,12 +366,12 @@ fn dense_and_block_quantized_products() {
 }
 
 #[test]
-fn elementwise_functions_and_attention() {
+fn elementwise_functions() {
     for isa in available() {
         let kernels = Kernels::of(isa);
         for n in [1, 7, 8, 9, 15, 16, 17, 33] {
             let (x, w) = (floats(n), floats(n));
-            let (mut out, mut half) = (floats(n), Guarded::new(&vec![0u16; n]));
+            let mut out = floats(n);
             let stored = bytes(2 * n);
             // SAFETY: `isa` is available; all buffers have `n` values.
             unsafe {
@@ -377,7 +379,6 @@ fn elementwise_functions_and_attention() {
                 (kernels.silu_mul)(&mut out, &x);
                 (kernels.gelu_mul)(&mut out, &x);
                 (kernels.add)(&mut out, &x);
-                (kernels.to_f16)(&x, &mut half);
                 (kernels.widen_f16)(stored.as_ptr(), &mut out);
                 (kernels.widen_bf16)(stored.as_ptr(), &mut out);
             }
@@ -389,18 +390,61 @@ fn elementwise_functions_and_attention() {
                 (kernels.rope_halves)(&mut heads, head_dim, &cos, &sin);
                 (kernels.rope_interleaved)(&mut heads, head_dim, &cos, &sin);
             }
-            for (group, positions) in [(1, 1), (2, 31), (3, 32), (4, 33), (5, 65)] {
-                for (kernel, size) in [(kernels.attend_f32, 4), (kernels.attend_f16, 2)] {
-                    let q = floats(group * n);
-                    let (k, v) = (bytes(positions * n * size), bytes(positions * n * size));
-                    let mut out = floats(group * n);
-                    let (k, v) = (k.as_ptr(), v.as_ptr());
-                    let mut head =
-                        AttendHead { q: &q, k, v, head_dim: n, positions, first: 5, scale: 0.1, out: &mut out };
-                    // SAFETY: `isa` is available; keys and values are positions x head_dim.
-                    unsafe { kernel(&mut head) };
-                    assert!(out.iter().all(|out| !out.is_nan()), "{isa}");
+        }
+    }
+}
+
+#[test]
+fn attention() {
+    for isa in available() {
+        let kernels = Kernels::of(isa);
+        for (kv, head_dim) in
+            [KvType::F32, KvType::F16, KvType::Q8].iter().flat_map(|kv| [1, 8, 33, 64].map(|d| (*kv, d)))
+        {
+            let layout = KvTiles::new(kv, head_dim);
+            for (count, end) in [(1, 1), (2, 31), (3, 32), (4, 33), (5, 65), (9, 300)] {
+                let mut tiles = bytes(layout.bytes(end));
+                (0..end).for_each(|p| layout.write(&mut tiles, p, &floats(head_dim), &floats(head_dim)));
+                let chunk = (end - 1) / 256;
+                let mut partials = floats(count * partial_len(layout));
+                let q = floats(count * head_dim);
+                let mut rounded = Guarded::new(&vec![0i8; count * layout.width]);
+                let mut blocks = Guarded::new(&vec![InputBlock::default(); count * layout.width / 32]);
+                if kv == KvType::Q8 {
+                    // SAFETY: `isa` is available; an integer for each value and a block for each 32.
+                    unsafe { (kernels.quantize)(&floats(count * layout.width), &mut rounded, &mut blocks) };
                 }
+                let row = |i: usize| {
+                    let q = &rounded[i * layout.width..][..layout.width];
+                    Int8Query { q: q.as_ptr(), blocks: blocks[i * layout.width / 32..].as_ptr() }
+                };
+                let (scale, first, ahead, tiles, to) = (0.1, 256 * chunk, 0, tiles.as_ptr(), partials.as_mut_ptr());
+                let rows: Vec<_> = q.chunks(head_dim).map(|q| QueryRow { q: q.as_ptr(), first, end }).collect();
+                let of_floats = TilesChunk { layout, rows: &rows, scale, tiles, chunk, ahead, partials: to };
+                // SAFETY: `isa` is available; the tiles hold all positions; queries and partials have their lengths.
+                unsafe {
+                    match kv {
+                        KvType::F32 => (kernels.attend_f32)(&of_floats),
+                        KvType::F16 => (kernels.attend_f16)(&of_floats),
+                        KvType::Q8 => {
+                            let rows: Vec<_> = (0..count).map(|i| QueryRow { q: row(i), first, end }).collect();
+                            let partials = to;
+                            (kernels.attend_q8)(&TilesChunk {
+                                layout,
+                                rows: &rows,
+                                scale,
+                                tiles,
+                                chunk,
+                                ahead,
+                                partials,
+                            });
+                        }
+                    }
+                }
+                let mut state = Guarded::new(&partials[..partial_len(layout)]);
+                // SAFETY: `isa` is available.
+                unsafe { (kernels.fold)(&mut state, &partials[..partial_len(layout)]) };
+                assert!(state.iter().all(|x| !x.is_nan()), "{isa} {kv:?}");
             }
         }
     }

@@ -1,11 +1,11 @@
 //! One table of functions per instruction set: the algorithms of [`generic`](crate::generic) compiled for it.
 
 use crate::Isa;
-use crate::generic::attention::AttendHead;
+use crate::generic::attention::TilesChunk;
+use crate::generic::attention::int8::Int8Query;
 use crate::generic::dense::DenseBlock;
 use crate::generic::panel::{InputBlock, PanelBlock};
 use crate::generic::split::Estimate;
-use crate::generic::tiles::TilesChunk;
 use crate::split::Split;
 
 /// The functions of one instruction set.
@@ -20,11 +20,10 @@ pub(crate) struct Kernels {
     pub add: unsafe fn(&mut [f32], &[f32]),
     pub rope_halves: unsafe fn(&mut [f32], usize, &[f32], &[f32]),
     pub rope_interleaved: unsafe fn(&mut [f32], usize, &[f32], &[f32]),
-    pub to_f16: unsafe fn(&[f32], &mut [u16]),
-    pub attend_f32: unsafe fn(&mut AttendHead<'_>),
-    pub attend_f16: unsafe fn(&mut AttendHead<'_>),
-    pub attend_tiles: unsafe fn(&TilesChunk<'_>),
-    pub fold_tiles: unsafe fn(&mut [f32], &[f32]),
+    pub attend_f32: unsafe fn(&TilesChunk<'_, *const f32>),
+    pub attend_f16: unsafe fn(&TilesChunk<'_, *const f32>),
+    pub attend_q8: unsafe fn(&TilesChunk<'_, Int8Query>),
+    pub fold: unsafe fn(&mut [f32], &[f32]),
     pub dense_f32: unsafe fn(&DenseBlock),
     pub dense_f16: unsafe fn(&DenseBlock),
     pub dense_bf16: unsafe fn(&DenseBlock),
@@ -79,10 +78,11 @@ macro_rules! kernels {
                 => activation::rope_halves(x, head_dim, cos, sin);
             rope_interleaved(x: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32])
                 => activation::rope_interleaved(x, head_dim, cos, sin);
-            to_f16(x: &[f32], out: &mut [u16]) => activation::to_f16::<$floats>(x, out);
-            attend_f32(head: &mut attention::AttendHead<'_>) => attention::attend::<$floats, dense::F32>(head);
-            attend_f16(head: &mut attention::AttendHead<'_>) => attention::attend::<$floats, dense::F16>(head);
-            fold_tiles(state: &mut [f32], partial: &[f32]) => tiles::fold::<$floats>(state, partial);
+            attend_f32(chunk: &attention::TilesChunk<'_, *const f32>)
+                => attention::floats::chunk::<$floats, dense::F32>(chunk);
+            attend_f16(chunk: &attention::TilesChunk<'_, *const f32>)
+                => attention::floats::chunk::<$floats, dense::F16>(chunk);
+            fold(state: &mut [f32], partial: &[f32]) => attention::fold::<$floats>(state, partial);
             dense_f32(block: &dense::DenseBlock) => dense::dense::<$floats, dense::F32>(block);
             dense_f16(block: &dense::DenseBlock) => dense::dense::<$floats, dense::F16>(block);
             dense_bf16(block: &dense::DenseBlock) => dense::dense::<$floats, dense::Bf16>(block);
@@ -94,7 +94,8 @@ macro_rules! kernels {
     (@integers $attribute:tt $base:tt $ints:ty; $($floats:tt)*) => {
         kernels! { @functions $attribute $base
             $($floats)*
-            attend_tiles(chunk: &tiles::TilesChunk<'_>) => tiles::chunk::<$ints>(chunk);
+            attend_q8(chunk: &attention::TilesChunk<'_, attention::int8::Int8Query>)
+                => attention::int8::chunk::<$ints>(chunk);
             panels(block: &panel::PanelBlock) => panel::panels::<$ints>(block);
             split_estimate(
                 w: &crate::split::Split,

@@ -1,7 +1,15 @@
-//! 8-bit keys and values of one kv head, in the order of the kernels.
+//! Keys and values of one kv head, in the order of the kernels.
 //!
-//! Positions come in tiles of 32, counted from position 0. A head has `width` components, `head_dim` filled up with zeros
-//! to a multiple of 32. A tile holds, one after the other:
+//! Positions come in tiles of 32, counted from position 0. A head has `width` components: `head_dim` filled up with zeros to a
+//! multiple of 32 (floats: 16). A tile of floats holds, one after the other:
+//!
+//! | part | order | values |
+//! |---|---|---|
+//! | keys | component of `head_dim`, position | 32 * head_dim |
+//! | values | position, component of `width` | 32 * width |
+//!
+//! So a vector holds a component of many keys, or many components of a value, and nothing is summed across lanes. A tile of
+//! 8-bit values holds:
 //!
 //! | part | order | bytes |
 //! |---|---|---|
@@ -19,18 +27,33 @@ use crate::format::half::{f16_to_f32, f32_to_f16};
 
 /// Positions per tile.
 pub(crate) const TILE: usize = 32;
-/// Components that share a scale of a key.
+/// Components that share a scale of an 8-bit key.
 pub(crate) const BLOCK: usize = 32;
+/// `width` of floats is a multiple of this: the most lanes of a vector.
+const LANES: usize = 16;
 /// Largest code.
 const LEVELS: f32 = 127.0;
 /// f16 NaN.
 const NAN: u16 = 0x7e00;
 
-/// The layout of 8-bit keys and values of one kv head: about 8.4 bits per component.
+/// What keys and values are stored as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum KvType {
+    /// Half the memory; the rounding is far below that of 8-bit activations.
+    #[default]
+    F16,
+    /// For comparison with references.
+    F32,
+    /// int8 with a scale per 32 components of a key and per value: about 8.4 bits.
+    Q8,
+}
+
+/// The layout of keys and values of one kv head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KvTiles {
-    head_dim: usize,
-    /// `head_dim`, rounded up to a multiple of 32.
+    ty: KvType,
+    pub(crate) head_dim: usize,
+    /// `head_dim`, filled up.
     pub(crate) width: usize,
 }
 
@@ -39,45 +62,82 @@ impl KvTiles {
     pub const POSITIONS: usize = TILE;
 
     /// The layout for heads of `head_dim` components.
-    pub const fn new(head_dim: usize) -> Self {
-        Self { head_dim, width: head_dim.next_multiple_of(BLOCK) }
+    pub const fn new(ty: KvType, head_dim: usize) -> Self {
+        let multiple = match ty {
+            KvType::F16 | KvType::F32 => LANES,
+            KvType::Q8 => BLOCK,
+        };
+        Self { ty, head_dim, width: head_dim.next_multiple_of(multiple) }
     }
 
-    /// Bytes of one tile, a multiple of 64.
+    /// What it holds.
+    pub const fn ty(self) -> KvType {
+        self.ty
+    }
+
+    /// Bytes of a key's or a value's component.
+    const fn size(self) -> usize {
+        match self.ty {
+            KvType::F16 => 2,
+            KvType::F32 => 4,
+            KvType::Q8 => 1,
+        }
+    }
+
+    /// Bytes of one tile, a multiple of 64; saturates instead of overflowing.
     pub const fn tile_bytes(self) -> usize {
-        self.value_codes() + TILE * self.width
+        self.values().saturating_add((TILE * self.size()).saturating_mul(self.width))
     }
 
-    /// Bytes of the tiles that hold `positions` positions.
+    /// Bytes of the tiles that hold `positions` positions; saturates instead of overflowing.
     pub const fn bytes(self, positions: usize) -> usize {
-        positions.div_ceil(TILE) * self.tile_bytes()
+        positions.div_ceil(TILE).saturating_mul(self.tile_bytes())
     }
 
+    /// Offset of the scales of 8-bit values.
     pub(crate) const fn value_scales(self) -> usize {
         2 * self.width
     }
 
-    pub(crate) const fn key_codes(self) -> usize {
-        self.value_scales() + 2 * TILE
+    /// Offset of the keys.
+    pub(crate) const fn keys(self) -> usize {
+        match self.ty {
+            KvType::F16 | KvType::F32 => 0,
+            KvType::Q8 => self.value_scales() + 2 * TILE,
+        }
     }
 
-    pub(crate) const fn value_codes(self) -> usize {
-        self.key_codes() + TILE * self.width
+    /// Offset of the values.
+    pub(crate) const fn values(self) -> usize {
+        let components = match self.ty {
+            KvType::F16 | KvType::F32 => self.head_dim,
+            KvType::Q8 => self.width,
+        };
+        self.keys().saturating_add((TILE * self.size()).saturating_mul(components))
     }
 
-    /// Where code `component` of the key at position `p` of a tile lies.
-    const fn key_at(self, p: usize, component: usize) -> usize {
-        self.key_codes() + (p / 16 * (self.width / 4) + component / 4) * 64 + p % 16 * 4 + component % 4
+    /// Where component `i` of the key at position `p` of a tile lies.
+    const fn key_at(self, p: usize, i: usize) -> usize {
+        let at = match self.ty {
+            KvType::F16 | KvType::F32 => i * TILE + p,
+            KvType::Q8 => (p / 16 * (self.width / 4) + i / 4) * 64 + p % 16 * 4 + i % 4,
+        };
+        self.keys() + at * self.size()
     }
 
-    /// Where code `component` of the value at position `p` of a tile lies.
-    const fn value_at(self, p: usize, component: usize) -> usize {
-        self.value_codes() + (component / 16 * (TILE / 4) + p / 4) * 64 + component % 16 * 4 + swapped(p % 4)
+    /// Where component `i` of the value at position `p` of a tile lies.
+    const fn value_at(self, p: usize, i: usize) -> usize {
+        let at = match self.ty {
+            KvType::F16 | KvType::F32 => p * self.width + i,
+            KvType::Q8 => (i / 16 * (TILE / 4) + p / 4) * 64 + i % 16 * 4 + swapped(p % 4),
+        };
+        self.values() + at * self.size()
     }
 
-    /// Stores `key` and `value` (head_dim each) at `position` of `tiles`, the tiles of a head from position 0 on. Codes
-    /// are rounded to nearest even, scales are the largest magnitude / 127 as f16. A key or value with a NaN, an infinity
-    /// or a magnitude above 8 million makes every score of the position NaN.
+    /// Stores `key` and `value` (head_dim each) at `position` of `tiles`, the tiles of a head from position 0 on. Floats are
+    /// rounded to nearest even; so are 8-bit codes, whose scales are the largest magnitude / 127 as f16. A value that the
+    /// type cannot hold (NaN, infinity, f16: 65520 and more, 8 bits: above 8 million) makes every score of the position NaN
+    /// and so everything that sees it; a component of a key does where it counts.
     ///
     /// # Panics
     /// When a length does not fit.
@@ -85,6 +145,42 @@ impl KvTiles {
         assert!(key.len() == self.head_dim && value.len() == self.head_dim, "key and value are head_dim long");
         let tile = &mut tiles[position / TILE * self.tile_bytes()..][..self.tile_bytes()];
         let p = position % TILE;
+        match self.ty {
+            KvType::F16 => self.write_floats(tile, p, key, value, |x| f32_to_f16(x).to_le_bytes()),
+            KvType::F32 => self.write_floats(tile, p, key, value, f32::to_le_bytes),
+            KvType::Q8 => self.write_codes(tile, p, key, value),
+        }
+    }
+
+    fn write_floats<const N: usize>(
+        self,
+        tile: &mut [u8],
+        p: usize,
+        key: &[f32],
+        value: &[f32],
+        round: impl Fn(f32) -> [u8; N],
+    ) {
+        // Values have weights of 0 where they are not seen, so they must be finite.
+        let usable = value.iter().all(|x| x.abs() < self.limit());
+        for (i, x) in key.iter().enumerate() {
+            tile[self.key_at(p, i)..][..N].copy_from_slice(&round(if usable { *x } else { f32::NAN }));
+        }
+        let at = self.value_at(p, 0);
+        let (values, _) = tile[at..at + N * self.head_dim].as_chunks_mut::<N>();
+        for (to, x) in values.iter_mut().zip(value) {
+            *to = round(if usable { *x } else { 0.0 });
+        }
+    }
+
+    /// Magnitudes from here on cannot be held.
+    const fn limit(self) -> f32 {
+        match self.ty {
+            KvType::F16 => 65520.0,
+            KvType::F32 | KvType::Q8 => f32::INFINITY,
+        }
+    }
+
+    fn write_codes(self, tile: &mut [u8], p: usize, key: &[f32], value: &[f32]) {
         let (value_scale, inverse) = scale(value);
         let mut usable = value_scale.is_some();
         tile[self.value_scales() + 2 * p..][..2].copy_from_slice(&value_scale.unwrap_or(0).to_le_bytes());
@@ -113,11 +209,16 @@ impl KvTiles {
         let tile = &tiles[position / TILE * self.tile_bytes()..][..self.tile_bytes()];
         let p = position % TILE;
         let f16 = |at: usize| f16_to_f32(u16::from_le_bytes([tile[at], tile[at + 1]]));
+        let read = |at: usize, scale: usize| match self.ty {
+            KvType::F16 => f16(at),
+            KvType::F32 => f32::from_le_bytes([tile[at], tile[at + 1], tile[at + 2], tile[at + 3]]),
+            KvType::Q8 => f16(scale) * f32::from(tile[at] as i8),
+        };
         for (i, key) in key.iter_mut().enumerate() {
-            *key = f16(2 * (i / BLOCK * TILE + p)) * f32::from(tile[self.key_at(p, i)] as i8);
+            *key = read(self.key_at(p, i), 2 * (i / BLOCK * TILE + p));
         }
         for (i, value) in value.iter_mut().enumerate() {
-            *value = f16(self.value_scales() + 2 * p) * f32::from(tile[self.value_at(p, i)] as i8);
+            *value = read(self.value_at(p, i), self.value_scales() + 2 * p);
         }
     }
 }
@@ -150,12 +251,15 @@ fn code(value: f32, inverse: f32) -> i8 {
 mod tests {
     use super::*;
 
+    const TYPES: [KvType; 3] = [KvType::F32, KvType::F16, KvType::Q8];
+
     #[test]
     fn positions_come_back_within_half_a_step() {
-        for head_dim in [1, 31, 32, 64, 80, 128] {
-            let layout = KvTiles::new(head_dim);
+        for (kv, head_dim) in TYPES.iter().flat_map(|kv| [1, 31, 32, 64, 80, 128].map(|head_dim| (*kv, head_dim))) {
+            let layout = KvTiles::new(kv, head_dim);
+            assert!(layout.tile_bytes().is_multiple_of(64));
             let mut tiles = vec![0u8; layout.bytes(70)];
-            let at = |p: usize, i: usize, sign: f32| sign * ((p * 31 + i * 7) % 101) as f32 - 40.0;
+            let at = |p: usize, i: usize, sign: f32| sign * ((p * 31 + i * 7) % 101) as f32 - 40.3;
             let row = |p: usize, sign: f32| (0..head_dim).map(|i| at(p, i, sign)).collect::<Vec<f32>>();
             for p in 0..70 {
                 layout.write(&mut tiles, p, &row(p, 1.0), &row(p, -1.0));
@@ -167,8 +271,13 @@ mod tests {
                     for (block, wanted) in found.chunks(head_dim).zip(wanted.chunks(head_dim)) {
                         let amax = wanted.iter().fold(0.0, |a: f32, x| a.max(x.abs()));
                         for (x, y) in block.iter().zip(wanted) {
-                            // Half a step, and the rounding of the scale to 11 bits.
-                            assert!((x - y).abs() <= amax * (0.5 / 127.0 + 1.0 / 2048.0), "{head_dim} {p}: {x} {y}");
+                            let bound = match kv {
+                                KvType::F32 => 0.0,
+                                KvType::F16 => y.abs() / 2048.0,
+                                // Half a step, and the rounding of the scale to 11 bits.
+                                KvType::Q8 => amax * (0.5 / 127.0 + 1.0 / 2048.0),
+                            };
+                            assert!((x - y).abs() <= bound, "{kv:?} {head_dim} {p}: {x} {y}");
                         }
                     }
                 }
@@ -178,22 +287,34 @@ mod tests {
 
     #[test]
     fn unusable_values_are_marked_and_tiny_ones_are_zero() {
-        let layout = KvTiles::new(40);
-        let mut tiles = vec![0u8; layout.bytes(1)];
-        let (mut key, mut value) = (vec![0.0; 40], vec![0.0; 40]);
-        for bad in [f32::NAN, f32::INFINITY, 1e30] {
-            for i in [0, 39] {
-                for which in 0..2 {
-                    let mut rows = [vec![1.0f32; 40], vec![1.0f32; 40]];
-                    rows[which][i] = bad;
-                    layout.write(&mut tiles, 0, &rows[0], &rows[1]);
+        for kv in TYPES {
+            let layout = KvTiles::new(kv, 40);
+            let mut tiles = vec![0u8; layout.bytes(1)];
+            let (mut key, mut value) = (vec![0.0; 40], vec![0.0; 40]);
+            for bad in [f32::NAN, f32::INFINITY, 1e30] {
+                if kv == KvType::F32 && bad.is_finite() {
+                    continue;
+                }
+                for i in [0, 39] {
+                    let mut broken = [1.0f32; 40];
+                    broken[i] = bad;
+                    layout.write(&mut tiles, 0, &[1.0; 40], &broken);
                     layout.read(&tiles, 0, &mut key, &mut value);
-                    assert!(key[0].is_nan() && value.iter().all(|x| x.is_finite()));
+                    assert!(key[0].is_nan() && value.iter().all(|x| x.is_finite()), "{kv:?}");
+                    layout.write(&mut tiles, 0, &broken, &[1.0; 40]);
+                    layout.read(&tiles, 0, &mut key, &mut value);
+                    assert!(!key[i].is_finite() || key[0].is_nan(), "{kv:?}");
+                    assert!(value.iter().all(|x| (x - 1.0).abs() < 1e-3), "{kv:?}");
                 }
             }
         }
-        layout.write(&mut tiles, 0, &[1e-9; 40], &[0.0; 40]);
-        layout.read(&tiles, 0, &mut key, &mut value);
-        assert!(key.iter().chain(&value).all(|x| *x == 0.0));
+        for kv in [KvType::F16, KvType::Q8] {
+            let layout = KvTiles::new(kv, 40);
+            let mut tiles = vec![0u8; layout.bytes(1)];
+            let (mut key, mut value) = (vec![1.0; 40], vec![1.0; 40]);
+            layout.write(&mut tiles, 0, &[1e-9; 40], &[0.0; 40]);
+            layout.read(&tiles, 0, &mut key, &mut value);
+            assert!(key.iter().chain(&value).all(|x| *x == 0.0));
+        }
     }
 }

@@ -29,8 +29,8 @@ mod wasm32;
 mod x86;
 
 pub use bytes::Bytes;
-pub use engine::{AttentionShape, Engine, KvHead, KvRows, Precision, Product};
+pub use engine::{AttentionShape, Engine, KvHead, Precision, Product};
 pub use isa::Isa;
-pub use kv::KvTiles;
+pub use kv::{KvTiles, KvType};
 pub use matrix::{Matrix, MatrixError};
 pub use pool::{Claims, Pool};

@@ -25,8 +25,6 @@ pub(crate) trait Floats: Copy {
     unsafe fn load_bf16(from: *const u8) -> Self;
     /// Writes `LANES` f32 to `to`.
     unsafe fn store(self, to: *mut f32);
-    /// Writes `LANES` f16, rounded to nearest even, to `to`.
-    unsafe fn store_f16(self, to: *mut u16);
 
     unsafe fn add(self, other: Self) -> Self;
     unsafe fn sub(self, other: Self) -> Self;
@@ -130,17 +128,6 @@ pub(crate) trait Floats: Copy {
         // SAFETY: `LANES <= 16`; the caller gives room for `n` values.
         unsafe {
             self.store(values.as_mut_ptr());
-            std::ptr::copy_nonoverlapping(values.as_ptr(), to, n);
-        }
-    }
-
-    /// Writes the first `n <= LANES` values, rounded to f16, to `to`.
-    #[inline(always)]
-    unsafe fn store_f16_part(self, to: *mut u16, n: usize) {
-        let mut values = [0u16; 16];
-        // SAFETY: `LANES <= 16`; the caller gives room for `n` values.
-        unsafe {
-            self.store_f16(values.as_mut_ptr());
             std::ptr::copy_nonoverlapping(values.as_ptr(), to, n);
         }
     }

@@ -1,64 +1,24 @@
-//! Attention over the key and value caches.
+//! Attention over the key and value caches: what is computed together, and by which worker.
+
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 use super::{Engine, partition};
-use crate::generic::attention::AttendHead;
+use crate::generic::attention::int8::Int8Query;
+use crate::generic::attention::{CHUNK, QueryRow, TilesChunk, partial_len};
+use crate::generic::panel::InputBlock;
+use crate::kv::{BLOCK, KvTiles, KvType};
 use crate::pool::SharedPtr;
-
-/// Keys or values of one kv head: positions x head_dim, contiguous.
-#[derive(Clone, Copy, Debug)]
-pub enum KvRows<'a> {
-    /// f16 bits.
-    F16(&'a [u16]),
-    /// f32.
-    F32(&'a [f32]),
-}
-
-impl KvRows<'_> {
-    /// Values.
-    pub fn len(&self) -> usize {
-        match self {
-            Self::F16(rows) => rows.len(),
-            Self::F32(rows) => rows.len(),
-        }
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
 
 /// What one token sees of one kv head.
 #[derive(Clone, Copy, Debug)]
-pub enum KvHead<'a> {
-    /// Floats.
-    Rows {
-        /// Keys, positions x head_dim.
-        k: KvRows<'a>,
-        /// Values, positions x head_dim, of the same type.
-        v: KvRows<'a>,
-        /// Absolute position of the first row: 0, or the start of the token's sliding window.
-        first: usize,
-    },
-    /// 8-bit values.
-    Tiles {
-        /// [Tiles](crate::KvTiles) of the head from position 0 on.
-        tiles: &'a [u8],
-        /// The first position seen: 0, or the start of the token's sliding window.
-        first: usize,
-        /// The end of the positions seen.
-        end: usize,
-    },
-}
-
-impl KvHead<'_> {
-    /// Positions seen.
-    fn positions(&self, head_dim: usize) -> usize {
-        match self {
-            Self::Rows { k, .. } => k.len() / head_dim,
-            Self::Tiles { first, end, .. } => end.saturating_sub(*first),
-        }
-    }
+pub struct KvHead<'a> {
+    /// [Tiles](KvTiles) of the head from position 0 on.
+    pub tiles: &'a [u8],
+    /// The first position seen: 0, or the start of the token's sliding window.
+    pub first: usize,
+    /// The end of the positions seen.
+    pub end: usize,
 }
 
 /// Heads of an attention layer.
@@ -70,18 +30,91 @@ pub struct AttentionShape {
     pub kv_heads: usize,
     /// Components per head.
     pub head_dim: usize,
+    /// What keys and values are stored as.
+    pub kv: KvType,
     /// Factor on the scores, normally 1 / sqrt(head_dim).
     pub scale: f32,
 }
 
+/// Most tokens of a sequence that go through a chunk of keys and values together.
+const TOKENS: usize = 16;
+
+/// Reused between calls.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    workers: Vec<Mutex<Worker>>,
+    /// Partial results of all chunks, where they are not folded at once.
+    partials: Mutex<Vec<f32>>,
+}
+
+impl Scratch {
+    pub fn new(workers: usize) -> Self {
+        Self { workers: (0..workers).map(|_| Mutex::default()).collect(), partials: Mutex::default() }
+    }
+}
+
+/// Space of one worker.
+#[derive(Debug, Default)]
+struct Worker {
+    rounded: Rounded,
+    /// Results of one chunk, rows x `partial_len`.
+    partials: Vec<f32>,
+    /// Results so far, rows x `partial_len`.
+    states: Vec<f32>,
+}
+
+/// Rounded queries, rows x width, and the scales of their blocks.
+#[derive(Debug, Default)]
+struct Rounded {
+    q: Vec<i8>,
+    blocks: Vec<InputBlock>,
+}
+
+/// The query rows of a unit: tokens x group.
+enum Queries {
+    Floats(Vec<QueryRow<*const f32>>),
+    Int8(Vec<QueryRow<Int8Query>>),
+}
+
+impl Queries {
+    fn len(&self) -> usize {
+        match self {
+            Self::Floats(rows) => rows.len(),
+            Self::Int8(rows) => rows.len(),
+        }
+    }
+}
+
+/// Some tokens of a sequence and one kv head.
+struct Unit<'kv> {
+    tokens: Range<usize>,
+    kv_head: usize,
+    tiles: &'kv [u8],
+    /// Chunks that some token sees.
+    chunks: Range<usize>,
+    /// Number of the unit's first chunk among those of all units.
+    at: usize,
+}
+
+/// What all workers share.
+struct Call<'a> {
+    engine: &'a Engine,
+    shape: AttentionShape,
+    layout: KvTiles,
+    q: &'a [f32],
+    /// What each token sees.
+    seen: &'a [Range<usize>],
+}
+
 impl Engine {
     /// Attention of all tokens of a batch, spread over the workers. `q` and `out`: tokens x heads x head_dim.
-    /// `kv(token, kv_head)` gives the positions that the token sees, itself included; it is called from all workers, and
-    /// tokens may belong to different sequences.
+    /// `kv(token, kv_head)` gives the positions that the token sees, itself included; tokens may belong to different
+    /// sequences. Without positions the result is 0.
     ///
-    /// All tokens have the same kind of cache. Positions are reduced in tiles of 32 (8-bit: chunks of 256) counted from
-    /// absolute position 0, so the result for a token does not depend on the other tokens of the batch, on how a prompt
-    /// was cut into batches, or on the number of threads.
+    /// Units of tokens x kv head are spread over the workers; when they are few (decoding), their chunks of positions are,
+    /// and the partial results are folded afterwards in the same order. Chunks are counted from absolute position 0, so the
+    /// result for a token does not depend on the other tokens of the batch, on how a prompt was cut into batches, or on the
+    /// number of threads.
     ///
     /// # Panics
     /// When a shape does not fit.
@@ -89,70 +122,256 @@ impl Engine {
         &self,
         shape: AttentionShape,
         q: &[f32],
-        kv: impl Fn(usize, usize) -> KvHead<'kv> + Sync,
+        kv: impl Fn(usize, usize) -> KvHead<'kv>,
         out: &mut [f32],
     ) {
-        let AttentionShape { heads, kv_heads, head_dim, scale } = shape;
+        let AttentionShape { heads, kv_heads, head_dim, .. } = shape;
         assert!(heads > 0 && kv_heads > 0 && head_dim > 0 && heads.is_multiple_of(kv_heads));
         assert!(q.len() == out.len() && q.len().is_multiple_of(heads * head_dim));
-        let group = heads / kv_heads;
-        let items = q.len() / head_dim;
-        if items == 0 {
-            return;
-        }
-        if let KvHead::Tiles { .. } = kv(0, 0) {
-            return self.attention_tiles(shape, q, &kv, out);
-        }
-        // An item is a query head of a token; a worker takes a run of them, the heads of a kv head together.
-        let cost = |item: usize| 16 + kv(item / heads, item % heads / group).positions(head_dim) as u64;
-        let bounds = partition((0..items).map(cost), self.pool.threads());
-        let out = SharedPtr(out.as_mut_ptr());
-        self.pool.run(&|worker| {
-            let (mut item, end) = (bounds[worker], bounds[worker + 1]);
-            while item < end {
-                let head = item % heads;
-                let next = end.min(item - head % group + group);
-                let KvHead::Rows { k, v, first } = kv(item / heads, head / group) else {
-                    panic!("caches of different kinds");
+        let layout = KvTiles::new(shape.kv, head_dim);
+        let tokens = q.len() / (heads * head_dim);
+        let at = |token: usize, kv_head: usize| {
+            let KvHead { tiles, first, end } = kv(token, kv_head);
+            assert!(first <= end && layout.bytes(end) <= tiles.len(), "the tiles do not hold what is seen");
+            (tiles, first..end)
+        };
+        let seen: Vec<Range<usize>> = (0..tokens).map(|token| at(token, 0).1).collect();
+        let mut units = Vec::new();
+        let mut chunks = 0;
+        let mut token = 0;
+        while token < tokens {
+            let first = at(token, 0).0.as_ptr();
+            let same = (token..tokens.min(token + TOKENS)).take_while(|t| at(*t, 0).0.as_ptr() == first).count();
+            let range = token..token + same;
+            let start = seen[range.clone()].iter().map(|seen| seen.start).min().unwrap_or(0) / CHUNK;
+            let end = seen[range.clone()].iter().map(|seen| seen.end).max().unwrap_or(0).div_ceil(CHUNK);
+            for kv_head in 0..kv_heads {
+                for token in range.clone() {
+                    let (tiles, positions) = at(token, kv_head);
+                    assert!(positions == seen[token] && tiles.len() == at(token, 0).0.len(), "kv heads of one token");
+                }
+                let unit = Unit {
+                    tokens: range.clone(),
+                    kv_head,
+                    tiles: at(token, kv_head).0,
+                    chunks: start..end.max(start),
+                    at: chunks,
                 };
-                let q = &q[item * head_dim..next * head_dim];
-                // SAFETY: items below `items` lie inside `out`, every item belongs to one worker, and `out` is borrowed
-                // mutably for the whole call.
-                let out =
-                    unsafe { std::slice::from_raw_parts_mut(out.get().add(item * head_dim), (next - item) * head_dim) };
-                self.attend(q, k, v, head_dim, first, scale, out);
-                item = next;
+                chunks += unit.chunks.len();
+                units.push(unit);
             }
-        });
+            token += same;
+        }
+        let call = Call { engine: self, shape, layout, q, seen: &seen };
+        let workers = self.pool.threads();
+        if workers == 1 || units.len() >= 4 * workers || chunks == units.len() {
+            let bounds = partition(units.iter().map(|unit| call.cost(unit)), workers);
+            let out = SharedPtr(out.as_mut_ptr());
+            self.pool.run(&|worker| {
+                // SAFETY: every unit belongs to one worker, units write different outputs, and `out` is borrowed mutably
+                // for the whole call and as long as `q`.
+                unsafe { call.whole(&units[bounds[worker]..bounds[worker + 1]], worker, out) };
+            });
+        } else {
+            let bounds: Vec<usize> = (0..=workers).map(|worker| chunks * worker / workers).collect();
+            let mut partials = self.attention.partials.lock().unwrap_or_else(PoisonError::into_inner);
+            let row = partial_len(layout);
+            let rows = |unit: &Unit<'_>| unit.tokens.len() * (heads / kv_heads);
+            let most = units.iter().map(rows).max().unwrap_or(0);
+            partials.resize(chunks * most * row, 0.0);
+            let to = SharedPtr(partials.as_mut_ptr());
+            self.pool.run(&|worker| {
+                let mine = bounds[worker]..bounds[worker + 1];
+                // SAFETY: every chunk of a unit belongs to one worker and has room for `most` rows of its own.
+                unsafe { call.parts(&units, mine, worker, to, most) };
+            });
+            let out = SharedPtr(out.as_mut_ptr());
+            for unit in &units {
+                let rows = rows(unit);
+                let (first, rest) =
+                    partials[unit.at * most * row..][..unit.chunks.len() * most * row].split_at_mut(most * row);
+                for partial in rest.chunks_exact(most * row) {
+                    call.fold(&mut first[..rows * row], &partial[..rows * row]);
+                }
+                // SAFETY: units write different outputs; `out` is borrowed mutably and as long as `q`.
+                unsafe { call.finish(unit, &first[..rows * row], out) };
+            }
+        }
+    }
+}
+
+impl Call<'_> {
+    /// About how much work a unit is.
+    fn cost(&self, unit: &Unit<'_>) -> u64 {
+        let seen = self.seen[unit.tokens.clone()].iter().map(|seen| 32 + seen.len() as u64);
+        seen.sum()
     }
 
-    /// Attention of one token for one kv head and the `group` query heads that share it, over the positions of `k` and
-    /// `v` (positions x head_dim, the same type), the first of which is absolute position `first`. `q` and `out`: group x
-    /// head_dim. Without positions the result is 0. Runs on the calling thread; see [`attention`](Self::attention).
-    ///
-    /// # Panics
-    /// When a shape does not fit.
-    #[allow(clippy::too_many_arguments)] // two inputs of a product, and its shape
-    pub fn attend(
+    /// Query heads per kv head.
+    fn group(&self) -> usize {
+        self.shape.heads / self.shape.kv_heads
+    }
+
+    /// Index of the query (and output) of a unit's row, in heads.
+    fn head(&self, unit: &Unit<'_>, row: usize) -> usize {
+        let group = self.group();
+        (unit.tokens.start + row / group) * self.shape.heads + unit.kv_head * group + row % group
+    }
+
+    /// The query rows of a unit, which point to the queries, or to `rounded` where the cache has 8 bits.
+    fn queries(&self, unit: &Unit<'_>, rounded: &mut Rounded) -> Queries {
+        let (group, head_dim, width) = (self.group(), self.shape.head_dim, self.layout.width);
+        let count = unit.tokens.len() * group;
+        let query = |row: usize| &self.q[self.head(unit, row) * head_dim..][..head_dim];
+        let seen = |row: usize| self.seen[unit.tokens.start + row / group].clone();
+        if self.shape.kv != KvType::Q8 {
+            let rows = (0..count).map(|row| {
+                let Range { start: first, end } = seen(row);
+                QueryRow { q: query(row).as_ptr(), first, end }
+            });
+            return Queries::Floats(rows.collect());
+        }
+        let Rounded { q, blocks } = rounded;
+        q.resize(count * width, 0);
+        blocks.resize(count * width / BLOCK, InputBlock::default());
+        let mut padded = vec![0.0; count * width];
+        for (row, padded) in padded.chunks_exact_mut(width).enumerate() {
+            padded[..head_dim].copy_from_slice(query(row));
+        }
+        // SAFETY: the engine has checked the instruction set.
+        unsafe { (self.engine.kernels.quantize)(&padded, q, blocks) };
+        let rounded = q.chunks_exact(width).zip(blocks.chunks_exact(width / BLOCK));
+        let rows = rounded.enumerate().map(|(row, (q, blocks))| {
+            let Range { start: first, end } = seen(row);
+            QueryRow { q: Int8Query { q: q.as_ptr(), blocks: blocks.as_ptr() }, first, end }
+        });
+        Queries::Int8(rows.collect())
+    }
+
+    /// Partial results of one chunk. `next`: the tiles of the chunk that this worker computes after it.
+    fn chunk(&self, unit: &Unit<'_>, queries: &Queries, chunk: usize, next: *const u8, partials: &mut [f32]) {
+        assert!(partials.len() >= queries.len() * partial_len(self.layout));
+        // SAFETY: the engine has checked the instruction set; the tiles hold what every row sees (checked at entry), in the
+        // type of the shape; rows hold pointers to their queries; `partials` is long enough.
+        unsafe {
+            match queries {
+                Queries::Floats(rows) => {
+                    let chunk = self.tiles_chunk(unit, rows, chunk, next, partials);
+                    match self.shape.kv {
+                        KvType::F32 => (self.engine.kernels.attend_f32)(&chunk),
+                        _ => (self.engine.kernels.attend_f16)(&chunk),
+                    }
+                }
+                Queries::Int8(rows) => {
+                    (self.engine.kernels.attend_q8)(&self.tiles_chunk(unit, rows, chunk, next, partials));
+                }
+            }
+        }
+    }
+
+    fn tiles_chunk<'a, Q>(
         &self,
-        q: &[f32],
-        k: KvRows<'_>,
-        v: KvRows<'_>,
-        head_dim: usize,
-        first: usize,
-        scale: f32,
-        out: &mut [f32],
-    ) {
-        assert!(head_dim > 0 && q.len() == out.len() && q.len().is_multiple_of(head_dim));
-        assert!(k.len() == v.len() && k.len().is_multiple_of(head_dim), "keys and values are of different shapes");
-        let positions = k.len() / head_dim;
-        let (attend, k, v) = match (k, v) {
-            (KvRows::F16(k), KvRows::F16(v)) => (self.kernels.attend_f16, k.as_ptr().cast(), v.as_ptr().cast()),
-            (KvRows::F32(k), KvRows::F32(v)) => (self.kernels.attend_f32, k.as_ptr().cast(), v.as_ptr().cast()),
-            _ => panic!("keys and values are of different types"),
-        };
-        let mut head = AttendHead { q, k, v, head_dim, positions, first, scale, out };
-        // SAFETY: `new` has checked the instruction set; k and v cover positions x head_dim values of the kernel's type.
-        unsafe { attend(&mut head) };
+        unit: &Unit<'_>,
+        rows: &'a [QueryRow<Q>],
+        chunk: usize,
+        next: *const u8,
+        partials: &mut [f32],
+    ) -> TilesChunk<'a, Q> {
+        let tiles = unit.tiles.as_ptr();
+        let here = tiles.wrapping_add(self.chunk_bytes() * chunk);
+        let ahead = (next as usize).wrapping_sub(here as usize);
+        let scale = self.shape.scale * std::f32::consts::LOG2_E;
+        TilesChunk { layout: self.layout, rows, scale, tiles, chunk, ahead, partials: partials.as_mut_ptr() }
+    }
+
+    fn chunk_bytes(&self) -> usize {
+        self.layout.bytes(CHUNK)
+    }
+
+    /// Adds the results of a chunk to those of the chunks before it.
+    fn fold(&self, states: &mut [f32], partials: &[f32]) {
+        let row = partial_len(self.layout);
+        for (state, partial) in states.chunks_exact_mut(row).zip(partials.chunks_exact(row)) {
+            // SAFETY: the engine has checked the instruction set.
+            unsafe { (self.engine.kernels.fold)(state, partial) };
+        }
+    }
+
+    /// Writes the outputs of a unit.
+    ///
+    /// # Safety
+    /// `out` is as long as `q`, and nobody else writes the outputs of the unit.
+    unsafe fn finish(&self, unit: &Unit<'_>, states: &[f32], out: SharedPtr<f32>) {
+        let (head_dim, width) = (self.shape.head_dim, self.layout.width);
+        for (row, state) in states.chunks_exact(partial_len(self.layout)).enumerate() {
+            // SAFETY: the head of a token of this call; the caller's promise.
+            let out =
+                unsafe { std::slice::from_raw_parts_mut(out.get().add(self.head(unit, row) * head_dim), head_dim) };
+            let total = state[width + 1];
+            for (out, sum) in out.iter_mut().zip(state) {
+                // Nothing seen: 0.
+                *out = if total == 0.0 { 0.0 } else { sum / total };
+            }
+        }
+    }
+
+    /// Computes whole units.
+    ///
+    /// # Safety
+    /// As [`finish`](Self::finish), for all of them.
+    unsafe fn whole(&self, units: &[Unit<'_>], worker: usize, out: SharedPtr<f32>) {
+        let mut worker = self.engine.attention.workers[worker].lock().unwrap_or_else(PoisonError::into_inner);
+        let Worker { rounded, partials, states } = &mut *worker;
+        let len = partial_len(self.layout);
+        for (i, unit) in units.iter().enumerate() {
+            let queries = self.queries(unit, rounded);
+            partials.resize(queries.len() * len, 0.0);
+            states.clear();
+            states.resize(queries.len() * len, 0.0);
+            for chunk in unit.chunks.clone() {
+                let next = if chunk + 1 < unit.chunks.end {
+                    unit.tiles.as_ptr().wrapping_add((chunk + 1) * self.chunk_bytes())
+                } else {
+                    units.get(i + 1).map_or(std::ptr::null(), |unit| {
+                        unit.tiles.as_ptr().wrapping_add(unit.chunks.start * self.chunk_bytes())
+                    })
+                };
+                self.chunk(unit, &queries, chunk, next, partials);
+                self.fold(states, partials);
+            }
+            // SAFETY: the caller's promise.
+            unsafe { self.finish(unit, states, out) };
+        }
+    }
+
+    /// Computes the chunks `mine` of all units, numbered one after the other; each has room for `most` rows in `to`.
+    ///
+    /// # Safety
+    /// `to` has room for all chunks, and nobody else writes those of `mine`.
+    unsafe fn parts(&self, units: &[Unit<'_>], mine: Range<usize>, worker: usize, to: SharedPtr<f32>, most: usize) {
+        let mut worker = self.engine.attention.workers[worker].lock().unwrap_or_else(PoisonError::into_inner);
+        let Worker { rounded, .. } = &mut *worker;
+        let len = partial_len(self.layout);
+        for (i, unit) in units.iter().enumerate() {
+            let part = |n: usize| n.clamp(unit.at, unit.at + unit.chunks.len()) - unit.at + unit.chunks.start;
+            let chunks = part(mine.start)..part(mine.end);
+            if chunks.is_empty() {
+                continue;
+            }
+            let queries = self.queries(unit, rounded);
+            for chunk in chunks {
+                let next = if chunk + 1 < unit.chunks.end {
+                    unit.tiles.as_ptr().wrapping_add((chunk + 1) * self.chunk_bytes())
+                } else {
+                    units.get(i + 1).map_or(std::ptr::null(), |unit| {
+                        unit.tiles.as_ptr().wrapping_add(unit.chunks.start * self.chunk_bytes())
+                    })
+                };
+                let at = (unit.at + chunk - unit.chunks.start) * most * len;
+                // SAFETY: the caller's promise.
+                let partials = unsafe { std::slice::from_raw_parts_mut(to.get().add(at), most * len) };
+                self.chunk(unit, &queries, chunk, next, partials);
+            }
+        }
     }
 }

@@ -14,23 +14,19 @@ pub fn f16_to_f32(bits: u16) -> f32 {
 }
 
 /// f32 to IEEE 754 binary16 bits, round to nearest even; overflow gives infinity, NaN stays NaN.
+#[inline]
 pub fn f32_to_f16(value: f32) -> u16 {
+    // All cases are computed and one is taken, so that loops become vector instructions.
     let bits = value.to_bits();
-    let sign = ((bits >> 16) & 0x8000) as u16;
     let magnitude = bits & 0x7fff_ffff;
-    if magnitude > 0x7f80_0000 {
-        return sign | 0x7e00;
-    }
-    if magnitude >= 0x477f_f000 {
-        return sign | 0x7c00;
-    }
-    if magnitude < 0x3880_0000 {
-        // Subnormal or zero: adding 0.5 aligns the mantissa so that the FPU rounds it for us.
-        let shifted = f32::from_bits(magnitude) + 0.5;
-        return sign | (shifted.to_bits() - 0.5f32.to_bits()) as u16;
-    }
     let odd = (magnitude >> 13) & 1;
-    sign | ((magnitude - 0x3800_0000 + 0x0fff + odd) >> 13) as u16
+    let normal = magnitude.wrapping_sub(0x3800_0000).wrapping_add(0x0fff + odd) >> 13;
+    // Adding 0.5 aligns the mantissa so that the FPU rounds it for us.
+    let subnormal = (f32::from_bits(magnitude) + 0.5).to_bits().wrapping_sub(0.5f32.to_bits());
+    let finite = if magnitude < 0x3880_0000 { subnormal } else { normal };
+    let number = if magnitude >= 0x477f_f000 { 0x7c00 } else { finite };
+    let half = if magnitude > 0x7f80_0000 { 0x7e00 } else { number };
+    (half | ((bits >> 16) & 0x8000)) as u16
 }
 
 /// bfloat16 bits to f32 (exact).
@@ -71,6 +67,32 @@ mod tests {
         assert_eq!(f32_to_f16(65520.0), 0x7c00);
         assert_eq!(f32_to_f16(2.0f32.powi(-25)), 0);
         assert_eq!(f32_to_f16(2.0f32.powi(-25) * 1.01), 1);
+    }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn f32_to_f16_is_that_of_the_processor() {
+        use std::arch::x86_64::{_MM_FROUND_TO_NEAREST_INT, _mm_cvtps_ph, _mm_cvtsi128_si32, _mm_set_ss};
+
+        #[target_feature(enable = "f16c")]
+        fn processor(value: f32) -> u16 {
+            _mm_cvtsi128_si32(_mm_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(_mm_set_ss(value))) as u16
+        }
+
+        if !std::arch::is_x86_feature_detected!("f16c") {
+            eprintln!("skipped: no f16c");
+            return;
+        }
+        // Every exponent, with mantissas on both sides of all ties.
+        for high in 0..=u16::MAX {
+            for low in [0, 1, 0x0fff, 0x1000, 0x1001, 0x1fff, 0x2fff, 0x3000, 0x3001, 0xffff] {
+                let value = f32::from_bits(u32::from(high) << 16 | low);
+                // SAFETY: the processor has the instructions.
+                let expected = unsafe { processor(value) };
+                let found = f32_to_f16(value);
+                assert!(found == expected || value.is_nan() && found & 0x7e00 == 0x7e00, "{value:e}");
+            }
+        }
     }
 
     #[test]

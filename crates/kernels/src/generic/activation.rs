@@ -154,25 +154,3 @@ pub(crate) fn rope_interleaved(x: &mut [f32], head_dim: usize, cos: &[f32], sin:
         }
     }
 }
-
-/// f32 to f16, rounded to nearest even.
-///
-/// # Safety
-/// The instruction set of `V` is available.
-#[inline(always)]
-pub(crate) unsafe fn to_f16<V: Floats>(x: &[f32], out: &mut [u16]) {
-    let len = x.len();
-    assert_eq!(len, out.len());
-    let (x, out) = (x.as_ptr(), out.as_mut_ptr());
-    let mut i = 0;
-    // SAFETY: the caller has the instruction set; i + LANES <= len, and the last part covers len - i values.
-    unsafe {
-        while i + V::LANES <= len {
-            V::load(x.add(i).cast()).store_f16(out.add(i));
-            i += V::LANES;
-        }
-        if i < len {
-            V::load_part(x.add(i).cast(), len - i).store_f16_part(out.add(i), len - i);
-        }
-    }
-}

@@ -14,4 +14,3 @@ pub(crate) mod panel;
 pub(crate) mod split;
 #[cfg(any(target_arch = "aarch64", all(target_arch = "wasm32", target_feature = "simd128")))]
 pub(crate) mod ternary;
-pub(crate) mod tiles;

@@ -1,6 +1,6 @@
 //! Eight lanes in an array. The compiler turns most of it into whatever vectors the target has.
 
-use crate::format::half::{bf16_to_f32, f16_to_f32, f32_to_f16};
+use crate::format::half::{bf16_to_f32, f16_to_f32};
 use crate::vector::{Floats, RowLanes};
 
 /// Eight f32.
@@ -49,12 +49,6 @@ impl Floats for F32x8 {
     unsafe fn store(self, to: *mut f32) {
         // SAFETY: the caller gives room for eight values.
         unsafe { to.cast::<[f32; 8]>().write_unaligned(self.0) }
-    }
-
-    #[inline(always)]
-    unsafe fn store_f16(self, to: *mut u16) {
-        // SAFETY: the caller gives room for eight values.
-        unsafe { to.cast::<[u16; 8]>().write_unaligned(self.0.map(f32_to_f16)) }
     }
 
     #[inline(always)]

@@ -2,7 +2,6 @@
 
 use std::arch::wasm32::*;
 
-use crate::format::half::f32_to_f16;
 use crate::vector::{Floats, RowLanes};
 
 /// Eight f32.
@@ -61,16 +60,6 @@ impl Floats for F32x8 {
         unsafe {
             v128_store(to.cast(), self.0);
             v128_store(to.add(4).cast(), self.1);
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn store_f16(self, to: *mut u16) {
-        let mut values = [0.0f32; 8];
-        // SAFETY: room for eight values here and, as the caller promises, there.
-        unsafe {
-            self.store(values.as_mut_ptr());
-            to.cast::<[u16; 8]>().write_unaligned(values.map(f32_to_f16));
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use sherry_kernels::{AttentionShape, Engine, Isa, KvHead, KvRows, KvTiles, Matrix, Pool, Precision, Product};
+use sherry_kernels::{AttentionShape, Engine, Isa, KvHead, KvTiles, Matrix, Pool, Precision, Product};
 
 use super::statistics::{fifth, least, median};
 use super::{ReadProbe, WeightFormat, limits};
@@ -281,35 +281,24 @@ fn products(
 }
 
 fn attention(kv: KvType, context: usize, options: &Options, engines: &[Engine], timings: &mut Timings) {
-    let shape = AttentionShape { heads: 32, kv_heads: 8, head_dim: 64, scale: 0.125 };
+    let shape = AttentionShape { heads: 32, kv_heads: 8, head_dim: 64, kv, scale: 0.125 };
     let head = context * shape.head_dim;
     let q = inputs(shape.heads * shape.head_dim);
     let mut out = vec![0.0; q.len()];
     let values = inputs(2 * shape.kv_heads * head);
-    let mut halves = vec![0; values.len()];
-    if let Some(engine) = engines.first() {
-        engine.to_f16(&values, &mut halves);
-    }
-    let layout = KvTiles::new(shape.head_dim);
-    let head_tiles = layout.bytes(context);
-    let mut tiles = vec![0; shape.kv_heads * head_tiles];
-    for (index, tiles) in tiles.chunks_exact_mut(head_tiles).enumerate() {
+    let layout = KvTiles::new(kv, shape.head_dim);
+    let head_bytes = layout.bytes(context);
+    let mut tiles = vec![0; shape.kv_heads * head_bytes];
+    for (index, tiles) in tiles.chunks_exact_mut(head_bytes).enumerate() {
         let rows = |index: usize| values[index * head..(index + 1) * head].chunks_exact(shape.head_dim);
         for (position, (k, v)) in rows(2 * index).zip(rows(2 * index + 1)).enumerate() {
             layout.write(tiles, position, k, v);
         }
     }
-    let see = |_: usize, index: usize| {
-        let range = |index: usize| index * head..(index + 1) * head;
-        let (k, v) = (range(2 * index), range(2 * index + 1));
-        match kv {
-            KvType::F16 => KvHead::Rows { k: KvRows::F16(&halves[k]), v: KvRows::F16(&halves[v]), first: 0 },
-            KvType::F32 => KvHead::Rows { k: KvRows::F32(&values[k]), v: KvRows::F32(&values[v]), first: 0 },
-            KvType::Q8 => {
-                let tiles = &tiles[index * head_tiles..(index + 1) * head_tiles];
-                KvHead::Tiles { tiles, first: 0, end: context }
-            }
-        }
+    let see = |_: usize, index: usize| KvHead {
+        tiles: &tiles[index * head_bytes..(index + 1) * head_bytes],
+        first: 0,
+        end: context,
     };
     let mut seconds = vec![Vec::new(); engines.len()];
     for _ in 0..options.repetitions {
@@ -318,12 +307,7 @@ fn attention(kv: KvType, context: usize, options: &Options, engines: &[Engine], 
         }
     }
     for (&setup, seconds) in options.setups.iter().zip(&seconds) {
-        let bytes = match kv {
-            KvType::F16 => size_of_val(halves.as_slice()),
-            KvType::F32 => size_of_val(values.as_slice()),
-            KvType::Q8 => tiles.len(),
-        };
-        timings.attention.push(Attention { context, kv, setup, bytes, seconds: least(seconds) });
+        timings.attention.push(Attention { context, kv, setup, bytes: tiles.len(), seconds: least(seconds) });
     }
 }
 
@@ -331,8 +315,9 @@ fn others(engine: &Engine, timings: &mut Timings) {
     const WIDTH: usize = 2048;
     const FFN: usize = 8192;
     const HEAD_DIM: usize = 64;
+    const KV_HEADS: usize = 8;
     let (x, w) = (inputs(WIDTH), inputs(WIDTH));
-    let (mut out, mut halves) = (vec![0.0; WIDTH], vec![0u16; WIDTH]);
+    let mut out = vec![0.0; WIDTH];
     let up = inputs(FFN);
     let (cos, sin) = (vec![0.6; HEAD_DIM / 2], vec![0.8; HEAD_DIM / 2]);
     let setup = (engine.isa(), engine.pool().threads());
@@ -342,7 +327,14 @@ fn others(engine: &Engine, timings: &mut Timings) {
     add("rms_norm", WIDTH, best(|| engine.rms_norm(&x, &w, 1e-5, 0.0, &mut out)));
     add("rope", WIDTH, best(|| engine.rope_halves(&mut out, HEAD_DIM, &cos, &sin)));
     add("add", WIDTH, best(|| engine.add(&mut out, &x)));
-    add("to_f16", WIDTH, best(|| engine.to_f16(&x, &mut halves)));
+    let layout = KvTiles::new(KvType::F16, HEAD_DIM);
+    let mut tiles = vec![0; KV_HEADS * layout.tile_bytes()];
+    let store = |(head, tiles): (usize, &mut [u8])| {
+        let row = &x[head * HEAD_DIM..][..HEAD_DIM];
+        layout.write(tiles, 7, row, row);
+    };
+    let seconds = best(|| tiles.chunks_exact_mut(layout.tile_bytes()).enumerate().for_each(store));
+    add("kv_write f16", 2 * KV_HEADS * HEAD_DIM, seconds);
     // The gate is reset each time: it would vanish otherwise.
     let mut gate = up.clone();
     let copy = best(|| gate.copy_from_slice(&up));

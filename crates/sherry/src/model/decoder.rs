@@ -6,7 +6,7 @@ use sherry_kernels::{AttentionShape, Engine, Matrix, Pool, Product};
 
 use super::rope::{Frequencies, rotate};
 use super::weights::{Layer, Weights};
-use super::{Activation, ArchConfig, KvCache, QkNorm};
+use super::{Activation, ArchConfig, KvCache, KvType, QkNorm};
 use crate::{Error, Result};
 
 /// A model ready to run: what it is and what it weighs.
@@ -284,15 +284,20 @@ impl Decoder {
 
         let attended = sized(&mut b.attended, tokens * q_dim);
         let (place, steps) = (&b.place, &*steps);
-        let shape =
-            AttentionShape { heads: config.heads, kv_heads: config.kv_heads, head_dim, scale: config.attn_scale };
+        let shape = AttentionShape {
+            heads: config.heads,
+            kv_heads: config.kv_heads,
+            head_dim,
+            kv: steps.first().map_or(KvType::default(), |step| step.cache.ty()),
+            scale: config.attn_scale,
+        };
         let kv = |token: usize, head: usize| {
             let (step, position) = place[token];
             let first = match config.window {
                 Some(window) if sliding => (position + 1).saturating_sub(window),
                 _ => 0,
             };
-            steps[step].cache.rows(index, head, first..position + 1)
+            steps[step].cache.head(index, head, first..position + 1)
         };
         self.engine.attention(shape, q, kv, attended);
 
@@ -380,6 +385,9 @@ fn check(config: &ArchConfig, steps: &[Step<'_>]) -> Result<()> {
     for step in steps {
         if !step.cache.fits(config) {
             return Err(Error::Invalid("the KV cache was made for another model".to_owned()));
+        }
+        if step.cache.ty() != steps[0].cache.ty() {
+            return Err(Error::Invalid("the KV caches of a batch are of different types".to_owned()));
         }
         let needed = step.cache.len().saturating_add(step.tokens.len());
         if needed > step.cache.capacity() {

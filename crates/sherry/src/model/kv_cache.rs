@@ -1,51 +1,17 @@
 //! Keys and values of the positions a sequence has seen.
 
-use sherry_kernels::{Engine, KvHead, KvRows, KvTiles};
+use sherry_kernels::{Engine, KvHead, KvTiles, KvType};
 
 use super::ArchConfig;
 use crate::{Error, Result};
-
-/// Element type of a cache.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum KvType {
-    /// Half the memory; the rounding is far below that of 8-bit activations.
-    #[default]
-    F16,
-    /// For comparison with references.
-    F32,
-    /// int8 with a scale per 32 components of a key and per value: about 8.4 bits.
-    Q8,
-}
-
-impl KvType {
-    /// Bytes of keys and values of one kv head for `positions` positions; saturates instead of overflowing.
-    fn bytes(self, positions: usize, head_dim: usize) -> u64 {
-        let (units, unit) = match self {
-            Self::F16 => (positions, 4 * head_dim as u64),
-            Self::F32 => (positions, 8 * head_dim as u64),
-            Self::Q8 => (positions.div_ceil(KvTiles::POSITIONS), KvTiles::new(head_dim).tile_bytes() as u64),
-        };
-        unit.saturating_mul(units as u64)
-    }
-}
-
-/// Layers x kv heads x what a head holds.
-#[derive(Debug)]
-enum Store {
-    /// Keys and values, capacity x head_dim each.
-    F16([Vec<u16>; 2]),
-    /// Keys and values, capacity x head_dim each.
-    F32([Vec<f32>; 2]),
-    /// Tiles of both.
-    Q8(Vec<u8>),
-}
 
 /// The cache of one sequence: per layer and kv head the positions one after the other, so that what one head attends over
 /// is contiguous. Its capacity is fixed when it is made.
 #[derive(Debug)]
 pub struct KvCache {
-    store: Store,
-    ty: KvType,
+    /// layers x kv heads x the tiles of `capacity` positions.
+    tiles: Vec<u8>,
+    layout: KvTiles,
     len: usize,
     capacity: usize,
     layers: usize,
@@ -67,20 +33,14 @@ impl KvCache {
         let refuse = || Error::OutOfMemory { what: format!("the KV cache of {capacity} positions"), needed: bytes };
         let (layers, kv_heads, head_dim) = (config.layers, config.kv_heads, config.head_dim);
         let bytes = usize::try_from(bytes).map_err(|_| refuse())?;
-        let store = || -> Option<Store> {
-            Some(match ty {
-                KvType::F16 => Store::F16([zeroed(0, bytes / 4)?, zeroed(0, bytes / 4)?]),
-                KvType::F32 => Store::F32([zeroed(0.0, bytes / 8)?, zeroed(0.0, bytes / 8)?]),
-                KvType::Q8 => Store::Q8(zeroed(0, bytes)?),
-            })
-        };
-        let store = store().ok_or_else(refuse)?;
-        Ok(Self { store, ty, len: 0, capacity, layers, kv_heads, head_dim })
+        let layout = KvTiles::new(ty, head_dim);
+        let tiles = zeroed(bytes).ok_or_else(refuse)?;
+        Ok(Self { tiles, layout, len: 0, capacity, layers, kv_heads, head_dim })
     }
 
     /// Bytes a cache of `capacity` positions takes; saturates instead of overflowing.
     pub fn bytes_needed(config: &ArchConfig, capacity: usize, ty: KvType) -> u64 {
-        let head = ty.bytes(capacity, config.head_dim);
+        let head = KvTiles::new(ty, config.head_dim).bytes(capacity) as u64;
         head.saturating_mul(config.layers as u64).saturating_mul(config.kv_heads as u64)
     }
 
@@ -101,7 +61,7 @@ impl KvCache {
 
     /// Element type.
     pub fn ty(&self) -> KvType {
-        self.ty
+        self.layout.ty()
     }
 
     /// Forgets every position from `len` on; longer than held changes nothing. The next tokens continue from there.
@@ -116,41 +76,20 @@ impl KvCache {
 
     /// Stores keys and values (tokens x kv_heads x head_dim) of `layer` after the positions held.
     pub(super) fn write(&mut self, engine: &Engine, layer: usize, keys: &[f32], values: &[f32]) {
-        let (at, d, kv_heads, capacity) = (self.len, self.head_dim, self.kv_heads, self.capacity);
+        let (at, d, kv_heads, layout) = (self.len, self.head_dim, self.kv_heads, self.layout);
         let tokens = keys.len() / (kv_heads * d);
-        let range = |t: usize, h: usize| (t * kv_heads + h) * d..(t * kv_heads + h + 1) * d;
-        match &mut self.store {
-            Store::F16(to) => {
-                for (to, rows) in to.iter_mut().zip([keys, values]) {
-                    for (t, h) in (0..tokens).flat_map(|t| (0..kv_heads).map(move |h| (t, h))) {
-                        let start = ((layer * kv_heads + h) * capacity + at + t) * d;
-                        engine.to_f16(&rows[range(t, h)], &mut to[start..start + d]);
-                    }
-                }
+        let head_bytes = layout.bytes(self.capacity);
+        let tiles = &mut self.tiles[layer * kv_heads * head_bytes..][..kv_heads * head_bytes];
+        let head = |h: usize, tiles: &mut [u8]| {
+            for t in 0..tokens {
+                let range = (t * kv_heads + h) * d..(t * kv_heads + h + 1) * d;
+                layout.write(tiles, at + t, &keys[range.clone()], &values[range]);
             }
-            Store::F32(to) => {
-                for (to, rows) in to.iter_mut().zip([keys, values]) {
-                    for (t, h) in (0..tokens).flat_map(|t| (0..kv_heads).map(move |h| (t, h))) {
-                        let start = ((layer * kv_heads + h) * capacity + at + t) * d;
-                        to[start..start + d].copy_from_slice(&rows[range(t, h)]);
-                    }
-                }
-            }
-            Store::Q8(tiles) => {
-                let layout = KvTiles::new(d);
-                let head_bytes = layout.bytes(capacity);
-                let tiles = &mut tiles[layer * kv_heads * head_bytes..][..kv_heads * head_bytes];
-                let head = |h: usize, tiles: &mut [u8]| {
-                    for t in 0..tokens {
-                        layout.write(tiles, at + t, &keys[range(t, h)], &values[range(t, h)]);
-                    }
-                };
-                if tokens < WRITE_ALONE {
-                    tiles.chunks_exact_mut(head_bytes).enumerate().for_each(|(h, tiles)| head(h, tiles));
-                } else {
-                    engine.pool().for_chunks(tiles, head_bytes, head);
-                }
-            }
+        };
+        if tokens < WRITE_ALONE {
+            tiles.chunks_exact_mut(head_bytes).enumerate().for_each(|(h, tiles)| head(h, tiles));
+        } else {
+            engine.pool().for_chunks(tiles, head_bytes, head);
         }
     }
 
@@ -159,21 +98,11 @@ impl KvCache {
         self.len += tokens;
     }
 
-    /// Keys and values of `layer` and `head` at `positions`, which must have been written.
-    pub(super) fn rows(&self, layer: usize, head: usize, positions: std::ops::Range<usize>) -> KvHead<'_> {
-        let head = layer * self.kv_heads + head;
-        let base = head * self.capacity;
-        let range = (base + positions.start) * self.head_dim..(base + positions.end) * self.head_dim;
-        let first = positions.start;
-        match &self.store {
-            Store::F16([k, v]) => KvHead::Rows { k: KvRows::F16(&k[range.clone()]), v: KvRows::F16(&v[range]), first },
-            Store::F32([k, v]) => KvHead::Rows { k: KvRows::F32(&k[range.clone()]), v: KvRows::F32(&v[range]), first },
-            Store::Q8(tiles) => {
-                let head_bytes = KvTiles::new(self.head_dim).bytes(self.capacity);
-                let tiles = &tiles[head * head_bytes..(head + 1) * head_bytes];
-                KvHead::Tiles { tiles, first, end: positions.end }
-            }
-        }
+    /// What `layer` and `head` hold at `positions`, which must have been written.
+    pub(super) fn head(&self, layer: usize, head: usize, positions: std::ops::Range<usize>) -> KvHead<'_> {
+        let head_bytes = self.layout.bytes(self.capacity);
+        let tiles = &self.tiles[(layer * self.kv_heads + head) * head_bytes..][..head_bytes];
+        KvHead { tiles, first: positions.start, end: positions.end }
     }
 }
 
@@ -182,9 +111,9 @@ const WRITE_ALONE: usize = 8;
 
 /// `len` zeros, or `None` when the system refuses. The reservation only asks whether there is room: filling it would
 /// touch every page, whereas `vec!` of zeros gets untouched pages from the system.
-fn zeroed<T: Clone>(zero: T, len: usize) -> Option<Vec<T>> {
-    Vec::<T>::new().try_reserve_exact(len).ok()?;
-    Some(vec![zero; len])
+fn zeroed(len: usize) -> Option<Vec<u8>> {
+    Vec::<u8>::new().try_reserve_exact(len).ok()?;
+    Some(vec![0; len])
 }
 
 #[cfg(test)]
@@ -215,11 +144,13 @@ mod tests {
         let engine = Engine::new(Isa::Scalar, 1, Precision::F32);
         cache.write(&engine, 1, &keys, &values);
         cache.advance(3);
-        let KvHead::Rows { k: KvRows::F32(k), v: KvRows::F32(v), first: 1 } = cache.rows(1, 1, 1..3) else { panic!() };
-        for t in 0..2 {
+        let KvHead { tiles, first: 1, end: 3 } = cache.head(1, 1, 1..3) else { panic!() };
+        let (mut key, mut value) = (vec![0.0; d], vec![0.0; d]);
+        for t in 1..3 {
+            cache.layout.read(tiles, t, &mut key, &mut value);
             for i in 0..d {
-                assert_eq!(k[t * d + i], (((t + 1) * heads + 1) * d + i) as f32);
-                assert_eq!(v[t * d + i], -k[t * d + i]);
+                assert_eq!(key[i], ((t * heads + 1) * d + i) as f32);
+                assert_eq!(value[i], -key[i]);
             }
         }
         cache.truncate(9);

@@ -19,9 +19,10 @@ pub use crate::io::native::PackedScheme;
 pub use checkpoint::{Checkpoint, Container, MemoryEstimate};
 pub use config::{Activation, ArchConfig, Family, QkNorm, Rope, RopeLayout, RopeScaling};
 pub use decoder::{Decoder, HeadStatistics, Logits, Model, Step, Wanted};
-pub use kv_cache::{KvCache, KvType};
+pub use kv_cache::KvCache;
 pub use random::RandomModel;
 pub use rope::{Frequencies, rope_factors};
+pub use sherry_kernels::KvType;
 pub use tensors::{Stored, TensorMap};
 pub use weights::{Layer, Weights};
 

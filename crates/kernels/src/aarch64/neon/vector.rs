@@ -70,15 +70,6 @@ impl Floats for F32x8 {
 
     #[inline]
     #[target_feature(enable = "neon")]
-    unsafe fn store_f16(self, to: *mut u16) {
-        let low = vreinterpret_u16_f16(vcvt_f16_f32(self.0));
-        let high = vreinterpret_u16_f16(vcvt_f16_f32(self.1));
-        // SAFETY: the caller gives room for eight values.
-        unsafe { vst1q_u16(to, vcombine_u16(low, high)) }
-    }
-
-    #[inline]
-    #[target_feature(enable = "neon")]
     unsafe fn add(self, other: Self) -> Self {
         Self(vaddq_f32(self.0, other.0), vaddq_f32(self.1, other.1))
     }

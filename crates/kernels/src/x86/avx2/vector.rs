@@ -62,14 +62,6 @@ impl Floats for F32x8 {
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn store_f16(self, to: *mut u16) {
-        let bits = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self.0);
-        // SAFETY: the caller gives room for eight values.
-        unsafe { _mm_storeu_si128(to.cast(), bits) }
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn add(self, other: Self) -> Self {
         Self(_mm256_add_ps(self.0, other.0))
     }

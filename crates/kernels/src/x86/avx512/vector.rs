@@ -68,14 +68,6 @@ impl Floats for F32x16 {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
-    unsafe fn store_f16(self, to: *mut u16) {
-        let bits = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self.0);
-        // SAFETY: the caller gives room for sixteen values.
-        unsafe { _mm256_storeu_si256(to.cast(), bits) }
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
     unsafe fn add(self, other: Self) -> Self {
         Self(_mm512_add_ps(self.0, other.0))
     }
@@ -199,14 +191,6 @@ impl Floats for F32x16 {
         // SAFETY: the caller gives `n` readable values; the mask hides the others.
         let bits = unsafe { _mm256_maskz_loadu_epi16(mask(n), from.cast()) };
         Self(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(bits))))
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
-    unsafe fn store_f16_part(self, to: *mut u16, n: usize) {
-        let bits = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self.0);
-        // SAFETY: the caller gives room for `n` values; the mask hides the others.
-        unsafe { _mm256_mask_storeu_epi16(to.cast(), mask(n), bits) }
     }
 }
 

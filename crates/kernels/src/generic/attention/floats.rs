@@ -1,0 +1,152 @@
+//! f16 and f32 keys and values: products in f32. Lanes are positions for keys and components for values, so that every
+//! sum is one accumulator that takes its terms in ascending order.
+
+use super::{CHUNK, Group, NEAR, TilesChunk, partial_len};
+use crate::generic::dense::Element;
+use crate::kv::{KvTiles, TILE};
+use crate::vector::Floats;
+
+/// Computes the partial results of all rows, whose queries are `head_dim` values.
+///
+/// # Safety
+/// The instruction set of `V` is available; `tiles` holds every position below each row's `end`, as `E`; the pointers cover
+/// what [`TilesChunk`] says.
+#[inline(always)]
+pub(crate) unsafe fn chunk<V: Floats, E: Element>(chunk: &TilesChunk<'_, *const f32>) {
+    let mut r = 0;
+    while r < chunk.rows.len() {
+        // SAFETY: as promised by the caller; r + R <= rows.
+        r += unsafe {
+            match chunk.rows.len() - r {
+                1 => rows::<V, E, 1>(chunk, r),
+                2 => rows::<V, E, 2>(chunk, r),
+                3 => rows::<V, E, 3>(chunk, r),
+                _ => rows::<V, E, 4>(chunk, r),
+            }
+        };
+    }
+}
+
+/// Rows `r .. r + R`; returns `R`.
+#[inline(always)]
+unsafe fn rows<V: Floats, E: Element, const R: usize>(chunk: &TilesChunk<'_, *const f32>, r: usize) -> usize {
+    let layout = chunk.layout;
+    let group = Group::<_, R>::of(chunk, r);
+    let mut weights = [[0.0f32; CHUNK]; R];
+    // SAFETY: as promised by the caller: the group's tiles hold positions below some row's end; partials has a place for
+    // each row, `width` (a multiple of the lanes) and two more values.
+    unsafe {
+        let tiles = chunk.tiles.add(chunk.chunk * layout.bytes(CHUNK));
+        for tile in group.tiles.clone() {
+            let keys = tiles.add(tile * layout.tile_bytes() + layout.keys());
+            scores::<V, E, R>(layout, &group, chunk.scale, keys, tile * TILE, &mut weights);
+        }
+        let partials = chunk.partials.add(r * partial_len(layout));
+        for i in 0..R {
+            let [max, total, _] = group.softmax::<V>(i, &mut weights[i], None);
+            let partial = partials.add(i * partial_len(layout) + layout.width);
+            partial.write(max);
+            partial.add(1).write(total);
+        }
+        let mut component = 0;
+        while component < layout.width {
+            let left = (layout.width - component) / V::LANES;
+            component += V::LANES
+                * if V::LANES >= 16 && left >= 4 {
+                    mix::<V, E, R, 4>(layout, &group, tiles, component, &weights, partials)
+                } else if left >= 2 {
+                    mix::<V, E, R, 2>(layout, &group, tiles, component, &weights, partials)
+                } else {
+                    mix::<V, E, R, 1>(layout, &group, tiles, component, &weights, partials)
+                };
+        }
+    }
+    R
+}
+
+/// Scores of the positions of a tile, position `at` of the chunk and the next 31.
+#[inline(always)]
+unsafe fn scores<V: Floats, E: Element, const R: usize>(
+    layout: KvTiles,
+    group: &Group<*const f32, R>,
+    scale: f32,
+    keys: *const u8,
+    at: usize,
+    scores: &mut [[f32; CHUNK]; R],
+) {
+    for p in (0..TILE).step_by(2 * V::LANES) {
+        // SAFETY: the caller has the instruction set and gives the keys of a tile; queries have `head_dim` values;
+        // at + p + 2 * LANES <= CHUNK. Prefetched addresses may lie anywhere.
+        unsafe {
+            let mut sums = [[V::splat(0.0); 2]; R];
+            for c in 0..layout.head_dim {
+                let line = keys.add(c * TILE * E::BYTES);
+                if p == 0 {
+                    prefetch::<V>(line, TILE * E::BYTES, group.ahead);
+                }
+                let line = line.add(p * E::BYTES);
+                let keys = [E::load::<V>(line), E::load::<V>(line.add(V::LANES * E::BYTES))];
+                for i in 0..R {
+                    let query = V::splat(*group.q[i].add(c));
+                    for n in 0..2 {
+                        sums[i][n] = query.mul_add(keys[n], sums[i][n]);
+                    }
+                }
+            }
+            for i in 0..R {
+                for n in 0..2 {
+                    sums[i][n].mul(V::splat(scale)).store(scores[i].as_mut_ptr().add(at + p + n * V::LANES));
+                }
+            }
+        }
+    }
+}
+
+/// Weighted sums of the values of the group's tiles: components `component ..`, `N` vectors; returns `N`.
+#[inline(always)]
+unsafe fn mix<V: Floats, E: Element, const R: usize, const N: usize>(
+    layout: KvTiles,
+    group: &Group<*const f32, R>,
+    tiles: *const u8,
+    component: usize,
+    weights: &[[f32; CHUNK]; R],
+    partials: *mut f32,
+) -> usize {
+    // SAFETY: the caller has the instruction set and gives whole tiles, a weight for each of their positions, and a place
+    // for the sums of each row. Prefetched addresses may lie anywhere.
+    unsafe {
+        let mut sums = [[V::splat(0.0); N]; R];
+        for tile in group.tiles.clone() {
+            let values = tiles.add(tile * layout.tile_bytes() + layout.values());
+            for p in 0..TILE {
+                let line = values.add((p * layout.width + component) * E::BYTES);
+                prefetch::<V>(line, N * V::LANES * E::BYTES, group.ahead);
+                let values: [V; N] = std::array::from_fn(|n| E::load::<V>(line.add(n * V::LANES * E::BYTES)));
+                for i in 0..R {
+                    let weight = V::splat(weights[i][tile * TILE + p]);
+                    for n in 0..N {
+                        sums[i][n] = weight.mul_add(values[n], sums[i][n]);
+                    }
+                }
+            }
+        }
+        for i in 0..R {
+            for n in 0..N {
+                sums[i][n].store(partials.add(i * partial_len(layout) + component + n * V::LANES));
+            }
+        }
+    }
+    N
+}
+
+/// Asks for the `bytes` from `at` on of what comes next, and of what comes `ahead` bytes later.
+#[inline(always)]
+unsafe fn prefetch<V: Floats>(at: *const u8, bytes: usize, ahead: usize) {
+    for line in (0..bytes).step_by(64) {
+        // SAFETY: the caller has the instruction set; any address may be asked for.
+        unsafe {
+            V::prefetch(at.wrapping_add(ahead).wrapping_add(line));
+            V::prefetch_near(at.wrapping_add(NEAR + line));
+        }
+    }
+}
