@@ -54,7 +54,7 @@ fn main() {
             let seconds = best(runs, |layer| {
                 let see = |token: usize, head: usize| {
                     let tiles = &tiles[(layer * SHAPE.kv_heads + head) * head_bytes..][..head_bytes];
-                    KvHead { tiles, first: 0, end: context - tokens + token + 1 }
+                    KvHead { tiles, stride: layout.bytes(KvTiles::CHUNK), first: 0, end: context - tokens + token + 1 }
                 };
                 engine.attention(AttentionShape { kv: *kv, ..SHAPE }, &q, see, &mut out);
             });

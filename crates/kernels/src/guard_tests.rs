@@ -402,10 +402,9 @@ fn attention() {
             [KvType::F32, KvType::F16, KvType::Q8].iter().flat_map(|kv| [1, 8, 33, 64].map(|d| (*kv, d)))
         {
             let layout = KvTiles::new(kv, head_dim);
-            for (count, end) in [(1, 1), (2, 31), (3, 32), (4, 33), (5, 65), (9, 300)] {
+            for (count, end) in [(1, 1), (2, 31), (3, 32), (4, 33), (5, 65), (9, 256)] {
                 let mut tiles = bytes(layout.bytes(end));
                 (0..end).for_each(|p| layout.write(&mut tiles, p, &floats(head_dim), &floats(head_dim)));
-                let chunk = (end - 1) / 256;
                 let mut partials = floats(count * partial_len(layout));
                 let q = floats(count * head_dim);
                 let mut rounded = Guarded::new(&vec![0i8; count * layout.width]);
@@ -418,9 +417,9 @@ fn attention() {
                     let q = &rounded[i * layout.width..][..layout.width];
                     Int8Query { q: q.as_ptr(), blocks: blocks[i * layout.width / 32..].as_ptr() }
                 };
-                let (scale, first, ahead, tiles, to) = (0.1, 256 * chunk, 0, tiles.as_ptr(), partials.as_mut_ptr());
+                let (scale, first, start, ahead, tiles, to) = (0.1, 0, 0, 0, tiles.as_ptr(), partials.as_mut_ptr());
                 let rows: Vec<_> = q.chunks(head_dim).map(|q| QueryRow { q: q.as_ptr(), first, end }).collect();
-                let of_floats = TilesChunk { layout, rows: &rows, scale, tiles, chunk, ahead, partials: to };
+                let of_floats = TilesChunk { layout, rows: &rows, scale, tiles, start, ahead, partials: to };
                 // SAFETY: `isa` is available; the tiles hold all positions; queries and partials have their lengths.
                 unsafe {
                     match kv {
@@ -434,7 +433,7 @@ fn attention() {
                                 rows: &rows,
                                 scale,
                                 tiles,
-                                chunk,
+                                start,
                                 ahead,
                                 partials,
                             });

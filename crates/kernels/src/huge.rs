@@ -1,9 +1,7 @@
-//! Large pages for weights.
+//! Large pages for weights and caches.
 //!
 //! A decoded token reads every weight once, so with 4 KiB pages one line in 64 waits for a page walk as well: decoding a
 //! 1B model is 6 to 11 % slower. Linux gives large pages to memory that asks for them before it is first touched.
-
-use std::mem::MaybeUninit;
 
 /// Smaller buffers are not worth a system call.
 const LARGE: usize = 128 << 10;
@@ -11,7 +9,7 @@ const LARGE: usize = 128 << 10;
 /// Asks for large pages where `memory`, which nobody has touched yet, has room for them. Only a hint: without them
 /// everything works the same.
 #[cfg(all(target_os = "linux", not(miri)))]
-pub(crate) fn advise<T>(memory: &[MaybeUninit<T>]) {
+pub(crate) fn advise<T>(memory: &[T]) {
     use std::ffi::{c_int, c_void};
 
     unsafe extern "C" {
@@ -34,7 +32,7 @@ pub(crate) fn advise<T>(memory: &[MaybeUninit<T>]) {
 
 /// Asks for nothing.
 #[cfg(not(all(target_os = "linux", not(miri))))]
-pub(crate) fn advise<T>(_: &[MaybeUninit<T>]) {
+pub(crate) fn advise<T>(_: &[T]) {
     let _ = LARGE;
 }
 

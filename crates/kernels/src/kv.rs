@@ -24,9 +24,12 @@
 //! [`dot_wide`]: crate::vector::RowLanes::dot_wide
 
 use crate::format::half::{f16_to_f32, f32_to_f16};
+use crate::huge;
 
 /// Positions per tile.
 pub(crate) const TILE: usize = 32;
+/// Positions whose softmax is computed together; the unit in which a long context is shared between threads.
+pub(crate) const CHUNK: usize = 256;
 /// Components that share a scale of an 8-bit key.
 pub(crate) const BLOCK: usize = 32;
 /// `width` of floats is a multiple of this: the most lanes of a vector.
@@ -60,6 +63,8 @@ pub struct KvTiles {
 impl KvTiles {
     /// Positions per tile.
     pub const POSITIONS: usize = TILE;
+    /// Positions per chunk: the tiles of so many lie together.
+    pub const CHUNK: usize = CHUNK;
 
     /// The layout for heads of `head_dim` components.
     pub const fn new(ty: KvType, head_dim: usize) -> Self {
@@ -132,6 +137,17 @@ impl KvTiles {
             KvType::Q8 => (i / 16 * (TILE / 4) + p / 4) * 64 + i % 16 * 4 + swapped(p % 4),
         };
         self.values() + at * self.size()
+    }
+
+    /// `bytes` zeros, in large pages where the system has some: attention reads all of a cache for every token. Nothing is
+    /// touched yet. `None` when the system refuses.
+    pub fn zeroed(bytes: usize) -> Option<Vec<u8>> {
+        // The reservation only asks whether there is room: filling it would touch every page, whereas `vec!` of zeros gets
+        // untouched pages from the system.
+        Vec::<u8>::new().try_reserve_exact(bytes).ok()?;
+        let zeros = vec![0; bytes];
+        huge::advise(&zeros);
+        Some(zeros)
     }
 
     /// Stores `key` and `value` (head_dim each) at `position` of `tiles`, the tiles of a head from position 0 on. Floats are

@@ -5,16 +5,18 @@ use std::sync::{Mutex, PoisonError};
 
 use super::{Engine, partition};
 use crate::generic::attention::int8::Int8Query;
-use crate::generic::attention::{CHUNK, QueryRow, TilesChunk, partial_len};
+use crate::generic::attention::{QueryRow, TilesChunk, partial_len};
 use crate::generic::panel::InputBlock;
-use crate::kv::{BLOCK, KvTiles, KvType};
+use crate::kv::{BLOCK, CHUNK, KvTiles, KvType};
 use crate::pool::SharedPtr;
 
 /// What one token sees of one kv head.
 #[derive(Clone, Copy, Debug)]
 pub struct KvHead<'a> {
-    /// [Tiles](KvTiles) of the head from position 0 on.
+    /// [Tiles](KvTiles) of the head: [chunks](KvTiles::CHUNK) from position 0 on.
     pub tiles: &'a [u8],
+    /// Bytes from one chunk to the next.
+    pub stride: usize,
     /// The first position seen: 0, or the start of the token's sliding window.
     pub first: usize,
     /// The end of the positions seen.
@@ -89,11 +91,19 @@ impl Queries {
 struct Unit<'kv> {
     tokens: Range<usize>,
     kv_head: usize,
-    tiles: &'kv [u8],
+    /// Its tiles.
+    kv: KvHead<'kv>,
     /// Chunks that some token sees.
     chunks: Range<usize>,
     /// Number of the unit's first chunk among those of all units.
     at: usize,
+}
+
+impl Unit<'_> {
+    /// The tiles of a chunk.
+    fn chunk(&self, chunk: usize) -> *const u8 {
+        self.kv.tiles.as_ptr().wrapping_add(chunk * self.kv.stride)
+    }
 }
 
 /// What all workers share.
@@ -131,29 +141,38 @@ impl Engine {
         let layout = KvTiles::new(shape.kv, head_dim);
         let tokens = q.len() / (heads * head_dim);
         let at = |token: usize, kv_head: usize| {
-            let KvHead { tiles, first, end } = kv(token, kv_head);
-            assert!(first <= end && layout.bytes(end) <= tiles.len(), "the tiles do not hold what is seen");
-            (tiles, first..end)
+            let head = kv(token, kv_head);
+            let chunks = head.end.div_ceil(CHUNK);
+            if chunks > 0 {
+                let last = (chunks - 1) * head.stride + layout.bytes(head.end - (chunks - 1) * CHUNK);
+                let apart = chunks == 1 || head.stride >= layout.bytes(CHUNK);
+                assert!(apart && last <= head.tiles.len(), "the tiles do not hold what is seen");
+            }
+            assert!(head.first <= head.end);
+            head
         };
-        let seen: Vec<Range<usize>> = (0..tokens).map(|token| at(token, 0).1).collect();
+        let range = |head: KvHead<'_>| head.first..head.end;
+        let seen: Vec<Range<usize>> = (0..tokens).map(|token| range(at(token, 0))).collect();
         let mut units = Vec::new();
         let mut chunks = 0;
         let mut token = 0;
         while token < tokens {
-            let first = at(token, 0).0.as_ptr();
-            let same = (token..tokens.min(token + TOKENS)).take_while(|t| at(*t, 0).0.as_ptr() == first).count();
-            let range = token..token + same;
-            let start = seen[range.clone()].iter().map(|seen| seen.start).min().unwrap_or(0) / CHUNK;
-            let end = seen[range.clone()].iter().map(|seen| seen.end).max().unwrap_or(0).div_ceil(CHUNK);
+            let place = |head: KvHead<'_>| (head.tiles.as_ptr(), head.stride);
+            let first = place(at(token, 0));
+            let same = (token..tokens.min(token + TOKENS)).take_while(|t| place(at(*t, 0)) == first).count();
+            let tokens_of_unit = token..token + same;
+            let start = seen[tokens_of_unit.clone()].iter().map(|seen| seen.start).min().unwrap_or(0) / CHUNK;
+            let end = seen[tokens_of_unit.clone()].iter().map(|seen| seen.end).max().unwrap_or(0).div_ceil(CHUNK);
             for kv_head in 0..kv_heads {
-                for token in range.clone() {
-                    let (tiles, positions) = at(token, kv_head);
-                    assert!(positions == seen[token] && tiles.len() == at(token, 0).0.len(), "kv heads of one token");
+                let head = at(token, kv_head);
+                for token in tokens_of_unit.clone() {
+                    let other = at(token, kv_head);
+                    assert!(range(other) == seen[token] && place(other) == place(head), "kv heads of one token");
                 }
                 let unit = Unit {
-                    tokens: range.clone(),
+                    tokens: tokens_of_unit.clone(),
                     kv_head,
-                    tiles: at(token, kv_head).0,
+                    kv: head,
                     chunks: start..end.max(start),
                     at: chunks,
                 };
@@ -277,15 +296,11 @@ impl Call<'_> {
         next: *const u8,
         partials: &mut [f32],
     ) -> TilesChunk<'a, Q> {
-        let tiles = unit.tiles.as_ptr();
-        let here = tiles.wrapping_add(self.chunk_bytes() * chunk);
-        let ahead = (next as usize).wrapping_sub(here as usize);
+        let tiles = unit.chunk(chunk);
+        let ahead = (next as usize).wrapping_sub(tiles as usize);
         let scale = self.shape.scale * std::f32::consts::LOG2_E;
-        TilesChunk { layout: self.layout, rows, scale, tiles, chunk, ahead, partials: partials.as_mut_ptr() }
-    }
-
-    fn chunk_bytes(&self) -> usize {
-        self.layout.bytes(CHUNK)
+        let partials = partials.as_mut_ptr();
+        TilesChunk { layout: self.layout, rows, scale, tiles, start: CHUNK * chunk, ahead, partials }
     }
 
     /// Adds the results of a chunk to those of the chunks before it.
@@ -330,11 +345,9 @@ impl Call<'_> {
             states.resize(queries.len() * len, 0.0);
             for chunk in unit.chunks.clone() {
                 let next = if chunk + 1 < unit.chunks.end {
-                    unit.tiles.as_ptr().wrapping_add((chunk + 1) * self.chunk_bytes())
+                    unit.chunk(chunk + 1)
                 } else {
-                    units.get(i + 1).map_or(std::ptr::null(), |unit| {
-                        unit.tiles.as_ptr().wrapping_add(unit.chunks.start * self.chunk_bytes())
-                    })
+                    units.get(i + 1).map_or(std::ptr::null(), |unit| unit.chunk(unit.chunks.start))
                 };
                 self.chunk(unit, &queries, chunk, next, partials);
                 self.fold(states, partials);
@@ -361,11 +374,9 @@ impl Call<'_> {
             let queries = self.queries(unit, rounded);
             for chunk in chunks {
                 let next = if chunk + 1 < unit.chunks.end {
-                    unit.tiles.as_ptr().wrapping_add((chunk + 1) * self.chunk_bytes())
+                    unit.chunk(chunk + 1)
                 } else {
-                    units.get(i + 1).map_or(std::ptr::null(), |unit| {
-                        unit.tiles.as_ptr().wrapping_add(unit.chunks.start * self.chunk_bytes())
-                    })
+                    units.get(i + 1).map_or(std::ptr::null(), |unit| unit.chunk(unit.chunks.start))
                 };
                 let at = (unit.at + chunk - unit.chunks.start) * most * len;
                 // SAFETY: the caller's promise.

@@ -297,6 +297,7 @@ fn attention(kv: KvType, context: usize, options: &Options, engines: &[Engine], 
     }
     let see = |_: usize, index: usize| KvHead {
         tiles: &tiles[index * head_bytes..(index + 1) * head_bytes],
+        stride: layout.bytes(KvTiles::CHUNK),
         first: 0,
         end: context,
     };

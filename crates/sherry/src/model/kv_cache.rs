@@ -5,11 +5,10 @@ use sherry_kernels::{Engine, KvHead, KvTiles, KvType};
 use super::ArchConfig;
 use crate::{Error, Result};
 
-/// The cache of one sequence: per layer and kv head the positions one after the other, so that what one head attends over
-/// is contiguous. Its capacity is fixed when it is made.
+/// The cache of one sequence. Its capacity is fixed when it is made.
 #[derive(Debug)]
 pub struct KvCache {
-    /// layers x kv heads x the tiles of `capacity` positions.
+    /// Chunks of positions x layers x kv heads x the tiles of a chunk: what is in use lies together, in few large pages.
     tiles: Vec<u8>,
     layout: KvTiles,
     len: usize,
@@ -20,8 +19,8 @@ pub struct KvCache {
 }
 
 impl KvCache {
-    /// An empty cache for `capacity` positions. Pages are not touched before they are used, so a long context costs
-    /// resident memory only as it fills.
+    /// An empty cache for `capacity` positions. Memory is not touched before it is used, so a long context costs resident
+    /// memory only as it fills, a [chunk](KvTiles::CHUNK) at a time.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] when the system refuses the allocation; [`Error::Invalid`] when `capacity` is 0.
@@ -34,14 +33,15 @@ impl KvCache {
         let (layers, kv_heads, head_dim) = (config.layers, config.kv_heads, config.head_dim);
         let bytes = usize::try_from(bytes).map_err(|_| refuse())?;
         let layout = KvTiles::new(ty, head_dim);
-        let tiles = zeroed(bytes).ok_or_else(refuse)?;
+        let tiles = KvTiles::zeroed(bytes).ok_or_else(refuse)?;
         Ok(Self { tiles, layout, len: 0, capacity, layers, kv_heads, head_dim })
     }
 
     /// Bytes a cache of `capacity` positions takes; saturates instead of overflowing.
     pub fn bytes_needed(config: &ArchConfig, capacity: usize, ty: KvType) -> u64 {
-        let head = KvTiles::new(ty, config.head_dim).bytes(capacity) as u64;
-        head.saturating_mul(config.layers as u64).saturating_mul(config.kv_heads as u64)
+        let head = head_bytes(KvTiles::new(ty, config.head_dim), capacity) as u64;
+        let chunks = capacity.div_ceil(KvTiles::CHUNK) as u64;
+        head.saturating_mul(config.layers as u64).saturating_mul(config.kv_heads as u64).saturating_mul(chunks)
     }
 
     /// Positions held.
@@ -76,21 +76,32 @@ impl KvCache {
 
     /// Stores keys and values (tokens x kv_heads x head_dim) of `layer` after the positions held.
     pub(super) fn write(&mut self, engine: &Engine, layer: usize, keys: &[f32], values: &[f32]) {
-        let (at, d, kv_heads, layout) = (self.len, self.head_dim, self.kv_heads, self.layout);
-        let tokens = keys.len() / (kv_heads * d);
-        let head_bytes = layout.bytes(self.capacity);
-        let tiles = &mut self.tiles[layer * kv_heads * head_bytes..][..kv_heads * head_bytes];
-        let head = |h: usize, tiles: &mut [u8]| {
-            for t in 0..tokens {
-                let range = (t * kv_heads + h) * d..(t * kv_heads + h + 1) * d;
-                layout.write(tiles, at + t, &keys[range.clone()], &values[range]);
+        let (d, kv_heads, layout) = (self.head_dim, self.kv_heads, self.layout);
+        let (at, end) = (self.len, self.len + keys.len() / (kv_heads * d));
+        let (head_bytes, stride) = (head_bytes(layout, self.capacity), self.stride());
+        let mut start = at;
+        while start < end {
+            let chunk = start / KvTiles::CHUNK;
+            let positions = start..end.min((chunk + 1) * KvTiles::CHUNK);
+            let tiles = &mut self.tiles[chunk * stride + layer * kv_heads * head_bytes..][..kv_heads * head_bytes];
+            let head = |h: usize, tiles: &mut [u8]| {
+                for p in positions.clone() {
+                    let range = ((p - at) * kv_heads + h) * d..((p - at) * kv_heads + h + 1) * d;
+                    layout.write(tiles, p % KvTiles::CHUNK, &keys[range.clone()], &values[range]);
+                }
+            };
+            if positions.len() < WRITE_ALONE {
+                tiles.chunks_exact_mut(head_bytes).enumerate().for_each(|(h, tiles)| head(h, tiles));
+            } else {
+                engine.pool().for_chunks(tiles, head_bytes, head);
             }
-        };
-        if tokens < WRITE_ALONE {
-            tiles.chunks_exact_mut(head_bytes).enumerate().for_each(|(h, tiles)| head(h, tiles));
-        } else {
-            engine.pool().for_chunks(tiles, head_bytes, head);
+            start = positions.end;
         }
+    }
+
+    /// Bytes of a chunk of all layers.
+    fn stride(&self) -> usize {
+        self.layers * self.kv_heads * head_bytes(self.layout, self.capacity)
     }
 
     /// Counts `tokens` more positions as held, once every layer has written them.
@@ -100,21 +111,18 @@ impl KvCache {
 
     /// What `layer` and `head` hold at `positions`, which must have been written.
     pub(super) fn head(&self, layer: usize, head: usize, positions: std::ops::Range<usize>) -> KvHead<'_> {
-        let head_bytes = self.layout.bytes(self.capacity);
-        let tiles = &self.tiles[(layer * self.kv_heads + head) * head_bytes..][..head_bytes];
-        KvHead { tiles, first: positions.start, end: positions.end }
+        let at = (layer * self.kv_heads + head) * head_bytes(self.layout, self.capacity);
+        KvHead { tiles: &self.tiles[at..], stride: self.stride(), first: positions.start, end: positions.end }
     }
+}
+
+/// Bytes of a head's tiles in a chunk: a cache of less than a chunk is no longer than it must be.
+fn head_bytes(layout: KvTiles, capacity: usize) -> usize {
+    layout.bytes(capacity.min(KvTiles::CHUNK))
 }
 
 /// Below this many tokens one thread stores them: sharing the work would cost more.
 const WRITE_ALONE: usize = 8;
-
-/// `len` zeros, or `None` when the system refuses. The reservation only asks whether there is room: filling it would
-/// touch every page, whereas `vec!` of zeros gets untouched pages from the system.
-fn zeroed(len: usize) -> Option<Vec<u8>> {
-    Vec::<u8>::new().try_reserve_exact(len).ok()?;
-    Some(vec![0; len])
-}
 
 #[cfg(test)]
 mod tests {
@@ -135,27 +143,43 @@ mod tests {
     }
 
     #[test]
-    fn rows_come_back_in_order() {
+    fn positions_come_back_in_order() {
         let config = tiny(Family::Llama);
         let (d, heads) = (config.head_dim, config.kv_heads);
-        let mut cache = KvCache::new(&config, 4, KvType::F32).unwrap();
-        let keys: Vec<f32> = (0..3 * heads * d).map(|i| i as f32).collect();
-        let values: Vec<f32> = keys.iter().map(|x| -x).collect();
-        let engine = Engine::new(Isa::Scalar, 1, Precision::F32);
-        cache.write(&engine, 1, &keys, &values);
-        cache.advance(3);
-        let KvHead { tiles, first: 1, end: 3 } = cache.head(1, 1, 1..3) else { panic!() };
-        let (mut key, mut value) = (vec![0.0; d], vec![0.0; d]);
-        for t in 1..3 {
-            cache.layout.read(tiles, t, &mut key, &mut value);
-            for i in 0..d {
-                assert_eq!(key[i], ((t * heads + 1) * d + i) as f32);
-                assert_eq!(value[i], -key[i]);
+        let engine = Engine::new(Isa::Scalar, 2, Precision::F32);
+        // Less than a chunk of positions, and several, written across their borders.
+        for (capacity, batches) in [(4, [1, 2, 1].as_slice()), (700, &[1, 254, 2, 300, 120])] {
+            let mut cache = KvCache::new(&config, capacity, KvType::F32).unwrap();
+            let mut written = 0;
+            for &tokens in batches {
+                for layer in 0..config.layers {
+                    let at = |i: usize| (1000 * layer + (written * heads * d + i)) as f32;
+                    let keys: Vec<f32> = (0..tokens * heads * d).map(at).collect();
+                    let values: Vec<f32> = keys.iter().map(|x| -x).collect();
+                    cache.write(&engine, layer, &keys, &values);
+                }
+                cache.advance(tokens);
+                written += tokens;
             }
+            let (mut key, mut value) = (vec![0.0; d], vec![0.0; d]);
+            for layer in 0..config.layers {
+                for head in 0..heads {
+                    let kv = cache.head(layer, head, 1..written);
+                    assert_eq!((kv.first, kv.end), (1, written));
+                    for p in 0..written {
+                        let tiles = &kv.tiles[p / KvTiles::CHUNK * kv.stride..];
+                        cache.layout.read(tiles, p % KvTiles::CHUNK, &mut key, &mut value);
+                        for i in 0..d {
+                            assert_eq!(key[i], (1000 * layer + (p * heads + head) * d + i) as f32);
+                            assert_eq!(value[i], -key[i]);
+                        }
+                    }
+                }
+            }
+            cache.truncate(capacity + 1);
+            assert_eq!(cache.len(), written);
+            cache.truncate(1);
+            assert_eq!(cache.len(), 1);
         }
-        cache.truncate(9);
-        assert_eq!(cache.len(), 3);
-        cache.truncate(1);
-        assert_eq!(cache.len(), 1);
     }
 }

@@ -24,7 +24,9 @@ fn reference(q: &[f32], k: &[f32], v: &[f32], head_dim: usize, scale: f32) -> Ve
 
 /// `positions` random positions of `heads` kv heads, with what is held as f32.
 struct Cache {
+    /// Chunks with a gap after each.
     tiles: Vec<Vec<u8>>,
+    stride: usize,
     keys: Vec<Vec<f32>>,
     values: Vec<Vec<f32>>,
 }
@@ -32,20 +34,23 @@ struct Cache {
 impl Cache {
     fn new(kv: KvType, heads: usize, positions: usize, head_dim: usize, random: &mut Random) -> Self {
         let layout = KvTiles::new(kv, head_dim);
+        let stride = layout.bytes(KvTiles::CHUNK) + 192;
+        let mut stale = vec![0u8; positions.div_ceil(KvTiles::CHUNK) * stride];
         // What was there before must not matter, as long as somebody wrote it.
-        let mut stale = vec![0u8; layout.bytes(positions)];
         for p in 0..positions.next_multiple_of(KvTiles::POSITIONS) {
             let broken = if p % 2 == 0 { vec![f32::INFINITY; head_dim] } else { random.values(head_dim) };
-            layout.write(&mut stale, p, &vec![f32::NAN; head_dim], &broken);
+            let tiles = &mut stale[p / KvTiles::CHUNK * stride..];
+            layout.write(tiles, p % KvTiles::CHUNK, &vec![f32::NAN; head_dim], &broken);
         }
-        let mut cache = Self { tiles: vec![stale; heads], keys: Vec::new(), values: Vec::new() };
+        let mut cache = Self { tiles: vec![stale; heads], stride, keys: Vec::new(), values: Vec::new() };
         for tiles in &mut cache.tiles {
             let (mut keys, mut values) = (Vec::new(), Vec::new());
             for p in 0..positions {
                 let mut key: Vec<f32> = random.values(head_dim).iter().map(|x| x * 4.0).collect();
                 let mut value = random.values(head_dim);
-                layout.write(tiles, p, &key, &value);
-                layout.read(tiles, p, &mut key, &mut value);
+                let tiles = &mut tiles[p / KvTiles::CHUNK * stride..];
+                layout.write(tiles, p % KvTiles::CHUNK, &key, &value);
+                layout.read(tiles, p % KvTiles::CHUNK, &mut key, &mut value);
                 keys.extend(key);
                 values.extend(value);
             }
@@ -73,7 +78,8 @@ fn attention_follows_f64() {
                     q.chunks_mut(head_dim).flat_map(|q| q.chunks_mut(32)).for_each(|block| block[0] = 127.0 / 64.0);
                 }
                 let shape = AttentionShape { heads: group, kv_heads: 1, head_dim, kv, scale: 0.5 };
-                let see = |_: usize, _: usize| KvHead { tiles: &cache.tiles[0], first, end: positions };
+                let see =
+                    |_: usize, _: usize| KvHead { tiles: &cache.tiles[0], stride: cache.stride, first, end: positions };
                 let mut out = vec![f32::NAN; q.len()];
                 engine.attention(shape, &q, see, &mut out);
                 let from = first * head_dim;
@@ -95,7 +101,12 @@ fn attention_follows_f64() {
                     let mut wide = vec![0; layout.bytes(positions)];
                     let keys = cache.keys[0].chunks_exact(head_dim).zip(cache.values[0].chunks_exact(head_dim));
                     keys.enumerate().for_each(|(p, (key, value))| layout.write(&mut wide, p, key, value));
-                    let see = |_: usize, _: usize| KvHead { tiles: &wide, first, end: positions };
+                    let see = |_: usize, _: usize| KvHead {
+                        tiles: &wide,
+                        stride: layout.bytes(KvTiles::CHUNK),
+                        first,
+                        end: positions,
+                    };
                     let mut from_32 = vec![f32::NAN; q.len()];
                     engine.attention(AttentionShape { kv: KvType::F32, ..shape }, &q, see, &mut from_32);
                     assert_same_bits(&from_32, &out);
@@ -120,7 +131,8 @@ fn extreme_scores_stay_finite() {
     q[0] = 1e4;
     for isa in isas() {
         let mut out = [f32::NAN; 8];
-        let see = |_: usize, _: usize| KvHead { tiles: &tiles, first: 0, end: 300 };
+        let see =
+            |_: usize, _: usize| KvHead { tiles: &tiles, stride: layout.bytes(KvTiles::CHUNK), first: 0, end: 300 };
         engine(isa, 1).attention(shape, &q, see, &mut out);
         assert_eq!(out, [3.0; 8], "{isa}");
     }
@@ -138,7 +150,8 @@ fn a_token_is_independent_of_batch_and_threads() {
             let see = |token: usize, head: usize| {
                 // Two sequences, one after the other.
                 let (sequence, end) = if token < 20 { (0, 500 + token) } else { (1, 880 + token - 20) };
-                KvHead { tiles: &caches[sequence].tiles[head], first: end.saturating_sub(window), end }
+                let cache = &caches[sequence];
+                KvHead { tiles: &cache.tiles[head], stride: cache.stride, first: end.saturating_sub(window), end }
             };
             for isa in isas() {
                 let mut expected = vec![f32::NAN; q.len()];
@@ -176,14 +189,20 @@ fn broken_positions_are_seen_by_those_who_see_them() {
         let shape = AttentionShape { heads: 1, kv_heads: 1, head_dim: 8, kv, scale: 1.0 };
         let mut out = [0.0; 4 * 8];
         let ends = [40, 41, 64, 0];
-        let see = |token: usize, _: usize| KvHead { tiles: &tiles, first: 0, end: ends[token] };
+        let see = |token: usize, _: usize| KvHead {
+            tiles: &tiles,
+            stride: layout.bytes(KvTiles::CHUNK),
+            first: 0,
+            end: ends[token],
+        };
         engine(isa, 1).attention(shape, &[1.0; 32], see, &mut out);
         assert!(out[..8].iter().all(|x| (x - 1.0).abs() < 1e-3), "{isa}: {out:?}");
         assert!(out[8..24].iter().all(|x| x.is_nan()), "{isa}: {out:?}");
         assert_eq!(out[24..], [0.0; 8], "{isa}: nothing seen");
         let mut broken = [1.0; 8];
         broken[3] = f32::NAN;
-        let see = |_: usize, _: usize| KvHead { tiles: &tiles, first: 0, end: 32 };
+        let see =
+            |_: usize, _: usize| KvHead { tiles: &tiles, stride: layout.bytes(KvTiles::CHUNK), first: 0, end: 32 };
         engine(isa, 1).attention(shape, &broken, see, &mut out[..8]);
         assert!(out[..8].iter().all(|x| x.is_nan()), "{isa}: {out:?}");
     }

@@ -1,16 +1,16 @@
 //! f16 and f32 keys and values: products in f32. Lanes are positions for keys and components for values, so that every
 //! sum is one accumulator that takes its terms in ascending order.
 
-use super::{CHUNK, Group, NEAR, TilesChunk, partial_len};
+use super::{Group, NEAR, TilesChunk, partial_len};
 use crate::generic::dense::Element;
-use crate::kv::{KvTiles, TILE};
+use crate::kv::{CHUNK, KvTiles, TILE};
 use crate::vector::Floats;
 
 /// Computes the partial results of all rows, whose queries are `head_dim` values.
 ///
 /// # Safety
-/// The instruction set of `V` is available; `tiles` holds every position below each row's `end`, as `E`; the pointers cover
-/// what [`TilesChunk`] says.
+/// The instruction set of `V` is available; `tiles` holds every position of the chunk below each row's `end`, as `E`; the
+/// pointers cover what [`TilesChunk`] says.
 #[inline(always)]
 pub(crate) unsafe fn chunk<V: Floats, E: Element>(chunk: &TilesChunk<'_, *const f32>) {
     let mut r = 0;
@@ -36,9 +36,8 @@ unsafe fn rows<V: Floats, E: Element, const R: usize>(chunk: &TilesChunk<'_, *co
     // SAFETY: as promised by the caller: the group's tiles hold positions below some row's end; partials has a place for
     // each row, `width` (a multiple of the lanes) and two more values.
     unsafe {
-        let tiles = chunk.tiles.add(chunk.chunk * layout.bytes(CHUNK));
         for tile in group.tiles.clone() {
-            let keys = tiles.add(tile * layout.tile_bytes() + layout.keys());
+            let keys = chunk.tiles.add(tile * layout.tile_bytes() + layout.keys());
             scores::<V, E, R>(layout, &group, chunk.scale, keys, tile * TILE, &mut weights);
         }
         let partials = chunk.partials.add(r * partial_len(layout));
@@ -53,11 +52,11 @@ unsafe fn rows<V: Floats, E: Element, const R: usize>(chunk: &TilesChunk<'_, *co
             let left = (layout.width - component) / V::LANES;
             component += V::LANES
                 * if V::LANES >= 16 && left >= 4 {
-                    mix::<V, E, R, 4>(layout, &group, tiles, component, &weights, partials)
+                    mix::<V, E, R, 4>(layout, &group, chunk.tiles, component, &weights, partials)
                 } else if left >= 2 {
-                    mix::<V, E, R, 2>(layout, &group, tiles, component, &weights, partials)
+                    mix::<V, E, R, 2>(layout, &group, chunk.tiles, component, &weights, partials)
                 } else {
-                    mix::<V, E, R, 1>(layout, &group, tiles, component, &weights, partials)
+                    mix::<V, E, R, 1>(layout, &group, chunk.tiles, component, &weights, partials)
                 };
         }
     }

@@ -8,9 +8,9 @@
 //! sum[i]          = int(i) * step                                   step = that largest / 32512
 //! ```
 
-use super::{CHUNK, Group, NEAR, TilesChunk, partial_len};
+use super::{Group, NEAR, TilesChunk, partial_len};
 use crate::generic::panel::InputBlock;
-use crate::kv::{BLOCK, KvTiles, TILE};
+use crate::kv::{BLOCK, CHUNK, KvTiles, TILE};
 use crate::vector::{Floats, RowLanes};
 
 /// Largest weight: what [`RowLanes::dot_wide`] takes. Sums over [`CHUNK`] positions of products with int8 fit i32.
@@ -28,8 +28,7 @@ pub(crate) struct Int8Query {
 /// Computes the partial results of all rows.
 ///
 /// # Safety
-/// The instruction set of `V` is available; `tiles` holds every position below each row's `end`, which is above the start
-/// of the chunk for at least one row; the pointers cover what [`TilesChunk`] and [`Int8Query`] say.
+/// The instruction set of `V` is available; `tiles` holds every position of the chunk below each row's `end`; the pointers cover what [`TilesChunk`] and [`Int8Query`] say.
 #[inline(always)]
 pub(crate) unsafe fn chunk<V: RowLanes>(chunk: &TilesChunk<'_, Int8Query>) {
     let mut r = 0;
@@ -62,9 +61,8 @@ unsafe fn rows<V: RowLanes, const R: usize, const N: usize>(chunk: &TilesChunk<'
     // SAFETY: as promised by the caller: the group's tiles hold positions below some row's end; partials has a
     // place for each row.
     unsafe {
-        let tiles = chunk.tiles.add(chunk.chunk * layout.bytes(CHUNK));
         for tile in group.tiles.clone() {
-            let at = tiles.add(tile * layout.tile_bytes());
+            let at = chunk.tiles.add(tile * layout.tile_bytes());
             // Scales; codes are asked for where they are read.
             for line in (0..layout.keys()).step_by(64) {
                 V::Floats::prefetch(at.wrapping_add(group.ahead).wrapping_add(line));
@@ -74,14 +72,14 @@ unsafe fn rows<V: RowLanes, const R: usize, const N: usize>(chunk: &TilesChunk<'
         let mut steps = [0.0f32; R];
         for i in 0..R {
             let partial = chunk.partials.add((r + i) * partial_len(layout) + layout.width);
-            let [max, total, top] = group.softmax::<V::Floats>(i, &mut scores[i], Some((layout, tiles)));
+            let [max, total, top] = group.softmax::<V::Floats>(i, &mut scores[i], Some((layout, chunk.tiles)));
             steps[i] = round_weights::<V::Floats, R>(&group, top, &scores[i], &mut weights[i]);
             partial.write(max);
             partial.add(1).write(total);
         }
         let mut component = 0;
         while component < layout.width {
-            let sums = mix::<V, R, N>(layout, tiles, &group, component, &weights);
+            let sums = mix::<V, R, N>(layout, chunk.tiles, &group, component, &weights);
             for i in 0..R {
                 for n in 0..N {
                     let to = chunk.partials.add((r + i) * partial_len(layout) + component + n * V::Floats::LANES);

@@ -17,11 +17,9 @@ pub(crate) mod int8;
 use std::f32::consts::LN_2;
 use std::ops::Range;
 
-use crate::kv::{KvTiles, TILE};
+use crate::kv::{CHUNK, KvTiles, TILE};
 use crate::vector::Floats;
 
-/// Positions whose softmax is computed together; the unit in which a long context is shared between threads.
-pub(crate) const CHUNK: usize = 256;
 /// Bytes between the keys or values in use and those to bring to the first-level cache.
 const NEAR: usize = 1024;
 
@@ -41,10 +39,10 @@ pub(crate) struct TilesChunk<'a, Q> {
     pub rows: &'a [QueryRow<Q>],
     /// Factor on the scores, times log2(e).
     pub scale: f32,
-    /// Tiles of the head from position 0 on.
+    /// Tiles of the chunk.
     pub tiles: *const u8,
-    /// Number of the chunk.
-    pub chunk: usize,
+    /// Its first position.
+    pub start: usize,
     /// Bytes between the keys and values in use and those to ask memory for.
     pub ahead: usize,
     /// rows x ([`partial_len`]): the sums, the largest score, the total.
@@ -72,10 +70,9 @@ impl<Q: Copy, const R: usize> Group<Q, R> {
     /// Rows `r .. r + R` of a chunk.
     #[inline(always)]
     fn of(chunk: &TilesChunk<'_, Q>, r: usize) -> Self {
-        let start = chunk.chunk * CHUNK;
         let rows = &chunk.rows[r..r + R];
-        let first: [usize; R] = std::array::from_fn(|i| rows[i].first.saturating_sub(start).min(CHUNK));
-        let end: [usize; R] = std::array::from_fn(|i| rows[i].end.saturating_sub(start).min(CHUNK));
+        let first: [usize; R] = std::array::from_fn(|i| rows[i].first.saturating_sub(chunk.start).min(CHUNK));
+        let end: [usize; R] = std::array::from_fn(|i| rows[i].end.saturating_sub(chunk.start).min(CHUNK));
         let from = first.iter().fold(CHUNK, |a, b| a.min(*b)) / TILE;
         let until = end.iter().fold(0, |a, b| a.max(*b)).div_ceil(TILE).max(from);
         let ahead = if r == 0 { chunk.ahead } else { 0 };
