@@ -144,9 +144,10 @@ impl Engine {
             let head = kv(token, kv_head);
             let chunks = head.end.div_ceil(CHUNK);
             if chunks > 0 {
-                let last = (chunks - 1) * head.stride + layout.bytes(head.end - (chunks - 1) * CHUNK);
+                let last = (chunks - 1).saturating_mul(head.stride);
+                let end = last.saturating_add(layout.bytes(head.end - (chunks - 1) * CHUNK));
                 let apart = chunks == 1 || head.stride >= layout.bytes(CHUNK);
-                assert!(apart && last <= head.tiles.len(), "the tiles do not hold what is seen");
+                assert!(apart && end <= head.tiles.len(), "the tiles do not hold what is seen");
             }
             assert!(head.first <= head.end);
             head
