@@ -38,7 +38,8 @@ fn main() {
     let caches = kinds.map(|kv| {
         let layout = KvTiles::new(kv, SHAPE.head_dim);
         let row: Vec<f32> = (0..SHAPE.head_dim).map(|i| (i % 7) as f32 - 3.0).collect();
-        let mut tiles = vec![0u8; LAYERS * SHAPE.kv_heads * layout.bytes(CAPACITY)];
+        let bytes = LAYERS * SHAPE.kv_heads * layout.bytes(CAPACITY);
+        let mut tiles = KvTiles::zeroed(bytes).expect("memory for the cache");
         for tiles in tiles.chunks_exact_mut(layout.bytes(CAPACITY)) {
             (0..CAPACITY).for_each(|p| layout.write(tiles, p, &row, &row));
         }
