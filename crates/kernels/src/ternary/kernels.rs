@@ -140,8 +140,8 @@ pub(crate) struct LookUpKernels {
     /// Decodes chunks of one row block: code `c` to `panel[c * blocks]`.
     pub(crate) decode: unsafe fn(&[u8], &mut [Indices], usize),
     /// Adds a segment to the sums of several tokens, which are tokens x blocks and whose rows stand in an order of its own,
-    /// which `finish` undoes. The tables of a token are those of the
-    /// segment's codes; those of the next token begin [`BLOCK_TABLES`] later.
+    /// which `finish` undoes. The tables of a token are those of the segment's codes; those of the next token begin
+    /// [`BLOCK_TABLES`] later.
     pub(crate) segment: unsafe fn(&IndexedSegment<'_>, &[u8], &[ActBlock], &mut [Rows]),
     /// From the order of the sums to rows, times the row scales if any.
     pub(crate) finish: unsafe fn(&Rows, Option<&Rows>, &mut Rows),

@@ -82,7 +82,8 @@ fn scales(scales: Option<&[u8; SCALE_BYTES]>) -> [__m512; 4] {
     ]
 }
 
-/// All tokens, four at a time: with two blocks their sums take 16 registers, and half as many loads as look-ups remain. `GROUPED`: the segment has scales.
+/// All tokens, four at a time: with two blocks their sums take 16 registers, and there are half as many loads as look-ups.
+/// `GROUPED`: the segment has scales.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
 fn tokens<const B: usize, const GROUPED: bool>(
