@@ -58,8 +58,12 @@ fn logits(
     precision: Precision,
     kv: KvType,
 ) -> Vec<Vec<f32>> {
-    let mut decoder = decoder(model, threads, precision);
-    let mut cache = KvCache::new(&model.config, tokens.len(), kv).unwrap();
+    logits_of(&mut decoder(model, threads, precision), tokens, steps, kv)
+}
+
+/// The same, from a decoder.
+fn logits_of(decoder: &mut Decoder, tokens: &[u32], steps: &[usize], kv: KvType) -> Vec<Vec<f32>> {
+    let mut cache = KvCache::new(decoder.config(), tokens.len(), kv).unwrap();
     let mut rows = Vec::new();
     let mut rest = tokens;
     let mut steps = steps.iter().copied().chain(std::iter::repeat(*steps.last().unwrap()));
@@ -160,26 +164,30 @@ fn packed_models() -> Vec<Arc<Model>> {
 fn packed_bits_do_not_depend_on_threads_steps_or_neighbours() {
     for model in packed_models() {
         let (tokens, other) = (prompt(&model.config, 31, 3), prompt(&model.config, 40, 8));
-        for kv in [KvType::F32, KvType::F16] {
+        let isas = Isa::ALL.into_iter().filter(|isa| isa.is_available());
+        for (isa, kv) in isas.flat_map(|isa| [KvType::F32, KvType::F16, KvType::Q8].map(|kv| (isa, kv))) {
             let mut expected = Vec::new();
             for threads in [1, 2, 3, 8] {
+                let mut decoder = Decoder::new(Arc::clone(&model), Engine::new(isa, threads, Precision::Int8));
                 // One token at a time is a look-up, many are a product with decoded weights.
                 for steps in [&[1][..], &[31], &[24, 7], &[5, 1, 9]] {
-                    let found = logits(&model, &tokens, steps, threads, Precision::Int8, kv);
+                    let found = logits_of(&mut decoder, &tokens, steps, kv);
                     if expected.is_empty() {
                         expected = found;
                     } else {
-                        assert!(found == expected, "{steps:?} on {threads} threads");
+                        assert!(found == expected, "{isa}, {kv:?}: {steps:?} on {threads} threads");
                     }
                 }
                 let mut caches = [0; 3].map(|_| KvCache::new(&model.config, 64, kv).unwrap());
                 let [first, second, third] = &mut caches;
-                let mut decoder = decoder(&model, threads, Precision::Int8);
                 let step = |cache, tokens| Step { cache, tokens, logits: Wanted::All };
                 let together =
                     decoder.forward(&mut [step(first, &other), step(second, &tokens), step(third, &other[..3])]);
                 let together = together.unwrap();
-                assert!((0..31).all(|i| together.row(40 + i) == expected[i]), "in company, on {threads} threads");
+                assert!(
+                    (0..31).all(|i| together.row(40 + i) == expected[i]),
+                    "{isa}, {kv:?}: in company, on {threads} threads"
+                );
             }
         }
     }
