@@ -144,19 +144,12 @@ unsafe fn tile<const B: usize, const T: usize, const GROUPED: bool>(
             }
         }
     }
-    // Token by token: a loop would keep its sums in memory.
-    if T > 0 {
-        add_sums::<B, GROUPED>(sums[0], acts[0].scale, w_scales, &mut acc[..B]);
-    }
-    if T > 1 {
-        add_sums::<B, GROUPED>(sums[1], acts[1].scale, w_scales, &mut acc[B..2 * B]);
-    }
-    if T > 2 {
-        add_sums::<B, GROUPED>(sums[2], acts[2].scale, w_scales, &mut acc[2 * B..3 * B]);
-    }
-    if T > 3 {
-        add_sums::<B, GROUPED>(sums[3], acts[3].scale, w_scales, &mut acc[3 * B..4 * B]);
-    }
+    // Unrolled: a loop would keep the sums in memory.
+    last_to_first!(|TOKEN| {
+        if TOKEN < T {
+            add_sums::<B, GROUPED>(sums[TOKEN], acts[TOKEN].scale, w_scales, &mut acc[TOKEN * B..(TOKEN + 1) * B]);
+        }
+    });
     T
 }
 
