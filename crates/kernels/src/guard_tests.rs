@@ -398,9 +398,7 @@ fn elementwise_functions() {
 fn attention() {
     for isa in available() {
         let kernels = Kernels::of(isa);
-        for (kv, head_dim) in
-            [KvType::F32, KvType::F16, KvType::Q8].iter().flat_map(|kv| [1, 8, 33, 64].map(|d| (*kv, d)))
-        {
+        for (kv, head_dim) in KvType::ALL.iter().flat_map(|kv| [1, 8, 33, 64].map(|d| (*kv, d))) {
             let layout = KvTiles::new(kv, head_dim);
             for (count, end) in [(1, 1), (2, 31), (3, 32), (4, 33), (5, 65), (9, 256)] {
                 let mut tiles = bytes(layout.bytes(end));

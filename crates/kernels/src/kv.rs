@@ -51,6 +51,11 @@ pub enum KvType {
     Q8,
 }
 
+impl KvType {
+    /// All types.
+    pub const ALL: [Self; 3] = [Self::F32, Self::F16, Self::Q8];
+}
+
 /// The layout of keys and values of one kv head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KvTiles {
@@ -61,8 +66,6 @@ pub struct KvTiles {
 }
 
 impl KvTiles {
-    /// Positions per tile.
-    pub const POSITIONS: usize = TILE;
     /// Positions per chunk: the tiles of so many lie together.
     pub const CHUNK: usize = CHUNK;
 
@@ -73,6 +76,11 @@ impl KvTiles {
             KvType::Q8 => BLOCK,
         };
         Self { ty, head_dim, width: head_dim.next_multiple_of(multiple) }
+    }
+
+    /// Components per head.
+    pub const fn head_dim(self) -> usize {
+        self.head_dim
     }
 
     /// What it holds.
@@ -162,22 +170,24 @@ impl KvTiles {
         let tile = &mut tiles[position / TILE * self.tile_bytes()..][..self.tile_bytes()];
         let p = position % TILE;
         match self.ty {
-            KvType::F16 => self.write_floats(tile, p, key, value, |x| f32_to_f16(x).to_le_bytes()),
-            KvType::F32 => self.write_floats(tile, p, key, value, f32::to_le_bytes),
+            KvType::F16 => self.write_floats(tile, p, key, value, 65520.0, |x| f32_to_f16(x).to_le_bytes()),
+            KvType::F32 => self.write_floats(tile, p, key, value, f32::INFINITY, f32::to_le_bytes),
             KvType::Q8 => self.write_codes(tile, p, key, value),
         }
     }
 
+    /// Magnitudes from `limit` on cannot be held.
     fn write_floats<const N: usize>(
         self,
         tile: &mut [u8],
         p: usize,
         key: &[f32],
         value: &[f32],
+        limit: f32,
         round: impl Fn(f32) -> [u8; N],
     ) {
         // Values have weights of 0 where they are not seen, so they must be finite.
-        let usable = value.iter().all(|x| x.abs() < self.limit());
+        let usable = value.iter().all(|x| x.abs() < limit);
         for (i, x) in key.iter().enumerate() {
             tile[self.key_at(p, i)..][..N].copy_from_slice(&round(if usable { *x } else { f32::NAN }));
         }
@@ -185,14 +195,6 @@ impl KvTiles {
         let (values, _) = tile[at..at + N * self.head_dim].as_chunks_mut::<N>();
         for (to, x) in values.iter_mut().zip(value) {
             *to = round(if usable { *x } else { 0.0 });
-        }
-    }
-
-    /// Magnitudes from here on cannot be held.
-    const fn limit(self) -> f32 {
-        match self.ty {
-            KvType::F16 => 65520.0,
-            KvType::F32 | KvType::Q8 => f32::INFINITY,
         }
     }
 
@@ -267,11 +269,10 @@ fn code(value: f32, inverse: f32) -> i8 {
 mod tests {
     use super::*;
 
-    const TYPES: [KvType; 3] = [KvType::F32, KvType::F16, KvType::Q8];
-
     #[test]
     fn positions_come_back_within_half_a_step() {
-        for (kv, head_dim) in TYPES.iter().flat_map(|kv| [1, 31, 32, 64, 80, 128].map(|head_dim| (*kv, head_dim))) {
+        for (kv, head_dim) in KvType::ALL.iter().flat_map(|kv| [1, 31, 32, 64, 80, 128].map(|head_dim| (*kv, head_dim)))
+        {
             let layout = KvTiles::new(kv, head_dim);
             assert!(layout.tile_bytes().is_multiple_of(64));
             let mut tiles = vec![0u8; layout.bytes(70)];
@@ -303,7 +304,7 @@ mod tests {
 
     #[test]
     fn unusable_values_are_marked_and_tiny_ones_are_zero() {
-        for kv in TYPES {
+        for kv in KvType::ALL {
             let layout = KvTiles::new(kv, 40);
             let mut tiles = vec![0u8; layout.bytes(1)];
             let (mut key, mut value) = (vec![0.0; 40], vec![0.0; 40]);

@@ -93,7 +93,7 @@ struct Unit<'kv> {
     kv_head: usize,
     /// Its tiles.
     kv: KvHead<'kv>,
-    /// Chunks that some token sees.
+    /// Chunks that some token sees, at least one: the results of a unit that sees nothing are made like those of others.
     chunks: Range<usize>,
     /// Number of the unit's first chunk among those of all units.
     at: usize,
@@ -103,6 +103,15 @@ impl Unit<'_> {
     /// The tiles of a chunk.
     fn chunk(&self, chunk: usize) -> *const u8 {
         self.kv.tiles.as_ptr().wrapping_add(chunk * self.kv.stride)
+    }
+}
+
+/// The tiles that follow those of a chunk of unit `i`: of its next chunk or of the next unit.
+fn next(units: &[Unit<'_>], i: usize, chunk: usize) -> *const u8 {
+    if chunk + 1 < units[i].chunks.end {
+        units[i].chunk(chunk + 1)
+    } else {
+        units.get(i + 1).map_or(std::ptr::null(), |unit| unit.chunk(unit.chunks.start))
     }
 }
 
@@ -174,7 +183,7 @@ impl Engine {
                     tokens: tokens_of_unit.clone(),
                     kv_head,
                     kv: head,
-                    chunks: start..end.max(start),
+                    chunks: start..end.max(start + 1),
                     at: chunks,
                 };
                 chunks += unit.chunks.len();
@@ -345,12 +354,7 @@ impl Call<'_> {
             states.clear();
             states.resize(queries.len() * len, 0.0);
             for chunk in unit.chunks.clone() {
-                let next = if chunk + 1 < unit.chunks.end {
-                    unit.chunk(chunk + 1)
-                } else {
-                    units.get(i + 1).map_or(std::ptr::null(), |unit| unit.chunk(unit.chunks.start))
-                };
-                self.chunk(unit, &queries, chunk, next, partials);
+                self.chunk(unit, &queries, chunk, next(units, i, chunk), partials);
                 self.fold(states, partials);
             }
             // SAFETY: the caller's promise.
@@ -374,15 +378,10 @@ impl Call<'_> {
             }
             let queries = self.queries(unit, rounded);
             for chunk in chunks {
-                let next = if chunk + 1 < unit.chunks.end {
-                    unit.chunk(chunk + 1)
-                } else {
-                    units.get(i + 1).map_or(std::ptr::null(), |unit| unit.chunk(unit.chunks.start))
-                };
                 let at = (unit.at + chunk - unit.chunks.start) * most * len;
                 // SAFETY: the caller's promise.
                 let partials = unsafe { std::slice::from_raw_parts_mut(to.get().add(at), most * len) };
-                self.chunk(unit, &queries, chunk, next, partials);
+                self.chunk(unit, &queries, chunk, next(units, i, chunk), partials);
             }
         }
     }

@@ -15,7 +15,6 @@ pub struct KvCache {
     capacity: usize,
     layers: usize,
     kv_heads: usize,
-    head_dim: usize,
 }
 
 impl KvCache {
@@ -30,11 +29,10 @@ impl KvCache {
         }
         let bytes = Self::bytes_needed(config, capacity, ty);
         let refuse = || Error::OutOfMemory { what: format!("the KV cache of {capacity} positions"), needed: bytes };
-        let (layers, kv_heads, head_dim) = (config.layers, config.kv_heads, config.head_dim);
         let bytes = usize::try_from(bytes).map_err(|_| refuse())?;
-        let layout = KvTiles::new(ty, head_dim);
+        let layout = KvTiles::new(ty, config.head_dim);
         let tiles = KvTiles::zeroed(bytes).ok_or_else(refuse)?;
-        Ok(Self { tiles, layout, len: 0, capacity, layers, kv_heads, head_dim })
+        Ok(Self { tiles, layout, len: 0, capacity, layers: config.layers, kv_heads: config.kv_heads })
     }
 
     /// Bytes a cache of `capacity` positions takes; saturates instead of overflowing.
@@ -71,12 +69,12 @@ impl KvCache {
 
     /// Whether the cache was made for a model of this shape.
     pub(super) fn fits(&self, config: &ArchConfig) -> bool {
-        (self.layers, self.kv_heads, self.head_dim) == (config.layers, config.kv_heads, config.head_dim)
+        (self.layers, self.kv_heads, self.layout.head_dim()) == (config.layers, config.kv_heads, config.head_dim)
     }
 
     /// Stores keys and values (tokens x kv_heads x head_dim) of `layer` after the positions held.
     pub(super) fn write(&mut self, engine: &Engine, layer: usize, keys: &[f32], values: &[f32]) {
-        let (d, kv_heads, layout) = (self.head_dim, self.kv_heads, self.layout);
+        let (d, kv_heads, layout) = (self.layout.head_dim(), self.kv_heads, self.layout);
         let (at, end) = (self.len, self.len + keys.len() / (kv_heads * d));
         let (head_bytes, stride) = (head_bytes(layout, self.capacity), self.stride());
         let mut start = at;

@@ -105,7 +105,7 @@ fn bits_do_not_depend_on_threads_or_steps() {
     for (seed, config) in variants().iter().enumerate() {
         let model = model(config, seed as u64);
         let tokens = prompt(config, 19, 3);
-        for kv in [KvType::F32, KvType::F16, KvType::Q8] {
+        for kv in KvType::ALL {
             let expected = logits(&model, &tokens, &[19], 1, Precision::F32, kv);
             for (steps, threads) in [(&[19][..], 2), (&[1], 1), (&[1], 3), (&[4], 8), (&[7, 1, 3], 2), (&[16], 3)] {
                 assert!(
@@ -165,7 +165,7 @@ fn packed_bits_do_not_depend_on_threads_steps_or_neighbours() {
     for model in packed_models() {
         let (tokens, other) = (prompt(&model.config, 31, 3), prompt(&model.config, 40, 8));
         let isas = Isa::ALL.into_iter().filter(|isa| isa.is_available());
-        for (isa, kv) in isas.flat_map(|isa| [KvType::F32, KvType::F16, KvType::Q8].map(|kv| (isa, kv))) {
+        for (isa, kv) in isas.flat_map(|isa| KvType::ALL.map(|kv| (isa, kv))) {
             let mut expected = Vec::new();
             for threads in [1, 2, 3, 8] {
                 let mut decoder = Decoder::new(Arc::clone(&model), Engine::new(isa, threads, Precision::Int8));
@@ -234,7 +234,7 @@ fn a_truncated_cache_continues_as_if_never_longer() {
         let step = Step { cache, tokens, logits: Wanted::Last };
         decoder.forward(&mut [step]).unwrap().last().unwrap().to_vec()
     };
-    for kv in [KvType::F32, KvType::F16, KvType::Q8] {
+    for kv in KvType::ALL {
         let mut cache = KvCache::new(&config, 16, kv).unwrap();
         let expected = run(&mut cache, &tokens);
         cache.truncate(7);

@@ -1,7 +1,6 @@
 use super::{Random, assert_same_bits, engine, isas};
+use crate::kv::TILE;
 use crate::{AttentionShape, KvHead, KvTiles, KvType};
-
-const TYPES: [KvType; 3] = [KvType::F32, KvType::F16, KvType::Q8];
 
 fn reference(q: &[f32], k: &[f32], v: &[f32], head_dim: usize, scale: f32) -> Vec<f64> {
     let mut out = Vec::new();
@@ -37,7 +36,7 @@ impl Cache {
         let stride = layout.bytes(KvTiles::CHUNK) + 192;
         let mut stale = vec![0u8; positions.div_ceil(KvTiles::CHUNK) * stride];
         // What was there before must not matter, as long as somebody wrote it.
-        for p in 0..positions.next_multiple_of(KvTiles::POSITIONS) {
+        for p in 0..positions.next_multiple_of(TILE) {
             let broken = if p % 2 == 0 { vec![f32::INFINITY; head_dim] } else { random.values(head_dim) };
             let tiles = &mut stale[p / KvTiles::CHUNK * stride..];
             layout.write(tiles, p % KvTiles::CHUNK, &vec![f32::NAN; head_dim], &broken);
@@ -66,7 +65,9 @@ fn attention_follows_f64() {
     for isa in isas() {
         let engine = engine(isa, 1);
         let mut random = Random::new(7);
-        for (kv, head_dim) in TYPES.iter().flat_map(|kv| [1, 7, 24, 32, 64, 80, 128].map(|head_dim| (*kv, head_dim))) {
+        for (kv, head_dim) in
+            KvType::ALL.iter().flat_map(|kv| [1, 7, 24, 32, 64, 80, 128].map(|head_dim| (*kv, head_dim)))
+        {
             for (group, positions, first) in
                 [(1, 1, 0), (2, 31, 0), (3, 257, 0), (4, 520, 0), (5, 65, 7), (9, 700, 300)]
             {
@@ -141,7 +142,7 @@ fn extreme_scores_stay_finite() {
 #[test]
 fn a_token_is_independent_of_batch_and_threads() {
     let (tokens, context) = (37, 900);
-    for kv in TYPES {
+    for kv in KvType::ALL {
         let shape = AttentionShape { heads: 6, kv_heads: 2, head_dim: 32, kv, scale: 0.2 };
         let mut random = Random::new(8);
         let caches = [Cache::new(kv, 2, context, 32, &mut random), Cache::new(kv, 2, context, 32, &mut random)];
@@ -179,7 +180,7 @@ fn a_token_is_independent_of_batch_and_threads() {
 
 #[test]
 fn broken_positions_are_seen_by_those_who_see_them() {
-    for (isa, kv) in isas().flat_map(|isa| TYPES.map(|kv| (isa, kv))) {
+    for (isa, kv) in isas().flat_map(|isa| KvType::ALL.map(|kv| (isa, kv))) {
         let layout = KvTiles::new(kv, 8);
         let mut tiles = vec![0u8; layout.bytes(64)];
         for p in 0..64 {
@@ -205,5 +206,25 @@ fn broken_positions_are_seen_by_those_who_see_them() {
             |_: usize, _: usize| KvHead { tiles: &tiles, stride: layout.bytes(KvTiles::CHUNK), first: 0, end: 32 };
         engine(isa, 1).attention(shape, &broken, see, &mut out[..8]);
         assert!(out[..8].iter().all(|x| x.is_nan()), "{isa}: {out:?}");
+    }
+}
+
+/// A sequence that sees nothing beside one whose chunks are shared between the workers.
+#[test]
+fn nothing_seen_beside_a_long_context() {
+    for (isa, kv) in isas().flat_map(|isa| KvType::ALL.map(|kv| (isa, kv))) {
+        let shape = AttentionShape { heads: 1, kv_heads: 1, head_dim: 32, kv, scale: 0.2 };
+        let cache = Cache::new(kv, 1, 700, 32, &mut Random::new(9));
+        let q = Random::new(10).values(2 * 32);
+        let long = KvHead { tiles: &cache.tiles[0], stride: cache.stride, first: 0, end: 700 };
+        let nothing = KvHead { tiles: &[], end: 0, ..long };
+        let mut expected = vec![f32::NAN; 32];
+        engine(isa, 1).attention(shape, &q[32..], |_, _| long, &mut expected);
+        for threads in [1, 2, 3] {
+            let mut out = vec![f32::NAN; q.len()];
+            engine(isa, threads).attention(shape, &q, |token, _| [nothing, long][token], &mut out);
+            assert_eq!(out[..32], [0.0; 32], "{isa} {kv:?}");
+            assert_same_bits(&out[32..], &expected);
+        }
     }
 }

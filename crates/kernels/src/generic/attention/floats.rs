@@ -1,7 +1,7 @@
 //! f16 and f32 keys and values: products in f32. Lanes are positions for keys and components for values, so that every
 //! sum is one accumulator that takes its terms in ascending order.
 
-use super::{Group, NEAR, TilesChunk, partial_len};
+use super::{Group, TilesChunk, partial_len, prefetch};
 use crate::generic::dense::Element;
 use crate::kv::{CHUNK, KvTiles, TILE};
 use crate::vector::Floats;
@@ -136,16 +136,4 @@ unsafe fn mix<V: Floats, E: Element, const R: usize, const N: usize>(
         }
     }
     N
-}
-
-/// Asks for the `bytes` from `at` on of what comes next, and of what comes `ahead` bytes later.
-#[inline(always)]
-unsafe fn prefetch<V: Floats>(at: *const u8, bytes: usize, ahead: usize) {
-    for line in (0..bytes).step_by(64) {
-        // SAFETY: the caller has the instruction set; any address may be asked for.
-        unsafe {
-            V::prefetch(at.wrapping_add(ahead).wrapping_add(line));
-            V::prefetch_near(at.wrapping_add(NEAR + line));
-        }
-    }
 }

@@ -8,7 +8,7 @@
 //! sum[i]          = int(i) * step                                   step = that largest / 32512
 //! ```
 
-use super::{Group, NEAR, TilesChunk, partial_len};
+use super::{Group, TilesChunk, partial_len, prefetch};
 use crate::generic::panel::InputBlock;
 use crate::kv::{BLOCK, CHUNK, KvTiles, TILE};
 use crate::vector::{Floats, RowLanes};
@@ -28,7 +28,8 @@ pub(crate) struct Int8Query {
 /// Computes the partial results of all rows.
 ///
 /// # Safety
-/// The instruction set of `V` is available; `tiles` holds every position of the chunk below each row's `end`; the pointers cover what [`TilesChunk`] and [`Int8Query`] say.
+/// The instruction set of `V` is available; `tiles` holds every position of the chunk below each row's `end`; the
+/// pointers cover what [`TilesChunk`] and [`Int8Query`] say.
 #[inline(always)]
 pub(crate) unsafe fn chunk<V: RowLanes>(chunk: &TilesChunk<'_, Int8Query>) {
     let mut r = 0;
@@ -118,8 +119,7 @@ unsafe fn tile_scores<V: RowLanes, const R: usize, const N: usize>(
                         let from = tile.add(layout.keys() + line * 64 + p % 16 * 4);
                         codes[n] = V::load_bytes(from);
                         if p % 16 == 0 {
-                            V::Floats::prefetch(from.wrapping_add(group.ahead));
-                            V::Floats::prefetch_near(from.wrapping_add(NEAR));
+                            prefetch::<V::Floats>(from, 64, group.ahead);
                         }
                     }
                     for i in 0..R {
@@ -199,8 +199,7 @@ unsafe fn mix<V: RowLanes, const R: usize, const N: usize>(
                     let from = codes_of_tile.add(line * 64 + component % 16 * 4);
                     codes[n] = V::load_bytes(from);
                     if component.is_multiple_of(16) {
-                        V::Floats::prefetch(from.wrapping_add(group.ahead));
-                        V::Floats::prefetch_near(from.wrapping_add(NEAR));
+                        prefetch::<V::Floats>(from, 64, group.ahead);
                     }
                 }
                 for i in 0..R {

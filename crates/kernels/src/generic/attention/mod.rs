@@ -125,6 +125,18 @@ impl<Q: Copy, const R: usize> Group<Q, R> {
     }
 }
 
+/// Asks for the `bytes` from `at` on of what comes next, and of what comes `ahead` bytes later.
+#[inline(always)]
+unsafe fn prefetch<V: Floats>(at: *const u8, bytes: usize, ahead: usize) {
+    for line in (0..bytes).step_by(64) {
+        // SAFETY: the caller has the instruction set; any address may be asked for.
+        unsafe {
+            V::prefetch(at.wrapping_add(ahead).wrapping_add(line));
+            V::prefetch_near(at.wrapping_add(NEAR + line));
+        }
+    }
+}
+
 /// 2^x for x <= 0 or NaN, to 3e-7 of it; 0 below -100, which is nothing beside the 1 of the largest score.
 #[inline(always)]
 unsafe fn exp2<V: Floats>(x: V) -> V {
