@@ -1,12 +1,12 @@
 //! One table of functions per instruction set: the algorithms of [`generic`](crate::generic) compiled for it.
 
 use crate::Isa;
+use crate::coarse::Coarse;
 use crate::generic::attention::TilesChunk;
 use crate::generic::attention::int8::Int8Query;
+use crate::generic::coarse::{CoarseInput, Estimate};
 use crate::generic::dense::DenseBlock;
 use crate::generic::panel::{InputBlock, PanelBlock};
-use crate::generic::split::Estimate;
-use crate::split::Split;
 
 /// The functions of one instruction set.
 ///
@@ -31,9 +31,9 @@ pub(crate) struct Kernels {
     pub widen_bf16: unsafe fn(*const u8, &mut [f32]),
     pub quantize: unsafe fn(&[f32], &mut [i8], &mut [InputBlock]),
     pub panels: unsafe fn(&PanelBlock),
-    #[allow(clippy::type_complexity)] // a signature like the others
-    pub split_estimate: unsafe fn(&Split, usize, &[i8], &[InputBlock], &[f32], &mut [Estimate]),
-    pub split_exact: unsafe fn(&Split, usize, *const i8, *const InputBlock, usize, *mut f32),
+    pub rotate: unsafe fn(&mut [f32], &[f32], usize),
+    pub coarse_row: unsafe fn(&mut [f32], &[f32], usize, &mut [u8], &mut [f32; 2]),
+    pub coarse_estimate: unsafe fn(&Coarse, usize, &CoarseInput<'_>, &mut [Estimate]),
 }
 
 impl Kernels {
@@ -89,6 +89,9 @@ macro_rules! kernels {
             widen_f16(from: *const u8, out: &mut [f32]) => dense::widen::<$floats, dense::F16>(from, out);
             widen_bf16(from: *const u8, out: &mut [f32]) => dense::widen::<$floats, dense::Bf16>(from, out);
             quantize(x: &[f32], q: &mut [i8], blocks: &mut [panel::InputBlock]) => panel::quantize(x, q, blocks);
+            rotate(x: &mut [f32], signs: &[f32], block: usize) => coarse::rotate(x, signs, block);
+            coarse_row(row: &mut [f32], signs: &[f32], block: usize, codes: &mut [u8], factors: &mut [f32; 2])
+                => coarse::coarse_row(row, signs, block, codes, factors);
         }
     };
     (@integers $attribute:tt $base:tt $ints:ty; $($floats:tt)*) => {
@@ -97,22 +100,12 @@ macro_rules! kernels {
             attend_q8(chunk: &attention::TilesChunk<'_, attention::int8::Int8Query>)
                 => attention::int8::chunk::<$ints>(chunk);
             panels(block: &panel::PanelBlock) => panel::panels::<$ints>(block);
-            split_estimate(
-                w: &crate::split::Split,
+            coarse_estimate(
+                w: &crate::coarse::Coarse,
                 first: usize,
-                q: &[i8],
-                blocks: &[panel::InputBlock],
-                norms: &[f32],
-                out: &mut [split::Estimate]
-            ) => split::estimate::<$ints>(w, first, q, blocks, norms, out);
-            split_exact(
-                w: &crate::split::Split,
-                panel: usize,
-                q: *const i8,
-                blocks: *const panel::InputBlock,
-                tokens: usize,
-                y: *mut f32
-            ) => split::exact::<$ints>(w, panel, q, blocks, tokens, y);
+                x: &coarse::CoarseInput<'_>,
+                out: &mut [coarse::Estimate]
+            ) => coarse::estimate::<$ints>(w, first, x, out);
         }
     };
     (@functions $attribute:tt [$($base:path)?] $($name:ident $arguments:tt => $body:expr;)*) => {

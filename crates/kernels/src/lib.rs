@@ -6,6 +6,7 @@
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
 mod bytes;
+mod coarse;
 mod engine;
 pub mod format;
 mod generic;
@@ -20,7 +21,6 @@ mod panel;
 mod pool;
 pub mod probe;
 mod scalar;
-mod split;
 mod ternary;
 mod vector;
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]

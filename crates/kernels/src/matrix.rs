@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
+use crate::coarse::Coarse;
 use crate::format::ggml::dequantize;
 use crate::format::{PackedError, PackedLayout, TensorType};
 use crate::kernels::Kernels;
 use crate::panel::Panels;
-use crate::split::Split;
 use crate::ternary::TernaryMatrix;
 use crate::{Bytes, Isa, Pool};
 
@@ -16,6 +16,7 @@ pub struct Matrix {
     rows: usize,
     cols: usize,
     pub(crate) repr: Repr,
+    pub(crate) coarse: Option<Arc<Coarse>>,
 }
 
 #[derive(Clone, Debug)]
@@ -26,8 +27,6 @@ pub(crate) enum Repr {
     Ternary(Arc<TernaryMatrix>),
     /// Block-quantized weights in kernel order.
     Panels(Panels),
-    /// Q8_0 weights in two parts.
-    Split(Split),
 }
 
 /// Why bytes cannot become a [`Matrix`].
@@ -81,7 +80,7 @@ impl Matrix {
         if !ty.is_dequantizable() {
             return Err(MatrixError::UnsupportedType(ty));
         }
-        Ok(Self { rows, cols, repr: Repr::Rows { ty, bytes } })
+        Ok(Self { rows, cols, repr: Repr::Rows { ty, bytes }, coarse: None })
     }
 
     /// The same matrix in the order of the int8 kernels, for Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, Q3_K, Q4_K, Q5_K
@@ -93,25 +92,25 @@ impl Matrix {
     pub fn repacked_on(self, pool: &Pool) -> Self {
         let Repr::Rows { ty, bytes } = &self.repr else { return self };
         match Panels::new(*ty, self.rows, self.cols, bytes, pool) {
-            Some(panels) => Self { rows: self.rows, cols: self.cols, repr: Repr::Panels(panels) },
+            Some(panels) => Self { rows: self.rows, cols: self.cols, repr: Repr::Panels(panels), coarse: None },
             None => self,
         }
     }
 
-    /// The same matrix, if it is a [repacked](Self::repacked_on) Q8_0 one with finite scales, in the two parts that
-    /// [`Engine::top`](crate::Engine::top) reads: a copy of the same size, as good as the original in every other use but
-    /// slower for many tokens. Any other matrix is returned as it is.
-    pub fn split_on(self, pool: &Pool) -> Self {
-        let Repr::Panels(panels) = &self.repr else { return self };
-        match Split::new(panels, pool) {
-            Some(split) => Self { rows: self.rows, cols: self.cols, repr: Repr::Split(split) },
-            None => self,
+    /// The same matrix with the coarse copy (3 bits a weight) that [`Engine::top`](crate::Engine::top) looks at first, if it is
+    /// a [repacked](Self::repacked_on) one of finite weights and at most 131,072 columns. Any other matrix is returned as it is.
+    pub fn with_coarse_on(mut self, pool: &Pool) -> Self {
+        if matches!(self.repr, Repr::Panels(_)) {
+            let kernels = Kernels::of(Isa::best());
+            let row = |row: usize, out: &mut [f32]| self.row_f32_with(kernels, row, out);
+            self.coarse = Coarse::new(self.rows, self.cols, pool, row).map(Arc::new);
         }
+        self
     }
 
-    /// Whether the matrix is in [two parts](Self::split_on).
-    pub fn is_split(&self) -> bool {
-        matches!(self.repr, Repr::Split(_))
+    /// Whether the matrix has a [coarse copy](Self::with_coarse_on).
+    pub fn has_coarse(&self) -> bool {
+        self.coarse.is_some()
     }
 
     /// Row-major packed ternary codes (`layout.rows` x `layout.format.row_bytes`) and f16 scales (little-endian bytes),
@@ -121,7 +120,7 @@ impl Matrix {
     /// [`MatrixError`] when sizes do not fit, a code is illegal, padding is not zero or a scale is not finite.
     pub fn from_packed_on(pool: &Pool, layout: PackedLayout, codes: &[u8], scales: &[u8]) -> Result<Self, MatrixError> {
         let matrix = TernaryMatrix::from_packed(layout, codes, scales, pool)?;
-        Ok(Self { rows: layout.rows, cols: layout.cols, repr: Repr::Ternary(Arc::new(matrix)) })
+        Ok(Self { rows: layout.rows, cols: layout.cols, repr: Repr::Ternary(Arc::new(matrix)), coarse: None })
     }
 
     /// [`from_packed_on`](Self::from_packed_on) on the calling thread alone.
@@ -139,7 +138,7 @@ impl Matrix {
     /// [`MatrixError`] when sizes do not fit or a scale is not finite.
     pub fn from_stq1_0_on(pool: &Pool, rows: usize, cols: usize, blocks: &[u8]) -> Result<Self, MatrixError> {
         let matrix = TernaryMatrix::from_stq1_0(rows, cols, blocks, pool)?;
-        Ok(Self { rows, cols, repr: Repr::Ternary(Arc::new(matrix)) })
+        Ok(Self { rows, cols, repr: Repr::Ternary(Arc::new(matrix)), coarse: None })
     }
 
     /// Out features.
@@ -152,13 +151,12 @@ impl Matrix {
         self.cols
     }
 
-    /// Bytes held in memory (or mapped) for the weights, scales included.
+    /// Bytes held in memory (or mapped) for the weights, scales included, without a coarse copy.
     pub fn bytes(&self) -> usize {
         match &self.repr {
             Repr::Rows { bytes, .. } => bytes.len(),
             Repr::Ternary(matrix) => matrix.bytes(),
             Repr::Panels(panels) => panels.bytes().len(),
-            Repr::Split(split) => split.bytes(),
         }
     }
 
@@ -187,7 +185,6 @@ impl Matrix {
                 }
             }
             Repr::Panels(panels) => panels.row_f32(row, out),
-            Repr::Split(split) => split.row_f32(row, out),
         }
     }
 }

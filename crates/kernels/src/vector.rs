@@ -156,6 +156,8 @@ pub(crate) trait RowLanes: Copy {
     unsafe fn low_nibbles(bytes: Self::Bytes) -> Self::Bytes;
     /// The high half of every byte.
     unsafe fn high_nibbles(bytes: Self::Bytes) -> Self::Bytes;
+    /// `(bytes >> shift) & mask` of every byte, `shift` below 8 (constants after inlining).
+    unsafe fn bits(bytes: Self::Bytes, shift: i32, mask: i8) -> Self::Bytes;
     /// `nibbles | ((bits >> shift) & mask) << 4`, `mask` below 4 and `shift` below 8 (constants after inlining).
     unsafe fn extend_nibbles(nibbles: Self::Bytes, bits: Self::Bytes, shift: i32, mask: i8) -> Self::Bytes;
     /// Adds the products of four unsigned bytes (at most 63) per lane with four int8 inputs (`>= -127`), packed in `x`.

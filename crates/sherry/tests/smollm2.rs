@@ -119,7 +119,7 @@ fn int8_activations_stay_close_and_answer() {
     assert_eq!((generated.text.as_str(), generated.finish), (" Paris", Finish::Stop));
 }
 
-/// A split head gives the same tokens as the whole one, greedy and with top-k, on every instruction set.
+/// A head with a coarse copy gives the same tokens as the whole one, greedy and with top-k, on every instruction set.
 #[test]
 fn two_stage_head_generates_the_same() {
     let Some(checkpoint) = model() else { return };
@@ -128,7 +128,7 @@ fn two_stage_head_generates_the_same() {
         let generate = |split: bool, params: SamplingParams| {
             let mut model = checkpoint.load(&NoProgress).unwrap();
             let engine = Engine::new(isa, 2, Precision::Int8);
-            assert_eq!(split && model.weights.split_head(engine.pool()), split);
+            assert_eq!(split && model.weights.add_coarse_head(engine.pool()), split);
             let decoder = Decoder::new(Arc::new(model), engine);
             let mut session =
                 Session::new(decoder, Arc::new(checkpoint.tokenizer().unwrap()), 128, KvType::Q8).unwrap();

@@ -35,8 +35,8 @@ pub struct EngineArgs {
     /// Type of keys and values in the cache
     #[arg(long, value_enum, default_value = "f16")]
     pub kv: KvArg,
-    /// Head: full computes every logit; two-stage only those that can be chosen, with the same result (Q8_0 heads, greedy
-    /// and top-k sampling)
+    /// Head: full computes every logit; two-stage reads a copy of 3 bits a weight first, then only the rows that can be chosen
+    /// (greedy and top-k sampling; a different token once in 10^9)
     #[arg(long, value_enum, default_value = "full")]
     pub head: HeadArg,
     /// Read files into memory instead of mapping them
@@ -190,8 +190,9 @@ impl EngineArgs {
             estimate.check(available).with_context(|| checkpoint.path().display().to_string())?;
         }
         let mut model = checkpoint.load(progress)?;
-        if self.head == HeadArg::TwoStage && !model.weights.split_head(engine.pool()) {
-            progress.note("--head two-stage: only Q8_0 heads can be split; every logit is computed");
+        if self.head == HeadArg::TwoStage && !model.weights.add_coarse_head(engine.pool()) {
+            progress
+                .note("--head two-stage: only for block-quantized heads (Q8_0, Q6_K, ...); every logit is computed");
         }
         Ok(Decoder::new(Arc::new(model), engine))
     }

@@ -7,7 +7,7 @@ use super::neon::ternary::{TABLE_BYTES, add_digits, build_tables, decode_codes};
 use super::neon::ternary::{fields, load, look_up, quad, store};
 use super::neon::vector::{F32x8, row_lanes};
 use crate::generic::ternary::{Vectors, ternary_kernels};
-use crate::generic::{activation, attention, dense, panel, split};
+use crate::generic::{activation, attention, coarse, dense, panel};
 use crate::kernels::kernels;
 use crate::ternary::activations::ActBlock;
 use crate::ternary::kernels::Codebook;

@@ -82,7 +82,7 @@ impl Engine {
                 packed.push(TernaryProduct { w, y: &mut *product.y });
                 continue;
             }
-            let int8 = self.precision == Precision::Int8 && matches!(product.w.repr, Repr::Panels(_) | Repr::Split(_));
+            let int8 = self.precision == Precision::Int8 && matches!(product.w.repr, Repr::Panels(_));
             jobs.push(Job { w: product.w, y: SharedPtr(product.y.as_mut_ptr()), int8 });
         }
         if !packed.is_empty() {
@@ -154,17 +154,6 @@ impl Job<'_> {
                 };
                 // SAFETY: the caller's promise; the inputs were rounded for all tokens and `cols` inputs.
                 unsafe { (call.kernels.panels)(&block) };
-                return;
-            }
-            Repr::Split(split) if self.int8 => {
-                for unit in units.clone() {
-                    let Inputs { q, blocks } = call.inputs;
-                    // SAFETY: the caller's promise; the inputs were rounded for all tokens and `cols` inputs.
-                    unsafe {
-                        let y = y.add((unit - units.start) * ROWS);
-                        (call.kernels.split_exact)(split, unit, q.as_ptr(), blocks.as_ptr(), call.tokens, y);
-                    }
-                }
                 return;
             }
             Repr::Rows { ty: TensorType::F32, bytes } => Some((call.kernels.dense_f32, bytes)),

@@ -9,8 +9,8 @@
 
 pub(crate) mod activation;
 pub(crate) mod attention;
+pub(crate) mod coarse;
 pub(crate) mod dense;
 pub(crate) mod panel;
-pub(crate) mod split;
 #[cfg(any(target_arch = "aarch64", all(target_arch = "wasm32", target_feature = "simd128")))]
 pub(crate) mod ternary;

@@ -130,6 +130,11 @@ impl RowLanes for I32x8 {
     }
 
     #[inline(always)]
+    unsafe fn bits(bytes: [u8; 32], shift: i32, mask: i8) -> [u8; 32] {
+        bytes.map(|byte| (byte >> shift) & mask as u8)
+    }
+
+    #[inline(always)]
     unsafe fn extend_nibbles(nibbles: [u8; 32], bits: [u8; 32], shift: i32, mask: i8) -> [u8; 32] {
         std::array::from_fn(|i| nibbles[i] | ((bits[i] >> shift) & mask as u8) << 4)
     }

@@ -6,7 +6,7 @@
 pub(crate) mod ternary;
 pub(crate) mod vector;
 
-use crate::generic::{activation, attention, dense, panel, split};
+use crate::generic::{activation, attention, coarse, dense, panel};
 use crate::kernels::kernels;
 
 kernels!(vector::F32x8, vector::I32x8);

@@ -173,6 +173,12 @@ impl RowLanes for I32x8 {
     }
 
     #[inline(always)]
+    unsafe fn bits(bytes: Self::Bytes, shift: i32, mask: i8) -> Self::Bytes {
+        let bits = |bytes| v128_and(u8x16_shr(bytes, shift as u32), i8x16_splat(mask));
+        (bits(bytes.0), bits(bytes.1))
+    }
+
+    #[inline(always)]
     unsafe fn extend_nibbles(nibbles: Self::Bytes, bits: Self::Bytes, shift: i32, mask: i8) -> Self::Bytes {
         let mask = i8x16_splat(mask);
         let extend = |nibbles, bits| v128_or(nibbles, u8x16_shl(v128_and(u8x16_shr(bits, shift as u32), mask), 4));

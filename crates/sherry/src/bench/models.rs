@@ -53,6 +53,8 @@ pub struct Setup {
     pub threads: usize,
     /// Keys and values.
     pub kv: KvType,
+    /// How many of the largest logits generation asks for ([`Wanted::Top`]); 0: all.
+    pub top: usize,
 }
 
 /// What to measure.
@@ -91,9 +93,11 @@ impl Measurement {
         self.seconds.iter().map(|seconds| self.test.tokens as f64 / seconds).collect()
     }
 
-    /// Bytes of weights read per second, by the median rate; `None` for prompts, whose tokens share each reading.
+    /// Bytes of weights read per second, by the median rate; `None` for prompts, whose tokens share each reading, and where
+    /// only a part of the head is read.
     pub fn weight_rate(&self) -> Option<f64> {
-        (self.test.phase == Phase::Generate).then(|| median(&self.rates()) * self.token_bytes as f64)
+        (self.test.phase == Phase::Generate && self.setup.top == 0)
+            .then(|| median(&self.rates()) * self.token_bytes as f64)
     }
 
     /// The median read limit, where one was measured.
@@ -225,7 +229,7 @@ impl Runner {
                 let fastest =
                     (0..options.setups.len()).max_by_key(|&i| (options.setups[i].isa, options.setups[i].threads));
                 let decoder = &mut self.decoders[fastest.unwrap_or(s)];
-                prompt(decoder, &mut cache, test.depth, options.batch, progress)?;
+                prompt(decoder, &mut cache, test.depth, options.batch, Wanted::Last, progress)?;
                 entry.insert(cache)
             }
         };
@@ -233,10 +237,11 @@ impl Runner {
         let decoder = &mut self.decoders[s];
         let start = Instant::now();
         match test.phase {
-            Phase::Prompt => prompt(decoder, cache, test.tokens, options.batch, progress)?,
+            Phase::Prompt => prompt(decoder, cache, test.tokens, options.batch, Wanted::Last, progress)?,
             Phase::Generate => {
+                let logits = if setup.top == 0 { Wanted::Last } else { Wanted::Top(setup.top) };
                 for _ in 0..test.tokens {
-                    prompt(decoder, cache, 1, 1, progress)?;
+                    prompt(decoder, cache, 1, 1, logits, progress)?;
                 }
             }
         }
@@ -244,12 +249,13 @@ impl Runner {
     }
 }
 
-/// Appends `tokens` random tokens, `batch` at a time, with the logits of the last.
+/// Appends `tokens` random tokens, `batch` at a time, with the `wanted` logits at the end.
 fn prompt(
     decoder: &mut Decoder,
     cache: &mut KvCache,
     tokens: usize,
     batch: usize,
+    wanted: Wanted,
     progress: &dyn Progress,
 ) -> Result<()> {
     let vocab = decoder.config().vocab as u64;
@@ -263,7 +269,7 @@ fn prompt(
             .map(|i| ((i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33) % vocab)
             .map(|id| id as u32)
             .collect();
-        let logits = if next == end { Wanted::Last } else { Wanted::None };
+        let logits = if next == end { wanted } else { Wanted::None };
         decoder.forward(&mut [Step { cache, tokens: &ids, logits }])?;
     }
     Ok(())

@@ -16,7 +16,7 @@ fn test(phase: Phase, tokens: usize, depth: usize) -> Test {
 }
 
 fn options(setups: &[(Isa, usize)], tests: Vec<Test>) -> Options {
-    let setups = setups.iter().map(|&(isa, threads)| Setup { isa, threads, kv: KvType::F16 }).collect();
+    let setups = setups.iter().map(|&(isa, threads)| Setup { isa, threads, kv: KvType::F16, top: 0 }).collect();
     Options { setups, tests, repetitions: 2, warm_up: true, batch: 5 }
 }
 

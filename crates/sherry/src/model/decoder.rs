@@ -26,17 +26,17 @@ pub enum Wanted {
     /// Of the last token: what generation needs.
     Last,
     /// Of the last token, but only the `k` largest have to be there: what greedy and top-k sampling need. The others may be
-    /// -inf, as far as they are proven to be smaller. Cheaper when the head is [split](Weights::split_head); otherwise, and
-    /// where the proof fails, the same as `Last`.
+    /// -inf. Cheaper when the head has a [coarse copy](Weights::add_coarse_head) and that tells them apart; otherwise the same
+    /// as `Last`.
     Top(usize),
     /// Of every token: what evaluation needs.
     All,
 }
 
-/// How often a [split](Weights::split_head) head was enough.
+/// How often the [coarse copy](Weights::add_coarse_head) of a head was enough.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HeadStatistics {
-    /// Tokens whose largest logits were found from a part of the head.
+    /// Tokens whose largest logits were found without the whole head.
     pub found: u64,
     /// Logits computed exactly for them, in all.
     pub exact: u64,
@@ -100,7 +100,7 @@ pub struct Decoder {
     head: HeadState,
 }
 
-/// When to try a part of the head.
+/// When to try the coarse copy of the head.
 #[derive(Debug, Default)]
 struct HeadState {
     statistics: HeadStatistics,
@@ -167,7 +167,7 @@ impl Decoder {
         &self.engine
     }
 
-    /// How often a split head was enough so far.
+    /// How often the coarse copy of the head was enough so far.
     pub fn head_statistics(&self) -> HeadStatistics {
         self.head.statistics
     }
@@ -343,7 +343,7 @@ impl Decoder {
             norm(&self.engine, config, delta, &weights.output_norm, normed);
             let head = weights.head();
             let found = match b.top {
-                Some(k) if rows == 1 && head.is_split() => self.head.top(&mut self.engine, normed, head, k, logits),
+                Some(k) if rows == 1 && head.has_coarse() => self.head.top(&mut self.engine, normed, head, k, logits),
                 _ => false,
             };
             if !found {
@@ -355,7 +355,7 @@ impl Decoder {
 }
 
 impl HeadState {
-    /// Tries to find the `k` largest logits of `x` from a part of the head, unless that has just failed.
+    /// Tries to find the `k` largest logits of `x` without the whole head, unless that has just failed.
     fn top(&mut self, engine: &mut Engine, x: &[f32], head: &Matrix, k: usize, logits: &mut [f32]) -> bool {
         if self.wait > 0 {
             self.wait -= 1;
@@ -464,11 +464,11 @@ impl Weights {
         self.head.as_ref().unwrap_or(&self.embed)
     }
 
-    /// Brings the head into the form that [`Wanted::Top`] is fast with; returns whether there is one for it (Q8_0, scales
-    /// finite). Takes the head's memory twice while it runs.
-    pub fn split_head(&mut self, pool: &Pool) -> bool {
+    /// Gives the head the coarse copy (3 bits a weight) that makes [`Wanted::Top`] cheaper; returns whether there is one for
+    /// it (block-quantized, all weights finite).
+    pub fn add_coarse_head(&mut self, pool: &Pool) -> bool {
         let head = self.head.as_mut().unwrap_or(&mut self.embed);
-        *head = head.clone().split_on(pool);
-        head.is_split()
+        *head = head.clone().with_coarse_on(pool);
+        head.has_coarse()
     }
 }

@@ -87,6 +87,10 @@ pub struct BenchArgs {
     /// Types of keys and values in the cache
     #[arg(long, value_enum, value_delimiter = ',', default_value = "f16", help_heading = "Tests")]
     kv: Vec<KvArg>,
+    /// Largest logits that generation asks for, with the coarse copy of the head that --head two-stage makes; 0: all logits
+    #[arg(long, value_name = "K", value_delimiter = ',', default_value = "0", help_heading = "Tests",
+          conflicts_with_all = ["table", "kernels"])]
+    top: Vec<usize>,
     /// Most prompt tokens per pass over the weights
     #[arg(short, long, value_name = "N", default_value_t = 512, value_parser = positive, help_heading = "Tests")]
     batch: usize,
@@ -219,7 +223,9 @@ impl BenchArgs {
         let mut setups = Vec::new();
         for isa in self.isas()? {
             for &threads in &self.thread_counts(threads) {
-                setups.extend(self.kv_types().into_iter().map(|kv| Setup { isa, threads, kv }));
+                for kv in self.kv_types() {
+                    setups.extend(distinct(&self.top, &[]).into_iter().map(|top| Setup { isa, threads, kv, top }));
+                }
             }
         }
         Ok(Options { setups, tests, repetitions: self.repetitions, warm_up: !self.no_warmup, batch: self.batch })

@@ -10,6 +10,7 @@ use sherry::bench::{ReadProbe, WeightFormat};
 use sherry::io::ReadMode;
 use sherry::model::{ArchConfig, Checkpoint, Family, KvType, Model, RandomModel, Stored};
 
+use sherry_kernels::Pool;
 use sherry_kernels::format::{ScaleGroup, TernaryFormat};
 
 use super::output::{self, Record, Subject};
@@ -41,11 +42,17 @@ impl Candidate {
         }
     }
 
-    fn load(self, context: &Context) -> Result<Model> {
-        Ok(match self {
+    fn load(self, options: &Options, context: &Context) -> Result<Model> {
+        let mut model = match self {
             Self::File(checkpoint) => checkpoint.load(&context.console)?,
             Self::Random(model) => model.load(&context.console)?,
-        })
+        };
+        if options.setups.iter().any(|setup| setup.top > 0)
+            && !model.weights.add_coarse_head(&Pool::new(default_threads().threads))
+        {
+            bail!("--top: this head has no coarse copy, only block-quantized ones have");
+        }
+        Ok(model)
     }
 
     fn subject(&self) -> Subject {
@@ -114,7 +121,7 @@ pub fn run(args: &BenchArgs, context: &Context) -> Result<ExitCode> {
     let mut loaded: Vec<(Subject, Arc<Model>)> = Vec::new();
     for candidate in candidates {
         let subject = candidate.subject();
-        loaded.push((subject, Arc::new(candidate.load(context)?)));
+        loaded.push((subject, Arc::new(candidate.load(&options, context)?)));
         if !together {
             measure(&mut loaded, &options, &read, context, &mut results)?;
         }
@@ -177,6 +184,10 @@ fn markdown(options: &Options, results: &[(Subject, Vec<Measurement>)]) -> Strin
     if several_types {
         columns.push(("kv", Align::Left));
     }
+    let several_heads = options.setups.iter().any(|setup| setup.top > 0);
+    if several_heads {
+        columns.push(("logits", Align::Left));
+    }
     columns.extend([
         ("test", Align::Right),
         ("t/s", Align::Right),
@@ -194,6 +205,9 @@ fn markdown(options: &Options, results: &[(Subject, Vec<Measurement>)]) -> Strin
         ];
         if several_types {
             cells.push(output::kv_name(m.setup.kv));
+        }
+        if several_heads {
+            cells.push(if m.setup.top == 0 { "all".to_owned() } else { format!("top {}", m.setup.top) });
         }
         cells.extend([m.test.to_string(), output::rate(m), output::traffic(m), output::limit_share(m)]);
         table.row(cells);

@@ -204,6 +204,14 @@ macro_rules! row_lanes {
 
             #[inline]
             #[target_feature(enable = $features)]
+            unsafe fn bits(bytes: Self::Bytes, shift: i32, mask: i8) -> Self::Bytes {
+                // A shift to the left by a negative number goes to the right.
+                let (shift, mask) = (vdupq_n_s8(-shift as i8), vdupq_n_u8(mask as u8));
+                (vandq_u8(vshlq_u8(bytes.0, shift), mask), vandq_u8(vshlq_u8(bytes.1, shift), mask))
+            }
+
+            #[inline]
+            #[target_feature(enable = $features)]
             unsafe fn extend_nibbles(nibbles: Self::Bytes, bits: Self::Bytes, shift: i32, mask: i8) -> Self::Bytes {
                 // A shift to the left by a negative number goes to the right.
                 let (shift, mask) = (vdupq_n_s8(-shift as i8), vdupq_n_u8(mask as u8));

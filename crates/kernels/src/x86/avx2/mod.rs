@@ -11,7 +11,7 @@ mod rows;
 pub(crate) mod transpose;
 pub(crate) mod vector;
 
-use crate::generic::{activation, attention, dense, panel, split};
+use crate::generic::{activation, attention, coarse, dense, panel};
 use crate::kernels::kernels;
 
 kernels!(vector::F32x8, vector::I32x8<dot::Maddubs>, #[target_feature(enable = "avx2,fma,f16c")]);
@@ -40,7 +40,7 @@ pub(crate) mod vnni {
         ($name:ident, $features:literal, $products:ident) => {
             #[doc = concat!("With ", $features, ".")]
             pub(crate) mod $name {
-                use crate::generic::{attention, panel, split};
+                use crate::generic::{attention, coarse, panel};
                 use crate::kernels::kernels;
                 use crate::x86::avx2::dot::$products;
                 use crate::x86::avx2::vector::I32x8;

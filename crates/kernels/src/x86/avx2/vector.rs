@@ -185,6 +185,13 @@ impl<P: Products<Vector = __m256i>> RowLanes for I32x8<P> {
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn bits(bytes: __m256i, shift: i32, mask: i8) -> __m256i {
+        // What comes in from the neighbouring byte lies above the mask.
+        _mm256_and_si256(_mm256_srl_epi16(bytes, _mm_cvtsi32_si128(shift)), _mm256_set1_epi8(mask))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn extend_nibbles(nibbles: __m256i, bits: __m256i, shift: i32, mask: i8) -> __m256i {
         let bits = _mm256_srl_epi16(bits, _mm_cvtsi32_si128(shift));
         let bits = _mm256_and_si256(bits, _mm256_set1_epi8(mask));

@@ -10,7 +10,7 @@ pub(crate) mod look_up;
 mod rows;
 pub(crate) mod vector;
 
-use crate::generic::{activation, attention, dense, panel, split};
+use crate::generic::{activation, attention, coarse, dense, panel};
 use crate::kernels::kernels;
 
 kernels!(
@@ -36,7 +36,7 @@ pub(crate) mod ternary {
 
 /// With VNNI.
 pub(crate) mod vnni {
-    use crate::generic::{attention, panel, split};
+    use crate::generic::{attention, coarse, panel};
     use crate::kernels::kernels;
     use crate::x86::avx512::dot::Vnni;
     use crate::x86::avx512::vector::I32x16;

@@ -227,6 +227,13 @@ impl<P: Products<Vector = __m512i>> RowLanes for I32x16<P> {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
+    unsafe fn bits(bytes: __m512i, shift: i32, mask: i8) -> __m512i {
+        // What comes in from the neighbouring byte lies above the mask.
+        _mm512_and_si512(_mm512_srl_epi16(bytes, _mm_cvtsi32_si128(shift)), _mm512_set1_epi8(mask))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
     unsafe fn extend_nibbles(nibbles: __m512i, bits: __m512i, shift: i32, mask: i8) -> __m512i {
         let bits = _mm512_srl_epi16(bits, _mm_cvtsi32_si128(shift));
         let bits = _mm512_and_si512(bits, _mm512_set1_epi8(mask));

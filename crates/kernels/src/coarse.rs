@@ -1,0 +1,121 @@
+//! A matrix at 3 bits a weight, kept beside the matrix itself, that tells which of its rows can be the largest.
+//!
+//! Rows are rotated first: signs, then Hadamard matrices over blocks of a power of two ([`rotate`]). That changes no
+//! product with an input rotated alike, and makes weights, inputs and rounding errors look normally distributed, whatever
+//! outliers they had. Then a row is `scale * (code - 3.5)`, codes 0 to 7, with the scale that makes the error orthogonal to
+//! the row (`scale * (code - 3.5) . w = w . w`). So for an input `x` the estimate is `y + e`, where `e` is a product with a
+//! vector of known length `n` that has nothing to do with `w`: of mean 0 and standard deviation `n |x| / sqrt(cols)`.
+//!
+//! Panels of 16 rows, each one ascending stream:
+//!
+//! | lines of 64 bytes | content |
+//! |---|---|
+//! | 1 | scales, f32 |
+//! | 1 | standard deviations of the error per `|x|`, f32 |
+//! | 3 per 32 inputs | codes |
+//!
+//! The 32 inputs are 8 groups of 4; byte `4 r + j` of a line belongs to row `r`, input `j` of its groups. With `c` the code
+//! of a group: line 0 holds `c0`, `c1` (from bit 3) and the upper bits of `c6` (from bit 6), line 1 `c2`, `c3` and the upper
+//! bits of `c7`, line 2 `c4`, `c5`, the lowest bits of `c6` (bit 6) and `c7` (bit 7).
+//!
+//! [`rotate`]: crate::generic::coarse::rotate
+
+use std::fmt;
+
+use crate::kernels::Kernels;
+use crate::panel::{BLOCK, Line, ROWS, as_bytes, as_bytes_mut};
+use crate::{Isa, Pool, huge};
+
+/// Bytes of the codes of 32 inputs.
+pub(crate) const CODES: usize = 192;
+/// Bytes from the start of a panel to its codes.
+pub(crate) const CODE_START: usize = 128;
+/// Beyond this sums of eightfold products might not fit i32.
+const MOST_COLS: usize = 1 << 17;
+
+/// The coarse copy of a matrix.
+pub(crate) struct Coarse {
+    pub rows: usize,
+    pub cols: usize,
+    lines: Vec<Line>,
+    /// What inputs are multiplied by before the Hadamard matrices: signs / sqrt(block).
+    pub signs: Vec<f32>,
+    /// Inputs that a Hadamard matrix mixes: the largest power of two that divides `cols`.
+    pub block: usize,
+}
+
+impl Coarse {
+    /// The coarse copy of `rows` x `cols` weights, which `row` gives as f32; `None` when there are none, when a weight is
+    /// not finite or too large, when `cols` is not a multiple of 32, and when the system refuses the memory.
+    pub fn new(rows: usize, cols: usize, pool: &Pool, row: impl Fn(usize, &mut [f32]) + Sync) -> Option<Self> {
+        if rows == 0 || cols == 0 || !cols.is_multiple_of(BLOCK) || cols > MOST_COLS {
+            return None;
+        }
+        let block = 1 << cols.trailing_zeros();
+        let length = 1.0 / (block as f32).sqrt();
+        let signs = (0..cols as u64).map(|i| if hash(i) >> 63 == 0 { length } else { -length }).collect();
+        let mut coarse = Self { rows, cols, lines: Vec::new(), signs, block };
+        let count = coarse.panel_bytes().checked_mul(coarse.panels())? / 64;
+        coarse.lines.try_reserve_exact(count).ok()?;
+        huge::advise(&coarse.lines.spare_capacity_mut()[..count]);
+        let mut lines = std::mem::take(&mut coarse.lines);
+        lines.resize(count, Line([0; 64]));
+        // Every set gives the same bits.
+        let kernels = Kernels::of(Isa::best());
+        pool.for_chunks(&mut lines, coarse.panel_bytes() / 64, |panel, lines| {
+            let out = as_bytes_mut(lines);
+            let (mut values, mut codes) = (vec![0.0; cols], vec![0u8; cols]);
+            for r in 0..ROWS.min(rows - panel * ROWS) {
+                row(panel * ROWS + r, &mut values);
+                let mut factors = [0.0; 2];
+                // SAFETY: the best instruction set is available.
+                unsafe { (kernels.coarse_row)(&mut values, &coarse.signs, block, &mut codes, &mut factors) };
+                out[4 * r..][..4].copy_from_slice(&factors[0].to_le_bytes());
+                out[64 + 4 * r..][..4].copy_from_slice(&factors[1].to_le_bytes());
+                for (codes, out) in codes.chunks_exact(BLOCK).zip(out[CODE_START..].chunks_exact_mut(CODES)) {
+                    for j in 0..4 {
+                        let c = |group: usize| codes[4 * group + j];
+                        out[4 * r + j] = c(0) | c(1) << 3 | (c(6) >> 1) << 6;
+                        out[64 + 4 * r + j] = c(2) | c(3) << 3 | (c(7) >> 1) << 6;
+                        out[128 + 4 * r + j] = c(4) | c(5) << 3 | (c(6) & 1) << 6 | c(7) << 7;
+                    }
+                }
+            }
+        });
+        coarse.lines = lines;
+        let finite = |panel: &[u8]| {
+            let (values, _) = panel[..CODE_START].as_chunks::<4>();
+            values.iter().all(|value| f32::from_le_bytes(*value).is_finite())
+        };
+        coarse.bytes().chunks_exact(coarse.panel_bytes()).all(finite).then_some(coarse)
+    }
+
+    /// Panels of 16 rows.
+    pub fn panels(&self) -> usize {
+        self.rows.div_ceil(ROWS)
+    }
+
+    /// Bytes of a panel, a multiple of 64.
+    pub fn panel_bytes(&self) -> usize {
+        CODE_START + self.cols / BLOCK * CODES
+    }
+
+    /// The panels, one after the other.
+    pub fn bytes(&self) -> &[u8] {
+        as_bytes(&self.lines)
+    }
+}
+
+/// SplitMix64 (Steele, Lea, Flood 2014) of a counter: signs that no model was trained with.
+fn hash(i: u64) -> u64 {
+    let mut z = i.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+impl fmt::Debug for Coarse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Coarse({}x{})", self.rows, self.cols)
+    }
+}
