@@ -55,7 +55,7 @@ impl Coarse {
         let length = 1.0 / (block as f32).sqrt();
         let signs = (0..cols as u64).map(|i| if hash(i) >> 63 == 0 { length } else { -length }).collect();
         let mut coarse = Self { rows, cols, lines: Vec::new(), signs, block };
-        let count = coarse.panel_bytes().checked_mul(coarse.panels())? / 64;
+        let count = Self::bytes_needed(rows, cols)? / 64;
         coarse.lines.try_reserve_exact(count).ok()?;
         huge::advise(&coarse.lines.spare_capacity_mut()[..count]);
         let mut lines = std::mem::take(&mut coarse.lines);
@@ -88,6 +88,11 @@ impl Coarse {
             values.iter().all(|value| f32::from_le_bytes(*value).is_finite())
         };
         coarse.bytes().chunks_exact(coarse.panel_bytes()).all(finite).then_some(coarse)
+    }
+
+    /// Bytes of a copy; `None` when they overflow.
+    pub fn bytes_needed(rows: usize, cols: usize) -> Option<usize> {
+        (cols / BLOCK).checked_mul(CODES)?.checked_add(CODE_START)?.checked_mul(rows.div_ceil(ROWS))
     }
 
     /// Panels of 16 rows.

@@ -5,9 +5,11 @@ use std::ffi::{c_int, c_void};
 use std::ops::{Deref, DerefMut};
 use std::ptr;
 
+use crate::coarse::Coarse;
 use crate::format::{PackedLayout, QuadOrder, ScaleGroup, TensorType, TernaryFormat};
 use crate::generic::attention::int8::Int8Query;
 use crate::generic::attention::{QueryRow, TilesChunk, partial_len};
+use crate::generic::coarse::{CoarseInput, Estimate};
 use crate::generic::dense::DenseBlock;
 use crate::generic::panel::{InputBlock, PanelBlock};
 use crate::kernels::Kernels;
@@ -361,6 +363,32 @@ fn dense_and_block_quantized_products() {
                 }
                 assert!(y.iter().all(|y| !y.is_nan()), "{isa} {ty}");
             }
+        }
+    }
+}
+
+#[test]
+fn coarse_copies() {
+    for isa in available() {
+        let kernels = Kernels::of(isa);
+        for (rows, cols) in [(1, 32), (15, 96), (17, 256)] {
+            let (weights, signs) = (floats(rows * cols).to_vec(), floats(cols));
+            let block = 1 << cols.trailing_zeros();
+            let row = |row: usize, out: &mut [f32]| out.copy_from_slice(&weights[row * cols..][..cols]);
+            let w = Coarse::new(rows, cols, &Pool::new(1), row).unwrap();
+            let mut x = floats(cols);
+            let mut codes = bytes(cols);
+            let mut factors = Guarded::new(&[[0.0f32; 2]]);
+            let q = Guarded::new(&vec![3i8; cols]);
+            let input = CoarseInput { q: &q, sum: 3 * cols as i32, scale: 1.0, reach: 1.0 };
+            let mut out = Guarded::new(&vec![Estimate::default(); w.panels()]);
+            // SAFETY: `isa` is available.
+            unsafe {
+                (kernels.rotate)(&mut x, &signs, block);
+                (kernels.coarse_row)(&mut x, &signs, block, &mut codes, &mut factors[0]);
+                (kernels.coarse_estimate)(&w, 0, &input, &mut out);
+            }
+            assert!(out.iter().all(|e| e.best.is_finite() && e.most > e.best), "{isa}");
         }
     }
 }

@@ -108,6 +108,11 @@ impl Matrix {
         self
     }
 
+    /// Bytes that the [coarse copy](Self::with_coarse_on) of a matrix takes; saturates instead of overflowing.
+    pub fn coarse_bytes(rows: usize, cols: usize) -> usize {
+        Coarse::bytes_needed(rows, cols).unwrap_or(usize::MAX)
+    }
+
     /// Whether the matrix has a [coarse copy](Self::with_coarse_on).
     pub fn has_coarse(&self) -> bool {
         self.coarse.is_some()

@@ -10,7 +10,7 @@ use sherry::Progress;
 use sherry::io::ReadMode;
 use sherry::model::{Checkpoint, Decoder, KvType};
 use sherry::tokenizer::Tokenizer;
-use sherry_kernels::{Engine, Isa, Precision};
+use sherry_kernels::{Engine, Isa, Matrix, Precision};
 
 use crate::builtin;
 use crate::machine;
@@ -186,7 +186,12 @@ impl EngineArgs {
         let engine = self.engine()?;
         if let Some((_, available)) = machine::memory() {
             let context = context.min(checkpoint.config().context);
-            let estimate = checkpoint.estimate(context, 1, self.kv());
+            let mut estimate = checkpoint.estimate(context, 1, self.kv());
+            if self.head == HeadArg::TwoStage {
+                let config = checkpoint.config();
+                let copy = Matrix::coarse_bytes(config.vocab, config.hidden) as u64;
+                estimate.weights = estimate.weights.saturating_add(copy);
+            }
             estimate.check(available).with_context(|| checkpoint.path().display().to_string())?;
         }
         let mut model = checkpoint.load(progress)?;
