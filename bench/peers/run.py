@@ -109,11 +109,11 @@ def llama_bench(programs, model, threads, test):
     return float(json.loads(out[out.index("[") :])[0]["avg_ts"])
 
 
-def sherry_bench(sherry, model, threads, test, isa):
-    """The same for our program."""
+def sherry_bench(sherry, model, threads, test, isa, top=0):
+    """The same for our program; with `top`, generation asks for so many of the largest logits only (--head two-stage)."""
     kind, count = test[:2], test[2:]
     counts = ["-p", count, "-n", "0"] if kind == "pp" else ["-p", "0", "-n", count]
-    command = [sherry, "--json", "-q", "bench", model, "-t", threads, *counts, "-r", "1", "--isa", isa]
+    command = [sherry, "--json", "-q", "bench", model, "-t", threads, *counts, "-r", "1", "--isa", isa, "--top", top]
     return float(json.loads(run(command))[0]["median_ts"])
 
 
@@ -124,6 +124,7 @@ def main():
         parser.add_argument(engine["flag"], dest=name, type=Path, metavar="SRC", help=f"source folder of {name}")
     parser.add_argument("--sherry", type=Path, default=ROOT / "target/release/sherry")
     parser.add_argument("--isa", default="auto", help="our instruction sets, comma-separated")
+    parser.add_argument("--two-stage", action="store_true", help="run ours with the two-stage head as well (greedy tgN only)")
     parser.add_argument("--formats", default="sherry-1.25", help="our formats, comma-separated")
     parser.add_argument("--vocab", default="128256,2048", help="2048: the body alone")
     parser.add_argument("--threads", default="1,2")
@@ -151,12 +152,17 @@ def main():
             for isa in args.isa.split(","):
                 label = f"{SHERRY} {form}" + ("" if isa == "auto" else f" ({isa})")
                 contestants.append((vocab, label, model, lambda t, test, m=model, i=isa: sherry_bench(args.sherry, m, t, test, i)))
+                if args.two_stage:
+                    two_stage = lambda t, test, m=model, i=isa: sherry_bench(args.sherry, m, t, test, i, 1)
+                    contestants.append((vocab, label + ", two-stage head", model, two_stage))
 
     figures = {}
     for number in range(args.rounds):
         for vocab, label, _, measure in contestants:
             for threads in map(int, args.threads.split(",")):
                 for test in args.tests.split(","):
+                    if label.endswith("two-stage head") and test.startswith("pp"):
+                        continue
                     say(f"round {number + 1}/{args.rounds}: {label}, vocabulary {vocab}, {threads} threads, {test}")
                     figures.setdefault((vocab, label, threads, test), []).append(measure(threads, test))
 
@@ -172,7 +178,10 @@ def main():
             size = sum(f.stat().st_size for f in ([model] if model.is_file() else model.iterdir())) / 1e6
             cells = []
             for threads, test in columns:
-                value = medians[vocab, label, threads, test]
+                value = medians.get((vocab, label, threads, test))
+                if value is None:
+                    cells.append("")
+                    continue
                 peers = [m for (pv, pl, pt, pe), m in medians.items()
                          if (pv, pt, pe) == (vocab, threads, test) and not pl.startswith(SHERRY + " ")]
                 ours = label.startswith(SHERRY + " ")

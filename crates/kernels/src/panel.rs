@@ -172,21 +172,27 @@ impl Panels {
             let f16 =
                 |i: usize| f16_to_f32(u16::from_le_bytes([head[2 * (ROWS * i + r)], head[2 * (ROWS * i + r) + 1]]));
             let in_head = b % (shape.head_cols / BLOCK);
-            for (i, out) in out.iter_mut().enumerate() {
-                let code = shape.code(codes, r, i);
-                *out = match shape.head {
-                    Head::Scale { offset } => f16(0) * (code - offset) as f32,
-                    Head::ScaleMin => f16(0) * code as f32 + f16(1),
-                    Head::SuperScaleMin => {
-                        let scale = f32::from(head[(4 + in_head) * ROWS + r]);
-                        let min = f32::from(head[(4 + 8 + in_head) * ROWS + r]);
-                        f16(0) * scale * code as f32 - f16(1) * min
+            let codes = shape.take_codes(codes, r);
+            let d = f16(0);
+            match shape.head {
+                Head::Scale { offset } => {
+                    out.iter_mut().zip(codes).for_each(|(out, code)| *out = d * (code - offset) as f32);
+                }
+                Head::ScaleMin => {
+                    let m = f16(1);
+                    out.iter_mut().zip(codes).for_each(|(out, code)| *out = d * code as f32 + m);
+                }
+                Head::SuperScaleMin => {
+                    let scale = d * f32::from(head[(4 + in_head) * ROWS + r]);
+                    let min = f16(1) * f32::from(head[(4 + 8 + in_head) * ROWS + r]);
+                    out.iter_mut().zip(codes).for_each(|(out, code)| *out = scale * code as f32 - min);
+                }
+                Head::SuperScale => {
+                    for (half, (out, codes)) in out.chunks_exact_mut(16).zip(codes.chunks_exact(16)).enumerate() {
+                        let scale = d * f32::from(head[(2 + 2 * in_head + half) * ROWS + r] as i8);
+                        out.iter_mut().zip(codes).for_each(|(out, code)| *out = scale * (code - 32) as f32);
                     }
-                    Head::SuperScale => {
-                        let scale = head[(2 + 2 * in_head + i / 16) * ROWS + r] as i8;
-                        f16(0) * f32::from(scale) * (code - 32) as f32
-                    }
-                };
+                }
             }
         }
     }
@@ -316,19 +322,24 @@ impl PanelShape {
         }
     }
 
-    /// Code of input `i` of row `r`, sign-extended when it has 8 bits.
-    fn code(&self, codes: &[u8], r: usize, i: usize) -> i32 {
-        let (g, at) = (i / 4, 4 * r + i % 4);
-        if self.bits == 8 {
-            return i32::from(codes[64 * g + at] as i8);
-        }
-        let low = codes[64 * (g % 4) + at] >> (4 * (g / 4)) & 15;
-        let high = match self.bits {
-            5 => codes[256 + at] >> g & 1,
-            6 => codes[256 + 64 * (g / 4) + at] >> (2 * (g % 4)) & 3,
-            _ => 0,
+    /// The 32 codes of row `r`, sign-extended when they have 8 bits; the four of a group at a time.
+    fn take_codes(&self, codes: &[u8], r: usize) -> [i32; BLOCK] {
+        let plane = |p: usize| {
+            let at = 64 * p + 4 * r;
+            u32::from_le_bytes([codes[at], codes[at + 1], codes[at + 2], codes[at + 3]])
         };
-        i32::from(low | high << 4)
+        let low = |g: usize| plane(g % 4) >> (4 * (g / 4)) & 0x0f0f_0f0f;
+        let mut bytes = [[0; 4]; BLOCK / 4];
+        for (g, bytes) in bytes.iter_mut().enumerate() {
+            *bytes = u32::to_le_bytes(match self.bits {
+                8 => plane(g),
+                5 => low(g) | (plane(4) >> g & 0x0101_0101) << 4,
+                6 => low(g) | (plane(4 + g / 4) >> (2 * (g % 4)) & 0x0303_0303) << 4,
+                _ => low(g),
+            });
+        }
+        let bytes = bytes.as_flattened();
+        std::array::from_fn(|i| if self.bits == 8 { i32::from(bytes[i] as i8) } else { i32::from(bytes[i]) })
     }
 }
 
