@@ -30,7 +30,7 @@ impl Engine {
     /// `k`-th largest. It is wrong about one of these `k` once in 10^9 times, if the inputs know nothing of the random signs
     /// that the copy was made with. Returns how many products are exact.
     ///
-    /// `None`, and `y` as it was, when the matrix has no [coarse copy](Matrix::with_coarse_on), when more than a third of it
+    /// `None`, and `y` holds nothing of use, when the matrix has no [coarse copy](Matrix::with_coarse_on), when more than a third of it
     /// would have to be computed, when `k` is 0 or anything is not finite; use `matmul` then.
     ///
     /// # Panics
@@ -78,9 +78,9 @@ impl Engine {
             });
         };
         let rows = |panel: &u32| *panel as usize * ROWS..shape.rows.min((*panel as usize + 1) * ROWS);
-        let mut values = vec![f32::NEG_INFINITY; shape.rows];
-        exact(&order, &mut values);
-        let mut best: Vec<f32> = order.iter().flat_map(|panel| &values[rows(panel)]).copied().collect();
+        y.fill(f32::NEG_INFINITY);
+        exact(&order, y);
+        let mut best: Vec<f32> = order.iter().flat_map(|panel| &y[rows(panel)]).copied().collect();
         if best.len() < k || !best.iter().all(|x| x.is_finite()) {
             return None;
         }
@@ -94,8 +94,7 @@ impl Engine {
         if order.len() + more.len() > limit {
             return None;
         }
-        exact(&more, &mut values);
-        y.copy_from_slice(&values);
+        exact(&more, y);
         Some(order.iter().chain(&more).map(|panel| rows(panel).len()).sum())
     }
 

@@ -227,8 +227,6 @@ fn the_largest_products_are_found() {
                         if engine.top(&x, &with_copy, k, &mut y).is_some() {
                             found += 1;
                             check(&y, &all, k);
-                        } else {
-                            assert!(y.iter().all(|y| y.is_nan()), "unchanged");
                         }
                     }
                 }
@@ -262,7 +260,6 @@ fn what_cannot_be_told_apart_is_left_to_the_whole_product() {
         }
         assert_eq!(engine.top(&[1.0; 32], &other, 0, &mut y), None);
         assert_eq!(engine.top(&[1.0; 32], &other, 1000, &mut y), None);
-        assert!(y.iter().all(|y| y.is_nan()), "unchanged");
     }
 }
 
