@@ -407,7 +407,7 @@ fn attention() {
                 let q = floats(count * head_dim);
                 let mut rounded = Guarded::new(&vec![0i8; count * layout.width]);
                 let mut blocks = Guarded::new(&vec![InputBlock::default(); count * layout.width / 32]);
-                if kv == KvType::Q8 {
+                if kv.has_codes() {
                     // SAFETY: `isa` is available; an integer for each value and a block for each 32.
                     unsafe { (kernels.quantize)(&floats(count * layout.width), &mut rounded, &mut blocks) };
                 }
@@ -423,18 +423,11 @@ fn attention() {
                     match kv {
                         KvType::F32 => (kernels.attend_f32)(&of_floats),
                         KvType::F16 => (kernels.attend_f16)(&of_floats),
-                        KvType::Q8 => {
+                        KvType::Q8 | KvType::Q4 => {
+                            let attend = if kv == KvType::Q8 { kernels.attend_q8 } else { kernels.attend_q4 };
                             let rows: Vec<_> = (0..count).map(|i| QueryRow { q: row(i), first, end }).collect();
                             let partials = to;
-                            (kernels.attend_q8)(&TilesChunk {
-                                layout,
-                                rows: &rows,
-                                scale,
-                                tiles,
-                                start,
-                                ahead,
-                                partials,
-                            });
+                            attend(&TilesChunk { layout, rows: &rows, scale, tiles, start, ahead, partials });
                         }
                     }
                 }

@@ -20,9 +20,11 @@ pub(crate) struct Kernels {
     pub add: unsafe fn(&mut [f32], &[f32]),
     pub rope_halves: unsafe fn(&mut [f32], usize, &[f32], &[f32]),
     pub rope_interleaved: unsafe fn(&mut [f32], usize, &[f32], &[f32]),
+    pub rotate: unsafe fn(&mut [f32]),
     pub attend_f32: unsafe fn(&TilesChunk<'_, *const f32>),
     pub attend_f16: unsafe fn(&TilesChunk<'_, *const f32>),
     pub attend_q8: unsafe fn(&TilesChunk<'_, Int8Query>),
+    pub attend_q4: unsafe fn(&TilesChunk<'_, Int8Query>),
     pub fold: unsafe fn(&mut [f32], &[f32]),
     pub dense_f32: unsafe fn(&DenseBlock),
     pub dense_f16: unsafe fn(&DenseBlock),
@@ -78,6 +80,7 @@ macro_rules! kernels {
                 => activation::rope_halves(x, head_dim, cos, sin);
             rope_interleaved(x: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32])
                 => activation::rope_interleaved(x, head_dim, cos, sin);
+            rotate(head: &mut [f32]) => crate::rotation::rotate(head);
             attend_f32(chunk: &attention::TilesChunk<'_, *const f32>)
                 => attention::floats::chunk::<$floats, dense::F32>(chunk);
             attend_f16(chunk: &attention::TilesChunk<'_, *const f32>)
@@ -95,7 +98,9 @@ macro_rules! kernels {
         kernels! { @functions $attribute $base
             $($floats)*
             attend_q8(chunk: &attention::TilesChunk<'_, attention::int8::Int8Query>)
-                => attention::int8::chunk::<$ints>(chunk);
+                => attention::int8::chunk::<$ints, attention::int8::Eight>(chunk);
+            attend_q4(chunk: &attention::TilesChunk<'_, attention::int8::Int8Query>)
+                => attention::int8::chunk::<$ints, attention::int8::SixFour>(chunk);
             panels(block: &panel::PanelBlock) => panel::panels::<$ints>(block);
             split_estimate(
                 w: &crate::split::Split,

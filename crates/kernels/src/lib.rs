@@ -19,6 +19,7 @@ mod matrix;
 mod panel;
 mod pool;
 pub mod probe;
+mod rotation;
 mod scalar;
 mod split;
 mod ternary;
