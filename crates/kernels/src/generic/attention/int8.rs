@@ -238,7 +238,7 @@ unsafe fn rows<V: RowLanes, C: Codes, const R: usize, const N: usize>(
             }
             tile_scores::<V, C, R, N>(layout, &group, chunk.scale, at, tile * TILE, &mut scores);
         }
-        let softmax = group.softmax::<V::Floats>(&mut scores, C::POLYNOMIAL, Some((layout, chunk.tiles)));
+        let softmax = group.softmax::<V::Floats, true>(&mut scores, C::POLYNOMIAL, layout, chunk.tiles);
         let partials = chunk.partials.add(r * partial_len(layout));
         for (i, [max, total, _]) in softmax.into_iter().enumerate() {
             let partial = partials.add(i * partial_len(layout) + layout.width);
@@ -391,8 +391,9 @@ unsafe fn mix<V: RowLanes, C: Codes, const R: usize, const N: usize>(
                 sums[i] = [V::zero().sub_splat(C::VALUE_ZERO * weights.totals[i]); N];
             }
         }
+        let tile_bytes = layout.tile_bytes();
         for tile in group.tiles.clone() {
-            let values_of_tile = tiles.add(tile * layout.tile_bytes() + layout.values());
+            let values_of_tile = tiles.add(tile * tile_bytes + layout.values());
             for line in 0..TILE / 4 / C::GROUPS {
                 let mut values = [[V::load_bytes(values_of_tile); 2]; N];
                 for n in 0..N {

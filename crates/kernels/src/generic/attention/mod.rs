@@ -79,16 +79,19 @@ impl<Q: Copy, const R: usize> Group<Q, R> {
         Self { q: std::array::from_fn(|i| rows[i].q), first, end, tiles: from..until, ahead }
     }
 
-    /// Makes weights of scores: exponentials by `polynomial`, 0 where a row sees nothing, times a scale per position if `scales` gives
-    /// those of codes. Returns the largest score, the sum of the exponentials and the largest weight of each row.
+    /// Makes weights of scores: exponentials by `polynomial`, 0 where a row sees nothing, if `SCALED` times the scale of
+    /// each position's value. Returns the largest score, the sum of the exponentials and the largest weight of each row.
     #[inline(always)]
-    unsafe fn softmax<V: Floats>(
+    unsafe fn softmax<V: Floats, const SCALED: bool>(
         &self,
         scores: &mut [[f32; CHUNK]; R],
         polynomial: &[f32],
-        scales: Option<(KvTiles, *const u8)>,
+        layout: KvTiles,
+        tiles: *const u8,
     ) -> [[f32; 3]; R] {
         let range = self.tiles.start * TILE..self.tiles.end * TILE;
+        // Out of the loops, where it would be computed again and again.
+        let (tile_bytes, scales) = (layout.tile_bytes(), tiles.wrapping_add(layout.value_scales()));
         for i in 0..R {
             let (first, end) = (self.first[i], self.end[i]);
             let seen = if first < end { first..end } else { range.end..range.end };
@@ -117,18 +120,15 @@ impl<Q: Copy, const R: usize> Group<Q, R> {
             }
             let (mut sums, mut top) = ([V::splat(0.0); R], [V::splat(0.0); R]);
             for p in range.step_by(V::LANES) {
-                let scale = match scales {
-                    None => V::splat(1.0),
-                    Some((layout, tiles)) => {
-                        let tile = tiles.add(p / TILE * layout.tile_bytes());
-                        V::load_f16(tile.add(layout.value_scales() + 2 * (p % TILE)))
-                    }
-                };
+                let mut scale = V::splat(1.0);
+                if SCALED {
+                    scale = V::load_f16(scales.add(p / TILE * tile_bytes + 2 * (p % TILE)));
+                }
                 for i in 0..R {
                     let at = values.add(i * CHUNK + p);
                     let e = exp2(V::load(at.cast()).sub(max[i]), polynomial);
                     sums[i] = sums[i].add(e);
-                    if scales.is_some() {
+                    if SCALED {
                         let weight = e.mul(scale);
                         top[i] = weight.max(top[i]);
                         weight.store(at);
