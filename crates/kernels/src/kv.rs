@@ -74,7 +74,7 @@ pub enum KvType {
     F32,
     /// int8 with a scale per 32 components of a key and per value: about 8.4 bits.
     Q8,
-    /// 6 bits of a key's and 4 of a value's component, rotated, with scales as those of int8: about 5.4 bits.
+    /// 6 bits for a component of a key and 4 for one of a value, both rotated, with scales as those of int8: about 5.4 bits.
     Q4,
 }
 

@@ -73,7 +73,7 @@ pub enum KvArg {
     F32,
     /// Half of f16: for long contexts
     Q8,
-    /// A quarter of f16: faster still at long contexts, a little less exact
+    /// A third of f16 (6-bit keys, 4-bit values): faster still, a little less exact
     Q4,
 }
 

@@ -41,7 +41,9 @@ unsafe fn rows<V: Floats, E: Element, const R: usize>(chunk: &TilesChunk<'_, *co
             scores::<V, E, R>(layout, &group, chunk.scale, keys, tile * TILE, &mut weights);
         }
         let partials = chunk.partials.add(r * partial_len(layout));
-        for (i, [max, total, _]) in group.softmax::<V, false>(&mut weights, &EXACT, layout, chunk.tiles).into_iter().enumerate() {
+        for (i, [max, total, _]) in
+            group.softmax::<V, false>(&mut weights, &EXACT, layout, chunk.tiles).into_iter().enumerate()
+        {
             let partial = partials.add(i * partial_len(layout) + layout.width);
             partial.write(max);
             partial.add(1).write(total);
