@@ -1,11 +1,11 @@
-//! 8-bit and 4-bit keys and values: whole-number products.
+//! 8-bit keys and values, and 6-bit keys with 4-bit values: whole-number products.
 //!
-//! Queries are rounded to int8 with a scale per 32 components, as 8-bit keys are, softmax weights to 16 bits:
+//! Queries are rounded to int8 with a scale per 32 components, as keys are, softmax weights to as many levels as [`Codes`] says:
 //!
 //! ```text
 //! query . key[p]  = sum over blocks b of int(b, p) * (key_scale[b, p] * query_scale[b])
-//! w[p]            = round(e[p] * value_scale[p] * (32512 / largest of e * value_scale))
-//! sum[i]          = int(i) * step                                   step = that largest / 32512
+//! w[p]            = round(e[p] * value_scale[p] * (levels / largest of e * value_scale))
+//! sum[i]          = int(i) * step                                   step = that largest / levels
 //! ```
 
 use super::{GOOD, Group, ROUGH, TilesChunk, partial_len, prefetch};
