@@ -21,8 +21,8 @@
 //! A scale covers 32 components of a key, and a whole value (there it becomes part of the softmax weight). The last index
 //! of value codes counts in the order 0, 2, 1, 3: the halves of the 16-bit pairs that [`dot_wide`] multiplies.
 //!
-//! The third type has 6 bits for a component of a key, which needs more of them, and 4 for one of a value. Stored are codes
-//! + 32 and codes + 8. Before they are rounded, keys and values are [rotated](crate::rotation); so are the queries, and the
+//! The third type has 6 bits for a component of a key, which needs more of them, and 4 for one of a value. Codes are
+//! stored plus 32 and plus 8. Before they are rounded, keys and values are [rotated](crate::rotation); so are the queries, and the
 //! sums of values back again.
 //!
 //! | part | order | bytes |

@@ -66,7 +66,7 @@ mod tests {
             rotate(&mut rotated);
             for (block, rotated) in head.chunks_exact(n).zip(rotated.chunks_exact(n)) {
                 for (i, rotated) in rotated.iter().enumerate() {
-                    let sign = |j: usize| if (i & j).count_ones() % 2 == 0 { 1.0 } else { -1.0 };
+                    let sign = |j: usize| if (i & j).count_ones().is_multiple_of(2) { 1.0 } else { -1.0 };
                     let sum: f64 = block.iter().enumerate().map(|(j, x)| f64::from(*x) * sign(j)).sum();
                     assert!((f64::from(*rotated) - sum / (n as f64).sqrt()).abs() < 1e-3, "{len}");
                 }

@@ -156,9 +156,9 @@ unsafe fn prefetch<V: Floats>(at: *const u8, bytes: usize, ahead: usize) {
 /// Relative error 1e-7, hardly more than the best f32 can do;
 const EXACT: [f32; 5] = [1.326_472_7e-3, 9.671_513e-3, 5.550_733_6e-2, 2.402_224_2e-1, LN_2];
 /// 3e-6, for weights that are rounded to 15 bits;
-const GOOD: [f32; 4] = [9.582_853e-3, 5.590_642_5e-2, 2.402_409_9e-1, 6.931_241_9e-1];
+const GOOD: [f32; 4] = [9.582_853e-3, 5.590_642_5e-2, 2.402_409_9e-1, 6.931_242e-1];
 /// 1e-4, for weights that are rounded to 8 bits.
-const ROUGH: [f32; 3] = [5.500_893_1e-2, 2.422_096_2e-1, 6.932_829_3e-1];
+const ROUGH: [f32; 3] = [5.500_893e-2, 2.422_096_2e-1, 6.932_829e-1];
 
 /// 2^x for x <= 0 or NaN, by one of the polynomials; 0 where it is too small for f32.
 #[inline(always)]
