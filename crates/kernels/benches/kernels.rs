@@ -137,15 +137,16 @@ fn row_f32(bencher: Bencher, format: Format) {
     bencher.bench_local(|| matrix.row_f32(black_box(3), &mut row));
 }
 
-/// f16, f32 or 8-bit keys and values.
-#[divan::bench(args = cases(&["f16", "f32", "q8"]))]
+/// Every type of keys and values.
+#[divan::bench(args = cases(&["f16", "f32", "q8", "q4"]))]
 fn attention_1024(bencher: Bencher, case: &Case<&'static str>) {
     let Case(isa, kv) = case;
     let engine = Engine::new(*isa, 1, Precision::Int8);
     let kv = match *kv {
         "f16" => KvType::F16,
         "f32" => KvType::F32,
-        _ => KvType::Q8,
+        "q8" => KvType::Q8,
+        _ => KvType::Q4,
     };
     let shape = AttentionShape { heads: 8, kv_heads: 2, head_dim: 64, kv, scale: 0.125 };
     let (q, floats) = (values(8 * 64), values(1024 * 64));

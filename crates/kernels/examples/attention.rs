@@ -1,4 +1,4 @@
-//! Prints what attention of a LLaMA-3.2-1B-shaped model costs (16 layers, 32 heads of 64 on 8), with f16 and with 8-bit
+//! Prints what attention of a LLaMA-3.2-1B-shaped model costs (16 layers, 32 heads of 64 on 8), with f16, 8-bit and 4-bit
 //! keys and values, one token at a time and for prompts. Every layer has its own cache, so that all of it comes from memory.
 //!
 //! `cargo run --release -p sherry-kernels --example attention [-- <threads> [<isa> [<prompt>]]]`
@@ -33,8 +33,10 @@ fn main() {
     let prompt: usize = args.next().and_then(|arg| arg.parse().ok()).unwrap_or(16);
     let engine = Engine::new(isa, threads, Precision::Int8);
     println!("{isa}, {} threads; ms for {LAYERS} layers", engine.pool().threads());
-    println!("{:>8} {:>8} {:>10} {:>8} {:>10} {:>8}", "tokens", "context", "f16", "GB/s", "q8", "GB/s");
-    let kinds = [KvType::F16, KvType::Q8];
+    print!("{:>8} {:>8}", "tokens", "context");
+    ["f16", "q8", "q4"].iter().for_each(|kv| print!(" {kv:>10} {:>8}", "GB/s"));
+    println!();
+    let kinds = [KvType::F16, KvType::Q8, KvType::Q4];
     let caches = kinds.map(|kv| {
         let layout = KvTiles::new(kv, SHAPE.head_dim);
         let row: Vec<f32> = (0..SHAPE.head_dim).map(|i| (i % 7) as f32 - 3.0).collect();

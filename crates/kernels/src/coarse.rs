@@ -1,8 +1,7 @@
 //! A matrix at 3 bits a weight, kept beside the matrix itself, that tells which of its rows can be the largest.
 //!
-//! Rows are rotated first: signs, then Hadamard matrices over blocks of a power of two ([`rotate`]). That changes no
-//! product with an input rotated alike, and makes weights, inputs and rounding errors look normally distributed, whatever
-//! outliers they had. Then a row is `scale * (code - 3.5)`, codes 0 to 7, with the scale that makes the error orthogonal to
+//! Rows are multiplied by random signs and [rotated](crate::rotation::rotate) first. That changes no product with an input
+//! treated alike, and makes weights, inputs and rounding errors look normally distributed, whatever outliers they had. Then a row is `scale * (code - 3.5)`, codes 0 to 7, with the scale that makes the error orthogonal to
 //! the row (`scale * (code - 3.5) . w = w . w`). So for an input `x` the estimate is `y + e`, where `e` is a product with a
 //! vector of known length `n` that has nothing to do with `w`: of mean 0 and standard deviation `n |x| / sqrt(cols)`.
 //!
@@ -17,8 +16,6 @@
 //! The 32 inputs are 8 groups of 4; byte `4 r + j` of a line belongs to row `r`, input `j` of its groups. With `c` the code
 //! of a group: line 0 holds `c0`, `c1` (from bit 3) and the upper bits of `c6` (from bit 6), line 1 `c2`, `c3` and the upper
 //! bits of `c7`, line 2 `c4`, `c5`, the lowest bits of `c6` (bit 6) and `c7` (bit 7).
-//!
-//! [`rotate`]: crate::generic::coarse::rotate
 
 use std::fmt;
 
@@ -38,10 +35,8 @@ pub(crate) struct Coarse {
     pub rows: usize,
     pub cols: usize,
     lines: Vec<Line>,
-    /// What inputs are multiplied by before the Hadamard matrices: signs / sqrt(block).
+    /// What rows and inputs are multiplied by before they are rotated: 1 or -1.
     pub signs: Vec<f32>,
-    /// Inputs that a Hadamard matrix mixes: the largest power of two that divides `cols`.
-    pub block: usize,
 }
 
 impl Coarse {
@@ -51,10 +46,8 @@ impl Coarse {
         if rows == 0 || cols == 0 || !cols.is_multiple_of(BLOCK) || cols > MOST_COLS {
             return None;
         }
-        let block = 1 << cols.trailing_zeros();
-        let length = 1.0 / (block as f32).sqrt();
-        let signs = (0..cols as u64).map(|i| if hash(i) >> 63 == 0 { length } else { -length }).collect();
-        let mut coarse = Self { rows, cols, lines: Vec::new(), signs, block };
+        let signs = (0..cols as u64).map(|i| if hash(i) >> 63 == 0 { 1.0 } else { -1.0 }).collect();
+        let mut coarse = Self { rows, cols, lines: Vec::new(), signs };
         let count = Self::bytes_needed(rows, cols)? / 64;
         coarse.lines.try_reserve_exact(count).ok()?;
         huge::advise(&coarse.lines.spare_capacity_mut()[..count]);
@@ -69,7 +62,7 @@ impl Coarse {
                 row(panel * ROWS + r, &mut values);
                 let mut factors = [0.0; 2];
                 // SAFETY: the best instruction set is available.
-                unsafe { (kernels.coarse_row)(&mut values, &coarse.signs, block, &mut codes, &mut factors) };
+                unsafe { (kernels.coarse_row)(&mut values, &coarse.signs, &mut codes, &mut factors) };
                 out[4 * r..][..4].copy_from_slice(&factors[0].to_le_bytes());
                 out[64 + 4 * r..][..4].copy_from_slice(&factors[1].to_le_bytes());
                 for (codes, out) in codes.chunks_exact(BLOCK).zip(out[CODE_START..].chunks_exact_mut(CODES)) {

@@ -373,7 +373,6 @@ fn coarse_copies() {
         let kernels = Kernels::of(isa);
         for (rows, cols) in [(1, 32), (15, 96), (17, 256)] {
             let (weights, signs) = (floats(rows * cols).to_vec(), floats(cols));
-            let block = 1 << cols.trailing_zeros();
             let row = |row: usize, out: &mut [f32]| out.copy_from_slice(&weights[row * cols..][..cols]);
             let w = Coarse::new(rows, cols, &Pool::new(1), row).unwrap();
             let mut x = floats(cols);
@@ -384,8 +383,8 @@ fn coarse_copies() {
             let mut out = Guarded::new(&vec![Estimate::default(); w.panels()]);
             // SAFETY: `isa` is available.
             unsafe {
-                (kernels.rotate)(&mut x, &signs, block);
-                (kernels.coarse_row)(&mut x, &signs, block, &mut codes, &mut factors[0]);
+                (kernels.rotate)(&mut x);
+                (kernels.coarse_row)(&mut x, &signs, &mut codes, &mut factors[0]);
                 (kernels.coarse_estimate)(&w, 0, &input, &mut out);
             }
             assert!(out.iter().all(|e| e.best.is_finite() && e.most > e.best), "{isa}");
@@ -435,7 +434,7 @@ fn attention() {
                 let q = floats(count * head_dim);
                 let mut rounded = Guarded::new(&vec![0i8; count * layout.width]);
                 let mut blocks = Guarded::new(&vec![InputBlock::default(); count * layout.width / 32]);
-                if kv == KvType::Q8 {
+                if kv.has_codes() {
                     // SAFETY: `isa` is available; an integer for each value and a block for each 32.
                     unsafe { (kernels.quantize)(&floats(count * layout.width), &mut rounded, &mut blocks) };
                 }
@@ -451,18 +450,11 @@ fn attention() {
                     match kv {
                         KvType::F32 => (kernels.attend_f32)(&of_floats),
                         KvType::F16 => (kernels.attend_f16)(&of_floats),
-                        KvType::Q8 => {
+                        KvType::Q8 | KvType::Q4 => {
+                            let attend = if kv == KvType::Q8 { kernels.attend_q8 } else { kernels.attend_q4 };
                             let rows: Vec<_> = (0..count).map(|i| QueryRow { q: row(i), first, end }).collect();
                             let partials = to;
-                            (kernels.attend_q8)(&TilesChunk {
-                                layout,
-                                rows: &rows,
-                                scale,
-                                tiles,
-                                start,
-                                ahead,
-                                partials,
-                            });
+                            attend(&TilesChunk { layout, rows: &rows, scale, tiles, start, ahead, partials });
                         }
                     }
                 }

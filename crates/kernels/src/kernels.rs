@@ -20,9 +20,11 @@ pub(crate) struct Kernels {
     pub add: unsafe fn(&mut [f32], &[f32]),
     pub rope_halves: unsafe fn(&mut [f32], usize, &[f32], &[f32]),
     pub rope_interleaved: unsafe fn(&mut [f32], usize, &[f32], &[f32]),
+    pub rotate: unsafe fn(&mut [f32]),
     pub attend_f32: unsafe fn(&TilesChunk<'_, *const f32>),
     pub attend_f16: unsafe fn(&TilesChunk<'_, *const f32>),
     pub attend_q8: unsafe fn(&TilesChunk<'_, Int8Query>),
+    pub attend_q4: unsafe fn(&TilesChunk<'_, Int8Query>),
     pub fold: unsafe fn(&mut [f32], &[f32]),
     pub dense_f32: unsafe fn(&DenseBlock),
     pub dense_f16: unsafe fn(&DenseBlock),
@@ -31,8 +33,7 @@ pub(crate) struct Kernels {
     pub widen_bf16: unsafe fn(*const u8, &mut [f32]),
     pub quantize: unsafe fn(&[f32], &mut [i8], &mut [InputBlock]),
     pub panels: unsafe fn(&PanelBlock),
-    pub rotate: unsafe fn(&mut [f32], &[f32], usize),
-    pub coarse_row: unsafe fn(&mut [f32], &[f32], usize, &mut [u8], &mut [f32; 2]),
+    pub coarse_row: unsafe fn(&mut [f32], &[f32], &mut [u8], &mut [f32; 2]),
     pub coarse_estimate: unsafe fn(&Coarse, usize, &CoarseInput<'_>, &mut [Estimate]),
 }
 
@@ -78,6 +79,7 @@ macro_rules! kernels {
                 => activation::rope_halves(x, head_dim, cos, sin);
             rope_interleaved(x: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32])
                 => activation::rope_interleaved(x, head_dim, cos, sin);
+            rotate(x: &mut [f32]) => crate::rotation::rotate(x);
             attend_f32(chunk: &attention::TilesChunk<'_, *const f32>)
                 => attention::floats::chunk::<$floats, dense::F32>(chunk);
             attend_f16(chunk: &attention::TilesChunk<'_, *const f32>)
@@ -89,16 +91,17 @@ macro_rules! kernels {
             widen_f16(from: *const u8, out: &mut [f32]) => dense::widen::<$floats, dense::F16>(from, out);
             widen_bf16(from: *const u8, out: &mut [f32]) => dense::widen::<$floats, dense::Bf16>(from, out);
             quantize(x: &[f32], q: &mut [i8], blocks: &mut [panel::InputBlock]) => panel::quantize(x, q, blocks);
-            rotate(x: &mut [f32], signs: &[f32], block: usize) => coarse::rotate(x, signs, block);
-            coarse_row(row: &mut [f32], signs: &[f32], block: usize, codes: &mut [u8], factors: &mut [f32; 2])
-                => coarse::coarse_row(row, signs, block, codes, factors);
+            coarse_row(row: &mut [f32], signs: &[f32], codes: &mut [u8], factors: &mut [f32; 2])
+                => coarse::coarse_row(row, signs, codes, factors);
         }
     };
     (@integers $attribute:tt $base:tt $ints:ty; $($floats:tt)*) => {
         kernels! { @functions $attribute $base
             $($floats)*
             attend_q8(chunk: &attention::TilesChunk<'_, attention::int8::Int8Query>)
-                => attention::int8::chunk::<$ints>(chunk);
+                => attention::int8::chunk::<$ints, attention::int8::Eight>(chunk);
+            attend_q4(chunk: &attention::TilesChunk<'_, attention::int8::Int8Query>)
+                => attention::int8::chunk::<$ints, attention::int8::SixFour>(chunk);
             panels(block: &panel::PanelBlock) => panel::panels::<$ints>(block);
             coarse_estimate(
                 w: &crate::coarse::Coarse,

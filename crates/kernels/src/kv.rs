@@ -21,10 +21,27 @@
 //! A scale covers 32 components of a key, and a whole value (there it becomes part of the softmax weight). The last index
 //! of value codes counts in the order 0, 2, 1, 3: the halves of the 16-bit pairs that [`dot_wide`] multiplies.
 //!
+//! The third type has 6 bits for a component of a key, which needs more of them, and 4 for one of a value. Codes are
+//! stored plus 32 and plus 8. Before they are rounded, keys and values are [rotated](crate::rotation); so are the queries, and the
+//! sums of values back again.
+//!
+//! | part | order | bytes |
+//! |---|---|---|
+//! | key scales, f16 | block of 32 components, position | 2 * width |
+//! | value scales, f16 | position | 64 |
+//! | keys | half tile, block of 32 components, six lines of 64 bytes | 24 * width |
+//! | value codes | 16 components, 8 positions, component of 16, position of 4 | 16 * width |
+//!
+//! Four lines of keys hold the lower four bits in the order 4 components of 16, position of 16, component: those of the first
+//! 16 components in the low half of a byte, of the others in the high half. Then a line with the upper two bits of the first 16
+//! components, two each of 4 components of 16, in the order position of 16, component; and one with those of the others. Of
+//! the values a byte holds positions `p` and `p + 4` of eight, the first in its low half.
+//!
 //! [`dot_wide`]: crate::vector::RowLanes::dot_wide
 
 use crate::format::half::{f16_to_f32, f32_to_f16};
 use crate::huge;
+use crate::rotation::rotate;
 
 /// Positions per tile.
 pub(crate) const TILE: usize = 32;
@@ -34,8 +51,16 @@ pub(crate) const CHUNK: usize = 256;
 pub(crate) const BLOCK: usize = 32;
 /// `width` of floats is a multiple of this: the most lanes of a vector.
 const LANES: usize = 16;
-/// Largest code.
-const LEVELS: f32 = 127.0;
+/// Largest code of 8 bits.
+const LEVELS_8: f32 = 127.0;
+/// Largest code of 6 bits.
+const LEVELS_6: f32 = 31.0;
+/// Largest code of 4 bits.
+const LEVELS_4: f32 = 7.0;
+/// What 6 bits hold for code 0.
+pub(crate) const ZERO_6: i32 = 32;
+/// What 4 bits hold for code 0.
+pub(crate) const ZERO_4: i32 = 8;
 /// f16 NaN.
 const NAN: u16 = 0x7e00;
 
@@ -49,11 +74,18 @@ pub enum KvType {
     F32,
     /// int8 with a scale per 32 components of a key and per value: about 8.4 bits.
     Q8,
+    /// 6 bits for a component of a key and 4 for one of a value, both rotated, with scales as those of int8: about 5.4 bits.
+    Q4,
 }
 
 impl KvType {
     /// All types.
-    pub const ALL: [Self; 3] = [Self::F32, Self::F16, Self::Q8];
+    pub const ALL: [Self; 4] = [Self::F32, Self::F16, Self::Q8, Self::Q4];
+
+    /// Whether keys and values are whole numbers with scales.
+    pub(crate) const fn has_codes(self) -> bool {
+        matches!(self, Self::Q8 | Self::Q4)
+    }
 }
 
 /// The layout of keys and values of one kv head.
@@ -71,10 +103,7 @@ impl KvTiles {
 
     /// The layout for heads of `head_dim` components.
     pub const fn new(ty: KvType, head_dim: usize) -> Self {
-        let multiple = match ty {
-            KvType::F16 | KvType::F32 => LANES,
-            KvType::Q8 => BLOCK,
-        };
+        let multiple = if ty.has_codes() { BLOCK } else { LANES };
         Self { ty, head_dim, width: head_dim.next_multiple_of(multiple) }
     }
 
@@ -88,18 +117,19 @@ impl KvTiles {
         self.ty
     }
 
-    /// Bytes of a key's or a value's component.
-    const fn size(self) -> usize {
+    /// Bits of a key's and of a value's component.
+    const fn bits(self) -> (usize, usize) {
         match self.ty {
-            KvType::F16 => 2,
-            KvType::F32 => 4,
-            KvType::Q8 => 1,
+            KvType::F16 => (16, 16),
+            KvType::F32 => (32, 32),
+            KvType::Q8 => (8, 8),
+            KvType::Q4 => (6, 4),
         }
     }
 
     /// Bytes of one tile, a multiple of 64; saturates instead of overflowing.
     pub const fn tile_bytes(self) -> usize {
-        self.values().saturating_add((TILE * self.size()).saturating_mul(self.width))
+        self.values().saturating_add((TILE / 8 * self.bits().1).saturating_mul(self.width))
     }
 
     /// Bytes of the tiles that hold `positions` positions; saturates instead of overflowing.
@@ -107,44 +137,50 @@ impl KvTiles {
         positions.div_ceil(TILE).saturating_mul(self.tile_bytes())
     }
 
-    /// Offset of the scales of 8-bit values.
+    /// Offset of the scales of values, where there are codes.
     pub(crate) const fn value_scales(self) -> usize {
         2 * self.width
     }
 
     /// Offset of the keys.
     pub(crate) const fn keys(self) -> usize {
-        match self.ty {
-            KvType::F16 | KvType::F32 => 0,
-            KvType::Q8 => self.value_scales() + 2 * TILE,
-        }
+        if self.ty.has_codes() { self.value_scales() + 2 * TILE } else { 0 }
     }
 
     /// Offset of the values.
     pub(crate) const fn values(self) -> usize {
-        let components = match self.ty {
-            KvType::F16 | KvType::F32 => self.head_dim,
-            KvType::Q8 => self.width,
-        };
-        self.keys().saturating_add((TILE * self.size()).saturating_mul(components))
+        let components = if self.ty.has_codes() { self.width } else { self.head_dim };
+        self.keys().saturating_add((TILE / 8 * self.bits().0).saturating_mul(components))
     }
 
-    /// Where component `i` of the key at position `p` of a tile lies.
+    /// Where component `i` of the key at position `p` of a tile lies. Of 6 bits: the lower four, [and](Self::key_bits_at).
     const fn key_at(self, p: usize, i: usize) -> usize {
         let at = match self.ty {
-            KvType::F16 | KvType::F32 => i * TILE + p,
+            KvType::F16 | KvType::F32 => (i * TILE + p) * (self.bits().0 / 8),
             KvType::Q8 => (p / 16 * (self.width / 4) + i / 4) * 64 + p % 16 * 4 + i % 4,
+            KvType::Q4 => self.key_block(p, i / BLOCK) + i / 4 % 4 * 64 + p % 16 * 4 + i % 4,
         };
-        self.keys() + at * self.size()
+        self.keys() + at
+    }
+
+    /// Where the upper two of 6 bits lie.
+    const fn key_bits_at(self, p: usize, i: usize) -> usize {
+        self.keys() + self.key_block(p, i / BLOCK) + (4 + i / 16 % 2) * 64 + p % 16 * 4 + i % 4
+    }
+
+    /// Offset from the first key of the lines of block `b`, where keys have 6 bits.
+    const fn key_block(self, p: usize, b: usize) -> usize {
+        (p / 16 * (self.width / BLOCK) + b) * 6 * 64
     }
 
     /// Where component `i` of the value at position `p` of a tile lies.
     const fn value_at(self, p: usize, i: usize) -> usize {
         let at = match self.ty {
-            KvType::F16 | KvType::F32 => p * self.width + i,
+            KvType::F16 | KvType::F32 => (p * self.width + i) * (self.bits().1 / 8),
             KvType::Q8 => (i / 16 * (TILE / 4) + p / 4) * 64 + i % 16 * 4 + swapped(p % 4),
+            KvType::Q4 => (i / 16 * (TILE / 8) + p / 8) * 64 + i % 16 * 4 + p % 4,
         };
-        self.values() + at * self.size()
+        self.values() + at
     }
 
     /// `bytes` zeros, in large pages where the system has some: attention reads all of a cache for every token. Nothing is
@@ -159,8 +195,9 @@ impl KvTiles {
     }
 
     /// Stores `key` and `value` (head_dim each) at `position` of `tiles`, the tiles of a head from position 0 on. Floats are
-    /// rounded to nearest even; so are 8-bit codes, whose scales are the largest magnitude / 127 as f16. A value that the
-    /// type cannot hold (NaN, infinity, f16: 65520 and more, 8 bits: above 8 million) makes every score of the position NaN
+    /// rounded to nearest even; so are codes, whose scales are the largest magnitude / the largest code, as f16. A value that the
+    /// type cannot hold (NaN, infinity, f16: 65520 and more, 8 bits: above 8 million, 4 bits: when a rotated component is
+    /// above 458 000, of a key 2 million) makes every score of the position NaN
     /// and so everything that sees it; a component of a key does where it counts.
     ///
     /// # Panics
@@ -173,6 +210,12 @@ impl KvTiles {
             KvType::F16 => self.write_floats(tile, p, key, value, 65520.0, |x| f32_to_f16(x).to_le_bytes()),
             KvType::F32 => self.write_floats(tile, p, key, value, f32::INFINITY, f32::to_le_bytes),
             KvType::Q8 => self.write_codes(tile, p, key, value),
+            KvType::Q4 => {
+                let (mut key, mut value) = (key.to_vec(), value.to_vec());
+                rotate(&mut key);
+                rotate(&mut value);
+                self.write_codes(tile, p, &key, &value);
+            }
         }
     }
 
@@ -199,18 +242,33 @@ impl KvTiles {
     }
 
     fn write_codes(self, tile: &mut [u8], p: usize, key: &[f32], value: &[f32]) {
-        let (value_scale, inverse) = scale(value);
+        let (key_levels, value_levels) =
+            if self.ty == KvType::Q8 { (LEVELS_8, LEVELS_8) } else { (LEVELS_6, LEVELS_4) };
+        let (value_scale, inverse) = scale(value, value_levels);
         let mut usable = value_scale.is_some();
         tile[self.value_scales() + 2 * p..][..2].copy_from_slice(&value_scale.unwrap_or(0).to_le_bytes());
         for (i, value) in value.iter().enumerate() {
-            tile[self.value_at(p, i)] = code(*value, inverse) as u8;
+            let code = code(*value, inverse, value_levels);
+            let byte = &mut tile[self.value_at(p, i)];
+            match self.ty {
+                KvType::Q4 => put(byte, p / 4 % 2 * 4, 15, code + ZERO_4 as i8),
+                _ => *byte = code as u8,
+            }
         }
         for (b, key) in key.chunks(BLOCK).enumerate() {
-            let (key_scale, inverse) = scale(key);
+            let (key_scale, inverse) = scale(key, key_levels);
             usable &= key_scale.is_some();
             tile[2 * (b * TILE + p)..][..2].copy_from_slice(&key_scale.unwrap_or(0).to_le_bytes());
             for (i, key) in key.iter().enumerate() {
-                tile[self.key_at(p, b * BLOCK + i)] = code(*key, inverse) as u8;
+                let code = code(*key, inverse, key_levels);
+                let at = self.key_at(p, b * BLOCK + i);
+                if self.ty == KvType::Q4 {
+                    let code = code + ZERO_6 as i8;
+                    put(&mut tile[at], i / 16 * 4, 15, code & 15);
+                    put(&mut tile[self.key_bits_at(p, b * BLOCK + i)], i / 4 % 4 * 2, 3, code >> 4);
+                } else {
+                    tile[at] = code as u8;
+                }
             }
         }
         if !usable {
@@ -227,18 +285,39 @@ impl KvTiles {
         let tile = &tiles[position / TILE * self.tile_bytes()..][..self.tile_bytes()];
         let p = position % TILE;
         let f16 = |at: usize| f16_to_f32(u16::from_le_bytes([tile[at], tile[at + 1]]));
-        let read = |at: usize, scale: usize| match self.ty {
+        let read = |at: usize, scale: usize, code: i32| match self.ty {
             KvType::F16 => f16(at),
             KvType::F32 => f32::from_le_bytes([tile[at], tile[at + 1], tile[at + 2], tile[at + 3]]),
             KvType::Q8 => f16(scale) * f32::from(tile[at] as i8),
+            KvType::Q4 => f16(scale) * code as f32,
         };
+        let bits = |at: usize, shift: usize, mask: u8| i32::from(tile[at] >> shift & mask);
         for (i, key) in key.iter_mut().enumerate() {
-            *key = read(self.key_at(p, i), 2 * (i / BLOCK * TILE + p));
+            let at = self.key_at(p, i);
+            let code = match self.ty {
+                KvType::Q4 => {
+                    let high = bits(self.key_bits_at(p, i), i / 4 % 4 * 2, 3);
+                    bits(at, i / 16 % 2 * 4, 15) + 16 * high - ZERO_6
+                }
+                _ => 0,
+            };
+            *key = read(at, 2 * (i / BLOCK * TILE + p), code);
         }
         for (i, value) in value.iter_mut().enumerate() {
-            *value = read(self.value_at(p, i), self.value_scales() + 2 * p);
+            let at = self.value_at(p, i);
+            *value = read(at, self.value_scales() + 2 * p, bits(at, p / 4 % 2 * 4, 15) - ZERO_4);
+        }
+        if self.ty == KvType::Q4 {
+            // The rotation is its own inverse.
+            rotate(key);
+            rotate(value);
         }
     }
+}
+
+/// Stores `bits`, which `mask` covers, in some bits of a byte.
+fn put(byte: &mut u8, shift: usize, mask: u8, bits: i8) {
+    *byte = *byte & !(mask << shift) | (bits as u8) << shift;
 }
 
 /// The order 0, 2, 1, 3, which is its own inverse.
@@ -246,11 +325,11 @@ const fn swapped(i: usize) -> usize {
     i % 2 * 2 + i / 2
 }
 
-/// The scale of `values` as f16 bits, `None` when it is not finite, and the factor that makes codes of them.
-fn scale(values: &[f32]) -> (Option<u16>, f32) {
+/// The scale of `values` in codes up to `levels` as f16 bits, `None` when it is not finite, and the factor that makes codes of them.
+fn scale(values: &[f32], levels: f32) -> (Option<u16>, f32) {
     // The order of magnitudes is that of their bits; NaN is above everything.
     let amax = f32::from_bits(values.iter().map(|x| x.to_bits() & 0x7fff_ffff).fold(0, u32::max));
-    let bits = f32_to_f16(amax / LEVELS);
+    let bits = f32_to_f16(amax / levels);
     let scale = f16_to_f32(bits);
     if !scale.is_finite() {
         return (None, 0.0);
@@ -260,9 +339,9 @@ fn scale(values: &[f32]) -> (Option<u16>, f32) {
 }
 
 /// A value as a multiple of its scale; NaN is 0.
-fn code(value: f32, inverse: f32) -> i8 {
+fn code(value: f32, inverse: f32, levels: f32) -> i8 {
     const MAGIC: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to the nearest integer, ties to even
-    ((value * inverse).clamp(-LEVELS, LEVELS) + MAGIC - MAGIC) as i8
+    ((value * inverse).clamp(-levels, levels) + MAGIC - MAGIC) as i8
 }
 
 #[cfg(test)]
@@ -284,7 +363,10 @@ mod tests {
             let (mut key, mut value) = (vec![0.0; head_dim], vec![0.0; head_dim]);
             for p in 0..70 {
                 layout.read(&tiles, p, &mut key, &mut value);
-                for (found, wanted) in [(&key, row(p, 1.0)), (&value, row(p, -1.0))] {
+                for (found, wanted, levels) in [(&key, row(p, 1.0), LEVELS_6), (&value, row(p, -1.0), LEVELS_4)] {
+                    let mut rotated = wanted.clone();
+                    rotate(&mut rotated);
+                    let rotated = rotated.iter().fold(0.0, |a: f32, x| a.max(x.abs()));
                     for (block, wanted) in found.chunks(head_dim).zip(wanted.chunks(head_dim)) {
                         let amax = wanted.iter().fold(0.0, |a: f32, x| a.max(x.abs()));
                         for (x, y) in block.iter().zip(wanted) {
@@ -293,6 +375,8 @@ mod tests {
                                 KvType::F16 => y.abs() / 2048.0,
                                 // Half a step, and the rounding of the scale to 11 bits.
                                 KvType::Q8 => amax * (0.5 / 127.0 + 1.0 / 2048.0),
+                                // The same of every rotated component, and they may add up.
+                                KvType::Q4 => rotated * (0.5 / levels + 1.0 / 2048.0) * (head_dim as f32).sqrt(),
                             };
                             assert!((x - y).abs() <= bound, "{kv:?} {head_dim} {p}: {x} {y}");
                         }
@@ -325,7 +409,7 @@ mod tests {
                 }
             }
         }
-        for kv in [KvType::F16, KvType::Q8] {
+        for kv in [KvType::F16, KvType::Q8, KvType::Q4] {
             let layout = KvTiles::new(kv, 40);
             let mut tiles = vec![0u8; layout.bytes(1)];
             let (mut key, mut value) = (vec![1.0; 40], vec![1.0; 40]);

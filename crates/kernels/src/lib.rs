@@ -20,6 +20,7 @@ mod matrix;
 mod panel;
 mod pool;
 pub mod probe;
+mod rotation;
 mod scalar;
 mod ternary;
 mod vector;

@@ -41,6 +41,17 @@ pub(crate) trait Floats: Copy {
     /// 2 to the power of `self`, which holds integers in -126..=127.
     unsafe fn exp2_integer(self) -> Self;
 
+    /// `self`, which is about 1, times 2 to the power of `n`, integers from -200 to 0; 0 where that is too small for f32, or
+    /// for normal f32.
+    #[inline(always)]
+    unsafe fn times_exp2(self, n: Self) -> Self {
+        // SAFETY: the caller has the instruction set; 2^-126 is a normal f32.
+        unsafe {
+            let least = Self::splat(-126.0);
+            n.select_less(least, Self::splat(0.0), self.mul(n.max(least).exp2_integer()))
+        }
+    }
+
     /// Asks for the cache line at `at`, which may be any address, to be brought to the second-level cache.
     #[inline(always)]
     unsafe fn prefetch(at: *const u8) {
@@ -84,6 +95,19 @@ pub(crate) trait Floats: Copy {
             self.store(values.as_mut_ptr());
             for (i, value) in values[..Self::LANES].iter().enumerate() {
                 to.add(i).write(value.round_ties_even() as i16);
+            }
+        }
+    }
+
+    /// Writes `LANES` values, rounded to the nearest integer (ties to even) that fits, to `to`.
+    #[inline(always)]
+    unsafe fn store_u8(self, to: *mut u8) {
+        let mut values = [0.0f32; 16];
+        // SAFETY: `LANES <= 16`; the caller gives room for `LANES` values.
+        unsafe {
+            self.store(values.as_mut_ptr());
+            for (i, value) in values[..Self::LANES].iter().enumerate() {
+                to.add(i).write(value.round_ties_even() as u8);
             }
         }
     }
@@ -189,6 +213,17 @@ pub(crate) trait RowLanes: Copy {
                 high = high.add(high);
             }
             self.add(high).add(dot(2))
+        }
+    }
+    /// Adds the products of four unsigned bytes (at most 15) per lane with the four inputs (at most 254) at `x`.
+    #[inline(always)]
+    unsafe fn dot_bytes(self, codes: Self::Bytes, x: *const u8) -> Self {
+        // SAFETY: the caller gives four inputs and has the instruction set. The halves of an input are at most 127.
+        unsafe {
+            let x = x.cast::<u32>().read_unaligned();
+            let low = x >> 1 & 0x7f7f_7f7f;
+            // No byte borrows from the next.
+            self.dot_unsigned(codes, low as i32).dot_unsigned(codes, (x - low) as i32)
         }
     }
     /// `self - value` in every lane.

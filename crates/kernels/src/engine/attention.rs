@@ -247,13 +247,13 @@ impl Call<'_> {
         (unit.tokens.start + row / group) * self.shape.heads + unit.kv_head * group + row % group
     }
 
-    /// The query rows of a unit, which point to the queries, or to `rounded` where the cache has 8 bits.
+    /// The query rows of a unit, which point to the queries, or to `rounded` where the cache holds codes.
     fn queries(&self, unit: &Unit<'_>, rounded: &mut Rounded) -> Queries {
         let (group, head_dim, width) = (self.group(), self.shape.head_dim, self.layout.width);
         let count = unit.tokens.len() * group;
         let query = |row: usize| &self.q[self.head(unit, row) * head_dim..][..head_dim];
         let seen = |row: usize| self.seen[unit.tokens.start + row / group].clone();
-        if self.shape.kv != KvType::Q8 {
+        if !self.shape.kv.has_codes() {
             let rows = (0..count).map(|row| {
                 let Range { start: first, end } = seen(row);
                 QueryRow { q: query(row).as_ptr(), first, end }
@@ -266,6 +266,10 @@ impl Call<'_> {
         let mut padded = vec![0.0; count * width];
         for (row, padded) in padded.chunks_exact_mut(width).enumerate() {
             padded[..head_dim].copy_from_slice(query(row));
+            if self.shape.kv == KvType::Q4 {
+                // SAFETY: the engine has checked the instruction set.
+                unsafe { (self.engine.kernels.rotate)(&mut padded[..head_dim]) };
+            }
         }
         // SAFETY: the engine has checked the instruction set.
         unsafe { (self.engine.kernels.quantize)(&padded, q, blocks) };
@@ -292,7 +296,11 @@ impl Call<'_> {
                     }
                 }
                 Queries::Int8(rows) => {
-                    (self.engine.kernels.attend_q8)(&self.tiles_chunk(unit, rows, chunk, next, partials));
+                    let chunk = self.tiles_chunk(unit, rows, chunk, next, partials);
+                    match self.shape.kv {
+                        KvType::Q4 => (self.engine.kernels.attend_q4)(&chunk),
+                        _ => (self.engine.kernels.attend_q8)(&chunk),
+                    }
                 }
             }
         }
@@ -336,6 +344,10 @@ impl Call<'_> {
             for (out, sum) in out.iter_mut().zip(state) {
                 // Nothing seen: 0.
                 *out = if total == 0.0 { 0.0 } else { sum / total };
+            }
+            if self.shape.kv == KvType::Q4 {
+                // SAFETY: the engine has checked the instruction set.
+                unsafe { (self.engine.kernels.rotate)(out) };
             }
         }
     }

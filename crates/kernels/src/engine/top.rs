@@ -103,11 +103,12 @@ impl Engine {
         let Self { kernels, pool, inputs, top: Scratch { estimates, rotated, q }, .. } = self;
         // The inputs as the exact product sees them: their rounding is no error of the estimate then.
         rotated.clear();
-        for (q, block) in inputs.q[..coarse.cols].chunks_exact(BLOCK).zip(&inputs.blocks) {
-            rotated.extend(q.iter().map(|q| f32::from(*q) * block.scale));
+        let (q8, signs) = (inputs.q[..coarse.cols].chunks_exact(BLOCK), coarse.signs.chunks_exact(BLOCK));
+        for ((q, signs), block) in q8.zip(signs).zip(&inputs.blocks) {
+            rotated.extend(q.iter().zip(signs).map(|(q, sign)| f32::from(*q) * block.scale * sign));
         }
         // SAFETY: the engine has checked the instruction set.
-        unsafe { (kernels.rotate)(rotated, &coarse.signs, coarse.block) };
+        unsafe { (kernels.rotate)(rotated) };
         let square: f64 = rotated.iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
         let largest = rotated.iter().fold(0.0f32, |a, x| a.max(x.abs()));
         let (scale, length) = (largest / 127.0, square.sqrt() as f32);

@@ -2,9 +2,10 @@
 
 use crate::coarse::{CODE_START, CODES, Coarse};
 use crate::panel::{BLOCK, ROWS};
+use crate::rotation::rotate;
 use crate::vector::{Floats, RowLanes};
 
-/// One token, [rotated](rotate) and rounded to int8.
+/// One token, multiplied by the signs of a copy, [rotated](rotate) and rounded to int8.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CoarseInput<'a> {
     /// `cols` values.
@@ -35,41 +36,13 @@ pub(crate) const PEAK: f32 = 6.0;
 /// spread evenly over it.
 const ROUNDING: f32 = PEAK / 127.0 * 0.288_675;
 
-/// Multiplies `x` by `signs`, then every `block` of it by a Hadamard matrix of that size, a power of two from 32 on: with
-/// signs of length `1 / sqrt(block)` a rotation. `x` is as long as `signs`, whole blocks.
-#[inline(always)]
-pub(crate) fn rotate(x: &mut [f32], signs: &[f32], block: usize) {
-    assert!(x.len() == signs.len() && block.is_power_of_two() && block >= 16 && x.len().is_multiple_of(block));
-    for (x, sign) in x.iter_mut().zip(signs) {
-        *x *= sign;
-    }
-    let (parts, _) = x.as_chunks_mut::<16>();
-    for x in parts {
-        for half in [1, 2, 4, 8] {
-            let old = *x;
-            for i in 0..16 {
-                x[i] = if i & half == 0 { old[i] + old[i ^ half] } else { old[i ^ half] - old[i] };
-            }
-        }
-    }
-    let mut half = 16;
-    while half < block {
-        for pair in x.chunks_exact_mut(2 * half) {
-            let (a, b) = pair.split_at_mut(half);
-            for (a, b) in a.iter_mut().zip(b) {
-                (*a, *b) = (*a + *b, *a - *b);
-            }
-        }
-        half *= 2;
-    }
-}
-
-/// The codes of a row, which is rotated in place, and `[scale, standard deviation of the error per |x|]`, not finite when a
+/// The codes of a row, which is multiplied by `signs` and rotated in place, and `[scale, standard deviation of the error per |x|]`, not finite when a
 /// weight is not or is too large.
 #[inline(always)]
-pub(crate) fn coarse_row(row: &mut [f32], signs: &[f32], block: usize, codes: &mut [u8], factors: &mut [f32; 2]) {
-    assert_eq!(row.len(), codes.len());
-    rotate(row, signs, block);
+pub(crate) fn coarse_row(row: &mut [f32], signs: &[f32], codes: &mut [u8], factors: &mut [f32; 2]) {
+    assert!(row.len() == codes.len() && row.len() == signs.len());
+    row.iter_mut().zip(signs).for_each(|(x, sign)| *x *= sign);
+    rotate(row);
     let (parts, _) = row.as_chunks::<16>();
     let mut sums = [0.0f32; 16];
     let mut largest = [0.0f32; 16];

@@ -162,6 +162,13 @@ impl RowLanes for I32x8 {
     }
 
     #[inline(always)]
+    unsafe fn dot_bytes(self, codes: [u8; 32], x: *const u8) -> Self {
+        // SAFETY: the caller gives four inputs.
+        let x = unsafe { x.cast::<[u8; 4]>().read() }.map(i32::from);
+        Self(std::array::from_fn(|i| self.0[i] + (0..4).map(|j| i32::from(codes[4 * i + j]) * x[j]).sum::<i32>()))
+    }
+
+    #[inline(always)]
     unsafe fn sub_splat(self, value: i32) -> Self {
         Self(self.0.map(|x| x.wrapping_sub(value)))
     }

@@ -97,6 +97,8 @@ fn decoder_agrees_with_the_oracle() {
         assert!(half < 5e-3 * spread, "{config:?}: {half} of {spread}");
         let eight = largest_difference(&logits(&model, &tokens, &[23], 2, Precision::F32, KvType::Q8), &expected);
         assert!(eight < 5e-2 * spread, "{config:?}: {eight} of {spread}");
+        let four = largest_difference(&logits(&model, &tokens, &[23], 2, Precision::F32, KvType::Q4), &expected);
+        assert!(four < 0.2 * spread, "{config:?}: {four} of {spread}");
     }
 }
 

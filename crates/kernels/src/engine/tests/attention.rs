@@ -1,5 +1,6 @@
 use super::{Random, assert_same_bits, engine, isas};
 use crate::kv::TILE;
+use crate::rotation::rotate;
 use crate::{AttentionShape, KvHead, KvTiles, KvType};
 
 fn reference(q: &[f32], k: &[f32], v: &[f32], head_dim: usize, scale: f32) -> Vec<f64> {
@@ -73,10 +74,14 @@ fn attention_follows_f64() {
             {
                 let cache = Cache::new(kv, 1, positions, head_dim, &mut random);
                 let mut q = random.values(group * head_dim);
-                if kv == KvType::Q8 {
+                if kv.has_codes() {
                     // Multiples of 1 / 127 of the largest of each block, so that rounding changes nothing.
                     q.iter_mut().for_each(|x| *x = (*x * 127.0).round() / 64.0);
                     q.chunks_mut(head_dim).flat_map(|q| q.chunks_mut(32)).for_each(|block| block[0] = 127.0 / 64.0);
+                }
+                if kv == KvType::Q4 {
+                    // That once it is rotated.
+                    q.chunks_mut(head_dim).for_each(rotate);
                 }
                 let shape = AttentionShape { heads: group, kv_heads: 1, head_dim, kv, scale: 0.5 };
                 let see =
@@ -85,8 +90,12 @@ fn attention_follows_f64() {
                 engine.attention(shape, &q, see, &mut out);
                 let from = first * head_dim;
                 let exact = reference(&q, &cache.keys[0][from..], &cache.values[0][from..], head_dim, 0.5);
-                // 8 bits: weights have 16.
-                let bound = if kv == KvType::Q8 { 4e-4 } else { 1e-5 };
+                // Weights have 16 bits, or 8.
+                let bound = match kv {
+                    KvType::F32 | KvType::F16 => 1e-5,
+                    KvType::Q8 => 4e-4,
+                    KvType::Q4 => 2e-2,
+                };
                 for (out, exact) in out.iter().zip(&exact) {
                     let error = (f64::from(*out) - exact).abs();
                     assert!(error <= bound, "{isa} {kv:?} {head_dim} {group} {positions} {first}: {out} not {exact}");

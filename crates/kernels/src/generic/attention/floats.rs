@@ -1,7 +1,7 @@
 //! f16 and f32 keys and values: products in f32. Lanes are positions for keys and components for values, so that every
 //! sum is one accumulator that takes its terms in ascending order.
 
-use super::{Group, TilesChunk, partial_len, prefetch};
+use super::{EXACT, Group, TilesChunk, partial_len, prefetch};
 use crate::generic::dense::Element;
 use crate::kv::{CHUNK, KvTiles, TILE};
 use crate::vector::Floats;
@@ -41,8 +41,9 @@ unsafe fn rows<V: Floats, E: Element, const R: usize>(chunk: &TilesChunk<'_, *co
             scores::<V, E, R>(layout, &group, chunk.scale, keys, tile * TILE, &mut weights);
         }
         let partials = chunk.partials.add(r * partial_len(layout));
-        for i in 0..R {
-            let [max, total, _] = group.softmax::<V>(i, &mut weights[i], None);
+        for (i, [max, total, _]) in
+            group.softmax::<V, false>(&mut weights, &EXACT, layout, chunk.tiles).into_iter().enumerate()
+        {
             let partial = partials.add(i * partial_len(layout) + layout.width);
             partial.write(max);
             partial.add(1).write(total);

@@ -1,20 +1,17 @@
-//! 8-bit keys and values: whole-number products.
+//! 8-bit keys and values, and 6-bit keys with 4-bit values: whole-number products.
 //!
-//! Queries are rounded to int8 with a scale per 32 components, as keys are, softmax weights to 16 bits:
+//! Queries are rounded to int8 with a scale per 32 components, as keys are, softmax weights to as many levels as [`Codes`] says:
 //!
 //! ```text
 //! query . key[p]  = sum over blocks b of int(b, p) * (key_scale[b, p] * query_scale[b])
-//! w[p]            = round(e[p] * value_scale[p] * (32512 / largest of e * value_scale))
-//! sum[i]          = int(i) * step                                   step = that largest / 32512
+//! w[p]            = round(e[p] * value_scale[p] * (levels / largest of e * value_scale))
+//! sum[i]          = int(i) * step                                   step = that largest / levels
 //! ```
 
-use super::{Group, TilesChunk, partial_len, prefetch};
+use super::{GOOD, Group, ROUGH, TilesChunk, partial_len, prefetch};
 use crate::generic::panel::InputBlock;
-use crate::kv::{BLOCK, CHUNK, KvTiles, TILE};
+use crate::kv::{BLOCK, CHUNK, KvTiles, TILE, ZERO_4, ZERO_6};
 use crate::vector::{Floats, RowLanes};
-
-/// Largest weight: what [`RowLanes::dot_wide`] takes. Sums over [`CHUNK`] positions of products with int8 fit i32.
-const LEVELS: f32 = 32512.0;
 
 /// A query.
 #[derive(Clone, Copy, Debug)]
@@ -25,40 +22,211 @@ pub(crate) struct Int8Query {
     pub blocks: *const InputBlock,
 }
 
+/// Codes of keys and values, and what they are multiplied with.
+pub(crate) trait Codes {
+    /// Groups of four components of a key, or of four positions of values, that are unpacked together.
+    const GROUPS: usize;
+    /// Lines of 64 bytes that hold 32 components of 16 keys.
+    const KEY_LINES: usize;
+    /// What [`dot`](Self::dot) takes a code 0 of a key for.
+    fn zero<V: RowLanes>() -> i32;
+    /// What [`mix`](Self::mix) takes a code 0 of a value for.
+    const VALUE_ZERO: i32;
+
+    /// Group `g` and, of two, group `g + 4` of the 32 components of keys at `block`.
+    unsafe fn keys<V: RowLanes>(block: *const u8, g: usize) -> [V::Bytes; 2];
+    /// Adds products of keys with four components of a query.
+    unsafe fn dot<V: RowLanes>(sum: V, keys: V::Bytes, x: i32) -> V;
+
+    /// A rounded softmax weight.
+    type Weight: Copy + Default;
+    /// The largest.
+    const LEVELS: f32;
+    /// For the exponentials.
+    const POLYNOMIAL: &'static [f32];
+    /// Rounds `weights * inverse`, of positions from a multiple of the lanes on.
+    unsafe fn round<V: Floats>(weights: V, inverse: V, position: usize, to: *mut Self::Weight);
+    /// The sum of rounded weights, if it is needed.
+    fn total(weights: &[Self::Weight]) -> i32;
+    /// The values at `line`, of four positions or of two times four.
+    unsafe fn values<V: RowLanes>(line: *const u8) -> [V::Bytes; 2];
+    /// Adds products of values with the four weights at `x`.
+    unsafe fn mix<V: RowLanes>(sum: V, values: V::Bytes, x: *const Self::Weight) -> V;
+}
+
+/// 8 bits.
+pub(crate) enum Eight {}
+/// 6 bits of keys, 4 of values.
+pub(crate) enum SixFour {}
+
+/// What is added to weights before they are rounded to 8 bits, by position: as many of 16 equal weights are rounded up as
+/// keeps their sum, and small ones, which may be many, do not vanish. All are below 1/2, so that 0 stays 0 and the largest
+/// weight the largest.
+const OFFSETS: [f32; 16] = {
+    let mut offsets = [0.0; 16];
+    let mut i = 0;
+    while i < 16 {
+        // Neighbours far apart.
+        let reversed = (i as u8).reverse_bits() >> 4;
+        offsets[i] = (reversed as f32 - 7.5) / 16.0;
+        i += 1;
+    }
+    offsets
+};
+
+impl Codes for Eight {
+    const GROUPS: usize = 1;
+    const KEY_LINES: usize = 8;
+    const VALUE_ZERO: i32 = 0;
+
+    #[inline(always)]
+    fn zero<V: RowLanes>() -> i32 {
+        V::SIGNED_EXCESS
+    }
+
+    #[inline(always)]
+    unsafe fn keys<V: RowLanes>(block: *const u8, g: usize) -> [V::Bytes; 2] {
+        // SAFETY: the caller has the instruction set and gives the lines of a block.
+        unsafe { [V::load_bytes(block.add(64 * g)); 2] }
+    }
+
+    #[inline(always)]
+    unsafe fn dot<V: RowLanes>(sum: V, keys: V::Bytes, x: i32) -> V {
+        // SAFETY: the caller has the instruction set.
+        unsafe { sum.dot_signed(keys, x) }
+    }
+
+    type Weight = i16;
+    /// What [`RowLanes::dot_wide`] takes. Sums over [`CHUNK`] positions of products with int8 fit i32.
+    const LEVELS: f32 = 32512.0;
+    const POLYNOMIAL: &'static [f32] = &GOOD;
+
+    #[inline(always)]
+    unsafe fn round<V: Floats>(weights: V, inverse: V, _: usize, to: *mut i16) {
+        // SAFETY: the caller has the instruction set and gives room for a vector.
+        unsafe { weights.mul(inverse).store_i16(to) }
+    }
+
+    #[inline(always)]
+    fn total(_: &[i16]) -> i32 {
+        0
+    }
+
+    #[inline(always)]
+    unsafe fn values<V: RowLanes>(line: *const u8) -> [V::Bytes; 2] {
+        // SAFETY: the caller has the instruction set and gives a vector of codes.
+        unsafe { [V::load_bytes(line); 2] }
+    }
+
+    #[inline(always)]
+    unsafe fn mix<V: RowLanes>(sum: V, values: V::Bytes, x: *const i16) -> V {
+        // SAFETY: the caller has the instruction set and gives four weights.
+        unsafe { sum.dot_wide(values, x) }
+    }
+}
+
+impl Codes for SixFour {
+    const GROUPS: usize = 2;
+    const KEY_LINES: usize = 6;
+    const VALUE_ZERO: i32 = ZERO_4;
+
+    #[inline(always)]
+    fn zero<V: RowLanes>() -> i32 {
+        ZERO_6
+    }
+
+    #[inline(always)]
+    unsafe fn keys<V: RowLanes>(block: *const u8, g: usize) -> [V::Bytes; 2] {
+        // SAFETY: the caller has the instruction set and gives the lines of a block.
+        unsafe {
+            let nibbles = V::load_bytes(block.add(64 * g));
+            let (first, second) = (V::load_bytes(block.add(64 * 4)), V::load_bytes(block.add(64 * 5)));
+            let shift = 2 * g as i32;
+            [
+                V::extend_nibbles(V::low_nibbles(nibbles), first, shift, 3),
+                V::extend_nibbles(V::high_nibbles(nibbles), second, shift, 3),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn dot<V: RowLanes>(sum: V, keys: V::Bytes, x: i32) -> V {
+        // SAFETY: the caller has the instruction set.
+        unsafe { sum.dot_unsigned(keys, x) }
+    }
+
+    type Weight = u8;
+    /// What [`RowLanes::dot_bytes`] takes.
+    const LEVELS: f32 = 254.0;
+    const POLYNOMIAL: &'static [f32] = &ROUGH;
+
+    #[inline(always)]
+    unsafe fn round<V: Floats>(weights: V, inverse: V, position: usize, to: *mut u8) {
+        // SAFETY: the caller has the instruction set and gives room for a vector; a vector of offsets starts at every
+        // multiple of the lanes.
+        unsafe {
+            let offsets = V::load(OFFSETS.as_ptr().add(position % OFFSETS.len()).cast());
+            weights.mul_add(inverse, offsets).store_u8(to);
+        }
+    }
+
+    #[inline(always)]
+    fn total(weights: &[u8]) -> i32 {
+        weights.iter().map(|weight| i32::from(*weight)).sum()
+    }
+
+    #[inline(always)]
+    unsafe fn values<V: RowLanes>(line: *const u8) -> [V::Bytes; 2] {
+        // SAFETY: the caller has the instruction set and gives a vector of codes.
+        unsafe {
+            let bytes = V::load_bytes(line);
+            [V::low_nibbles(bytes), V::high_nibbles(bytes)]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn mix<V: RowLanes>(sum: V, values: V::Bytes, x: *const u8) -> V {
+        // SAFETY: the caller has the instruction set and gives four weights.
+        unsafe { sum.dot_bytes(values, x) }
+    }
+}
+
 /// Computes the partial results of all rows.
 ///
 /// # Safety
 /// The instruction set of `V` is available; `tiles` holds every position of the chunk below each row's `end`; the
 /// pointers cover what [`TilesChunk`] and [`Int8Query`] say.
 #[inline(always)]
-pub(crate) unsafe fn chunk<V: RowLanes>(chunk: &TilesChunk<'_, Int8Query>) {
+pub(crate) unsafe fn chunk<V: RowLanes, C: Codes>(chunk: &TilesChunk<'_, Int8Query>) {
     let mut r = 0;
     while r < chunk.rows.len() {
         let left = chunk.rows.len() - r;
         // SAFETY: as promised by the caller; r + R <= rows.
         r += unsafe {
             if V::Floats::LANES >= 16 && left >= 8 {
-                rows::<V, 8, 1>(chunk, r)
+                rows::<V, C, 8, 1>(chunk, r)
             } else if left >= 4 {
-                if V::Floats::LANES >= 16 { rows::<V, 4, 2>(chunk, r) } else { rows::<V, 4, 1>(chunk, r) }
+                if V::Floats::LANES >= 16 { rows::<V, C, 4, 2>(chunk, r) } else { rows::<V, C, 4, 1>(chunk, r) }
             } else if left >= 3 {
-                if V::Floats::LANES >= 16 { rows::<V, 3, 2>(chunk, r) } else { rows::<V, 3, 1>(chunk, r) }
+                if V::Floats::LANES >= 16 { rows::<V, C, 3, 2>(chunk, r) } else { rows::<V, C, 3, 1>(chunk, r) }
             } else if left >= 2 {
-                rows::<V, 2, 2>(chunk, r)
+                rows::<V, C, 2, 2>(chunk, r)
             } else {
-                rows::<V, 1, 2>(chunk, r)
+                rows::<V, C, 1, 2>(chunk, r)
             }
         };
     }
 }
 
-/// Rows `r .. r + R`, `N` vectors of positions or components at a time; returns `R`.
+/// Rows `r .. r + R`, `N` vectors of positions at a time; returns `R`.
 #[inline(always)]
-unsafe fn rows<V: RowLanes, const R: usize, const N: usize>(chunk: &TilesChunk<'_, Int8Query>, r: usize) -> usize {
+unsafe fn rows<V: RowLanes, C: Codes, const R: usize, const N: usize>(
+    chunk: &TilesChunk<'_, Int8Query>,
+    r: usize,
+) -> usize {
     let layout = chunk.layout;
     let group = Group::<_, R>::of(chunk, r);
     let mut scores = [[0.0f32; CHUNK]; R];
-    let mut weights = [[0i16; CHUNK]; R];
     // SAFETY: as promised by the caller: the group's tiles hold positions below some row's end; partials has a
     // place for each row.
     unsafe {
@@ -68,26 +236,26 @@ unsafe fn rows<V: RowLanes, const R: usize, const N: usize>(chunk: &TilesChunk<'
             for line in (0..layout.keys()).step_by(64) {
                 V::Floats::prefetch(at.wrapping_add(group.ahead).wrapping_add(line));
             }
-            tile_scores::<V, R, N>(layout, &group, chunk.scale, at, tile * TILE, &mut scores);
+            tile_scores::<V, C, R, N>(layout, &group, chunk.scale, at, tile * TILE, &mut scores);
         }
-        let mut steps = [0.0f32; R];
-        for i in 0..R {
-            let partial = chunk.partials.add((r + i) * partial_len(layout) + layout.width);
-            let [max, total, top] = group.softmax::<V::Floats>(i, &mut scores[i], Some((layout, chunk.tiles)));
-            steps[i] = round_weights::<V::Floats, R>(&group, top, &scores[i], &mut weights[i]);
+        let softmax = group.softmax::<V::Floats, true>(&mut scores, C::POLYNOMIAL, layout, chunk.tiles);
+        let partials = chunk.partials.add(r * partial_len(layout));
+        for (i, [max, total, _]) in softmax.into_iter().enumerate() {
+            let partial = partials.add(i * partial_len(layout) + layout.width);
             partial.write(max);
             partial.add(1).write(total);
         }
+        let weights = round_weights::<V::Floats, C, R>(&group, softmax.map(|[_, _, top]| top), &scores);
         let mut component = 0;
         while component < layout.width {
-            let sums = mix::<V, R, N>(layout, chunk.tiles, &group, component, &weights);
-            for i in 0..R {
-                for n in 0..N {
-                    let to = chunk.partials.add((r + i) * partial_len(layout) + component + n * V::Floats::LANES);
-                    sums[i][n].to_floats().mul(V::Floats::splat(steps[i])).store(to);
-                }
-            }
-            component += N * V::Floats::LANES;
+            let left = (layout.width - component) / V::Floats::LANES;
+            component += V::Floats::LANES
+                * if V::Floats::LANES >= 16 && R <= 4 && left >= 4 {
+                    mix::<V, C, R, 4>(layout, chunk.tiles, &group, component, &weights, partials)
+                } else {
+                    // A width is a multiple of 32.
+                    mix::<V, C, R, N>(layout, chunk.tiles, &group, component, &weights, partials)
+                };
         }
     }
     R
@@ -95,7 +263,7 @@ unsafe fn rows<V: RowLanes, const R: usize, const N: usize>(chunk: &TilesChunk<'
 
 /// Scores of the positions of a tile, position `at` of the chunk and the next 31.
 #[inline(always)]
-unsafe fn tile_scores<V: RowLanes, const R: usize, const N: usize>(
+unsafe fn tile_scores<V: RowLanes, C: Codes, const R: usize, const N: usize>(
     layout: KvTiles,
     group: &Group<Int8Query, R>,
     scale: f32,
@@ -111,33 +279,43 @@ unsafe fn tile_scores<V: RowLanes, const R: usize, const N: usize>(
             let mut sums = [[V::Floats::splat(0.0); N]; R];
             for b in 0..layout.width / BLOCK {
                 let mut ints = [[V::zero(); N]; R];
-                for g in 0..BLOCK / 4 {
-                    let mut codes = [V::load_bytes(tile); N];
+                for i in 0..R {
+                    // What the products have too much.
+                    let [first, second] = (*group.q[i].blocks.add(b)).sums;
+                    ints[i] = [V::zero().sub_splat(C::zero::<V>() * (first + second)); N];
+                }
+                let steps = const { BLOCK / 4 / C::GROUPS };
+                for g in 0..steps {
+                    let mut keys = [[V::load_bytes(tile); 2]; N];
                     for n in 0..N {
                         let p = p + n * lanes;
-                        let line = p / 16 * (layout.width / 4) + b * (BLOCK / 4) + g;
-                        let from = tile.add(layout.keys() + line * 64 + p % 16 * 4);
-                        codes[n] = V::load_bytes(from);
+                        let line = (p / 16 * (layout.width / BLOCK) + b) * C::KEY_LINES;
+                        let block = tile.add(layout.keys() + line * 64 + p % 16 * 4);
+                        keys[n] = C::keys::<V>(block, g);
                         if p % 16 == 0 {
-                            prefetch::<V::Floats>(from, 64, group.ahead);
+                            // A line per step, two in every second one where there are half as many more.
+                            prefetch::<V::Floats>(block.add(64 * g), 64, group.ahead);
+                            if C::KEY_LINES > steps && g % 2 == 1 {
+                                prefetch::<V::Floats>(block.add(64 * (steps + g / 2)), 64, group.ahead);
+                            }
                         }
                     }
-                    for i in 0..R {
-                        let x = group.q[i].q.add(b * BLOCK + 4 * g).cast::<i32>().read_unaligned();
-                        for n in 0..N {
-                            ints[i][n] = ints[i][n].dot_signed(codes[n], x);
+                    for half in 0..C::GROUPS {
+                        for i in 0..R {
+                            let at = b * BLOCK + half * (BLOCK / 2) + 4 * g;
+                            let x = group.q[i].q.add(at).cast::<i32>().read_unaligned();
+                            for n in 0..N {
+                                ints[i][n] = C::dot(ints[i][n], keys[n][half], x);
+                            }
                         }
                     }
                 }
                 let key_scales: [V::Floats; N] =
                     std::array::from_fn(|n| V::Floats::load_f16(tile.add(2 * (b * TILE + p + n * lanes))));
                 for i in 0..R {
-                    let block = &*group.q[i].blocks.add(b);
-                    let (excess, scale) =
-                        (V::SIGNED_EXCESS * (block.sums[0] + block.sums[1]), V::Floats::splat(block.scale));
+                    let scale = V::Floats::splat((*group.q[i].blocks.add(b)).scale);
                     for n in 0..N {
-                        let int = ints[i][n].sub_splat(excess).to_floats();
-                        sums[i][n] = int.mul_add(key_scales[n].mul(scale), sums[i][n]);
+                        sums[i][n] = ints[i][n].to_floats().mul_add(key_scales[n].mul(scale), sums[i][n]);
                     }
                 }
             }
@@ -151,65 +329,98 @@ unsafe fn tile_scores<V: RowLanes, const R: usize, const N: usize>(
     }
 }
 
-/// Rounds the weights of one row, of which `top` is the largest, to 16 bits. Returns the value of a step.
-#[inline(always)]
-unsafe fn round_weights<V: Floats, const R: usize>(
-    group: &Group<Int8Query, R>,
-    top: f32,
-    floats: &[f32; CHUNK],
-    weights: &mut [i16; CHUNK],
-) -> f32 {
-    let range = group.tiles.start * TILE..group.tiles.end * TILE;
-    let inverse = LEVELS / top;
-    if !inverse.is_finite() {
-        // All values are 0 (or next to it), or nothing is seen.
-        weights[range].fill(0);
-        return 0.0;
-    }
-    for p in range.step_by(V::LANES) {
-        // SAFETY: the caller has the instruction set; tiles end within the chunk, and are a whole number of vectors.
-        unsafe {
-            V::load(floats.as_ptr().add(p).cast()).mul(V::splat(inverse)).store_i16(weights.as_mut_ptr().add(p));
-        }
-    }
-    top / LEVELS
+/// Rounded weights of `R` rows.
+struct Weights<C: Codes, const R: usize> {
+    rounded: [[C::Weight; CHUNK]; R],
+    /// The value of a step.
+    steps: [f32; R],
+    /// Sums of the rounded weights.
+    totals: [i32; R],
 }
 
-/// Weighted sums of the values of some tiles: components `component ..`, `N` vectors.
+/// Rounds weights, of which `top` are the largest of each row.
 #[inline(always)]
-unsafe fn mix<V: RowLanes, const R: usize, const N: usize>(
+unsafe fn round_weights<V: Floats, C: Codes, const R: usize>(
+    group: &Group<Int8Query, R>,
+    top: [f32; R],
+    floats: &[[f32; CHUNK]; R],
+) -> Weights<C, R> {
+    let range = group.tiles.start * TILE..group.tiles.end * TILE;
+    let inverse = top.map(|top| C::LEVELS / top);
+    // All values are 0 (or next to it), or nothing is seen.
+    let usable = inverse.map(f32::is_finite);
+    let mut weights = Weights::<C, R> {
+        rounded: [[C::Weight::default(); CHUNK]; R],
+        steps: std::array::from_fn(|i| if usable[i] { top[i] / C::LEVELS } else { 0.0 }),
+        totals: [0; R],
+    };
+    // SAFETY: the caller has the instruction set; tiles end within the chunk, and are a whole number of vectors.
+    unsafe {
+        let mut factors = [V::splat(0.0); R];
+        for i in 0..R {
+            factors[i] = V::splat(if usable[i] { inverse[i] } else { 0.0 });
+        }
+        for p in range.clone().step_by(V::LANES) {
+            for i in 0..R {
+                let weight = V::load(floats[i].as_ptr().add(p).cast());
+                C::round(weight, factors[i], p, weights.rounded[i].as_mut_ptr().add(p));
+            }
+        }
+    }
+    weights.totals = std::array::from_fn(|i| C::total(&weights.rounded[i][range.clone()]));
+    weights
+}
+
+/// Weighted sums of the values of the group's tiles: components `component ..`, `N` vectors; returns `N`.
+#[inline(always)]
+unsafe fn mix<V: RowLanes, C: Codes, const R: usize, const N: usize>(
     layout: KvTiles,
     tiles: *const u8,
     group: &Group<Int8Query, R>,
     component: usize,
-    weights: &[[i16; CHUNK]; R],
-) -> [[V; N]; R] {
+    weights: &Weights<C, R>,
+    partials: *mut f32,
+) -> usize {
     let lanes = const { V::Floats::LANES };
     // SAFETY: the caller has the instruction set and gives whole tiles; offsets follow their layout (see `crate::kv`); a
-    // tile has a weight for each of its positions. Prefetched addresses may lie anywhere.
+    // tile has a weight for each of its positions, and each row a place for its sums. Prefetched addresses may lie anywhere.
     unsafe {
         let mut sums = [[V::zero(); N]; R];
+        if C::VALUE_ZERO != 0 {
+            for i in 0..R {
+                sums[i] = [V::zero().sub_splat(C::VALUE_ZERO * weights.totals[i]); N];
+            }
+        }
+        let tile_bytes = layout.tile_bytes();
         for tile in group.tiles.clone() {
-            let codes_of_tile = tiles.add(tile * layout.tile_bytes() + layout.values());
-            for quad in 0..TILE / 4 {
-                let mut codes = [V::load_bytes(codes_of_tile); N];
+            let values_of_tile = tiles.add(tile * tile_bytes + layout.values());
+            for line in 0..TILE / 4 / C::GROUPS {
+                let mut values = [[V::load_bytes(values_of_tile); 2]; N];
                 for n in 0..N {
                     let component = component + n * lanes;
-                    let line = component / 16 * (TILE / 4) + quad;
-                    let from = codes_of_tile.add(line * 64 + component % 16 * 4);
-                    codes[n] = V::load_bytes(from);
+                    let line = component / 16 * (TILE / 4 / C::GROUPS) + line;
+                    let from = values_of_tile.add(line * 64 + component % 16 * 4);
+                    values[n] = C::values::<V>(from);
                     if component.is_multiple_of(16) {
                         prefetch::<V::Floats>(from, 64, group.ahead);
                     }
                 }
-                for i in 0..R {
-                    let x = weights[i].as_ptr().add(tile * TILE + 4 * quad);
-                    for n in 0..N {
-                        sums[i][n] = sums[i][n].dot_wide(codes[n], x);
+                for half in 0..C::GROUPS {
+                    for i in 0..R {
+                        let x = weights.rounded[i].as_ptr().add(tile * TILE + 4 * (C::GROUPS * line + half));
+                        for n in 0..N {
+                            sums[i][n] = C::mix(sums[i][n], values[n][half], x);
+                        }
                     }
                 }
             }
         }
-        sums
+        for i in 0..R {
+            for n in 0..N {
+                let to = partials.add(i * partial_len(layout) + component + n * lanes);
+                sums[i][n].to_floats().mul(V::Floats::splat(weights.steps[i])).store(to);
+            }
+        }
     }
+    N
 }

@@ -20,9 +20,6 @@ use std::ops::Range;
 use crate::kv::{CHUNK, KvTiles, TILE};
 use crate::vector::Floats;
 
-/// Bytes between the keys or values in use and those to bring to the first-level cache.
-const NEAR: usize = 1024;
-
 /// A query head of a token.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct QueryRow<Q> {
@@ -79,81 +76,104 @@ impl<Q: Copy, const R: usize> Group<Q, R> {
         Self { q: std::array::from_fn(|i| rows[i].q), first, end, tiles: from..until, ahead }
     }
 
-    /// Makes weights of the scores of row `i`: exponentials, 0 where it sees nothing, times a scale per position if
-    /// `scales` gives those of 8-bit values. Returns the largest score, the sum of the exponentials and the largest weight.
+    /// Makes weights of scores: exponentials by `polynomial`, 0 where a row sees nothing, if `SCALED` times the scale of
+    /// each position's value. Returns the largest score, the sum of the exponentials and the largest weight of each row.
     #[inline(always)]
-    unsafe fn softmax<V: Floats>(
+    unsafe fn softmax<V: Floats, const SCALED: bool>(
         &self,
-        i: usize,
-        scores: &mut [f32; CHUNK],
-        scales: Option<(KvTiles, *const u8)>,
-    ) -> [f32; 3] {
+        scores: &mut [[f32; CHUNK]; R],
+        polynomial: &[f32],
+        layout: KvTiles,
+        tiles: *const u8,
+    ) -> [[f32; 3]; R] {
         let range = self.tiles.start * TILE..self.tiles.end * TILE;
-        let (first, end) = (self.first[i], self.end[i]);
-        if first >= end {
-            scores[range].fill(0.0);
-            return [f32::NEG_INFINITY, 0.0, 0.0];
+        // Out of the loops, where it would be computed again and again.
+        let (tile_bytes, scales) = (layout.tile_bytes(), tiles.wrapping_add(layout.value_scales()));
+        for i in 0..R {
+            let (first, end) = (self.first[i], self.end[i]);
+            let seen = if first < end { first..end } else { range.end..range.end };
+            scores[i][range.start..seen.start].fill(f32::NEG_INFINITY);
+            scores[i][seen.end..range.end].fill(f32::NEG_INFINITY);
         }
-        scores[range.start..first].fill(f32::NEG_INFINITY);
-        scores[end..range.end].fill(f32::NEG_INFINITY);
         // SAFETY: the caller has the instruction set and gives the tiles of the chunk; those of the group end within it, and
         // are a whole number of vectors.
         unsafe {
-            let values = scores.as_mut_ptr();
-            let mut largest = V::splat(f32::NEG_INFINITY);
+            // Rows side by side, whose operations do not wait for each other.
+            let values = scores.as_mut_ptr().cast::<f32>();
+            let mut largest = [V::splat(f32::NEG_INFINITY); R];
             for p in range.clone().step_by(V::LANES) {
-                largest = V::load(values.add(p).cast()).max(largest);
+                for i in 0..R {
+                    largest[i] = V::load(values.add(i * CHUNK + p).cast()).max(largest[i]);
+                }
             }
-            let max = largest.largest();
-            let (mut sum, mut top) = (V::splat(0.0), V::splat(0.0));
+            let mut results = [[f32::NEG_INFINITY, 0.0, 0.0]; R];
+            let mut max = [V::splat(0.0); R];
+            for i in 0..R {
+                // Where nothing is seen, any number would do.
+                if self.first[i] < self.end[i] {
+                    results[i][0] = largest[i].largest();
+                    max[i] = V::splat(results[i][0]);
+                }
+            }
+            let (mut sums, mut top) = ([V::splat(0.0); R], [V::splat(0.0); R]);
             for p in range.step_by(V::LANES) {
-                let e = exp2(V::load(values.add(p).cast()).sub(V::splat(max)));
-                sum = sum.add(e);
-                let weight = match scales {
-                    None => e,
-                    Some((layout, tiles)) => {
-                        let tile = tiles.add(p / TILE * layout.tile_bytes());
-                        let weight = e.mul(V::load_f16(tile.add(layout.value_scales() + 2 * (p % TILE))));
-                        top = weight.max(top);
-                        weight
+                let mut scale = V::splat(1.0);
+                if SCALED {
+                    scale = V::load_f16(scales.add(p / TILE * tile_bytes + 2 * (p % TILE)));
+                }
+                for i in 0..R {
+                    let at = values.add(i * CHUNK + p);
+                    let e = exp2(V::load(at.cast()).sub(max[i]), polynomial);
+                    sums[i] = sums[i].add(e);
+                    if SCALED {
+                        let weight = e.mul(scale);
+                        top[i] = weight.max(top[i]);
+                        weight.store(at);
+                    } else {
+                        e.store(at);
                     }
-                };
-                weight.store(values.add(p));
+                }
             }
-            [max, sum.sum(), top.largest()]
+            for i in 0..R {
+                (results[i][1], results[i][2]) = (sums[i].sum(), top[i].largest());
+            }
+            results
         }
     }
 }
 
-/// Asks for the `bytes` from `at` on of what comes next, and of what comes `ahead` bytes later.
+/// Asks for what lies `ahead` bytes after the `bytes` from `at` on. (From the second-level cache to the first the processor
+/// brings lines by itself, as fast as when asked: 8-bit attention was a tenth slower with a request for each.)
 #[inline(always)]
 unsafe fn prefetch<V: Floats>(at: *const u8, bytes: usize, ahead: usize) {
     for line in (0..bytes).step_by(64) {
         // SAFETY: the caller has the instruction set; any address may be asked for.
-        unsafe {
-            V::prefetch(at.wrapping_add(ahead).wrapping_add(line));
-            V::prefetch_near(at.wrapping_add(NEAR + line));
-        }
+        unsafe { V::prefetch(at.wrapping_add(ahead).wrapping_add(line)) };
     }
 }
 
-/// 2^x for x <= 0 or NaN, to 3e-7 of it; 0 below -100, which is nothing beside the 1 of the largest score.
+/// Polynomials with value 1 at 0 for 2^x on -0.5..=0.5: their coefficients from that of the highest power down to that of x.
+/// Relative error 1e-7, hardly more than the best f32 can do;
+const EXACT: [f32; 5] = [1.326_472_7e-3, 9.671_513e-3, 5.550_733_6e-2, 2.402_224_2e-1, LN_2];
+/// 3e-6, for weights that are rounded to 15 bits;
+const GOOD: [f32; 4] = [9.582_853e-3, 5.590_642_5e-2, 2.402_409_9e-1, 6.931_242e-1];
+/// 1e-4, for weights that are rounded to 8 bits.
+const ROUGH: [f32; 3] = [5.500_893e-2, 2.422_096_2e-1, 6.932_829e-1];
+
+/// 2^x for x <= 0 or NaN, by one of the polynomials; 0 where it is too small for f32.
 #[inline(always)]
-unsafe fn exp2<V: Floats>(x: V) -> V {
-    // Close to the polynomial with value 1 at 0 of least relative error (1e-7) on -0.5..=0.5.
-    const COEFFICIENTS: [f32; 5] = [1.326_472_7e-3, 9.671_513e-3, 5.550_733_6e-2, 2.402_224_2e-1, LN_2];
-    // SAFETY: the caller has the instruction set; the exponent is an integer from -100 to 0.
+unsafe fn exp2<V: Floats>(x: V, polynomial: &[f32]) -> V {
+    // SAFETY: the caller has the instruction set; the exponent is an integer from -200 to 0.
     unsafe {
-        let low = V::splat(-100.0);
-        let clamped = low.max(x);
+        let clamped = V::splat(-200.0).max(x);
         let magic = V::splat(12_582_912.0); // 1.5 * 2^23: adding it rounds to the nearest integer
         let n = clamped.add(magic).sub(magic);
         let r = clamped.sub(n);
-        let mut p = V::splat(COEFFICIENTS[0]);
-        for coefficient in &COEFFICIENTS[1..] {
+        let mut p = V::splat(polynomial[0]);
+        for coefficient in &polynomial[1..] {
             p = p.mul_add(r, V::splat(*coefficient));
         }
-        x.select_less(low, V::splat(0.0), p.mul_add(r, V::splat(1.0)).mul(n.exp2_integer()))
+        p.mul_add(r, V::splat(1.0)).times_exp2(n)
     }
 }
 
@@ -178,7 +198,7 @@ pub(crate) unsafe fn fold<V: Floats>(state: &mut [f32], partial: &[f32]) {
     (factors[0], factors[1]) = (state[width] - max, partial[width] - max);
     // SAFETY: the caller has the instruction set; `width` is a multiple of the lanes.
     unsafe {
-        exp2(V::load(factors.as_ptr().cast())).store(factors.as_mut_ptr());
+        exp2(V::load(factors.as_ptr().cast()), &EXACT).store(factors.as_mut_ptr());
         let (old, new) = (V::splat(factors[0]), V::splat(factors[1]));
         for i in (0..width).step_by(V::LANES) {
             let at = state.as_mut_ptr().add(i);

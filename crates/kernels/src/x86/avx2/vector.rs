@@ -138,6 +138,15 @@ impl Floats for F32x8 {
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn store_u8(self, to: *mut u8) {
+        let values = _mm256_cvtps_epi32(self.0);
+        let values = _mm_packs_epi32(_mm256_castsi256_si128(values), _mm256_extracti128_si256::<1>(values));
+        // SAFETY: the caller gives room for eight values.
+        unsafe { _mm_storel_epi64(to.cast(), _mm_packus_epi16(values, values)) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn sum4(vectors: [Self; 4]) -> [f32; 4] {
         let [a, b, c, d] = vectors.map(|v| v.0);
         // Per 128-bit half: the four sums of four, then the two halves.
@@ -221,6 +230,13 @@ impl<P: Products<Vector = __m256i>> RowLanes for I32x8<P> {
             let sums = P::wide(self.0, even, _mm256_set1_epi32(low));
             P::wide(sums, odd, _mm256_set1_epi32(high)).into()
         }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_bytes(self, codes: __m256i, x: *const u8) -> Self {
+        // SAFETY: the caller has the instructions of `P` and gives four inputs, the unsigned ones here: 2 * 254 * 15 fits
+        // int16.
+        unsafe { P::unsigned(self.0, _mm256_set1_epi32(x.cast::<i32>().read_unaligned()), codes).into() }
     }
 
     #[inline]

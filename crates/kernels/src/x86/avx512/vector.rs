@@ -123,6 +123,12 @@ impl Floats for F32x16 {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
+    unsafe fn times_exp2(self, n: Self) -> Self {
+        Self(_mm512_scalef_ps(self.0, n.0))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
     unsafe fn prefetch(at: *const u8) {
         _mm_prefetch::<_MM_HINT_T1>(at.cast());
     }
@@ -145,6 +151,14 @@ impl Floats for F32x16 {
         let values = _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(self.0));
         // SAFETY: the caller gives room for sixteen values.
         unsafe { _mm256_storeu_si256(to.cast(), values) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
+    unsafe fn store_u8(self, to: *mut u8) {
+        let values = _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(self.0));
+        // SAFETY: the caller gives room for sixteen values.
+        unsafe { _mm_storeu_si128(to.cast(), values) }
     }
 
     #[inline]
@@ -263,6 +277,13 @@ impl<P: Products<Vector = __m512i>> RowLanes for I32x16<P> {
             let sums = P::wide(self.0, even, _mm512_set1_epi32(low));
             P::wide(sums, odd, _mm512_set1_epi32(high)).into()
         }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_bytes(self, codes: __m512i, x: *const u8) -> Self {
+        // SAFETY: the caller has the instructions of `P` and gives four inputs, the unsigned ones here: 2 * 254 * 15 fits
+        // int16.
+        unsafe { P::unsigned(self.0, _mm512_set1_epi32(x.cast::<i32>().read_unaligned()), codes).into() }
     }
 
     #[inline]
