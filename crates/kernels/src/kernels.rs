@@ -33,6 +33,7 @@ pub(crate) struct Kernels {
     pub widen_bf16: unsafe fn(*const u8, &mut [f32]),
     pub quantize: unsafe fn(&[f32], &mut [i8], &mut [InputBlock]),
     pub panels: unsafe fn(&PanelBlock),
+    #[allow(clippy::type_complexity)] // a signature like the others
     pub coarse_row: unsafe fn(&mut [f32], &[f32], &mut [u8], &mut [f32; 2]),
     pub coarse_estimate: unsafe fn(&Coarse, usize, &CoarseInput<'_>, &mut [Estimate]),
 }
