@@ -89,6 +89,24 @@ fn models_from_files_are_measured_together() {
 }
 
 #[test]
+fn the_largest_logits_are_asked_for_beside_all() {
+    let place = workplace();
+    let line = "bench --synthetic tiny --isa scalar -r 1 -p 0 -n 4 -t 1 --top 0,2";
+    let records = document(place.path(), &format!("{line} --head q8_0"));
+    let found: Vec<_> = records
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|r| (&r["top_logits"], r["weight_bytes_per_second"].is_number()))
+        .collect();
+    // Of a head that is read in part nobody knows the bytes.
+    assert_eq!(found, [(&0.into(), true), (&2.into(), false)]);
+    let table = succeeds(place.path(), &format!("{line} -q"));
+    assert!(table.lines().next().unwrap().contains("| logits |") && table.contains("| top 2  |"), "{table}");
+    refuses(place.path(), &format!("{line} --head f16"), &["--top: this head has no coarse copy"]);
+}
+
+#[test]
 fn the_speed_table_has_a_row_per_method() {
     let place = workplace();
     let line = "bench --table --synthetic tiny -r 1 -p 8 -n 4 -t 1,2";
