@@ -1,9 +1,10 @@
 //! A matrix at 3 bits a weight, kept beside the matrix itself, that tells which of its rows can be the largest.
 //!
 //! Rows are multiplied by random signs and [rotated](crate::rotation::rotate) first. That changes no product with an input
-//! treated alike, and makes weights, inputs and rounding errors look normally distributed, whatever outliers they had. Then a row is `scale * (code - 3.5)`, codes 0 to 7, with the scale that makes the error orthogonal to
-//! the row (`scale * (code - 3.5) . w = w . w`). So for an input `x` the estimate is `y + e`, where `e` is a product with a
-//! vector of known length `n` that has nothing to do with `w`: of mean 0 and standard deviation `n |x| / sqrt(cols)`.
+//! treated alike, and makes weights, inputs and rounding errors look normally distributed, whatever outliers they had. Then
+//! a row is `scale * (code - 3.5)`, codes 0 to 7, with the scale that makes the error orthogonal to the row
+//! (`scale * (code - 3.5) . w = w . w`). So for an input `x` the estimate is `y + e`, where `e` is a product with a vector of
+//! known length `n` that has nothing to do with `w`: of mean 0 and standard deviation `n |x| / sqrt(cols)`.
 //!
 //! Panels of 16 rows, each one ascending stream:
 //!
@@ -19,9 +20,11 @@
 
 use std::fmt;
 
+use crate::format::random::SplitMix;
 use crate::kernels::Kernels;
-use crate::panel::{BLOCK, Line, ROWS, as_bytes, as_bytes_mut};
-use crate::{Isa, Pool, huge};
+use crate::panel::{BLOCK, ROWS};
+use crate::ternary::lines::Lines;
+use crate::{Isa, Pool};
 
 /// Bytes of the codes of 32 inputs.
 pub(crate) const CODES: usize = 192;
@@ -34,7 +37,7 @@ const MOST_COLS: usize = 1 << 17;
 pub(crate) struct Coarse {
     pub rows: usize,
     pub cols: usize,
-    lines: Vec<Line>,
+    lines: Lines,
     /// What rows and inputs are multiplied by before they are rotated: 1 or -1.
     pub signs: Vec<f32>,
 }
@@ -46,23 +49,19 @@ impl Coarse {
         if rows == 0 || cols == 0 || !cols.is_multiple_of(BLOCK) || cols > MOST_COLS {
             return None;
         }
-        let signs = (0..cols as u64).map(|i| if hash(i) >> 63 == 0 { 1.0 } else { -1.0 }).collect();
-        let mut coarse = Self { rows, cols, lines: Vec::new(), signs };
-        let count = Self::bytes_needed(rows, cols)? / 64;
-        coarse.lines.try_reserve_exact(count).ok()?;
-        huge::advise(&coarse.lines.spare_capacity_mut()[..count]);
-        let mut lines = std::mem::take(&mut coarse.lines);
-        lines.resize(count, Line([0; 64]));
+        let mut lines = Lines::zeroed(Self::bytes_needed(rows, cols)?).ok()?;
+        // Signs that no model was trained with.
+        let mut random = SplitMix(0);
+        let signs: Vec<f32> = (0..cols).map(|_| if random.next() >> 63 == 0 { 1.0 } else { -1.0 }).collect();
         // Every set gives the same bits.
         let kernels = Kernels::of(Isa::best());
-        pool.for_chunks(&mut lines, coarse.panel_bytes() / 64, |panel, lines| {
-            let out = as_bytes_mut(lines);
+        pool.for_chunks(lines.bytes_mut(), panel_bytes(cols), |panel, out| {
             let (mut values, mut codes) = (vec![0.0; cols], vec![0u8; cols]);
             for r in 0..ROWS.min(rows - panel * ROWS) {
                 row(panel * ROWS + r, &mut values);
                 let mut factors = [0.0; 2];
                 // SAFETY: the best instruction set is available.
-                unsafe { (kernels.coarse_row)(&mut values, &coarse.signs, &mut codes, &mut factors) };
+                unsafe { (kernels.coarse_row)(&mut values, &signs, &mut codes, &mut factors) };
                 out[4 * r..][..4].copy_from_slice(&factors[0].to_le_bytes());
                 out[64 + 4 * r..][..4].copy_from_slice(&factors[1].to_le_bytes());
                 for (codes, out) in codes.chunks_exact(BLOCK).zip(out[CODE_START..].chunks_exact_mut(CODES)) {
@@ -75,7 +74,7 @@ impl Coarse {
                 }
             }
         });
-        coarse.lines = lines;
+        let coarse = Self { rows, cols, lines, signs };
         let finite = |panel: &[u8]| {
             let (values, _) = panel[..CODE_START].as_chunks::<4>();
             values.iter().all(|value| f32::from_le_bytes(*value).is_finite())
@@ -95,21 +94,18 @@ impl Coarse {
 
     /// Bytes of a panel, a multiple of 64.
     pub fn panel_bytes(&self) -> usize {
-        CODE_START + self.cols / BLOCK * CODES
+        panel_bytes(self.cols)
     }
 
     /// The panels, one after the other.
     pub fn bytes(&self) -> &[u8] {
-        as_bytes(&self.lines)
+        self.lines.bytes()
     }
 }
 
-/// SplitMix64 (Steele, Lea, Flood 2014) of a counter: signs that no model was trained with.
-fn hash(i: u64) -> u64 {
-    let mut z = i.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
+/// Bytes of a panel of `cols` columns, of which there are not too many.
+const fn panel_bytes(cols: usize) -> usize {
+    CODE_START + cols / BLOCK * CODES
 }
 
 impl fmt::Debug for Coarse {

@@ -22,8 +22,8 @@
 //! of value codes counts in the order 0, 2, 1, 3: the halves of the 16-bit pairs that [`dot_wide`] multiplies.
 //!
 //! The third type has 6 bits for a component of a key, which needs more of them, and 4 for one of a value. Codes are
-//! stored plus 32 and plus 8. Before they are rounded, keys and values are [rotated](crate::rotation); so are the queries, and the
-//! sums of values back again.
+//! stored plus 32 and plus 8. Before they are rounded, keys and values are [rotated](crate::rotation); so are the queries,
+//! and the sums of values back again.
 //!
 //! | part | order | bytes |
 //! |---|---|---|
@@ -32,10 +32,10 @@
 //! | keys | half tile, block of 32 components, six lines of 64 bytes | 24 * width |
 //! | value codes | 16 components, 8 positions, component of 16, position of 4 | 16 * width |
 //!
-//! Four lines of keys hold the lower four bits in the order 4 components of 16, position of 16, component: those of the first
-//! 16 components in the low half of a byte, of the others in the high half. Then a line with the upper two bits of the first 16
-//! components, two each of 4 components of 16, in the order position of 16, component; and one with those of the others. Of
-//! the values a byte holds positions `p` and `p + 4` of eight, the first in its low half.
+//! Four lines of keys hold the lower four bits in the order 4 components of 16, position of 16, component: those of the
+//! first 16 components in the low half of a byte, of the others in the high half. Then a line with the upper two bits of the
+//! first 16 components, two each of 4 components of 16, in the order position of 16, component; and one with those of the
+//! others. Of the values a byte holds positions `p` and `p + 4` of eight, the first in its low half.
 //!
 //! [`dot_wide`]: crate::vector::RowLanes::dot_wide
 
@@ -195,10 +195,10 @@ impl KvTiles {
     }
 
     /// Stores `key` and `value` (head_dim each) at `position` of `tiles`, the tiles of a head from position 0 on. Floats are
-    /// rounded to nearest even; so are codes, whose scales are the largest magnitude / the largest code, as f16. A value that the
-    /// type cannot hold (NaN, infinity, f16: 65520 and more, 8 bits: above 8 million, 4 bits: when a rotated component is
-    /// above 458 000, of a key 2 million) makes every score of the position NaN
-    /// and so everything that sees it; a component of a key does where it counts.
+    /// rounded to nearest even; so are codes, whose scales are the largest magnitude / the largest code, as f16. A value that
+    /// the type cannot hold (NaN, infinity, f16: 65520 and more, 8 bits: above 8 million, 4 bits: when a rotated component is
+    /// above 458 000, of a key 2 million) makes every score of the position NaN and so everything that sees it; a component
+    /// of a key does where it counts.
     ///
     /// # Panics
     /// When a length does not fit.
@@ -325,7 +325,8 @@ const fn swapped(i: usize) -> usize {
     i % 2 * 2 + i / 2
 }
 
-/// The scale of `values` in codes up to `levels` as f16 bits, `None` when it is not finite, and the factor that makes codes of them.
+/// The scale of `values` in codes up to `levels` as f16 bits, `None` when it is not finite, and the factor that makes codes of
+/// them.
 fn scale(values: &[f32], levels: f32) -> (Option<u16>, f32) {
     // The order of magnitudes is that of their bits; NaN is above everything.
     let amax = f32::from_bits(values.iter().map(|x| x.to_bits() & 0x7fff_ffff).fold(0, u32::max));

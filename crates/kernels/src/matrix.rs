@@ -97,12 +97,12 @@ impl Matrix {
         }
     }
 
-    /// The same matrix with the coarse copy (3 bits a weight) that [`Engine::top`](crate::Engine::top) looks at first, if it is
-    /// a [repacked](Self::repacked_on) one of finite weights and at most 131,072 columns. Any other matrix is returned as it is.
+    /// The same matrix with the coarse copy (3 bits a weight) that [`Engine::top`](crate::Engine::top) looks at first, if it
+    /// is a [repacked](Self::repacked_on) one of finite weights and at most 131,072 columns. Any other matrix is returned as
+    /// it is.
     pub fn with_coarse_on(mut self, pool: &Pool) -> Self {
         if matches!(self.repr, Repr::Panels(_)) {
-            let kernels = Kernels::of(Isa::best());
-            let row = |row: usize, out: &mut [f32]| self.row_f32_with(kernels, row, out);
+            let row = |row: usize, out: &mut [f32]| self.row_f32(row, out);
             self.coarse = Coarse::new(self.rows, self.cols, pool, row).map(Arc::new);
         }
         self

@@ -68,18 +68,12 @@ pub(crate) struct PanelShape {
 
 #[derive(Clone, Copy)]
 #[repr(align(64))]
-pub(crate) struct Line(#[allow(dead_code)] pub [u8; 64]); // read as bytes, through `as_bytes`
+struct Line(#[allow(dead_code)] [u8; 64]); // read as bytes, through `as_bytes`
 
 /// The bytes of whole lines.
-pub(crate) fn as_bytes(lines: &[Line]) -> &[u8] {
+fn as_bytes(lines: &[Line]) -> &[u8] {
     // SAFETY: lines are plain bytes without padding (size 64, alignment 64).
     unsafe { std::slice::from_raw_parts(lines.as_ptr().cast::<u8>(), lines.len() * 64) }
-}
-
-/// The bytes of whole lines.
-pub(crate) fn as_bytes_mut(lines: &mut [Line]) -> &mut [u8] {
-    // SAFETY: lines are plain bytes without padding (size 64, alignment 64), borrowed mutably.
-    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast::<u8>(), lines.len() * 64) }
 }
 
 /// A matrix in panels.

@@ -119,17 +119,18 @@ fn int8_activations_stay_close_and_answer() {
     assert_eq!((generated.text.as_str(), generated.finish), (" Paris", Finish::Stop));
 }
 
-/// A head with a coarse copy gives the same tokens as the whole one, greedy and with a small top-k, on every instruction set.
+/// A head with a coarse copy gives the same tokens as the whole one, greedy and with a small top-k, on every instruction
+/// set.
 #[test]
 fn two_stage_head_generates_the_same() {
     let Some(checkpoint) = model() else { return };
     let tokenizer = Arc::new(checkpoint.tokenizer().unwrap());
     let prompt = tokenizer.encode("Once upon a time there was a lighthouse", true, false).unwrap();
     for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available() && *isa != Isa::Scalar) {
-        let generate = |split: bool, params: SamplingParams| {
+        let generate = |two_stage: bool, params: SamplingParams| {
             let mut model = checkpoint.load(&NoProgress).unwrap();
             let engine = Engine::new(isa, 2, Precision::Int8);
-            assert_eq!(split && model.weights.add_coarse_head(engine.pool()), split);
+            assert_eq!(two_stage && model.weights.add_coarse_head(engine.pool()), two_stage);
             let decoder = Decoder::new(Arc::new(model), engine);
             let mut session = Session::new(decoder, Arc::clone(&tokenizer), 128, KvType::Q8).unwrap();
             let request = Request { prompt: &prompt, max_tokens: 60, end: &[], stop: &StopStrings::default() };
@@ -140,8 +141,8 @@ fn two_stage_head_generates_the_same() {
         let top_k = SamplingParams { temperature: 1.0, top_k: 3, seed: 7, ..SamplingParams::GREEDY };
         for params in [SamplingParams::GREEDY, top_k] {
             let (whole, nothing) = generate(false, params);
-            let (split, head) = generate(true, params);
-            assert_eq!(whole, split, "{isa}");
+            let (found, head) = generate(true, params);
+            assert_eq!(whole, found, "{isa}");
             assert_eq!(nothing, HeadStatistics::default());
             assert!(head.found > 0 && head.found + head.failed + head.skipped == 60, "{isa}: {head:?}");
         }

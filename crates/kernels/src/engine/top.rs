@@ -26,12 +26,12 @@ const SIGMAS: f32 = 6.0;
 
 impl Engine {
     /// The `k` largest of the products `w x` of one token, and some more: `y` (rows) gets the bits that
-    /// [`matmul`](Self::matmul) would give, or -inf where the coarse copy of the matrix says that a product is smaller than the
-    /// `k`-th largest. It is wrong about one of these `k` once in 10^9 times, if the inputs know nothing of the random signs
-    /// that the copy was made with. Returns how many products are exact.
+    /// [`matmul`](Self::matmul) would give, or -inf where the coarse copy of the matrix says that a product is smaller than
+    /// the `k`-th largest. It is wrong about one of these `k` once in 10^9 times, if the inputs know nothing of the random
+    /// signs that the copy was made with. Returns how many products are exact.
     ///
-    /// `None`, and `y` holds nothing of use, when the matrix has no [coarse copy](Matrix::with_coarse_on), when more than a third of it
-    /// would have to be computed, when `k` is 0 or anything is not finite; use `matmul` then.
+    /// `None`, and `y` holds nothing of use, when the matrix has no [coarse copy](Matrix::with_coarse_on), when more than a
+    /// third of it would have to be computed, when `k` is 0 or anything is not finite; use `matmul` then.
     ///
     /// # Panics
     /// When a shape does not fit.

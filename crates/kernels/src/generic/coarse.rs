@@ -1,5 +1,6 @@
 //! Coarse copies of matrices (see [`coarse`](crate::coarse)): making them, and estimating products with them.
 
+use super::panel::{FAR, NEAR};
 use crate::coarse::{CODE_START, CODES, Coarse};
 use crate::panel::{BLOCK, ROWS};
 use crate::rotation::rotate;
@@ -36,8 +37,8 @@ pub(crate) const PEAK: f32 = 6.0;
 /// spread evenly over it.
 const ROUNDING: f32 = PEAK / 127.0 * 0.288_675;
 
-/// The codes of a row, which is multiplied by `signs` and rotated in place, and `[scale, standard deviation of the error per |x|]`, not finite when a
-/// weight is not or is too large.
+/// The codes of a row, which is multiplied by `signs` and rotated in place, and `[scale, standard deviation of the error per
+/// |x|]`, not finite when a weight is not or is too large.
 #[inline(always)]
 pub(crate) fn coarse_row(row: &mut [f32], signs: &[f32], codes: &mut [u8], factors: &mut [f32; 2]) {
     assert!(row.len() == codes.len() && row.len() == signs.len());
@@ -77,10 +78,6 @@ pub(crate) fn coarse_row(row: &mut [f32], signs: &[f32], codes: &mut [u8], facto
     let error = (estimate - square).max(0.0) + estimate * (ROUNDING * ROUNDING);
     *factors = [scale, (error / cols).sqrt()];
 }
-
-/// Bytes between what is in use and what is asked for, into the second-level and into the first-level cache.
-const FAR: usize = 5120;
-const NEAR: usize = 1280;
 
 /// Estimates of panels `first ..`, one token.
 ///

@@ -212,8 +212,8 @@ unsafe fn tile<V: RowLanes, K: Kind, const T: usize>(block: &PanelBlock, panel: 
 }
 
 /// Bytes between what is in use and what is asked for, into the second-level and into the first-level cache.
-const FAR: usize = 5120;
-const NEAR: usize = 1280;
+pub(super) const FAR: usize = 5120;
+pub(super) const NEAR: usize = 1280;
 
 /// Code products of 32 inputs for `T` tokens. Q6_K: of the first and of the second 16 inputs.
 #[inline(always)]

@@ -9,7 +9,7 @@
 
 pub(crate) mod activations;
 pub(crate) mod kernels;
-mod lines;
+pub(crate) mod lines;
 mod look_up;
 pub(crate) mod matrix;
 pub(crate) mod multiply;

@@ -1,6 +1,7 @@
 //! 8-bit keys and values, and 6-bit keys with 4-bit values: whole-number products.
 //!
-//! Queries are rounded to int8 with a scale per 32 components, as keys are, softmax weights to as many levels as [`Codes`] says:
+//! Queries are rounded to int8 with a scale per 32 components, as keys are, softmax weights to as many levels as [`Codes`]
+//! says:
 //!
 //! ```text
 //! query . key[p]  = sum over blocks b of int(b, p) * (key_scale[b, p] * query_scale[b])
