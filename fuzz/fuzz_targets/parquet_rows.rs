@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
-use sherry::io::parquet::Rows;
+use sherry_measure::parquet::Rows;
 
 fuzz_target!(|data: &[u8]| {
     let Ok(rows) = Rows::from_bytes(Path::new("fuzz.parquet"), data.to_vec()) else { return };

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use sherry::NoProgress;
-use sherry::eval::{log_prob, log_probs};
 use sherry::generate::{Finish, Request, Sampler, SamplingParams, Session, StopStrings};
+use sherry::generate::{log_prob, log_probs};
 use sherry::io::ReadMode;
 use sherry::model::{Checkpoint, Decoder, HeadStatistics, KvCache, KvType, Step, Wanted};
 use sherry_kernels::{Engine, Isa, Precision};

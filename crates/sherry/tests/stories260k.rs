@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use sherry::NoProgress;
-use sherry::eval::log_probs;
+use sherry::generate::log_probs;
 use sherry::model::names::{Naming, Part, Role};
 use sherry::model::synthetic::MemorySource;
 use sherry::model::{

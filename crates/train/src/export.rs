@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use sherry::Progress;
-use sherry::convert::{self, Container, Embeddings, Linears};
-use sherry::eval::log_prob;
+use sherry::generate::log_prob;
 use sherry::io::ReadMode;
 use sherry::model::{Checkpoint, Decoder, KvCache, KvType, Step, Wanted};
-use sherry::quant::{Projection, QuantSpec};
+use sherry_convert::quant::{Projection, QuantSpec};
+use sherry_convert::{Container, Embeddings, Linears};
 use sherry_kernels::format::{QuadOrder, ScaleGroup, TernaryFormat};
 use sherry_kernels::{Engine, Isa, Precision};
 use sherry_sgemm::{Mat, MatMut, Old, matmul};
@@ -211,16 +211,16 @@ pub fn export(run: &Path, out: &Path, request: &Request, progress: &dyn Progress
         Form::Dense => Linears::Keep,
     };
     let Request { embeddings, overwrite, .. } = *request;
-    let last = convert::Request { embeddings, overwrite, ..convert::Request::keep() };
-    if convert::container_of(out) == Container::Gguf && form.is_packed() {
+    let last = sherry_convert::Request { embeddings, overwrite, ..sherry_convert::Request::keep() };
+    if sherry_convert::container_of(out) == Container::Gguf && form.is_packed() {
         // What a GGUF file can hold of a packed model is decided, and said, where packed models are converted.
         let packed = Temporary::beside(out, "packed")?;
-        let first = convert::Request { linears, overwrite: true, ..convert::Request::keep() };
-        convert::convert(&base, &packed.0, &first, progress, |_| {})?;
+        let first = sherry_convert::Request { linears, overwrite: true, ..sherry_convert::Request::keep() };
+        sherry_convert::convert(&base, &packed.0, &first, progress, |_| {})?;
         let packed = Checkpoint::open(&packed.0, ReadMode::Map)?;
-        convert::convert(&packed, out, &last, progress, |_| {})?;
+        sherry_convert::convert(&packed, out, &last, progress, |_| {})?;
     } else {
-        convert::convert(&base, out, &convert::Request { linears, ..last }, progress, |_| {})?;
+        sherry_convert::convert(&base, out, &sherry_convert::Request { linears, ..last }, progress, |_| {})?;
     }
     drop(effective);
 

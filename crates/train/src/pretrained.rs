@@ -1,8 +1,8 @@
 //! Parameters from a model on disk: a Hugging Face folder or a GGUF file.
 
-use sherry::convert::{Moves, Rows};
 use sherry::model::names::{Naming, Role};
 use sherry::model::{ArchConfig, Checkpoint};
+use sherry_convert::{Moves, Rows};
 
 use crate::error::{Error, Result};
 use crate::layout::Layout;

@@ -1,7 +1,6 @@
 //! Architectures besides LLaMA: the forward pass against the library's f64 oracle, all gradients together against
 //! differences of the loss.
 
-use sherry::convert;
 use sherry::io::ReadMode;
 use sherry::io::TensorSource as _;
 use sherry::io::safetensors::Writer;
@@ -89,9 +88,9 @@ fn gguf_files_are_the_same_models_as_the_folders_they_were_made_from() {
         let mut config = synthetic::tiny(family);
         config.attn_scale = 1.0 / (config.head_dim as f32).sqrt();
         let folder = model(&config);
-        let (file, request) = (folder.path().join("model.gguf"), convert::Request::keep());
+        let (file, request) = (folder.path().join("model.gguf"), sherry_convert::Request::keep());
         let checkpoint = Checkpoint::open(folder.path(), ReadMode::Read).unwrap();
-        convert::convert(&checkpoint, &file, &request, &sherry::NoProgress, |_| {}).unwrap();
+        sherry_convert::convert(&checkpoint, &file, &request, &sherry::NoProgress, |_| {}).unwrap();
         let converted = Checkpoint::open(&file, ReadMode::Read).unwrap();
         let [expected, found] = [&checkpoint, &converted].map(|checkpoint| {
             let network = Network::new(pretrained::architecture(checkpoint).unwrap(), Quantizer::FULL);

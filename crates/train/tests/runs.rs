@@ -6,10 +6,10 @@ use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use sherry::convert::Embeddings;
 use sherry::io::ReadMode;
 use sherry::model::{Checkpoint, QkNorm};
 use sherry::{NoProgress, Progress};
+use sherry_convert::Embeddings;
 use sherry_train::checkpoint::{self, RunFolder};
 use sherry_train::export::{Comparison, Request};
 use sherry_train::rng::Rng;

@@ -9,11 +9,11 @@ use clap::Args;
 use rayon::prelude::*;
 use serde_json::{Value, json};
 use sherry::Progress as _;
-use sherry::convert::{Moves, Rows};
-use sherry::eval::data::read_text;
-use sherry::eval::{DecoderLm, Divergence, Windows, divergence};
 use sherry::model::Checkpoint;
 use sherry::model::names::{Naming, Role};
+use sherry_convert::{Moves, Rows};
+use sherry_measure::eval::data::read_text;
+use sherry_measure::eval::{DecoderLm, Divergence, Windows, divergence};
 
 use super::Context;
 use super::engine::{EngineArgs, Loaded, resolve};

@@ -8,9 +8,9 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use serde_json::json;
-use sherry::convert::{self, Linears, Request};
 use sherry::io::ReadMode;
 use sherry::model::Checkpoint;
+use sherry_convert::{Linears, Request};
 use sherry_kernels::format::TensorType;
 
 use super::Context;
@@ -76,7 +76,7 @@ pub fn run(args: &ConvertArgs, context: &Context) -> Result<ExitCode> {
         overwrite: args.force,
         ..Request::keep()
     };
-    let summary = convert::convert(&checkpoint, &args.output, &request, &context.console, |_| {})?;
+    let summary = sherry_convert::convert(&checkpoint, &args.output, &request, &context.console, |_| {})?;
     let sizes = summary.sizes();
     let mut out = io::stdout().lock();
     if context.json {

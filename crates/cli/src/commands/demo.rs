@@ -10,13 +10,13 @@ use clap::Args;
 use serde_json::{Value, json};
 use sherry::Progress as _;
 use sherry::chat::Message;
-use sherry::convert::{self, Embeddings, Linears, Request, Sizes};
-use sherry::eval::data::read_text;
-use sherry::eval::{DecoderLm, Windows, perplexity};
 use sherry::io::ReadMode;
 use sherry::model::Checkpoint;
-use sherry::quant::QuantSpec;
+use sherry_convert::quant::QuantSpec;
+use sherry_convert::{Embeddings, Linears, Request, Sizes};
 use sherry_kernels::format::ScaleGroup;
+use sherry_measure::eval::data::read_text;
+use sherry_measure::eval::{DecoderLm, Windows, perplexity};
 
 use super::Context;
 use super::engine::{EngineArgs, resolve};
@@ -83,7 +83,7 @@ pub fn run(args: &DemoArgs, context: &Context) -> Result<ExitCode> {
         overwrite: true,
         ..Request::keep()
     };
-    let summary = convert::convert(&checkpoint, &packed, &request, console, |_| {})?;
+    let summary = sherry_convert::convert(&checkpoint, &packed, &request, console, |_| {})?;
     console.say(&format!("quantized {} -> {}", dense.display(), packed.display()));
     drop(checkpoint);
 
@@ -98,7 +98,7 @@ pub fn run(args: &DemoArgs, context: &Context) -> Result<ExitCode> {
 
 fn sizes_of(path: &Path) -> Result<Sizes> {
     let checkpoint = Checkpoint::open(path, ReadMode::Map)?;
-    Ok(convert::sizes_of(&checkpoint))
+    Ok(sherry_convert::sizes_of(&checkpoint))
 }
 
 fn measure(

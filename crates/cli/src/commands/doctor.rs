@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 use serde_json::{Value, json};
-use sherry::bench::{ReadProbe, limits, statistics};
 use sherry_kernels::{Isa, Pool, probe};
+use sherry_measure::bench::{ReadProbe, limits, statistics};
 
 use super::Context;
 use crate::machine;

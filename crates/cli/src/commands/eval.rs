@@ -10,11 +10,11 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
 use sherry::Progress;
-use sherry::eval::data::{DataSource, Split, read_text};
-use sherry::eval::divergence::Uncertain;
-use sherry::eval::results::PerplexityOutcome;
-use sherry::eval::tasks::FEWSHOT_SEED;
-use sherry::eval::{
+use sherry_measure::eval::data::{DataSource, Split, read_text};
+use sherry_measure::eval::divergence::Uncertain;
+use sherry_measure::eval::results::PerplexityOutcome;
+use sherry_measure::eval::tasks::FEWSHOT_SEED;
+use sherry_measure::eval::{
     DecoderLm, Divergence, Evaluation, Journal, Limit, Lm, Metric, ModelCard, Outcome, Paired, ResultsFile, Task,
     TaskRun, Windows, divergence, harness, perplexity, results, table,
 };

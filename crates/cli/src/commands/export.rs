@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
-use sherry::convert::Embeddings;
+use sherry_convert::Embeddings;
 use sherry_train::export::{Request, export};
 
 use super::Context;

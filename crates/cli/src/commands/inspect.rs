@@ -8,10 +8,10 @@ use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
 use sherry::Progress as _;
-use sherry::convert::{self, Moves, Rows};
 use sherry::io::{ReadMode, TensorInfo, gguf, verify_tensor};
 use sherry::model::names::Role;
 use sherry::model::{Checkpoint, Container, Stored};
+use sherry_convert::{Moves, Rows};
 use sherry_kernels::format::half::f16_to_f32;
 use sherry_kernels::format::{PackedRows, TernaryFormat, read_code};
 
@@ -85,7 +85,7 @@ pub fn run(args: &InspectArgs, context: &Context) -> Result<ExitCode> {
 
 /// Bytes and bits per weight by kind of tensor.
 fn sizes(checkpoint: &Checkpoint) -> Value {
-    let sizes = convert::sizes_of(checkpoint);
+    let sizes = sherry_convert::sizes_of(checkpoint);
     json!({
         "linear layers": { "bytes": sizes.linears, "bits_per_weight": sizes.linear_bits_per_weight() },
         "embedding and head": { "bytes": sizes.embeddings },

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use serde_json::json;
 use sherry::Progress;
-use sherry::eval::Task;
+use sherry_measure::eval::Task;
 
 use super::Context;
 use crate::output::bytes;

@@ -10,11 +10,11 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 use serde_json::json;
-use sherry::convert::{self, Container, Embeddings, Linears, Request, STQ1_0_SPEC, Summary, Written};
 use sherry::io::ReadMode;
 use sherry::io::gguf::StqId;
 use sherry::model::Checkpoint;
-use sherry::quant::{Projection, QuantSpec};
+use sherry_convert::quant::{Projection, QuantSpec};
+use sherry_convert::{Container, Embeddings, Linears, Request, STQ1_0_SPEC, Summary, Written};
 use sherry_kernels::format::{QuadOrder, ScaleGroup, TensorType, TernaryFormat};
 
 use super::Context;
@@ -189,7 +189,7 @@ impl QuantizeArgs {
             Some(ProjectionArg::Absmedian) => Projection::AbsMedian,
             Some(ProjectionArg::Twn) => Projection::Twn,
         };
-        let gguf = convert::container_of(&self.output) == Container::Gguf;
+        let gguf = sherry_convert::container_of(&self.output) == Container::Gguf;
         let scale = match self.scale {
             Some(ScaleArg::Group) => ScaleGroup::Group(self.group_size.unwrap_or(match self.ty {
                 TypeArg::Ternary167 => 96,
@@ -233,7 +233,7 @@ pub fn run(args: &QuantizeArgs, context: &Context) -> Result<ExitCode> {
         importance: args.importance.as_deref().map(read_importance).transpose()?.unwrap_or_default(),
         overwrite: args.force,
     };
-    let summary = convert::convert(&checkpoint, &args.output, &request, &context.console, |_| {})?;
+    let summary = sherry_convert::convert(&checkpoint, &args.output, &request, &context.console, |_| {})?;
     let report = args.report.clone().unwrap_or_else(|| report_path(&args.output));
     let document = json!({
         "input": args.input.display().to_string(),

@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use serde_json::json;
-use sherry::eval::{Metric, Report, ResultsFile};
 use sherry::io::write_atomic;
+use sherry_measure::eval::{Metric, Report, ResultsFile};
 use sherry_train::report::{self, Run};
 
 use super::Context;

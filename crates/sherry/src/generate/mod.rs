@@ -1,11 +1,13 @@
 //! From logits to tokens, and from tokens to the text that is shown.
 
 mod config;
+mod logprob;
 mod sampler;
 mod session;
 mod stop;
 
 pub use config::GenerationConfig;
+pub use logprob::{Score, Summation, log_prob, log_probs, token_score, token_scores};
 pub use sampler::{Sampler, SamplingParams};
 pub use session::{Event, Finish, Generated, Request, Session, Statistics};
 pub use stop::StopStrings;

@@ -83,7 +83,7 @@ pub fn write_atomic(target: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 /// Makes the entry of `target` in its folder durable.
-pub(crate) fn sync_folder(target: &Path) -> Result<()> {
+pub fn sync_folder(target: &Path) -> Result<()> {
     let folder = match target.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),

@@ -5,13 +5,11 @@ pub mod gguf;
 pub mod json;
 mod mmap;
 pub mod native;
-pub mod parquet;
 pub mod safetensors;
 mod source;
 mod verify;
 
-pub(crate) use atomic::sync_folder;
-pub use atomic::{AtomicFile, write_atomic};
+pub use atomic::{AtomicFile, sync_folder, write_atomic};
 pub use mmap::{FileBytes, ReadMode};
 pub use safetensors::Safetensors;
 pub use source::{TensorInfo, TensorSource};

@@ -31,7 +31,7 @@ impl Checkpoint {
     /// The value of [`BRIDGE_KEY`](Self::BRIDGE_KEY).
     pub const BRIDGE_VALUE: &str = "quad-bridge";
 
-    /// Whether this is a GGUF file that says that its channels were permuted (see [`crate::convert::Bridge`]).
+    /// Whether this is a GGUF file that says that its channels were permuted (see `sherry_convert::Bridge`).
     pub fn is_bridged(&self) -> bool {
         match self.container() {
             Container::HuggingFace { .. } => false,

@@ -10,7 +10,7 @@ use super::synthetic::{self, tiny};
 use super::weights::Layer;
 use super::*;
 use crate::NoProgress;
-use crate::quant::{Projection, QuantSpec, quantize_matrix};
+use sherry_convert::quant::{Projection, QuantSpec, quantize_matrix};
 
 const FAMILIES: [Family; 4] = [Family::Llama, Family::Qwen3, Family::HunyuanDense, Family::Gemma3];
 

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use flate2::read::MultiGzDecoder;
 use serde_json::Value;
 use sherry::Progress;
-use sherry::io::parquet::Rows;
+use sherry_measure::parquet::Rows;
 
 use super::Sources;
 use crate::error::{Error, Result};

@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use sherry::quant::{Projection, QuantSpec, quantize_matrix};
+use sherry_convert::quant::{Projection, QuantSpec, quantize_matrix};
 use sherry_kernels::format::{ScaleGroup, TernaryFormat};
 
 use super::*;

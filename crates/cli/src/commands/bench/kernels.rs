@@ -4,10 +4,10 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use serde_json::json;
-use sherry::bench::kernels::{self, Options, Timings};
-use sherry::bench::{METHODS, ReadProbe, WeightFormat};
 use sherry_kernels::format::TensorType;
 use sherry_kernels::{Isa, probe};
+use sherry_measure::bench::kernels::{self, Options, Timings};
+use sherry_measure::bench::{METHODS, ReadProbe, WeightFormat};
 
 use super::output::{self, Record};
 use super::{BenchArgs, MAX_TOKENS, distinct, one_and_all, usable_memory};

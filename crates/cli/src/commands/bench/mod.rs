@@ -10,11 +10,11 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::builder::PossibleValuesParser;
 use clap::{Args, ValueEnum};
-use sherry::bench::WeightFormat;
-use sherry::bench::models::{Options, Phase, Setup, Test};
 use sherry::model::{ArchConfig, KvType, synthetic};
 use sherry_kernels::Isa;
 use sherry_kernels::format::TensorType;
+use sherry_measure::bench::WeightFormat;
+use sherry_measure::bench::models::{Options, Phase, Setup, Test};
 
 use super::Context;
 use super::engine::{KvArg, positive, threads};

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use sherry::Progress as _;
-use sherry::bench::models::{self, Measurement, Options};
-use sherry::bench::{ReadProbe, WeightFormat};
 use sherry::io::ReadMode;
-use sherry::model::{ArchConfig, Checkpoint, Family, KvType, Model, RandomModel, Stored};
+use sherry::model::{ArchConfig, Checkpoint, Family, KvType, Model, Stored};
+use sherry_measure::bench::models::{self, Measurement, Options};
+use sherry_measure::bench::{RandomModel, ReadProbe, WeightFormat};
 
 use sherry_kernels::Pool;
 use sherry_kernels::format::{ScaleGroup, TernaryFormat};

@@ -4,9 +4,9 @@ use std::io::{self, Write};
 
 use anyhow::Result;
 use serde_json::{Map, Value, json};
-use sherry::bench::models::{Measurement, Phase};
-use sherry::bench::statistics::{deviation, mean, median};
 use sherry::model::KvType;
+use sherry_measure::bench::models::{Measurement, Phase};
+use sherry_measure::bench::statistics::{deviation, mean, median};
 
 use super::Form;
 use crate::machine;
@@ -178,8 +178,8 @@ fn csv(records: &[Record]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use sherry::bench::models::{Setup, Test};
     use sherry_kernels::Isa;
+    use sherry_measure::bench::models::{Setup, Test};
 
     use super::*;
 

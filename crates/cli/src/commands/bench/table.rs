@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use serde_json::json;
-use sherry::bench::models::{self, Measurement, Options};
-use sherry::bench::statistics::median;
-use sherry::bench::{METHODS, ReadProbe, WeightFormat};
-use sherry::model::RandomModel;
+use sherry_measure::bench::RandomModel;
+use sherry_measure::bench::models::{self, Measurement, Options};
+use sherry_measure::bench::statistics::median;
+use sherry_measure::bench::{METHODS, ReadProbe, WeightFormat};
 
 use super::output::{self, Record, Subject};
 use super::{BenchArgs, one_and_all, usable_memory};

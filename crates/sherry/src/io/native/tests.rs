@@ -4,7 +4,7 @@ use sherry_kernels::format::read_code;
 
 use super::*;
 use crate::io::{ReadMode, Safetensors};
-use crate::quant::{Projection, QuantSpec, quantize_matrix};
+use sherry_convert::quant::{Projection, QuantSpec, quantize_matrix};
 
 const MODULE: &str = "model.layers.0.self_attn.q_proj";
 const CONFIG: &str = "config.json";

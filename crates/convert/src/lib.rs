@@ -1,0 +1,249 @@
+//! Models from one form into another: quantizing, changing the container, and both at once.
+//!
+//! Everything goes tensor by tensor, so that memory holds about one tensor, and into files that appear only when they
+//! are complete. What is not asked to be quantized keeps its values exactly, or the conversion is refused with the
+//! reason.
+
+#![forbid(unsafe_code)]
+
+mod channels;
+mod folder;
+mod gguf_metadata;
+mod output;
+mod plan;
+pub mod quant;
+mod rows;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+pub use channels::{Bridge, RopeRows};
+pub use output::Written;
+pub use plan::{Container, Embeddings, Linears, STQ1_0_SPEC};
+pub use rows::{Moves, Rows};
+
+use output::{Input, Output};
+use plan::{Plan, Target};
+use sherry::io::gguf::StqId;
+use sherry::model::names::Role;
+use sherry::model::{Checkpoint, Stored};
+use sherry::{Error, Progress, Result};
+
+/// What to make of a model.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The linear layers of the blocks.
+    pub linears: Linears,
+    /// Embedding and head.
+    pub embeddings: Embeddings,
+    /// The type id of STQ1_0 tensors in GGUF files.
+    pub stq_id: StqId,
+    /// Importance of every input channel of a linear layer, by Hugging Face weight name; see [`crate::quant`].
+    pub importance: HashMap<String, Vec<f32>>,
+    /// Replace an existing output.
+    pub overwrite: bool,
+}
+
+impl Request {
+    /// Only the container changes.
+    pub fn keep() -> Self {
+        Self {
+            linears: Linears::Keep,
+            embeddings: Embeddings::Keep,
+            stq_id: StqId::default(),
+            importance: HashMap::new(),
+            overwrite: false,
+        }
+    }
+}
+
+/// What was written.
+#[derive(Clone, Debug, Serialize)]
+pub struct Summary {
+    /// The output.
+    pub path: PathBuf,
+    /// Its tensors, in order.
+    pub tensors: Vec<Written>,
+    /// Bytes of the input's tensors.
+    pub input_bytes: u64,
+    /// Remarks for the user: permutations, roundings.
+    pub notes: Vec<String>,
+}
+
+/// Sizes by kind, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Sizes {
+    /// Linear layers of the blocks, scales included.
+    pub linears: u64,
+    /// Weights in them.
+    pub linear_weights: u64,
+    /// Embedding and head.
+    pub embeddings: u64,
+    /// Norms and biases.
+    pub vectors: u64,
+    /// Weights of everything.
+    pub weights: u64,
+}
+
+impl Sizes {
+    fn add(&mut self, bytes: u64, weights: u64, linear: bool, embedding: bool) {
+        self.weights += weights;
+        if linear {
+            self.linears += bytes;
+            self.linear_weights += weights;
+        } else if embedding {
+            self.embeddings += bytes;
+        } else {
+            self.vectors += bytes;
+        }
+    }
+
+    /// All tensors.
+    pub fn total(&self) -> u64 {
+        self.linears + self.embeddings + self.vectors
+    }
+
+    /// Bits per weight of the linear layers, scales included.
+    pub fn linear_bits_per_weight(&self) -> f64 {
+        8.0 * self.linears as f64 / self.linear_weights.max(1) as f64
+    }
+
+    /// Bits per weight over all tensors.
+    pub fn bits_per_weight(&self) -> f64 {
+        8.0 * self.total() as f64 / self.weights.max(1) as f64
+    }
+}
+
+impl Summary {
+    /// Sizes by kind.
+    pub fn sizes(&self) -> Sizes {
+        let mut sizes = Sizes::default();
+        for tensor in &self.tensors {
+            sizes.add(tensor.bytes, tensor.rows as u64 * tensor.cols as u64, tensor.linear, tensor.embedding);
+        }
+        sizes
+    }
+}
+
+/// Sizes by kind of a model as it is stored.
+pub fn sizes_of(checkpoint: &Checkpoint) -> Sizes {
+    let source = checkpoint.source();
+    let bytes = |name: &str| source.find(name).map_or(0, |info| info.bytes as u64);
+    let mut sizes = Sizes::default();
+    for role in Role::all(checkpoint.config()) {
+        let Some(stored) = checkpoint.tensors().find(role) else { continue };
+        let bytes = match stored {
+            Stored::Plain { name, .. } => bytes(name),
+            Stored::Packed { codes, scales, .. } => bytes(codes) + bytes(scales),
+        };
+        let weights = role.shape(checkpoint.config()).iter().product::<usize>() as u64;
+        sizes.add(bytes, weights, role.is_linear(), role.is_embedding());
+    }
+    sizes
+}
+
+/// The container that the name `path` asks for: GGUF when it ends in `.gguf`, a folder otherwise.
+pub fn container_of(path: &Path) -> Container {
+    match path.extension() {
+        Some(extension) if extension.eq_ignore_ascii_case("gguf") => Container::Gguf,
+        _ => Container::Folder,
+    }
+}
+
+/// Writes `checkpoint` to `out` as `request` says. `tensor_done` is called after every tensor.
+///
+/// # Errors
+/// [`Error::Invalid`] when the request cannot be met exactly or the output exists; [`Error::Malformed`] naming the
+/// tensor; [`Error::Io`]; [`Error::Interrupted`]. No output is left behind then, and an older one is untouched.
+pub fn convert(
+    checkpoint: &Checkpoint,
+    out: &Path,
+    request: &Request,
+    progress: &dyn Progress,
+    mut tensor_done: impl FnMut(&Written),
+) -> Result<Summary> {
+    let container = container_of(out);
+    check_target(checkpoint.path(), out, request.overwrite)?;
+    let config = checkpoint.config();
+    let plan = Plan::new(checkpoint, container, request.linears, request.embeddings).map_err(|error| match error {
+        Error::Invalid(problem) => Error::Invalid(format!("{}: {problem}", checkpoint.path().display())),
+        other => other,
+    })?;
+    let input = Input { source: checkpoint.source(), config, tensors: checkpoint.tensors() };
+    let mut jobs = output::jobs(input, &plan, container)?;
+    for job in &mut jobs {
+        job.importance = importance(&request.importance, job.planned.role, config.family)?;
+    }
+    let work: u64 = jobs.iter().map(|job| job.planned.role.shape(config).iter().product::<usize>() as u64).sum();
+
+    let what =
+        if jobs.iter().any(|job| matches!(job.planned.target, Target::Quantize(_))) { "quantize" } else { "convert" };
+    let mut tensors = Vec::with_capacity(jobs.len());
+    let mut run = |mut output: Output| -> Result<()> {
+        progress.start(what, work);
+        for job in &jobs {
+            let written = output.write(job, progress)?;
+            tensor_done(&written);
+            tensors.push(written);
+        }
+        progress.finish();
+        output.finish()
+    };
+    match container {
+        Container::Folder => {
+            let staged = folder::Staged::create(out)?;
+            folder::write_companions(checkpoint, &plan, staged.path())?;
+            let weights = staged.path().join("model.safetensors");
+            run(Output::create(&weights, container, &jobs, plan.packed, Vec::new(), request.stq_id)?)?;
+            staged.commit(out)?;
+        }
+        Container::Gguf => {
+            let metadata = gguf_metadata::entries(checkpoint, &plan, request.stq_id)?;
+            run(Output::create(out, container, &jobs, plan.packed, metadata, request.stq_id)?)?;
+        }
+    }
+    let input_bytes = checkpoint.source().tensors().iter().map(|info| info.bytes as u64).sum();
+    Ok(Summary { path: out.to_path_buf(), tensors, input_bytes, notes: plan.notes() })
+}
+
+/// Refuses to overwrite anything by accident: the input, what contains it, and folders that are not models.
+fn check_target(input: &Path, out: &Path, overwrite: bool) -> Result<()> {
+    let refuse = |problem: &str| Err(Error::Invalid(format!("{}: {problem}", out.display())));
+    if out.file_name().is_none() {
+        return refuse("not the name of a file or folder");
+    }
+    if let (Ok(input), Ok(out)) = (input.canonicalize(), out.canonicalize()) {
+        if input == out {
+            return refuse("the output is the input");
+        }
+        if input.starts_with(&out) {
+            return refuse("the output contains the input");
+        }
+    }
+    if !out.exists() {
+        return Ok(());
+    }
+    if !overwrite {
+        return refuse("exists already; --force replaces it");
+    }
+    let empty = || std::fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_none());
+    if out.is_dir() && !out.join("config.json").is_file() && !empty() {
+        return refuse("a folder without config.json, so not a model; it is not replaced");
+    }
+    Ok(())
+}
+
+fn importance(all: &HashMap<String, Vec<f32>>, role: Role, family: sherry::model::Family) -> Result<Option<&[f32]>> {
+    if all.is_empty() || !role.is_linear() {
+        return Ok(None);
+    }
+    let name = role.name(family, sherry::model::names::Naming::HuggingFace).unwrap_or_default();
+    match all.get(&name) {
+        Some(importance) => Ok(Some(importance)),
+        None => Err(Error::Invalid(format!("the importance file has no entry for '{name}'"))),
+    }
+}

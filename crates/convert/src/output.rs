@@ -1,0 +1,257 @@
+//! The tensor data of a conversion, into either container.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use sherry_kernels::format::{PackedRows, ScaleGroup, TensorType, stq1_0};
+
+use super::plan::{Container, Plan, Planned, Target};
+use super::rows::{Moves, Rows};
+use crate::quant::{TensorReport, quantize_rows};
+use sherry::io::gguf::{self, GgufWriter, StqId};
+use sherry::io::native::{self, PackedScheme};
+use sherry::io::{TensorInfo, TensorSource, safetensors};
+use sherry::model::names::Naming;
+use sherry::model::{ArchConfig, Stored, TensorMap, rope_factors};
+use sherry::{Error, Progress, Result};
+
+/// One tensor of the output as it was written.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Written {
+    /// Its name in the output.
+    pub name: String,
+    /// Rows (out features).
+    pub rows: usize,
+    /// Columns (in features); 1 for vectors.
+    pub cols: usize,
+    /// Type in the input.
+    pub from: String,
+    /// Type in the output.
+    pub to: String,
+    /// Bytes in the output.
+    pub bytes: u64,
+    /// Whether this is a linear layer of a block.
+    pub linear: bool,
+    /// Whether this is embedding or head.
+    pub embedding: bool,
+    /// What quantizing did, where it was quantized.
+    pub report: Option<TensorReport>,
+}
+
+/// Where tensor data goes.
+pub(super) enum Output {
+    Folder(safetensors::Writer),
+    Gguf(GgufWriter),
+}
+
+/// Everything needed to write one tensor; its data is read when its turn comes.
+pub(super) struct Job<'a> {
+    pub input: Input<'a>,
+    pub stored: &'a Stored,
+    pub moves: Moves,
+    pub planned: Planned,
+    /// Name of the weight in the output ("model.layers.0.mlp.up_proj.weight").
+    pub name: String,
+    pub importance: Option<&'a [f32]>,
+}
+
+/// The model that is read.
+#[derive(Clone, Copy)]
+pub(super) struct Input<'a> {
+    pub source: &'a dyn TensorSource,
+    pub config: &'a ArchConfig,
+    pub tensors: &'a TensorMap,
+}
+
+/// Where GGUF keeps the divisors of rotary frequencies.
+const ROPE_FACTORS: &str = "rope_freqs.weight";
+
+/// The module of a weight: its name without ".weight".
+fn module(weight: &str) -> &str {
+    weight.strip_suffix(".weight").unwrap_or(weight)
+}
+
+impl Output {
+    /// Opens `path` (the safetensors file or the GGUF file) for the tensors of `jobs`.
+    pub fn create(
+        path: &Path,
+        container: Container,
+        jobs: &[Job<'_>],
+        scheme: Option<PackedScheme>,
+        metadata: Vec<(String, gguf::Value)>,
+        stq_id: StqId,
+    ) -> Result<Self> {
+        let mut infos = jobs.iter().map(|job| job.infos(container, scheme)).collect::<Result<Vec<_>>>()?.concat();
+        Ok(match container {
+            Container::Folder => {
+                let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
+                Self::Folder(safetensors::Writer::create(path, &infos, &metadata)?)
+            }
+            Container::Gguf => {
+                let factors = jobs.first().and_then(|job| rope_factors(job.input.config)).unwrap_or_default();
+                let bytes: Vec<u8> = factors.iter().flat_map(|factor| factor.to_le_bytes()).collect();
+                if !factors.is_empty() {
+                    let (name, shape) = (ROPE_FACTORS.to_owned(), vec![factors.len()]);
+                    infos.insert(0, TensorInfo { name, ty: TensorType::F32, shape, bytes: bytes.len() });
+                }
+                let mut writer = GgufWriter::create(path, metadata, infos, stq_id)?;
+                if !factors.is_empty() {
+                    writer.write(ROPE_FACTORS, &bytes)?;
+                }
+                Self::Gguf(writer)
+            }
+        })
+    }
+
+    /// Makes the file appear.
+    pub fn finish(self) -> Result<()> {
+        match self {
+            Self::Folder(writer) => writer.finish(),
+            Self::Gguf(writer) => writer.finish(),
+        }
+    }
+
+    /// Writes the tensor of `job`.
+    pub fn write(&mut self, job: &Job<'_>, progress: &dyn Progress) -> Result<Written> {
+        if progress.is_cancelled() {
+            return Err(Error::Interrupted);
+        }
+        let Input { source, config, .. } = job.input;
+        let data = Rows::open(source, config, job.planned.role, job.stored, job.moves)?;
+        let (rows, cols) = data.shape();
+        let mut report = None;
+        let (to, bytes) = match job.planned.target {
+            Target::Dense(ty) => {
+                let name = job.dense_name(ty, self.container());
+                (ty.to_string(), self.write_dense(&data, &name, ty)?)
+            }
+            Target::Quantize(spec) => {
+                let fill = |row: usize, out: &mut [f32]| data.fill(row, out);
+                let place = (source.path(), job.stored.name());
+                let (packed, made) = quantize_rows(place, (rows, cols), fill, &spec, job.importance)?;
+                data.release();
+                report = Some(made);
+                (spec.format.to_string(), self.write_packed(job, packed)?)
+            }
+            Target::Codes => {
+                let packed = data.packed().ok_or_else(|| Error::Invalid(format!("{} is not packed", job.name)))?;
+                data.release();
+                (packed.layout.format.to_string(), self.write_packed(job, packed)?)
+            }
+        };
+        let role = job.planned.role;
+        progress.advance(rows as u64 * cols as u64);
+        Ok(Written {
+            name: job.name.clone(),
+            rows,
+            cols,
+            from: job.stored.type_name(),
+            to,
+            bytes,
+            linear: role.is_linear(),
+            embedding: role.is_embedding(),
+            report,
+        })
+    }
+
+    fn container(&self) -> Container {
+        match self {
+            Self::Folder(_) => Container::Folder,
+            Self::Gguf(_) => Container::Gguf,
+        }
+    }
+
+    fn append(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
+        match self {
+            Self::Folder(writer) => writer.write(name, bytes),
+            Self::Gguf(writer) => writer.write(name, bytes),
+        }
+    }
+
+    fn write_dense(&mut self, data: &Rows<'_>, name: &str, ty: TensorType) -> Result<u64> {
+        let mut total = 0;
+        data.encode(ty, |bytes| {
+            total += bytes.len() as u64;
+            self.append(name, bytes)
+        })?;
+        Ok(total)
+    }
+
+    fn write_packed(&mut self, job: &Job<'_>, packed: PackedRows) -> Result<u64> {
+        match self {
+            Self::Folder(writer) => {
+                native::write(writer, module(&job.name), &packed)?;
+                Ok((packed.codes.len() + 2 * packed.scales.len()) as u64)
+            }
+            Self::Gguf(writer) => {
+                let blocks = to_blocks(packed).map_err(|problem| Error::Invalid(format!("{}: {problem}", job.name)))?;
+                writer.write(&job.name, &blocks)?;
+                Ok(blocks.len() as u64)
+            }
+        }
+    }
+}
+
+/// Sherry rows as STQ1_0 blocks; a scale per row is repeated in every block.
+fn to_blocks(mut packed: PackedRows) -> std::result::Result<Vec<u8>, String> {
+    if packed.layout.scale == ScaleGroup::Row {
+        let per_row = packed.layout.cols / 256;
+        packed.scales = packed.scales.iter().flat_map(|&scale| std::iter::repeat_n(scale, per_row)).collect();
+        packed.layout.scale = ScaleGroup::Group(256);
+    }
+    stq1_0::from_packed(&packed).map_err(|error| error.to_string())
+}
+
+impl Job<'_> {
+    fn dense_name(&self, ty: TensorType, container: Container) -> String {
+        match container {
+            Container::Folder if !ty.is_float() => native::blocks_name(module(&self.name), ty),
+            _ => self.name.clone(),
+        }
+    }
+
+    /// The stored tensors of this job.
+    fn infos(&self, container: Container, scheme: Option<PackedScheme>) -> Result<Vec<TensorInfo>> {
+        let info = |name: String, ty: TensorType, shape: Vec<usize>| -> Result<TensorInfo> {
+            let bytes = match shape[..] {
+                [n] => ty.row_bytes(n),
+                [rows, cols] => ty.row_bytes(cols).and_then(|row| row.checked_mul(rows)),
+                _ => None,
+            };
+            let bytes = bytes.ok_or_else(|| Error::Invalid(format!("{name}: {shape:?} does not fit type {ty}")))?;
+            Ok(TensorInfo { name, ty, shape, bytes })
+        };
+        let shape = self.planned.role.shape(self.input.config);
+        match (self.planned.target, container, &shape[..], scheme) {
+            (Target::Dense(ty), Container::Folder, &[rows, cols], _) if !ty.is_float() => {
+                let row_bytes = ty.row_bytes(cols).unwrap_or(0);
+                Ok(vec![info(self.dense_name(ty, container), TensorType::U8, vec![rows, row_bytes])?])
+            }
+            (Target::Dense(ty), ..) => Ok(vec![info(self.name.clone(), ty, shape)?]),
+            (_, Container::Gguf, ..) => Ok(vec![info(self.name.clone(), TensorType::STQ1_0, shape)?]),
+            (_, Container::Folder, &[rows, cols], Some(scheme)) => {
+                Ok(native::plan(module(&self.name), &scheme.layout(rows, cols)).to_vec())
+            }
+            _ => Err(Error::Invalid(format!("{}: only matrices can be packed", self.name))),
+        }
+    }
+}
+
+/// The jobs of `plan`.
+pub(super) fn jobs<'a>(input: Input<'a>, plan: &Plan, container: Container) -> Result<Vec<Job<'a>>> {
+    let naming = match container {
+        Container::Folder => Naming::HuggingFace,
+        Container::Gguf => Naming::Gguf,
+    };
+    plan.tensors
+        .iter()
+        .map(|planned| {
+            let stored = input.tensors.get(planned.role, input.source)?;
+            let name = planned
+                .role
+                .name(input.config.family, naming)
+                .ok_or_else(|| Error::Invalid(format!("{}: the output format has no place for it", stored.name())))?;
+            Ok(Job { input, stored, moves: plan.moves, planned: *planned, name, importance: None })
+        })
+        .collect()
+}

@@ -1,0 +1,209 @@
+//! One tensor of a checkpoint, row by row, seen through channel permutations, in any type it can be written in.
+
+use rayon::prelude::*;
+use sherry_kernels::Bytes;
+use sherry_kernels::format::{PackedLayout, PackedRows, QuadOrder, TensorType, ggml, stq1_0};
+
+use super::channels::{Bridge, RopeRows};
+use sherry::io::TensorSource;
+use sherry::model::names::Role;
+use sherry::model::{ArchConfig, Stored};
+use sherry::{Error, Result};
+
+/// What happens to channels and norms between input and output.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Moves {
+    /// Between quad orders.
+    pub bridge: Option<Bridge>,
+    /// Between row orders of q and k.
+    pub rope: Option<RopeRows>,
+    /// Added to norm weights: files differ in whether they store `w` or `1 + w` (Gemma).
+    pub norm_shift: f32,
+}
+
+/// A tensor to be written. Vectors count as `n` rows of one column, so that row moves apply to them.
+pub struct Rows<'a> {
+    role: Role,
+    name: String,
+    rows: usize,
+    cols: usize,
+    data: Data,
+    moves: Moves,
+    head_dim: usize,
+    source: &'a dyn TensorSource,
+    files: Vec<String>,
+}
+
+enum Data {
+    Plain { ty: TensorType, bytes: Bytes },
+    Packed(PackedRows),
+}
+
+/// Values per task when a tensor is encoded in parallel; a task is a whole number of rows.
+const TASK_VALUES: usize = 1 << 17;
+/// Tasks whose results wait in memory for their turn to be written.
+const TASKS_IN_FLIGHT: usize = 32;
+
+impl<'a> Rows<'a> {
+    /// The tensor `stored` that plays `role`.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] naming the tensor when packed codes or scales are illegal.
+    pub fn open(
+        source: &'a dyn TensorSource,
+        config: &ArchConfig,
+        role: Role,
+        stored: &Stored,
+        moves: Moves,
+    ) -> Result<Self> {
+        let (rows, cols) = match role.shape(config)[..] {
+            [rows, cols] => (rows, cols),
+            ref shape => (shape.iter().product(), 1),
+        };
+        let name = stored.name().to_owned();
+        let (data, files) = match stored {
+            Stored::Plain { name, ty: TensorType::STQ1_0 } => {
+                let packed = stq1_0::to_packed(rows, cols, &source.data(name)?)
+                    .map_err(|error| malformed(source, name, error.to_string()))?;
+                (Data::Packed(packed), vec![name.clone()])
+            }
+            Stored::Plain { name, ty } => (Data::Plain { ty: *ty, bytes: source.data(name)? }, vec![name.clone()]),
+            Stored::Packed { name, codes, scales, layout } => {
+                let packed = PackedRows {
+                    layout: *layout,
+                    codes: source.data(codes)?.to_vec(),
+                    scales: source.data(scales)?.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]])).collect(),
+                };
+                packed.validate().map_err(|error| malformed(source, name, error.to_string()))?;
+                (Data::Packed(packed), vec![codes.clone(), scales.clone()])
+            }
+        };
+        Ok(Self { role, name, rows, cols, data, moves, head_dim: config.head_dim, source, files })
+    }
+
+    /// Rows and columns.
+    pub fn shape(&self) -> (usize, usize) {
+        (self.rows, self.cols)
+    }
+
+    fn old_row(&self, row: usize) -> usize {
+        match (self.moves.bridge, self.moves.rope) {
+            (Some(bridge), _) if Bridge::moves_rows(self.role) => bridge.old_channel(row),
+            (_, Some(rope)) if RopeRows::moves(self.role) => rope.old_row(row, self.head_dim),
+            _ => row,
+        }
+    }
+
+    fn moves_anything(&self) -> bool {
+        let bridge = self.moves.bridge.is_some();
+        bridge && (Bridge::moves_rows(self.role) || Bridge::moves_columns(self.role))
+            || self.moves.rope.is_some() && RopeRows::moves(self.role)
+            || self.shift() != 0.0
+    }
+
+    fn shift(&self) -> f32 {
+        if self.role.is_norm() { self.moves.norm_shift } else { 0.0 }
+    }
+
+    /// Writes row `row` of the output into `out` as f32.
+    pub fn fill(&self, row: usize, out: &mut [f32]) {
+        let old = self.old_row(row);
+        match &self.data {
+            Data::Plain { ty, bytes } => {
+                let len = bytes.len() / self.rows;
+                ggml::dequantize(*ty, &bytes[old * len..(old + 1) * len], out);
+            }
+            Data::Packed(packed) => packed.row_f32(old, out),
+        }
+        if let Some(bridge) = self.moves.bridge
+            && Bridge::moves_columns(self.role)
+        {
+            let moved: Vec<f32> = (0..out.len()).map(|new| out[bridge.old_channel(new)]).collect();
+            out.copy_from_slice(&moved);
+        }
+        let shift = self.shift();
+        if shift != 0.0 {
+            out.iter_mut().for_each(|w| *w += shift);
+        }
+    }
+
+    /// The packed tensor after the moves: rows are gathered, codes stay as they are. `None` for dense tensors.
+    pub fn packed(&self) -> Option<PackedRows> {
+        let Data::Packed(packed) = &self.data else { return None };
+        let order = match (self.moves.bridge, packed.layout.order) {
+            (Some(Bridge::ToStride16), QuadOrder::Contiguous) => QuadOrder::Stride16,
+            (Some(Bridge::ToContiguous), QuadOrder::Stride16) => QuadOrder::Contiguous,
+            (_, order) => order,
+        };
+        let layout = PackedLayout { order, ..packed.layout };
+        let (code_bytes, scale_count) = (packed.codes.len() / self.rows, packed.scales.len() / self.rows);
+        let mut moved = PackedRows {
+            layout,
+            codes: Vec::with_capacity(packed.codes.len()),
+            scales: Vec::with_capacity(packed.scales.len()),
+        };
+        for row in 0..self.rows {
+            let old = self.old_row(row);
+            moved.codes.extend_from_slice(&packed.codes[old * code_bytes..(old + 1) * code_bytes]);
+            moved.scales.extend_from_slice(&packed.scales[old * scale_count..(old + 1) * scale_count]);
+        }
+        Some(moved)
+    }
+
+    /// Whether [`encode`](Self::encode) to `ty` copies the stored bytes.
+    pub fn is_copy(&self, ty: TensorType) -> bool {
+        matches!(self.data, Data::Plain { ty: stored, .. } if stored == ty) && !self.moves_anything()
+    }
+
+    /// Hands the tensor, encoded as `ty`, to `sink` in pieces, in order. Work is spread over the current rayon pool; the
+    /// bytes do not depend on how.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] naming the tensor when a value cannot be held by `ty` (NaN, infinity), and whatever `sink`
+    /// returns.
+    pub fn encode(&self, ty: TensorType, mut sink: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        if let Data::Plain { bytes, .. } = &self.data
+            && self.is_copy(ty)
+        {
+            bytes.chunks(1 << 22).try_for_each(sink)?;
+            self.release();
+            return Ok(());
+        }
+        let row_bytes = ty.row_bytes(self.cols).ok_or_else(|| {
+            let problem = format!("rows of {} values are not whole {ty} blocks of {}", self.cols, ty.block_len());
+            malformed(self.source, &self.name, problem)
+        })?;
+        let rows_per_task = (TASK_VALUES / self.cols.max(1)).max(1);
+        let tasks: Vec<usize> = (0..self.rows).step_by(rows_per_task).collect();
+        for batch in tasks.chunks(TASKS_IN_FLIGHT) {
+            let encoded: Vec<Result<Vec<u8>>> = batch
+                .par_iter()
+                .map(|&first| {
+                    let rows = first..(first + rows_per_task).min(self.rows);
+                    let mut bytes = vec![0; rows.len() * row_bytes];
+                    let mut values = vec![0.0; self.cols];
+                    for (row, out) in rows.zip(bytes.chunks_mut(row_bytes)) {
+                        self.fill(row, &mut values);
+                        ggml::quantize(ty, &values, out)
+                            .map_err(|error| malformed(self.source, &self.name, format!("row {row}: {error}")))?;
+                    }
+                    Ok(bytes)
+                })
+                .collect();
+            for bytes in encoded {
+                sink(&bytes?)?;
+            }
+        }
+        self.release();
+        Ok(())
+    }
+
+    /// Lets the input's file pages go.
+    pub fn release(&self) {
+        self.files.iter().for_each(|file| self.source.release(file));
+    }
+}
+
+fn malformed(source: &dyn TensorSource, name: &str, problem: impl Into<String>) -> Error {
+    Error::malformed(source.path(), format!("tensor '{name}'"), problem)
+}

@@ -1,0 +1,325 @@
+//! Whole conversions on tiny models: what must be exact is compared bit for bit, logits to float rounding.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use sherry_kernels::format::{QuadOrder, ScaleGroup, TensorType, TernaryFormat, half};
+use sherry_kernels::{Engine, Isa, Precision};
+use std::sync::Arc;
+
+use super::*;
+use crate::quant::{Projection, QuantSpec};
+use sherry::NoProgress;
+use sherry::io::native::PackedScheme;
+use sherry::io::{ReadMode, TensorInfo, TensorSource, safetensors};
+use sherry::model::names::{Naming, Part};
+use sherry::model::{
+    ArchConfig, Decoder, Family, KvCache, KvType, RopeScaling, Step, Stored, Wanted, config_hf, synthetic,
+};
+
+/// A configuration whose every axis is a multiple of 256, so that GGUF blocks and the quad bridge apply.
+fn wide(family: Family) -> ArchConfig {
+    let mut config = synthetic::tiny(family);
+    (config.hidden, config.ffn, config.head_dim) = (256, 512, 64);
+    config.attn_scale = 0.125;
+    config
+}
+
+/// Writes a dense checkpoint of type `ty` as a Hugging Face folder.
+fn folder(root: &Path, config: &ArchConfig, ty: TensorType) -> PathBuf {
+    let path = root.join("dense");
+    fs::create_dir(&path).unwrap();
+    let source = synthetic::source(config, Naming::HuggingFace, 7);
+    let plan: Vec<TensorInfo> = source
+        .tensors()
+        .iter()
+        .map(|info| TensorInfo { ty, bytes: info.bytes / 4 * ty.block_bytes(), ..info.clone() })
+        .collect();
+    let mut writer = safetensors::Writer::create(&path.join("model.safetensors"), &plan, &Default::default()).unwrap();
+    for info in &plan {
+        let bytes = source.data(&info.name).unwrap();
+        let values = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+        let bytes: Vec<u8> = match ty {
+            TensorType::BF16 => values.flat_map(|v| half::f32_to_bf16(v).to_le_bytes()).collect(),
+            _ => values.flat_map(f32::to_le_bytes).collect(),
+        };
+        writer.write(&info.name, &bytes).unwrap();
+    }
+    writer.finish().unwrap();
+    let json = config_hf::write(config).unwrap();
+    fs::write(path.join("config.json"), json.to_string()).unwrap();
+    path
+}
+
+fn open(path: &Path) -> Checkpoint {
+    Checkpoint::open(path, ReadMode::Map).unwrap()
+}
+
+fn to(input: &Path, out: &Path, request: &Request) -> Result<Summary> {
+    convert(&open(input), out, request, &NoProgress, |_| {})
+}
+
+fn packed(scale: ScaleGroup, order: QuadOrder) -> Request {
+    let spec = QuantSpec { order, ..QuantSpec::sherry(scale) };
+    Request { linears: Linears::Packed(spec), ..Request::keep() }
+}
+
+/// Logits of every position, f32 activations.
+fn logits(path: &Path) -> Vec<f32> {
+    let model = Arc::new(open(path).load(&NoProgress).unwrap());
+    let mut cache = KvCache::new(&model.config, 16, KvType::F32).unwrap();
+    let mut decoder = Decoder::new(model, Engine::new(Isa::best(), 1, Precision::F32));
+    let tokens = [3, 60, 12, 7, 7, 41, 0, 25, 33, 1];
+    let mut steps = [Step { cache: &mut cache, tokens: &tokens, logits: Wanted::All }];
+    let logits = decoder.forward(&mut steps).unwrap();
+    (0..logits.rows()).flat_map(|row| logits.row(row).to_vec()).collect()
+}
+
+/// Largest difference relative to the largest logit.
+fn distance(a: &[f32], b: &[f32]) -> f32 {
+    let largest = a.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+    a.iter().zip(b).fold(0.0f32, |m, (a, b)| m.max((a - b).abs())) / largest
+}
+
+/// Codes and scales of every linear.
+fn codes(path: &Path) -> Vec<(Role, Vec<u8>, Vec<u8>)> {
+    let checkpoint = open(path);
+    let mut all: Vec<_> = Role::all(checkpoint.config()).filter(|role| role.is_linear()).collect();
+    all.sort_by_key(|role| format!("{role:?}"));
+    let source = checkpoint.source();
+    all.into_iter()
+        .map(|role| match checkpoint.tensors().get(role, source).unwrap() {
+            Stored::Packed { codes, scales, .. } => {
+                (role, source.data(codes).unwrap().to_vec(), source.data(scales).unwrap().to_vec())
+            }
+            Stored::Plain { name, ty } => panic!("{name} is {ty}"),
+        })
+        .collect()
+}
+
+fn scheme(path: &Path) -> PackedScheme {
+    let value: serde_json::Value = serde_json::from_slice(&fs::read(path.join("config.json")).unwrap()).unwrap();
+    PackedScheme::from_config(path, &value).unwrap().unwrap()
+}
+
+#[test]
+fn a_contiguous_checkpoint_exports_to_stq1_0_without_loss() {
+    for family in [Family::Llama, Family::Qwen3, Family::HunyuanDense, Family::Gemma3] {
+        let root = tempfile::tempdir().unwrap();
+        let dense = folder(root.path(), &wide(family), TensorType::F32);
+        for (scale, id) in [(ScaleGroup::Row, StqId::Id43), (ScaleGroup::Group(256), StqId::Id42)] {
+            let name = |suffix: &str| root.path().join(format!("{scale:?}{suffix}"));
+            let (native, gguf, back) = (name("native"), name("x.gguf"), name("back"));
+            to(&dense, &native, &packed(scale, QuadOrder::Contiguous)).unwrap();
+            let summary = to(&native, &gguf, &Request { stq_id: id, ..Request::keep() }).unwrap();
+            assert!(summary.notes.iter().any(|note| note.contains("permuted")), "{:?}", summary.notes);
+            assert!(summary.tensors.iter().filter(|t| t.linear).all(|t| t.to == "sherry-1.25"));
+            let (a, b) = (logits(&native), logits(&gguf));
+            assert!(distance(&a, &b) < 2e-5, "{family:?}: {}", distance(&a, &b));
+
+            to(&gguf, &back, &Request::keep()).unwrap();
+            assert_eq!(scheme(&back).order, QuadOrder::Contiguous);
+            assert_eq!(scheme(&back).scale, ScaleGroup::Group(256));
+            for ((role, codes, scales), (_, codes_back, scales_back)) in codes(&native).iter().zip(codes(&back)) {
+                assert_eq!(*codes, codes_back, "{role:?}");
+                match scale {
+                    ScaleGroup::Row => {
+                        let repeat = scales_back.len() / scales.len();
+                        let repeated: Vec<u8> = scales.chunks(2).flat_map(|s| s.repeat(repeat)).collect();
+                        assert_eq!(repeated, scales_back, "{role:?}");
+                    }
+                    ScaleGroup::Group(_) => assert_eq!(*scales, scales_back, "{role:?}"),
+                }
+            }
+            assert!(distance(&a, &logits(&back)) < 2e-5);
+        }
+    }
+}
+
+#[test]
+fn what_gguf_cannot_hold_exactly_is_refused_with_the_reason() {
+    let root = tempfile::tempdir().unwrap();
+    let dense = folder(root.path(), &wide(Family::Llama), TensorType::F32);
+    let by_128 = root.path().join("by128");
+    to(&dense, &by_128, &packed(ScaleGroup::Group(128), QuadOrder::Contiguous)).unwrap();
+    let out = root.path().join("out.gguf");
+    let error = to(&by_128, &out, &Request::keep()).unwrap_err().to_string();
+    assert!(error.contains("no exact GGUF form") && error.contains("a scale per 128 weights"), "{error}");
+
+    let other = tempfile::tempdir().unwrap();
+    let mut narrow = wide(Family::Llama);
+    (narrow.hidden, narrow.heads) = (192, 3);
+    narrow.kv_heads = 1;
+    let dense = folder(other.path(), &narrow, TensorType::F32);
+    let native = other.path().join("native");
+    to(&dense, &native, &packed(ScaleGroup::Row, QuadOrder::Contiguous)).unwrap();
+    let error = to(&native, &out, &Request::keep()).unwrap_err().to_string();
+    assert!(error.contains("q_proj.weight has rows of 192 weights, GGUF blocks hold 256"), "{error}");
+
+    // A head of 32 components: values cannot be permuted inside heads.
+    let third = tempfile::tempdir().unwrap();
+    let mut small_heads = wide(Family::Llama);
+    (small_heads.head_dim, small_heads.heads) = (32, 8);
+    let dense = folder(third.path(), &small_heads, TensorType::F32);
+    let native = third.path().join("native");
+    to(&dense, &native, &packed(ScaleGroup::Row, QuadOrder::Contiguous)).unwrap();
+    let error = to(&native, &out, &Request::keep()).unwrap_err().to_string();
+    assert!(error.contains("its head size 32 is not a multiple of 64"), "{error}");
+    // Stride-16 codes need no permutation.
+    let strided = third.path().join("strided");
+    to(&dense, &strided, &packed(ScaleGroup::Row, QuadOrder::Stride16)).unwrap();
+    to(&strided, &out, &Request::keep()).unwrap();
+    assert!(distance(&logits(&strided), &logits(&out)) < 2e-5);
+}
+
+#[test]
+fn dense_weights_survive_the_way_to_gguf_and_back() {
+    for family in [Family::Llama, Family::Qwen3, Family::HunyuanDense, Family::Gemma3] {
+        let root = tempfile::tempdir().unwrap();
+        let dense = folder(root.path(), &wide(family), TensorType::BF16);
+        let (gguf, back) = (root.path().join("x.gguf"), root.path().join("back"));
+        to(&dense, &gguf, &Request::keep()).unwrap();
+        assert!(distance(&logits(&dense), &logits(&gguf)) < 2e-5, "{family:?}");
+        to(&gguf, &back, &Request::keep()).unwrap();
+        let (a, b) = (open(&dense), open(&back));
+        for role in Role::all(a.config()).filter(|role| !role.is_norm()) {
+            let data = |c: &Checkpoint| {
+                let name = c.tensors().get(role, c.source()).unwrap().name().to_owned();
+                c.source().data(&name).unwrap().to_vec()
+            };
+            assert_eq!(data(&a), data(&b), "{family:?} {role:?}");
+        }
+        assert_eq!(a.config(), b.config());
+    }
+}
+
+#[test]
+fn llama3_frequencies_reach_gguf() {
+    let root = tempfile::tempdir().unwrap();
+    let mut config = wide(Family::Llama);
+    config.rope.scaling =
+        RopeScaling::Llama3 { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_context: 8192 };
+    let dense = folder(root.path(), &config, TensorType::F32);
+    let (gguf, back) = (root.path().join("x.gguf"), root.path().join("back"));
+    to(&dense, &gguf, &Request::keep()).unwrap();
+    assert!(open(&gguf).source().find("rope_freqs.weight").is_some());
+    assert!(distance(&logits(&dense), &logits(&gguf)) < 2e-5);
+    to(&gguf, &back, &Request::keep()).unwrap();
+    assert_eq!(open(&back).config(), &config);
+}
+
+#[test]
+fn every_format_runs_from_a_native_folder() {
+    let root = tempfile::tempdir().unwrap();
+    let dense = folder(root.path(), &synthetic::tiny(Family::Llama), TensorType::F32);
+    let spec = |format, projection, scale| QuantSpec { format, order: QuadOrder::Contiguous, scale, projection };
+    let cases = [
+        ("sherry", spec(TernaryFormat::Sherry, Projection::SparseAbsMean, ScaleGroup::Group(32)), 1.25),
+        ("t167", spec(TernaryFormat::Ternary167, Projection::AbsMean, ScaleGroup::Row), 1.67),
+        ("t2", spec(TernaryFormat::Ternary2, Projection::Twn, ScaleGroup::Row), 2.0),
+    ];
+    let original = logits(&dense);
+    for (name, spec, bits) in cases {
+        let out = root.path().join(name);
+        let request =
+            Request { linears: Linears::Packed(spec), embeddings: Embeddings::As(TensorType::Q8_0), ..Request::keep() };
+        let summary = to(&dense, &out, &request).unwrap();
+        assert!(summary.sizes().linear_bits_per_weight() >= bits);
+        let stored = open(&out);
+        assert!(stored.source().find("model.embed_tokens.q8_0").is_some(), "{name}");
+        let packed = logits(&out);
+        assert!(packed.iter().all(|x| x.is_finite()));
+        assert!(distance(&original, &packed) > 0.01, "{name} did not quantize");
+    }
+    let out = root.path().join("q8");
+    let request = Request {
+        linears: Linears::Dense(TensorType::Q8_0),
+        embeddings: Embeddings::As(TensorType::Q8_0),
+        ..Request::keep()
+    };
+    // 56 inputs of down_proj are no whole Q8_0 blocks.
+    assert!(to(&dense, &out, &request).unwrap_err().to_string().contains("down_proj.weight has rows of 56"));
+}
+
+#[test]
+fn baselines_reach_gguf_exactly() {
+    let root = tempfile::tempdir().unwrap();
+    let dense = folder(root.path(), &wide(Family::Llama), TensorType::F32);
+    for (name, format) in [("t2", TernaryFormat::Ternary2), ("t167", TernaryFormat::Ternary167)] {
+        let spec =
+            QuantSpec { format, order: QuadOrder::Contiguous, scale: ScaleGroup::Row, projection: Projection::AbsMean };
+        let (native, gguf) = (root.path().join(name), root.path().join(format!("{name}.gguf")));
+        to(&dense, &native, &Request { linears: Linears::Packed(spec), ..Request::keep() }).unwrap();
+        to(&native, &gguf, &Request::keep()).unwrap();
+        assert!(distance(&logits(&native), &logits(&gguf)) < 2e-5, "{name}");
+    }
+}
+
+#[test]
+fn outputs_are_whole_or_absent_and_never_overwritten_by_accident() {
+    let root = tempfile::tempdir().unwrap();
+    let dense = folder(root.path(), &wide(Family::Llama), TensorType::F32);
+    let entries = || {
+        let mut names: Vec<_> = fs::read_dir(root.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let out = root.path().join("out");
+    fs::create_dir(&out).unwrap();
+    fs::write(out.join("mine"), "precious").unwrap();
+    // Not a model, so not ours to delete, --force or not; neither is what holds the input.
+    let force = Request { overwrite: true, ..packed(ScaleGroup::Row, QuadOrder::Contiguous) };
+    assert!(to(&dense, &out, &force).unwrap_err().to_string().contains("not a model"));
+    assert!(to(&dense, root.path(), &force).unwrap_err().to_string().contains("contains the input"));
+    fs::write(out.join("config.json"), "{}").unwrap();
+    let before = entries();
+    let request = packed(ScaleGroup::Row, QuadOrder::Contiguous);
+    assert!(to(&dense, &out, &request).unwrap_err().to_string().contains("exists already"));
+    assert!(to(&dense, &dense, &request).unwrap_err().to_string().contains("the output is the input"));
+    // A NaN in the last tensor: everything before it was written to the staging folder by then.
+    let weights = dense.join("model.safetensors");
+    let good = fs::read(&weights).unwrap();
+    let mut bad = good.clone();
+    let at = bad.len() - 4;
+    bad[at..].copy_from_slice(&f32::NAN.to_le_bytes());
+    fs::write(&weights, &bad).unwrap();
+    let overwrite = Request { overwrite: true, embeddings: Embeddings::As(TensorType::Q8_0), ..request.clone() };
+    let error = to(&dense, &out, &overwrite).unwrap_err().to_string();
+    assert!(error.contains("model.safetensors") || error.contains("lm_head.weight"), "{error}");
+    assert_eq!(fs::read(out.join("mine")).unwrap(), b"precious");
+    assert_eq!(entries(), before);
+    fs::write(&weights, &good).unwrap();
+    to(&dense, &out, &overwrite).unwrap();
+    assert!(!out.join("mine").exists());
+    assert_eq!(entries(), before);
+}
+
+#[test]
+fn quantizing_twice_is_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let dense = folder(root.path(), &wide(Family::Llama), TensorType::F32);
+    let native = root.path().join("native");
+    let request = packed(ScaleGroup::Row, QuadOrder::Contiguous);
+    to(&dense, &native, &request).unwrap();
+    let error = to(&native, &root.path().join("again"), &request).unwrap_err().to_string();
+    assert!(error.contains("sherry-1.25 already"), "{error}");
+}
+
+#[test]
+fn importance_must_cover_every_linear() {
+    let root = tempfile::tempdir().unwrap();
+    let config = wide(Family::Llama);
+    let dense = folder(root.path(), &config, TensorType::F32);
+    let mut request = packed(ScaleGroup::Row, QuadOrder::Contiguous);
+    for role in Role::all(&config).filter(|role| role.is_linear()) {
+        let name = role.name(config.family, Naming::HuggingFace).unwrap();
+        request.importance.insert(name, (0..role.shape(&config)[1]).map(|i| 1.0 + (i % 7) as f32).collect());
+    }
+    let summary = to(&dense, &root.path().join("weighted"), &request).unwrap();
+    let report = summary.tensors.iter().find_map(|t| t.report.clone()).unwrap();
+    assert!(report.weighted_relative_squared_error.is_some());
+    let missing = Role::Layer(1, Part::Up).name(config.family, Naming::HuggingFace).unwrap();
+    request.importance.remove(&missing);
+    let error = to(&dense, &root.path().join("x"), &request).unwrap_err().to_string();
+    assert!(error.contains(&missing), "{error}");
+}

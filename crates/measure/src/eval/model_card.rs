@@ -1,0 +1,116 @@
+//! What was evaluated: enough to tell two models apart and to compare their sizes.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use sherry::io::hex;
+use sherry::model::{Checkpoint, Container, Stored};
+use sherry::{Error, Result};
+
+/// What was evaluated.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModelCard {
+    /// Path or name.
+    pub name: String,
+    /// Weight format, as shown in tables ("sherry 1.25-bit", "Q8_0").
+    pub format: String,
+    /// SHA-256 of the weights.
+    pub sha256: String,
+    /// Bytes of all weight files.
+    pub bytes: u64,
+    /// Parameters.
+    pub parameters: u64,
+    /// Mean bits per weight of the linear layers, scales included.
+    pub linear_bits: f64,
+}
+
+impl ModelCard {
+    /// Describes an opened model. Reads the weights once for their checksum: of a single file that is the file's own,
+    /// of several files the checksum over the lines "CHECKSUM  NAME".
+    ///
+    /// # Errors
+    /// [`Error::Io`] when a file cannot be read.
+    pub fn of(checkpoint: &Checkpoint) -> Result<Self> {
+        let files = weight_files(checkpoint)?;
+        let mut sums = Vec::new();
+        let mut bytes = 0;
+        for path in &files {
+            let (sum, size) = checksum(path)?;
+            bytes += size;
+            sums.push(format!("{sum}  {}\n", path.file_name().unwrap_or_default().to_string_lossy()));
+        }
+        let sha256 = match &sums[..] {
+            [only] => only.split(' ').next().unwrap_or_default().to_string(),
+            many => hex(&Sha256::digest(many.concat().as_bytes())),
+        };
+        let size = |name: &str| checkpoint.source().find(name).map_or(0, |info| info.bytes as u64);
+        let (mut linear_bytes, mut linear_weights) = (0u64, 0u64);
+        let mut formats: Vec<String> = Vec::new();
+        for (role, stored) in checkpoint.tensors().iter().filter(|(role, _)| role.is_linear()) {
+            linear_weights += role.shape(checkpoint.config()).iter().product::<usize>() as u64;
+            linear_bytes += match stored {
+                Stored::Plain { name, .. } => size(name),
+                Stored::Packed { codes, scales, .. } => size(codes) + size(scales),
+            };
+            let format = stored.type_name();
+            if !formats.contains(&format) {
+                formats.push(format);
+            }
+        }
+        formats.sort();
+        Ok(Self {
+            name: checkpoint.path().display().to_string(),
+            format: formats.join("+"),
+            sha256,
+            bytes,
+            parameters: checkpoint.config().parameters(),
+            linear_bits: linear_bytes as f64 * 8.0 / linear_weights.max(1) as f64,
+        })
+    }
+}
+
+/// The files that hold the weights: a GGUF file or its parts, or the safetensors files of a folder.
+fn weight_files(checkpoint: &Checkpoint) -> Result<Vec<PathBuf>> {
+    let path = checkpoint.path();
+    // Beginning and end of the file names.
+    let (folder, start, end) = match checkpoint.container() {
+        Container::HuggingFace { .. } => (path, String::new(), ".safetensors"),
+        Container::Gguf(file) if file.part_count() > 1 => {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let stem = name.rsplitn(4, '-').last().unwrap_or_default(); // NAME-00001-of-00003.gguf
+            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+            (parent.unwrap_or(Path::new(".")), format!("{stem}-"), ".gguf")
+        }
+        Container::Gguf(_) => return Ok(vec![path.to_path_buf()]),
+    };
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).map_err(Error::io(folder, "read"))? {
+        let entry = entry.map_err(Error::io(folder, "read"))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with(&start) && name.ends_with(end) {
+            files.push(entry.path());
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// SHA-256 of a file, and its size.
+fn checksum(path: &Path) -> Result<(String, u64)> {
+    let mut file = fs::File::open(path).map_err(Error::io(path, "open"))?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    let mut size = 0;
+    loop {
+        let read = file.read(&mut buffer).map_err(Error::io(path, "read"))?;
+        if read == 0 {
+            return Ok((hex(&hash.finalize()), size));
+        }
+        hash.update(&buffer[..read]);
+        size += read as u64;
+    }
+}
