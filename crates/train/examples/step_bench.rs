@@ -7,13 +7,16 @@ use std::error::Error;
 use std::io::Write;
 use std::time::Instant;
 
+use sherry::NoProgress;
 use sherry::model::{Activation, ArchConfig, Family, Rope, RopeLayout, RopeScaling};
 use sherry_kernels::format::QuadOrder;
 use sherry_sgemm::{Mat, MatMut, Old, matmul};
 use sherry_train::adamw::{AdamW, Moments};
+use sherry_train::layout::Learn;
+use sherry_train::linear::Pass;
 use sherry_train::loss::Mix;
 use sherry_train::methods::{Method, Quantizer, Scale};
-use sherry_train::network::Network;
+use sherry_train::network::{Examples, Network};
 use sherry_train::rng::Rng;
 use sherry_train::simd::sum_of_squares;
 
@@ -90,7 +93,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         grads.fill(0.0);
         let scale = 1.0 / tokens.len() as f32;
         let mix = Mix::CROSS_ENTROPY;
-        let sums = network.train(&params, 0.1, &tokens, &targets, None, &mix, scale, &mut grads, &mut space, None);
+        let pass = Pass { params: &params, lambda: 0.1, progress: &NoProgress };
+        let examples = Examples { tokens: &tokens, targets: &targets, teacher: None, mix: &mix, scale };
+        let sums = network.train(pass, examples, Learn::Everything, &mut grads, &mut space, None)?;
         let backward = start.elapsed().as_secs_f64();
         let norm = sum_of_squares(&grads).sqrt();
         adam.step(&network.layout.tensors, &mut params, &grads, &mut moments, step, 1e-3, norm);

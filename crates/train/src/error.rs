@@ -64,6 +64,10 @@ pub enum Error {
 }
 
 impl Error {
+    pub(crate) fn field(path: &Path, field: &str, problem: impl AsRef<str>) -> Self {
+        Self::Config { path: path.to_path_buf(), problem: format!("field '{field}': {}", problem.as_ref()) }
+    }
+
     pub(crate) fn data(path: &Path, problem: impl Into<String>) -> Self {
         Self::Data { path: path.to_path_buf(), problem: problem.into() }
     }

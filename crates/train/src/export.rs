@@ -20,6 +20,7 @@ use crate::config::{Config, Quads, QuantizerConfig};
 use crate::data::{Coder, Dataset, Sources};
 use crate::error::{Error, Result};
 use crate::layout::Purpose;
+use crate::linear::Pass;
 use crate::loss::IGNORED;
 use crate::methods::{Method, Scale};
 use crate::network::Network;
@@ -96,6 +97,7 @@ fn packed_form(q: &QuantizerConfig) -> Result<Form, &'static str> {
         Method::Twn => dense(Projection::Twn),
         Method::Tequila if q.tequila == 0.0 => dense(Projection::AbsMean),
         Method::Binary | Method::Lsq | Method::Seq => dense(Projection::Exact),
+        Method::Frozen => return Err("its codes come from post-training, not from the trainer"),
         Method::None => return Err("its weights are not quantized"),
         Method::Dlt => return Err("DLT shifts every group of weights, and packed types hold no shift"),
         Method::Tequila => return Err("Tequila adds a bias to every row, which model files have no place for"),
@@ -269,7 +271,8 @@ fn compare(
     for window in 0..windows {
         let (mut tokens, mut targets) = (Vec::new(), Vec::new());
         text.push_window(window, &mut tokens, &mut targets);
-        let side = network.side(params, network.forward(params, 0.0, &tokens, &mut space));
+        let pass = Pass { params, lambda: 0.0, progress };
+        let side = network.side(params, network.forward(pass, &tokens, &mut space)?);
         let x = Mat::new(side.hidden, length, side.width, side.width);
         let w = Mat::new(side.head, vocab, side.width, side.width);
         matmul(MatMut::new(&mut expected, length, vocab, vocab), Old::Replace, 1.0, x, w.t(), threads);

@@ -110,9 +110,25 @@ impl Tensor {
     }
 }
 
+/// Which parameters get gradients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Learn {
+    /// All of them.
+    Everything,
+    /// Norms and the learned numbers of the quantizer; no gradient of a weight is computed.
+    ScalesAndNorms,
+}
+
+impl Learn {
+    /// Whether tensors of this purpose get gradients.
+    pub fn includes(self, purpose: Purpose) -> bool {
+        self == Self::Everything || matches!(purpose, Purpose::Norm | Purpose::Learned)
+    }
+}
+
 /// Offsets of one block.
 #[derive(Clone, Debug)]
-pub struct Block {
+pub struct BlockLayout {
     /// Norm before attention.
     pub attn_norm: Range<usize>,
     /// Projections in the order of [`Kind::ALL`].
@@ -135,7 +151,7 @@ pub struct Layout {
     /// Embedding table.
     pub embedding: Range<usize>,
     /// Blocks.
-    pub blocks: Vec<Block>,
+    pub blocks: Vec<BlockLayout>,
     /// Last norm.
     pub final_norm: Range<usize>,
     /// Head; the embedding when tied.
@@ -149,6 +165,16 @@ pub struct Layout {
 impl Layout {
     /// The layout of a model.
     pub fn new(arch: &ArchConfig, quantizer: &Quantizer) -> Self {
+        Self::of(arch, quantizer, 0..arch.layers, true)
+    }
+
+    /// The layout of block `layer` alone: the only one in `blocks`; embedding, last norm and head are empty. Names are
+    /// those in the model.
+    pub fn of_block(arch: &ArchConfig, quantizer: &Quantizer, layer: usize) -> Self {
+        Self::of(arch, quantizer, layer..layer + 1, false)
+    }
+
+    fn of(arch: &ArchConfig, quantizer: &Quantizer, layers: Range<usize>, whole: bool) -> Self {
         let name = |role: Role| role.name(arch.family, Naming::HuggingFace).unwrap_or_default();
         let mut tensors: Vec<Tensor> = Vec::new();
         let mut len = 0;
@@ -160,9 +186,9 @@ impl Layout {
             range
         };
         let mut add_role = |role: Role, purpose: Purpose| add(name(role), role.shape(arch), purpose);
-        let embedding = add_role(Role::Embed, Purpose::Embedding);
+        let embedding = if whole { add_role(Role::Embed, Purpose::Embedding) } else { 0..0 };
         let mut blocks = Vec::new();
-        for layer in 0..arch.layers {
+        for layer in layers.clone() {
             let mut places = Vec::new();
             for part in PARTS.into_iter().filter(|part| part.is_in(arch)) {
                 let kind = Kind::ALL.into_iter().find(|kind| kind.part() == part);
@@ -171,7 +197,7 @@ impl Layout {
             }
             let find = |part| places.iter().find(|(other, _)| *other == part).map(|(_, range)| range.clone());
             let place = |part| find(part).unwrap_or_default();
-            blocks.push(Block {
+            blocks.push(BlockLayout {
                 attn_norm: place(Part::AttnNorm),
                 linears: Kind::ALL.map(|kind| {
                     let shape = Role::Layer(layer, kind.part()).shape(arch);
@@ -183,9 +209,9 @@ impl Layout {
                 post_ffn_norm: find(Part::PostFfnNorm),
             });
         }
-        let final_norm = add_role(Role::OutputNorm, Purpose::Norm);
-        let head = if arch.tied { embedding.clone() } else { add_role(Role::Head, Purpose::Head) };
-        for (layer, block) in blocks.iter_mut().enumerate() {
+        let final_norm = if whole { add_role(Role::OutputNorm, Purpose::Norm) } else { 0..0 };
+        let head = if arch.tied || !whole { embedding.clone() } else { add_role(Role::Head, Purpose::Head) };
+        for (layer, block) in layers.zip(&mut blocks) {
             for (kind, matrix) in Kind::ALL.into_iter().zip(&mut block.linears) {
                 for (i, what) in quantizer.method.learned().iter().enumerate() {
                     let count = quantizer.learned_len(matrix.rows, matrix.cols);

@@ -2,7 +2,7 @@
 //!
 //! Forward and backward of the decoder are written out and run on plain matrix products; latent weights are f32, the
 //! quantized weights are computed from them in every pass. [`trainer::Trainer`] is the way in; see [`network`] for the
-//! model, [`methods`] for quantizers, [`schedule`] for learning rate and Arenas.
+//! model, [`block`] for one block of it by itself, [`methods`] for quantizers, [`schedule`] for learning rate and Arenas.
 //!
 //! Every sum has a fixed order: the same configuration, data and number of threads give the same bytes, and a run that
 //! was stopped or killed and resumed gives the bytes of the uninterrupted one.
@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 pub mod adamw;
+pub mod block;
 pub mod checkpoint;
 pub mod config;
 pub mod data;
@@ -21,6 +22,7 @@ pub mod loss;
 pub mod methods;
 pub mod metrics;
 pub mod network;
+pub mod norm;
 pub mod ops;
 pub mod pretrained;
 pub mod report;

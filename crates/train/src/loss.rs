@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use sherry::{Progress, Result};
 use sherry_sgemm::{Mat, MatMut, Old, matmul};
 
 use crate::simd;
@@ -70,8 +71,8 @@ pub struct Side<'a> {
 pub struct Gradients<'a> {
     /// Of the student's hidden states; overwritten.
     pub hidden: &'a mut [f32],
-    /// Of the student's head; added.
-    pub head: &'a mut [f32],
+    /// Of the student's head; added, if wanted.
+    pub head: Option<&'a mut [f32]>,
     /// Factor on every token's loss: one over the tokens of the step that count.
     pub scale: f32,
 }
@@ -80,13 +81,17 @@ pub struct Gradients<'a> {
 const LOGITS: usize = 1 << 21;
 
 /// The loss of `student` on `targets` and, when asked for, its gradients.
+///
+/// # Errors
+/// [`sherry::Error::Interrupted`]; the gradients are then not whole.
 pub fn head_loss(
     student: Side<'_>,
     teacher: Option<Side<'_>>,
     targets: &[u32],
     mix: &Mix,
     mut gradients: Option<Gradients<'_>>,
-) -> Sums {
+    progress: &dyn Progress,
+) -> Result<Sums> {
     let (tokens, vocab) = (targets.len(), student.head.len() / student.width);
     let threads = rayon::current_num_threads();
     let chunk = (LOGITS / vocab).clamp(64, 512).min(tokens.max(1));
@@ -94,6 +99,9 @@ pub fn head_loss(
     let mut teacher_logits = vec![0.0f32; if teacher.is_some() { chunk * vocab } else { 0 }];
     let mut sums = Sums::default();
     for start in (0..tokens).step_by(chunk) {
+        if progress.is_cancelled() {
+            return Err(sherry::Error::Interrupted);
+        }
         let rows = chunk.min(tokens - start);
         let product = |side: &Side<'_>, out: &mut [f32]| {
             let x = Mat::new(&side.hidden[start * side.width..], rows, side.width, side.width);
@@ -124,10 +132,12 @@ pub fn head_loss(
             let x = Mat::new(&student.hidden[start * width..], rows, width, width);
             let dx = MatMut::new(&mut gradients.hidden[start * width..], rows, width, width);
             matmul(dx, Old::Replace, 1.0, d, Mat::new(student.head, vocab, width, width), threads);
-            matmul(MatMut::new(gradients.head, vocab, width, width), Old::Add, 1.0, d.t(), x, threads);
+            if let Some(head) = &mut gradients.head {
+                matmul(MatMut::new(head, vocab, width, width), Old::Add, 1.0, d.t(), x, threads);
+            }
         }
     }
-    sums
+    Ok(sums)
 }
 
 /// Cross entropy and divergence of one token; `logits` become `scale` times the gradient of the mix.

@@ -10,10 +10,10 @@ use serde::Serialize;
 use sherry::io::write_atomic;
 use sherry_sgemm::{Mat, MatMut, Old, matmul};
 
+use crate::block::Probe;
 use crate::error::Result;
 use crate::layout::{Kind, Layout};
 use crate::methods::{Matrix, Method, Quantizer};
-use crate::network::Probe;
 
 /// Tokens whose gradients are looked at.
 const SAMPLE: usize = 128;

@@ -1,14 +1,17 @@
 //! Architectures besides LLaMA: the forward pass against the library's f64 oracle, all gradients together against
 //! differences of the loss.
 
+use sherry::NoProgress;
 use sherry::io::ReadMode;
 use sherry::io::TensorSource as _;
 use sherry::io::safetensors::Writer;
 use sherry::model::names::Naming;
 use sherry::model::{ArchConfig, Checkpoint, Family, config_hf, reference, synthetic};
+use sherry_train::layout::Learn;
+use sherry_train::linear::Pass;
 use sherry_train::loss::{IGNORED, Mix};
 use sherry_train::methods::Quantizer;
-use sherry_train::network::Network;
+use sherry_train::network::{Examples, Network};
 use sherry_train::pretrained;
 use sherry_train::rng::Rng;
 
@@ -40,7 +43,7 @@ fn losses_and_gradients_of_every_family() {
         let mut targets: Vec<u32> = tokens.iter().map(|token| (token * 5 + 1) % 61).collect();
         targets[4] = IGNORED;
 
-        let oracle = checkpoint.load(&sherry::NoProgress).unwrap();
+        let oracle = checkpoint.load(&NoProgress).unwrap();
         let mut expected = 0.0;
         for sequence in 0..batch {
             let range = sequence * length..(sequence + 1) * length;
@@ -52,18 +55,22 @@ fn losses_and_gradients_of_every_family() {
         }
         for recompute in [false, true] {
             let mut space = network.workspace(batch, length, recompute);
-            let found = network.evaluate(&params, 0.0, &tokens, &targets, &mut space).cross_entropy;
+            fn pass(params: &[f32]) -> Pass<'_> {
+                Pass { params, lambda: 0.0, progress: &NoProgress }
+            }
+            let found = network.evaluate(pass(&params), &tokens, &targets, &mut space).unwrap().cross_entropy;
             assert!((found / expected - 1.0).abs() < 1e-5, "{family:?}: {found}, expected {expected}");
 
             let (mut grads, mix) = (vec![0.0f32; params.len()], Mix::CROSS_ENTROPY);
-            network.train(&params, 0.0, &tokens, &targets, None, &mix, 1.0, &mut grads, &mut space, None);
+            let examples = Examples { tokens: &tokens, targets: &targets, teacher: None, mix: &mix, scale: 1.0 };
+            network.train(pass(&params), examples, Learn::Everything, &mut grads, &mut space, None).unwrap();
             for tensor in &network.layout.tensors {
                 // Along a random direction in this tensor; f32 sums allow few digits.
                 let mut direction = vec![0.0f32; params.len()];
                 Rng::new(tensor.offset as u64, 0).fill_normal(&mut direction[tensor.range()], 1.0);
                 let mut loss = |step: f32| {
                     let moved: Vec<f32> = params.iter().zip(&direction).map(|(p, d)| p + step * d).collect();
-                    network.evaluate(&moved, 0.0, &tokens, &targets, &mut space).cross_entropy
+                    network.evaluate(pass(&moved), &tokens, &targets, &mut space).unwrap().cross_entropy
                 };
                 let norm = direction.iter().map(|d| f64::from(d * d)).sum::<f64>().sqrt();
                 let step = (0.02 / norm) as f32;
@@ -90,7 +97,7 @@ fn gguf_files_are_the_same_models_as_the_folders_they_were_made_from() {
         let folder = model(&config);
         let (file, request) = (folder.path().join("model.gguf"), sherry_convert::Request::keep());
         let checkpoint = Checkpoint::open(folder.path(), ReadMode::Read).unwrap();
-        sherry_convert::convert(&checkpoint, &file, &request, &sherry::NoProgress, |_| {}).unwrap();
+        sherry_convert::convert(&checkpoint, &file, &request, &NoProgress, |_| {}).unwrap();
         let converted = Checkpoint::open(&file, ReadMode::Read).unwrap();
         let [expected, found] = [&checkpoint, &converted].map(|checkpoint| {
             let network = Network::new(pretrained::architecture(checkpoint).unwrap(), Quantizer::FULL);

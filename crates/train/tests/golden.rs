@@ -5,13 +5,15 @@
 use std::path::Path;
 
 use serde_json::Value;
+use sherry::NoProgress;
 use sherry::model::{Activation, ArchConfig, Family, Rope, RopeLayout, RopeScaling, config_hf};
 use sherry_kernels::format::QuadOrder;
 use sherry_train::adamw::{AdamW, Moments};
-use sherry_train::layout::Purpose;
+use sherry_train::layout::{Learn, Purpose};
+use sherry_train::linear::Pass;
 use sherry_train::loss::{IGNORED, Mix};
 use sherry_train::methods::{Quantizer, Scale};
-use sherry_train::network::Network;
+use sherry_train::network::{Examples, Network};
 use sherry_train::simd::sum_of_squares;
 
 fn number(value: &Value) -> f64 {
@@ -142,15 +144,17 @@ fn losses_gradients_and_ten_steps_equal_pytorch() {
                 let mut grads = vec![0.0f32; layout.len];
                 let hidden;
                 let teacher = if mix.distillation > 0.0 {
-                    hidden = teacher_network.forward(&teacher_params, 0.0, &tokens, &mut teacher_space).to_vec();
+                    let pass = Pass { params: &teacher_params, lambda: 0.0, progress: &NoProgress };
+                    hidden = teacher_network.forward(pass, &tokens, &mut teacher_space).unwrap().to_vec();
                     Some(teacher_network.side(&teacher_params, &hidden))
                 } else {
                     None
                 };
                 let count = targets.iter().filter(|&&t| t != IGNORED).count();
                 let scale = 1.0 / count as f32;
-                let sums = network
-                    .train(&params, lambda, &tokens, &targets, teacher, &mix, scale, &mut grads, &mut space, None);
+                let pass = Pass { params: &params, lambda, progress: &NoProgress };
+                let examples = Examples { tokens: &tokens, targets: &targets, teacher, mix: &mix, scale };
+                let sums = network.train(pass, examples, Learn::Everything, &mut grads, &mut space, None).unwrap();
                 let norm = sum_of_squares(&grads).sqrt();
                 let expected = &case["losses"][step];
                 let found = [sums.cross_entropy / count as f64, sums.divergence / count as f64];
@@ -200,8 +204,9 @@ fn losses_and_gradients_of_gemma_3_equal_transformers() {
             let (mut space, mix) = (network.workspace(2, tokens.len() / 2, recompute), Mix::CROSS_ENTROPY);
             let (lambda, scale) = (number(&case["arenas"]) as f32, 1.0 / count as f32);
             let mut grads = vec![0.0f32; network.layout.len];
-            let sums =
-                network.train(&params, lambda, &tokens, &targets, None, &mix, scale, &mut grads, &mut space, None);
+            let pass = Pass { params: &params, lambda, progress: &NoProgress };
+            let examples = Examples { tokens: &tokens, targets: &targets, teacher: None, mix: &mix, scale };
+            let sums = network.train(pass, examples, Learn::Everything, &mut grads, &mut space, None).unwrap();
             let (loss, wanted) = (sums.cross_entropy / count as f64, number(&case["loss"]));
             assert!((loss - wanted).abs() < 1e-5, "{method}: loss {loss}, {wanted}");
             for tensor in &network.layout.tensors {

@@ -106,9 +106,9 @@ fn a_stopped_run_ends_with_the_bytes_of_an_uninterrupted_one() {
         let whole = train(folder.path(), &format!("{name}-whole"), &overrides, &NoProgress).unwrap();
         assert!(whole.finished && whole.valid_loss.is_some());
         let run = format!("{name}-parts");
-        let first = train(folder.path(), &run, &overrides, &StopAt::new("step 3/")).unwrap();
+        let first = train(folder.path(), &run, &overrides, &StopAt::new("step 4/")).unwrap();
         assert_eq!((first.step, first.finished), (4, false));
-        let second = train(folder.path(), &run, &overrides, &StopAt::new("step 7/")).unwrap();
+        let second = train(folder.path(), &run, &overrides, &StopAt::new("step 8/")).unwrap();
         assert_eq!(second.step, 8);
         let last = train(folder.path(), &run, &overrides, &NoProgress).unwrap();
         assert_same_checkpoint(&whole.checkpoint, &last.checkpoint);
@@ -262,7 +262,7 @@ fn changed_runs_and_second_processes_are_refused() {
 #[test]
 fn a_loss_that_is_not_a_number_stops_the_run_and_keeps_what_was_good() {
     let folder = tempfile::tempdir().unwrap();
-    let good = train(folder.path(), "run", &["steps=6"], &StopAt::new("step 2/")).unwrap();
+    let good = train(folder.path(), "run", &["steps=6"], &StopAt::new("step 3/")).unwrap();
     let run = folder.path().join("run");
     let trainer = Trainer::open(config(folder.path(), &["steps=6"]), &run, &Resume::Auto, &NoProgress).unwrap();
     let layout = trainer.network().layout.clone();

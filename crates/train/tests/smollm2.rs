@@ -5,8 +5,10 @@ use std::fs;
 use std::path::PathBuf;
 
 use serde_json::Value;
+use sherry::NoProgress;
 use sherry::io::ReadMode;
 use sherry::model::Checkpoint;
+use sherry_train::linear::Pass;
 use sherry_train::methods::Quantizer;
 use sherry_train::network::Network;
 use sherry_train::pretrained;
@@ -38,7 +40,8 @@ fn log_probabilities_equal_those_of_transformers() {
             // One target at a time: the sum is then this token's negative log-probability.
             let mut targets = vec![sherry_train::loss::IGNORED; ids.len()];
             targets[i] = ids[i + 1];
-            let sums = network.evaluate(&params, 0.0, &ids, &targets, &mut space);
+            let pass = Pass { params: &params, lambda: 0.0, progress: &NoProgress };
+            let sums = network.evaluate(pass, &ids, &targets, &mut space).unwrap();
             let (found, expected) = (-sums.cross_entropy, expected.as_f64().unwrap());
             assert!((found - expected).abs() < 2e-3, "{}: token {i}: {found}, expected {expected}", prompt["prompt"]);
         }

@@ -22,7 +22,7 @@ Examples:
   sherry train configs/tiny.toml --resume never             refuse to continue an older run
   sherry train configs/tiny.toml --prepare                  tokens and initial weights for python/sherry_torch
 
-Ctrl-C once finishes the step, saves and ends; twice ends at once. A killed run goes on from its last checkpoint with
+Ctrl-C once saves the last whole step and ends; twice ends at once. A killed run goes on from its last checkpoint with
 the same bytes as if it had never stopped.")]
 pub struct TrainArgs {
     /// Configuration (TOML)

@@ -60,6 +60,31 @@ pub struct Step<'a> {
     pub logits: Wanted,
 }
 
+/// A place in a block that a [`Tap`] sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TapPoint {
+    /// The residual stream before the block, tokens x hidden.
+    BlockInput,
+    /// What q, k and v multiply: the stream normed, tokens x hidden.
+    Qkv,
+    /// What o multiplies: the heads' outputs, tokens x (heads * head_dim).
+    O,
+    /// What gate and up multiply: the stream after attention normed, tokens x hidden.
+    GateUp,
+    /// What down multiplies: act(gate) * up, tokens x ffn.
+    Down,
+    /// The residual stream after the block, tokens x hidden.
+    BlockOutput,
+}
+
+/// Sees what flows through the blocks of a [`Decoder`]: activations in f32, before any rounding that the engine does to
+/// multiply with them.
+pub trait Tap {
+    /// `rows` is what block `layer` holds at `point`, a row per token in the order of the steps and of the tokens in
+    /// them. Called for every layer, and in a layer for every point in the order of [`TapPoint`].
+    fn see(&mut self, layer: usize, point: TapPoint, rows: &[f32]);
+}
+
 /// Rows of logits, in the order of the steps and of the tokens in them.
 #[derive(Clone, Copy, Debug)]
 pub struct Logits<'a> {
@@ -179,6 +204,19 @@ impl Decoder {
     /// [`Error::ContextFull`] when a cache has not enough room, [`Error::Invalid`] when a token is not in the vocabulary
     /// or a cache belongs to another model. Nothing has changed then.
     pub fn forward(&mut self, steps: &mut [Step<'_>]) -> Result<Logits<'_>> {
+        self.run(steps, &mut None)
+    }
+
+    /// Like [`forward`](Self::forward), showing `tap` the inputs of every linear map and the residual stream around every
+    /// block. The logits are the same.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn forward_tapped(&mut self, steps: &mut [Step<'_>], tap: &mut dyn Tap) -> Result<Logits<'_>> {
+        self.run(steps, &mut Some(tap))
+    }
+
+    fn run(&mut self, steps: &mut [Step<'_>], tap: &mut Option<&mut dyn Tap>) -> Result<Logits<'_>> {
         let model = Arc::clone(&self.model);
         let (config, weights) = (&model.config, &model.weights);
         check(config, steps)?;
@@ -186,8 +224,11 @@ impl Decoder {
         let tokens = self.buffers.place.len();
         self.embed(config, weights, steps);
         for (index, layer) in weights.layers.iter().enumerate() {
-            self.attention(config, layer, index, steps);
-            self.feed_forward(config, layer, tokens);
+            let stream = tokens * config.hidden;
+            show(tap, index, TapPoint::BlockInput, &self.buffers.x[..stream]);
+            self.attention(config, layer, index, steps, tap);
+            self.feed_forward(config, layer, index, tokens, tap);
+            show(tap, index, TapPoint::BlockOutput, &self.buffers.x[..stream]);
         }
         for step in steps.iter_mut() {
             step.cache.advance(step.tokens.len());
@@ -238,7 +279,14 @@ impl Decoder {
     }
 
     /// `x += o(attend(rope(q(norm(x))), ...))` for the whole batch.
-    fn attention(&mut self, config: &ArchConfig, layer: &Layer, index: usize, steps: &mut [Step<'_>]) {
+    fn attention(
+        &mut self,
+        config: &ArchConfig,
+        layer: &Layer,
+        index: usize,
+        steps: &mut [Step<'_>],
+        tap: &mut Option<&mut dyn Tap>,
+    ) {
         let (q_dim, kv_dim, head_dim) = (config.q_dim(), config.kv_dim(), config.head_dim);
         let b = &mut self.buffers;
         let tokens = b.place.len();
@@ -249,6 +297,7 @@ impl Decoder {
         let k = sized(&mut b.k, tokens * kv_dim);
         let v = sized(&mut b.v, tokens * kv_dim);
         let normed = &b.normed[..tokens * config.hidden];
+        show(tap, index, TapPoint::Qkv, normed);
         let products = &mut [
             Product { w: &layer.q, y: &mut *q },
             Product { w: &layer.k, y: &mut *k },
@@ -300,6 +349,7 @@ impl Decoder {
             steps[step].cache.head(index, head, first..position + 1)
         };
         self.engine.attention(shape, q, kv, attended);
+        show(tap, index, TapPoint::O, attended);
 
         let delta = sized(&mut b.delta, tokens * config.hidden);
         self.engine.matmul(attended, tokens, &mut [Product { w: &layer.o, y: &mut *delta }]);
@@ -308,12 +358,20 @@ impl Decoder {
     }
 
     /// `x += down(act(gate(norm(x))) * up(norm(x)))` for the whole batch.
-    fn feed_forward(&mut self, config: &ArchConfig, layer: &Layer, tokens: usize) {
+    fn feed_forward(
+        &mut self,
+        config: &ArchConfig,
+        layer: &Layer,
+        index: usize,
+        tokens: usize,
+        tap: &mut Option<&mut dyn Tap>,
+    ) {
         let b = &mut self.buffers;
         norm(&self.engine, config, &b.x, &layer.ffn_norm, sized(&mut b.normed, tokens * config.hidden));
         let gate = sized(&mut b.gate, tokens * config.ffn);
         let up = sized(&mut b.up, tokens * config.ffn);
         let normed = &b.normed[..tokens * config.hidden];
+        show(tap, index, TapPoint::GateUp, normed);
         let products = &mut [Product { w: &layer.gate, y: &mut *gate }, Product { w: &layer.up, y: &mut *up }];
         self.engine.matmul(normed, tokens, products);
         let (engine, up) = (&self.engine, &*up);
@@ -324,6 +382,7 @@ impl Decoder {
                 Activation::GeluTanh => engine.gelu_mul(gate, up),
             }
         });
+        show(tap, index, TapPoint::Down, gate);
         let delta = sized(&mut b.delta, tokens * config.hidden);
         self.engine.matmul(gate, tokens, &mut [Product { w: &layer.down, y: &mut *delta }]);
         join(&self.engine, config, &mut b.x, delta, layer.post_ffn_norm.as_deref(), &mut b.normed);
@@ -399,6 +458,13 @@ fn check(config: &ArchConfig, steps: &[Step<'_>]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Shows `rows` to a tap, where there is one.
+fn show(tap: &mut Option<&mut dyn Tap>, layer: usize, point: TapPoint, rows: &[f32]) {
+    if let Some(tap) = tap {
+        tap.see(layer, point, rows);
+    }
 }
 
 /// The first `len` values of a buffer that grows as needed.

@@ -17,7 +17,7 @@ mod weights;
 pub use crate::io::native::PackedScheme;
 pub use checkpoint::{Checkpoint, Container, MemoryEstimate};
 pub use config::{Activation, ArchConfig, Family, QkNorm, Rope, RopeLayout, RopeScaling};
-pub use decoder::{Decoder, HeadStatistics, Logits, Model, Step, Wanted};
+pub use decoder::{Decoder, HeadStatistics, Logits, Model, Step, Tap, TapPoint, Wanted};
 pub use kv_cache::KvCache;
 pub use rope::{Frequencies, rope_factors};
 pub use sherry_kernels::KvType;

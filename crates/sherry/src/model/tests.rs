@@ -246,6 +246,83 @@ fn a_truncated_cache_continues_as_if_never_longer() {
     }
 }
 
+/// Rows that a tap saw, by layer and point.
+#[derive(Default)]
+struct Seen(Vec<(usize, TapPoint, Vec<f32>)>);
+
+impl Tap for Seen {
+    fn see(&mut self, layer: usize, point: TapPoint, rows: &[f32]) {
+        self.0.push((layer, point, rows.to_vec()));
+    }
+}
+
+/// What a tap sees, put together again by the formula of a block in f64, in one step and in several with neighbours.
+#[test]
+fn a_tap_sees_the_inputs_of_every_linear_and_changes_nothing() {
+    use TapPoint::{BlockInput, BlockOutput, Down, GateUp, O, Qkv};
+    for family in [Family::Llama, Family::Qwen3] {
+        let config = tiny(family);
+        let model = model(&config, 4);
+        let (tokens, other) = (prompt(&config, 13, 2), prompt(&config, 5, 9));
+        let expected = logits(&model, &tokens, &[13], 2, Precision::F32, KvType::F32);
+        let mut decoder = decoder(&model, 2, Precision::F32);
+        let mut caches = [0; 2].map(|_| KvCache::new(&config, 16, KvType::F32).unwrap());
+        let [first, second] = &mut caches;
+        let mut seen = Seen::default();
+        let mut steps = [(first, &tokens), (second, &other)].map(|(cache, tokens)| {
+            let logits = Wanted::All;
+            Step { cache, tokens, logits }
+        });
+        let found = decoder.forward_tapped(&mut steps, &mut seen).unwrap();
+        assert!((0..13).all(|i| found.row(i) == expected[i]), "{family:?}");
+
+        let points = [BlockInput, Qkv, O, GateUp, Down, BlockOutput];
+        let order = (0..config.layers).flat_map(|layer| points.map(|point| (layer, point)));
+        assert!(seen.0.iter().map(|(layer, point, _)| (*layer, *point)).eq(order));
+        for (index, rows) in seen.0.chunks_exact(points.len()).enumerate() {
+            let layer = &model.weights.layers[index];
+            let [input, qkv, o, gate_up, down, output] = [0, 1, 2, 3, 4, 5].map(|i| &rows[i].2);
+            if let Some((_, _, before)) = (6 * index).checked_sub(1).map(|i| &seen.0[i]) {
+                assert_eq!(before, input);
+            }
+            let widths = [config.hidden, config.hidden, config.q_dim(), config.hidden, config.ffn, config.hidden];
+            assert!(rows.iter().zip(widths).all(|(rows, width)| rows.2.len() == 18 * width));
+            for token in 0..18 {
+                let row = |rows: &[f32], width: usize| -> Vec<f64> {
+                    rows[token * width..(token + 1) * width].iter().map(|x| f64::from(*x)).collect()
+                };
+                let times = |w: &Matrix, x: &[f64]| -> Vec<f64> {
+                    let mut values = vec![0.0; w.cols()];
+                    let mut dot = |r| {
+                        w.row_f32(r, &mut values);
+                        values.iter().zip(x).map(|(w, x)| f64::from(*w) * x).sum()
+                    };
+                    (0..w.rows()).map(&mut dot).collect()
+                };
+                let norm = |x: &[f64], w: &[f32]| -> Vec<f64> {
+                    let mean = x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64;
+                    let r = 1.0 / (mean + f64::from(config.norm_eps)).sqrt();
+                    x.iter().zip(w).map(|(x, w)| x * r * f64::from(*w)).collect()
+                };
+                let close = |found: &[f64], expected: &[f64]| {
+                    let top = expected.iter().fold(0.0, |m: f64, x| m.max(x.abs()));
+                    found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-5 * top)
+                };
+                let add = |x: &[f64], y: &[f64]| -> Vec<f64> { x.iter().zip(y).map(|(x, y)| x + y).collect() };
+                let before = row(input, config.hidden);
+                assert!(close(&row(qkv, config.hidden), &norm(&before, &layer.attn_norm)));
+                let middle = add(&before, &times(&layer.o, &row(o, config.q_dim())));
+                let normed = norm(&middle, &layer.ffn_norm);
+                assert!(close(&row(gate_up, config.hidden), &normed));
+                let (gate, up) = (times(&layer.gate, &normed), times(&layer.up, &normed));
+                let h: Vec<f64> = gate.iter().zip(&up).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect();
+                assert!(close(&row(down, config.ffn), &h));
+                assert!(close(&row(output, config.hidden), &add(&middle, &times(&layer.down, &h))));
+            }
+        }
+    }
+}
+
 #[test]
 fn what_cannot_run_is_refused_and_changes_nothing() {
     let config = tiny(Family::Llama);

@@ -78,7 +78,7 @@ fn every_container_gives_the_same_tokens() {
 /// A file made by pyarrow, of the tests of the Parquet reader.
 #[test]
 fn parquet_rows_are_documents() {
-    let golden = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../sherry/tests/golden/parquet"));
+    let golden = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../measure/tests/golden/parquet"));
     let rows: Vec<serde_json::Value> = serde_json::from_slice(&fs::read(golden.join("rows.json")).unwrap()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let open = |field| {

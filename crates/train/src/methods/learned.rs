@@ -22,10 +22,24 @@ fn clip(x: f32, limit: f32) -> f32 {
     if x > limit { limit } else { x }
 }
 
+/// The scale that the forward pass uses: large enough to divide by, and what an f16 holds of it.
+pub(super) fn used(scale: f32) -> f32 {
+    stored(scale.max(SMALLEST))
+}
+
+/// `a * w`: the weights are codes.
+#[inline(always)]
+pub(super) fn frozen(w: &[f32], out: &mut [f32], scale: f32) {
+    let a = used(scale);
+    for (w, out) in w.iter().zip(out) {
+        *out = a * w;
+    }
+}
+
 /// `a * clip(round(w / a), -1, 1)`.
 #[inline(always)]
 pub(super) fn lsq(w: &[f32], out: &mut [f32], scale: f32) {
-    let a = stored(scale.max(SMALLEST));
+    let a = used(scale);
     for (w, out) in w.iter().zip(out) {
         *out = a * round(clip(w / a, 1.0));
     }
@@ -34,7 +48,7 @@ pub(super) fn lsq(w: &[f32], out: &mut [f32], scale: f32) {
 /// Weights inside the range pass their gradient; `da = sum g * (round(x) - x)` inside, `+-g` outside, `x = w / a`.
 #[inline(always)]
 pub(super) fn lsq_gradient(w: &[f32], g: &[f32], dw: &mut [f32], scale: f32, lambda: f32) -> f32 {
-    let a = stored(scale.max(SMALLEST));
+    let a = used(scale);
     let mut sum = 0.0;
     for ((w, g), dw) in w.iter().zip(g).zip(dw) {
         let x = w / a;
@@ -48,7 +62,7 @@ pub(super) fn lsq_gradient(w: &[f32], g: &[f32], dw: &mut [f32], scale: f32, lam
 /// `a * round(1.5 clip(w / a, -0.99, 0.99)) / 1.5`.
 #[inline(always)]
 pub(super) fn seq(w: &[f32], out: &mut [f32], scale: f32) {
-    let a = stored(scale.max(SMALLEST));
+    let a = used(scale);
     let step = stored(a / SEQ_LEVELS);
     for (w, out) in w.iter().zip(out) {
         *out = step * round(clip(w / a, SEQ_CLIP) * SEQ_LEVELS);
@@ -58,7 +72,7 @@ pub(super) fn seq(w: &[f32], out: &mut [f32], scale: f32) {
 /// As [`lsq_gradient`] with the stretched levels; the outermost level counts as +-1 outside the range.
 #[inline(always)]
 pub(super) fn seq_gradient(w: &[f32], g: &[f32], dw: &mut [f32], scale: f32, lambda: f32) -> f32 {
-    let a = stored(scale.max(SMALLEST));
+    let a = used(scale);
     let mut sum = 0.0;
     for ((w, g), dw) in w.iter().zip(g).zip(dw) {
         let x = w / a;
@@ -72,7 +86,7 @@ pub(super) fn seq_gradient(w: &[f32], g: &[f32], dw: &mut [f32], scale: f32, lam
 /// `a T + shift`, `T = clip(round((w - shift) / a), -1, 1)`.
 #[inline(always)]
 pub(super) fn dlt(w: &[f32], out: &mut [f32], scale: f32, shift: f32) {
-    let (a, shift) = (stored(scale.max(SMALLEST)), stored(shift));
+    let (a, shift) = (used(scale), stored(shift));
     for (w, out) in w.iter().zip(out) {
         *out = a * round(clip((w - shift) / a, 1.0)) + shift;
     }
@@ -81,7 +95,7 @@ pub(super) fn dlt(w: &[f32], out: &mut [f32], scale: f32, shift: f32) {
 /// Weights pass straight through; `da = sum g T`, `dshift = sum g`.
 #[inline(always)]
 pub(super) fn dlt_gradient(w: &[f32], g: &[f32], dw: &mut [f32], scale: f32, shift: f32, lambda: f32) -> [f32; 2] {
-    let (a, shift) = (stored(scale.max(SMALLEST)), stored(shift));
+    let (a, shift) = (used(scale), stored(shift));
     let (mut da, mut ds) = (0.0, 0.0);
     for ((w, g), dw) in w.iter().zip(g).zip(dw) {
         *dw += g + lambda * g;

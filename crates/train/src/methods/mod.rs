@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use sherry_kernels::format::QuadOrder;
 use sherry_kernels::format::half::{f16_to_f32, f32_to_f16};
 
+use crate::layout::Learn;
 use crate::simd;
 
 /// A way to quantize weights.
@@ -41,13 +42,17 @@ pub enum Method {
     Dlt,
     /// Tequila (arXiv 2509.23809): AbsMean, the weights it zeroes add up to a small bias of their row.
     Tequila,
+    /// Codes that stay as they are, times a learned scale: the weights hold the codes. For post-training; no choice of a
+    /// configuration.
+    #[serde(skip)]
+    Frozen,
 }
 
 impl Method {
     /// Learned numbers beside each weight matrix: suffixes of their names.
     pub fn learned(self) -> &'static [&'static str] {
         match self {
-            Self::Lsq | Self::Seq => &["scale"],
+            Self::Lsq | Self::Seq | Self::Frozen => &["scale"],
             Self::Dlt => &["scale", "shift"],
             _ => &[],
         }
@@ -171,6 +176,7 @@ impl Quantizer {
                             Method::Lsq => learned::lsq(w, out, learned(0, index)),
                             Method::Seq => learned::seq(w, out, learned(0, index)),
                             Method::Dlt => learned::dlt(w, out, learned(0, index), learned(1, index)),
+                            Method::Frozen => learned::frozen(w, out, learned(0, index)),
                             Method::Sherry => projection::sherry(w, out, self.quads),
                             Method::AbsMean | Method::Tequila => projection::abs_mean(w, out),
                             Method::AbsMedian => projection::abs_median(w, out),
@@ -190,15 +196,29 @@ impl Quantizer {
 
     /// Whether `dW` is `(1 + lambda) dW_eff` and nothing else, so that one matrix product can add it in place.
     pub fn is_straight_through(&self) -> bool {
-        !matches!(self.method, Method::Lsq | Method::Seq | Method::Dlt | Method::Tequila)
+        !matches!(self.method, Method::Lsq | Method::Seq | Method::Dlt | Method::Tequila | Method::Frozen)
+    }
+
+    /// Whether the gradients of the scales follow from the outputs of a linear map, without the product of its inputs and
+    /// the gradients of its outputs: codes stay and rows have one scale.
+    pub fn learns_from_outputs(&self) -> bool {
+        self.method == Method::Frozen && self.scale == Scale::Row
+    }
+
+    /// Whether a matrix has anything that `learn` names.
+    pub fn learns(&self, learn: Learn) -> bool {
+        !self.method.learned().is_empty() || learn == Learn::Everything
     }
 
     /// For methods that are not [straight through](Self::is_straight_through): adds the gradients of the weights and
-    /// of the learned numbers, given `g = dW_eff` and, for Tequila, the gradient of the row biases.
+    /// of the learned numbers, as far as `learn` names them, given `g = dW_eff` and, for Tequila, the gradient of the
+    /// row biases.
+    #[allow(clippy::too_many_arguments)] // a matrix, its gradient, and where parameters and gradients lie
     pub fn add_gradient(
         &self,
         matrix: Matrix,
         params: &[f32],
+        learn: Learn,
         grads: &mut [f32],
         g: &[f32],
         d_bias: &[f32],
@@ -209,7 +229,14 @@ impl Quantizer {
         let learned = |kind: usize, i: usize| params[matrix.learned + kind * count + i];
         // LSQ and its kin damp the gradient of the scale by 1/sqrt(weights * levels).
         let damping = 1.0 / (matrix.count() as f32).sqrt();
-        let dw = &mut grads[matrix.weights..][..matrix.count()];
+        let mut unwanted = Vec::new();
+        let dw = match learn {
+            Learn::Everything => &mut grads[matrix.weights..][..matrix.count()],
+            Learn::ScalesAndNorms => {
+                unwanted.resize(matrix.count(), 0.0);
+                &mut unwanted[..]
+            }
+        };
         let rows = dw.par_chunks_mut(unit).zip(w.par_chunks(unit).zip(g.par_chunks(unit)));
         let sums: Vec<[f32; 2]> = rows
             .enumerate()
@@ -220,6 +247,7 @@ impl Quantizer {
                         Method::Lsq => [learned::lsq_gradient(w, g, dw, learned(0, i), lambda) * damping, 0.0],
                         Method::Seq => [learned::seq_gradient(w, g, dw, learned(0, i), lambda) * damping, 0.0],
                         Method::Dlt => learned::dlt_gradient(w, g, dw, learned(0, i), learned(1, i), lambda),
+                        Method::Frozen => [simd::dot(w, g), 0.0],
                         _ => {
                             let row = i * unit / matrix.cols;
                             projection::tequila_gradient(
@@ -244,6 +272,42 @@ impl Quantizer {
         }
     }
 
+    /// For scales that [learn from outputs](Self::learns_from_outputs): adds their gradient,
+    /// `da[r] = sum over tokens of dy[r] y[r] / a[r]`. Rows of `dy` and `y` begin with those of `matrix` and lie `stride`
+    /// apart.
+    pub fn add_scale_gradient(
+        &self,
+        matrix: Matrix,
+        params: &[f32],
+        grads: &mut [f32],
+        dy: &[f32],
+        y: &[f32],
+        stride: usize,
+    ) {
+        let partial: Vec<Vec<f32>> = dy
+            .par_chunks(simd::ROWS_PER_TASK * stride)
+            .zip(y.par_chunks(simd::ROWS_PER_TASK * stride))
+            .map(|(dy, y)| {
+                let mut sums = vec![0.0f32; matrix.rows];
+                simd::with(
+                    #[inline(always)]
+                    || {
+                        for (dy, y) in dy.chunks(stride).zip(y.chunks(stride)) {
+                            for (sum, (dy, y)) in sums.iter_mut().zip(dy.iter().zip(y)) {
+                                *sum += dy * y;
+                            }
+                        }
+                    },
+                );
+                sums
+            })
+            .collect();
+        let (scales, grads) = (&params[matrix.learned..], &mut grads[matrix.learned..]);
+        for (row, (scale, grad)) in scales.iter().zip(grads).take(matrix.rows).enumerate() {
+            *grad += partial.iter().map(|sums| sums[row]).sum::<f32>() / learned::used(*scale);
+        }
+    }
+
     /// Tequila's row biases: `bias[r] = tequila * sum of the zeroed weights of row r`.
     pub fn bias(&self, matrix: Matrix, params: &[f32], bias: &mut [f32]) {
         let (w, unit) = (matrix.slice(params), self.unit(matrix.rows, matrix.cols));
@@ -263,6 +327,7 @@ impl Quantizer {
         for (i, w) in w.chunks_exact(unit).enumerate() {
             match self.method {
                 Method::Lsq => out[i] = 2.0 * projection::mean(w) as f32,
+                Method::Frozen => out[i] = 1.0,
                 Method::Seq => out[i] = w.iter().fold(0.0, |m: f32, w| m.max(w.abs())),
                 Method::Dlt => {
                     out[i] = projection::mean(w) as f32;

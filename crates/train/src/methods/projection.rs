@@ -1,6 +1,6 @@
 //! Projections whose scale is a function of the weights. Each writes `alpha * T` of one scale group.
 //!
-//! Codes and scales equal those of `sherry::quant` bit for bit: sums in f64 in the same order, the same ties.
+//! Codes and scales equal those of `sherry_convert::quant` bit for bit: sums in f64 in the same order, the same ties.
 
 use sherry_kernels::format::QuadOrder;
 

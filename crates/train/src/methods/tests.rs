@@ -1,10 +1,11 @@
 use std::path::Path;
 
+use sherry::NoProgress;
 use sherry_convert::quant::{Projection, QuantSpec, quantize_matrix};
 use sherry_kernels::format::{ScaleGroup, TernaryFormat};
 
 use super::*;
-use crate::linear::{Latent, Linear, Scratch};
+use crate::linear::{Linear, Pass, Scratch};
 use crate::rng::Rng;
 
 const METHODS: [Method; 10] = [
@@ -136,23 +137,24 @@ fn gradients_are_those_of_the_surrogate() {
                 q.effective(*part, &params, if method == Method::None { 0.0 } else { lambda }, &mut out);
                 w_eff.extend(out.into_iter().map(f64::from));
             }
-            // loss(delta, x) = sum dy * (x (W_eff + pass * delta)^T)
-            let pass = if method == Method::None { 1.0 } else { 1.0 + f64::from(lambda) };
+            // loss(delta, x) = sum dy * (x (W_eff + through * delta)^T)
+            let through = if method == Method::None { 1.0 } else { 1.0 + f64::from(lambda) };
             let loss = |delta: &[f64], x: &[f64]| -> f64 {
                 let mut sum = 0.0;
                 for t in 0..tokens {
                     for r in 0..6 {
-                        let w = |c: usize| w_eff[r * cols + c] + pass * delta[r * cols + c];
+                        let w = |c: usize| w_eff[r * cols + c] + through * delta[r * cols + c];
                         let y: f64 = (0..cols).map(|c| x[t * cols + c] * w(c)).sum();
                         sum += f64::from(dy[t * 6 + r]) * y;
                     }
                 }
                 sum
             };
-            let linear = Linear::new(parts);
-            let latent = Latent { params: &params, quantizer: &q, lambda };
+            let linear = Linear::new(parts, q);
+            let pass = Pass { params: &params, lambda, progress: &NoProgress };
             let (mut dx, mut grads) = (vec![9.0f32; tokens * cols], vec![0.0f32; total]);
-            linear.backward(&mut dx, &dy, &x, latent, &mut grads, &mut Scratch::default());
+            let scratch = &mut Scratch::default();
+            linear.backward(&mut dx, &dy, &x, &[], pass, Learn::Everything, &mut grads, scratch).unwrap();
             let x64: Vec<f64> = x.iter().map(|&x| f64::from(x)).collect();
             let h = 1e-3;
             for i in 0..total {
