@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use sherry_kernels::format::{QuadOrder, ScaleGroup, TensorType, TernaryFormat, half};
-use sherry_kernels::{Engine, Isa, Precision};
+use sherry_kernels::{Engine, Isa, Pool, Precision};
 use std::sync::Arc;
 
 use super::*;
@@ -13,9 +13,7 @@ use sherry::NoProgress;
 use sherry::io::native::PackedScheme;
 use sherry::io::{ReadMode, TensorInfo, TensorSource, safetensors};
 use sherry::model::names::{Naming, Part};
-use sherry::model::{
-    ArchConfig, Decoder, Family, KvCache, KvType, RopeScaling, Step, Stored, Wanted, config_hf, synthetic,
-};
+use sherry::model::{ArchConfig, Decoder, Family, KvCache, KvType, RopeScaling, Stored, Wanted, config_hf, synthetic};
 
 /// A configuration whose every axis is a multiple of 256, so that GGUF blocks and the quad bridge apply.
 fn wide(family: Family) -> ArchConfig {
@@ -66,12 +64,11 @@ fn packed(scale: ScaleGroup, order: QuadOrder) -> Request {
 
 /// Logits of every position, f32 activations.
 fn logits(path: &Path) -> Vec<f32> {
-    let model = Arc::new(open(path).load(&NoProgress).unwrap());
+    let model = Arc::new(open(path).load(&Pool::new(1), &NoProgress).unwrap());
     let mut cache = KvCache::new(&model.config, 16, KvType::F32).unwrap();
     let mut decoder = Decoder::new(model, Engine::new(Isa::best(), 1, Precision::F32));
     let tokens = [3, 60, 12, 7, 7, 41, 0, 25, 33, 1];
-    let mut steps = [Step { cache: &mut cache, tokens: &tokens, logits: Wanted::All }];
-    let logits = decoder.forward(&mut steps).unwrap();
+    let logits = decoder.forward_one(&mut cache, &tokens, Wanted::All).unwrap();
     (0..logits.rows()).flat_map(|row| logits.row(row).to_vec()).collect()
 }
 

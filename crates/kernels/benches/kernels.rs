@@ -153,7 +153,8 @@ fn attention_1024(bencher: Bencher, case: &Case<&'static str>) {
     let layout = KvTiles::new(kv, 64);
     let mut tiles = vec![0; layout.bytes(1024)];
     floats.chunks_exact(64).enumerate().for_each(|(position, row)| layout.write(&mut tiles, position, row, row));
-    let see = |_: usize, _: usize| KvHead { tiles: &tiles, stride: layout.bytes(KvTiles::CHUNK), first: 0, end: 1024 };
+    let chunks: [usize; 4] = std::array::from_fn(|chunk| chunk * layout.bytes(KvTiles::CHUNK));
+    let see = |_: usize, _: usize| KvHead { slab: &tiles, chunks: &chunks, offset: 0, first: 0, end: 1024 };
     let mut out = vec![0.0; q.len()];
     bencher.bench_local(|| engine.attention(shape, black_box(&q), see, &mut out));
 }

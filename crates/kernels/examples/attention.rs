@@ -54,10 +54,14 @@ fn main() {
         print!("{tokens:8} {context:8}");
         for (kv, layout, tiles) in &caches {
             let head_bytes = layout.bytes(CAPACITY);
+            let chunks: Vec<usize> = (0..CAPACITY / KvTiles::CHUNK).map(|c| c * layout.bytes(KvTiles::CHUNK)).collect();
             let seconds = best(runs, |layer| {
-                let see = |token: usize, head: usize| {
-                    let tiles = &tiles[(layer * SHAPE.kv_heads + head) * head_bytes..][..head_bytes];
-                    KvHead { tiles, stride: layout.bytes(KvTiles::CHUNK), first: 0, end: context - tokens + token + 1 }
+                let see = |token: usize, head: usize| KvHead {
+                    slab: tiles,
+                    chunks: &chunks,
+                    offset: (layer * SHAPE.kv_heads + head) * head_bytes,
+                    first: 0,
+                    end: context - tokens + token + 1,
                 };
                 engine.attention(AttentionShape { kv: *kv, ..SHAPE }, &q, see, &mut out);
             });

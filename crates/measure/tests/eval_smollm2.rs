@@ -12,7 +12,7 @@ use serde_json::Value;
 use sherry::io::ReadMode;
 use sherry::model::{Checkpoint, Decoder, KvType};
 use sherry::{NoProgress, Result};
-use sherry_kernels::{Engine, Isa, Precision};
+use sherry_kernels::{Engine, Isa, Pool, Precision};
 use sherry_measure::eval::data::{DataSource, read_text};
 use sherry_measure::eval::{DecoderLm, Limit, Lm, Metric, Request, Score, Task, Windows, harness, perplexity};
 
@@ -37,7 +37,7 @@ fn setup() -> Option<(PathBuf, DecoderLm)> {
     let path = setting("SHERRY_SMOLLM2_GGUF", "../../models/SmolLM2-135M-Instruct.Q4_1.gguf")?;
     let checkpoint = Checkpoint::open(&path, ReadMode::Map).unwrap();
     let tokenizer = Arc::new(checkpoint.tokenizer().unwrap());
-    let model = Arc::new(checkpoint.load(&NoProgress).unwrap());
+    let model = Arc::new(checkpoint.load(&Pool::new(2), &NoProgress).unwrap());
     let decoder = Decoder::new(model, Engine::new(Isa::best(), threads(), Precision::F32));
     Some((data, DecoderLm::new(decoder, tokenizer, KvType::F32, usize::MAX)))
 }

@@ -49,6 +49,14 @@ pub enum Error {
         /// Positions there are.
         capacity: usize,
     },
+    /// A pool for keys and values without enough free pages.
+    #[error("the KV cache is full: {needed} more pages of 256 positions needed, {free} free")]
+    KvFull {
+        /// Pages the request takes.
+        needed: usize,
+        /// Pages there are.
+        free: usize,
+    },
     /// An allocation that the system refuses or that would not fit.
     #[error("not enough memory for {what}: {} needed", gib(*.needed))]
     OutOfMemory {

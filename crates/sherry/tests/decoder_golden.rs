@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use sherry::NoProgress;
 use sherry::model::names::Naming;
-use sherry::model::{Decoder, KvCache, KvType, Model, Step, TensorMap, Wanted, Weights, config_hf, synthetic};
-use sherry_kernels::{Engine, Isa, Precision};
+use sherry::model::{Decoder, KvCache, KvType, Model, TensorMap, Wanted, Weights, config_hf, synthetic};
+use sherry_kernels::{Engine, Isa, Pool, Precision};
 
 #[test]
 fn logits_are_those_of_the_published_formulas() {
@@ -18,7 +18,7 @@ fn logits_are_those_of_the_published_formulas() {
         let config = config_hf::parse(Path::new("config.json"), &case["config"]).unwrap();
         let source = synthetic::source(&config, Naming::HuggingFace, seed);
         let tensors = TensorMap::new(&source, &config, Naming::HuggingFace, None).unwrap();
-        let weights = Weights::load(&source, &tensors, &config, &NoProgress).unwrap();
+        let weights = Weights::load(&source, &tensors, &config, &Pool::new(2), &NoProgress).unwrap();
         let numbers = |value: &serde_json::Value| -> Vec<f64> {
             value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
         };
@@ -26,8 +26,7 @@ fn logits_are_those_of_the_published_formulas() {
         let mut cache = KvCache::new(&config, tokens.len(), KvType::F32).unwrap();
         let model = Arc::new(Model { config, weights });
         let mut decoder = Decoder::new(model, Engine::new(Isa::best(), 2, Precision::F32));
-        let step = Step { cache: &mut cache, tokens: &tokens, logits: Wanted::All };
-        let logits = decoder.forward(&mut [step]).unwrap();
+        let logits = decoder.forward_one(&mut cache, &tokens, Wanted::All).unwrap();
         for (position, expected) in case["logits"].as_array().unwrap().iter().enumerate() {
             for (found, expected) in logits.row(position).iter().zip(numbers(expected)) {
                 let difference = (f64::from(*found) - expected).abs();

@@ -11,8 +11,8 @@ use sherry::NoProgress;
 use sherry::generate::{Finish, Request, Sampler, SamplingParams, Session, StopStrings};
 use sherry::generate::{log_prob, log_probs};
 use sherry::io::ReadMode;
-use sherry::model::{Checkpoint, Decoder, HeadStatistics, KvCache, KvType, Step, Wanted};
-use sherry_kernels::{Engine, Isa, Precision};
+use sherry::model::{Checkpoint, Decoder, HeadStatistics, KvCache, KvType, Wanted};
+use sherry_kernels::{Engine, Isa, Pool, Precision};
 
 /// A path from the environment variable `name` or at `default` under the workspace; `None` (with a message) where there
 /// is nothing.
@@ -32,7 +32,7 @@ fn model() -> Option<Checkpoint> {
 }
 
 fn decoder(checkpoint: &Checkpoint, precision: Precision) -> Decoder {
-    let model = Arc::new(checkpoint.load(&NoProgress).unwrap());
+    let model = Arc::new(checkpoint.load(&Pool::new(2), &NoProgress).unwrap());
     Decoder::new(model, Engine::new(Isa::best(), 2, precision))
 }
 
@@ -64,8 +64,7 @@ fn log_probabilities_and_greedy_tokens_are_those_of_transformers() {
         let greedy = ids(&case["greedy24"]);
         let tokens = [&prompt[..], &greedy[..greedy.len() - 1]].concat();
         cache.truncate(0);
-        let step = Step { cache: &mut cache, tokens: &tokens, logits: Wanted::All };
-        let logits = decoder.forward(&mut [step]).unwrap();
+        let logits = decoder.forward_one(&mut cache, &tokens, Wanted::All).unwrap();
 
         for (i, expected) in floats(&case["prompt_token_logprobs"]).into_iter().enumerate() {
             let found = log_prob(logits.row(i), prompt[i + 1]);
@@ -128,7 +127,7 @@ fn two_stage_head_generates_the_same() {
     let prompt = tokenizer.encode("Once upon a time there was a lighthouse", true, false).unwrap();
     for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available() && *isa != Isa::Scalar) {
         let generate = |two_stage: bool, params: SamplingParams| {
-            let mut model = checkpoint.load(&NoProgress).unwrap();
+            let mut model = checkpoint.load(&Pool::new(2), &NoProgress).unwrap();
             let engine = Engine::new(isa, 2, Precision::Int8);
             assert_eq!(two_stage && model.weights.add_coarse_head(engine.pool()), two_stage);
             let decoder = Decoder::new(Arc::new(model), engine);

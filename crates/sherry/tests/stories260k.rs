@@ -10,10 +10,10 @@ use sherry::generate::log_probs;
 use sherry::model::names::{Naming, Part, Role};
 use sherry::model::synthetic::MemorySource;
 use sherry::model::{
-    Activation, ArchConfig, Decoder, Family, KvCache, KvType, Model, Rope, RopeLayout, RopeScaling, Step, TensorMap,
-    Wanted, Weights, reference,
+    Activation, ArchConfig, Decoder, Family, KvCache, KvType, Model, Rope, RopeLayout, RopeScaling, TensorMap, Wanted,
+    Weights, reference,
 };
-use sherry_kernels::{Engine, Isa, Precision};
+use sherry_kernels::{Engine, Isa, Pool, Precision};
 
 /// The test data folder, or `None` (with a message) where it is not there.
 fn data() -> Option<PathBuf> {
@@ -70,7 +70,7 @@ fn import(bytes: &[u8]) -> Model {
     }
     add(Role::OutputNorm);
     let tensors = TensorMap::new(&source, &config, Naming::Gguf, None).unwrap();
-    let weights = Weights::load(&source, &tensors, &config, &NoProgress).unwrap();
+    let weights = Weights::load(&source, &tensors, &config, &Pool::new(2), &NoProgress).unwrap();
     Model { config, weights }
 }
 
@@ -104,8 +104,7 @@ fn stories260k_reproduces_its_reference() {
     let prompt = expected["nll"].as_array().unwrap().iter().find(|case| case["text"] == last["text"]).unwrap();
     let prompt = ids(&prompt["ids"]);
     cache.truncate(0);
-    let step = Step { cache: &mut cache, tokens: &prompt, logits: Wanted::Last };
-    let logits = decoder.forward(&mut [step]).unwrap().last().unwrap().to_vec();
+    let logits = decoder.forward_one(&mut cache, &prompt, Wanted::Last).unwrap().last().unwrap().to_vec();
     let oracle = reference::logits(&model, &prompt).pop().unwrap();
     for ((found, oracle), expected) in logits.iter().zip(oracle).zip(floats(&last["logits"])) {
         assert!((oracle - expected).abs() < 1e-5, "{oracle} instead of {expected}");
@@ -117,8 +116,7 @@ fn stories260k_reproduces_its_reference() {
     let mut cache = KvCache::new(&model.config, greedy.len(), KvType::F16).unwrap();
     let mut found = vec![greedy[0]];
     while found.len() < greedy.len() {
-        let step = Step { cache: &mut cache, tokens: &found[found.len() - 1..], logits: Wanted::Last };
-        let logits = decoder.forward(&mut [step]).unwrap().last().unwrap();
+        let logits = decoder.forward_one(&mut cache, &found[found.len() - 1..], Wanted::Last).unwrap().last().unwrap();
         let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap();
         found.push(best as u32);
     }

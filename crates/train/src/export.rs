@@ -8,7 +8,7 @@ use serde::Serialize;
 use sherry::Progress;
 use sherry::generate::log_prob;
 use sherry::io::ReadMode;
-use sherry::model::{Checkpoint, Decoder, KvCache, KvType, Step, Wanted};
+use sherry::model::{Checkpoint, Decoder, KvCache, KvType, Wanted};
 use sherry_convert::quant::{Projection, QuantSpec};
 use sherry_convert::{Container, Embeddings, Linears};
 use sherry_kernels::format::{QuadOrder, ScaleGroup, TernaryFormat};
@@ -259,8 +259,8 @@ fn compare(
 ) -> Result<Comparison> {
     let threads = rayon::current_num_threads();
     let packed = Checkpoint::open(out, ReadMode::Map)?;
-    let mut decoder =
-        Decoder::new(Arc::new(packed.load(progress)?), Engine::new(Isa::best(), threads, Precision::Int8));
+    let kernels = Engine::new(Isa::best(), threads, Precision::Int8);
+    let mut decoder = Decoder::new(Arc::new(packed.load(kernels.pool(), progress)?), kernels);
     let mut cache = KvCache::new(decoder.config(), length, KvType::F32)?;
     let mut space = network.workspace(1, length, true);
     let vocab = network.arch.vocab;
@@ -277,7 +277,7 @@ fn compare(
         let w = Mat::new(side.head, vocab, side.width, side.width);
         matmul(MatMut::new(&mut expected, length, vocab, vocab), Old::Replace, 1.0, x, w.t(), threads);
         cache.truncate(0);
-        let logits = decoder.forward(&mut [Step { cache: &mut cache, tokens: &tokens, logits: Wanted::All }])?;
+        let logits = decoder.forward_one(&mut cache, &tokens, Wanted::All)?;
         for (row, (expected, &target)) in expected.chunks_exact(vocab).zip(&targets).enumerate() {
             if target == IGNORED {
                 continue;

@@ -7,6 +7,7 @@ use sherry::io::TensorSource as _;
 use sherry::io::safetensors::Writer;
 use sherry::model::names::Naming;
 use sherry::model::{ArchConfig, Checkpoint, Family, config_hf, reference, synthetic};
+use sherry_kernels::Pool;
 use sherry_train::layout::Learn;
 use sherry_train::linear::Pass;
 use sherry_train::loss::{IGNORED, Mix};
@@ -43,7 +44,7 @@ fn losses_and_gradients_of_every_family() {
         let mut targets: Vec<u32> = tokens.iter().map(|token| (token * 5 + 1) % 61).collect();
         targets[4] = IGNORED;
 
-        let oracle = checkpoint.load(&NoProgress).unwrap();
+        let oracle = checkpoint.load(&Pool::new(1), &NoProgress).unwrap();
         let mut expected = 0.0;
         for sequence in 0..batch {
             let range = sequence * length..(sequence + 1) * length;

@@ -197,7 +197,7 @@ impl EngineArgs {
             }
             estimate.check(available).with_context(|| checkpoint.path().display().to_string())?;
         }
-        let mut model = checkpoint.load(progress)?;
+        let mut model = checkpoint.load(engine.pool(), progress)?;
         if self.head == HeadArg::TwoStage && !model.weights.add_coarse_head(engine.pool()) {
             progress
                 .note("--head two-stage: only for block-quantized heads (Q8_0, Q6_K, ...); every logit is computed");
@@ -212,9 +212,16 @@ impl EngineArgs {
             Some(path) => self.open(path, progress)?,
             None => builtin::open(progress)?,
         };
-        // A vocabulary of 128k tokens takes a good part of a second.
-        let (tokenizer, decoder) =
-            rayon::join(|| checkpoint.tokenizer(), || self.decoder(&checkpoint, context, progress));
+        let (tokenizer, decoder) = if self.threads() == 1 {
+            (checkpoint.tokenizer(), self.decoder(&checkpoint, context, progress))
+        } else {
+            // A vocabulary of 128k tokens takes a good part of a second.
+            std::thread::scope(|scope| {
+                let tokenizer = scope.spawn(|| checkpoint.tokenizer());
+                let decoder = self.decoder(&checkpoint, context, progress);
+                (tokenizer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), decoder)
+            })
+        };
         let (tokenizer, decoder) = (Arc::new(tokenizer?), decoder?);
         Ok(Loaded { checkpoint, decoder, tokenizer, load_time: start.elapsed() })
     }

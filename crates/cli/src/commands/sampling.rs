@@ -11,8 +11,7 @@ const DEFAULTS: SamplingParams = SamplingParams {
     top_p: 0.95,
     min_p: 0.05,
     repetition_penalty: 1.0,
-    repetition_window: 64,
-    seed: 0,
+    ..SamplingParams::GREEDY
 };
 
 /// Sampling options; what is not given comes from the model's generation_config.json, then from customary values.
@@ -56,8 +55,8 @@ impl SamplingArgs {
             top_p: self.top_p.unwrap_or(base.top_p),
             min_p: self.min_p.unwrap_or(base.min_p),
             repetition_penalty: self.repeat_penalty.unwrap_or(base.repetition_penalty),
-            repetition_window: base.repetition_window,
             seed,
+            ..base
         }
         .check()
         // Options were checked when they were parsed.

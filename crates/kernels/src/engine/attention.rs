@@ -13,10 +13,12 @@ use crate::pool::SharedPtr;
 /// What one token sees of one kv head.
 #[derive(Clone, Copy, Debug)]
 pub struct KvHead<'a> {
-    /// [Tiles](KvTiles) of the head: [chunks](KvTiles::CHUNK) from position 0 on.
-    pub tiles: &'a [u8],
-    /// Bytes from one chunk to the next.
-    pub stride: usize,
+    /// The memory in which the [tiles](KvTiles) of all sequences lie.
+    pub slab: &'a [u8],
+    /// Where each [chunk](KvTiles::CHUNK) of the sequence begins in it, from position 0 on.
+    pub chunks: &'a [usize],
+    /// Bytes from there to the tiles of the head.
+    pub offset: usize,
     /// The first position seen: 0, or the start of the token's sliding window.
     pub first: usize,
     /// The end of the positions seen.
@@ -100,9 +102,26 @@ struct Unit<'kv> {
 }
 
 impl Unit<'_> {
-    /// The tiles of a chunk.
+    /// The tiles of a chunk. A unit that sees nothing may have none; its pointer is not followed.
     fn chunk(&self, chunk: usize) -> *const u8 {
-        self.kv.tiles.as_ptr().wrapping_add(chunk * self.kv.stride)
+        let KvHead { slab, chunks, offset, .. } = self.kv;
+        chunks.get(chunk).map_or(std::ptr::null(), |at| slab.as_ptr().wrapping_add(*at).wrapping_add(offset))
+    }
+}
+
+impl KvHead<'_> {
+    /// What tells sequences and heads apart: tokens for which it is the same go through a chunk together.
+    fn place(&self) -> (*const [u8], *const [usize], usize) {
+        (self.slab, self.chunks, self.offset)
+    }
+
+    /// Whether the slab holds the tiles of `chunks` up to position `end`.
+    fn holds(&self, layout: KvTiles, chunks: Range<usize>, end: usize) -> bool {
+        chunks.into_iter().all(|chunk| {
+            let bytes = layout.bytes(CHUNK.min(end - chunk * CHUNK));
+            let start = self.chunks.get(chunk).and_then(|at| at.checked_add(self.offset));
+            start.and_then(|start| start.checked_add(bytes)).is_some_and(|end| end <= self.slab.len())
+        })
     }
 }
 
@@ -149,41 +168,31 @@ impl Engine {
         assert!(q.len() == out.len() && q.len().is_multiple_of(heads * head_dim));
         let layout = KvTiles::new(shape.kv, head_dim);
         let tokens = q.len() / (heads * head_dim);
-        let at = |token: usize, kv_head: usize| {
-            let head = kv(token, kv_head);
-            let chunks = head.end.div_ceil(CHUNK);
-            if chunks > 0 {
-                let last = (chunks - 1).saturating_mul(head.stride);
-                let end = last.saturating_add(layout.bytes(head.end - (chunks - 1) * CHUNK));
-                let apart = chunks == 1 || head.stride >= layout.bytes(CHUNK);
-                assert!(apart && end <= head.tiles.len(), "the tiles do not hold what is seen");
-            }
-            assert!(head.first <= head.end);
-            head
-        };
         let range = |head: KvHead<'_>| head.first..head.end;
-        let seen: Vec<Range<usize>> = (0..tokens).map(|token| range(at(token, 0))).collect();
+        let seen: Vec<Range<usize>> = (0..tokens).map(|token| range(kv(token, 0))).collect();
+        assert!(seen.iter().all(|seen| seen.start <= seen.end), "positions in ascending order");
         let mut units = Vec::new();
         let mut chunks = 0;
         let mut token = 0;
         while token < tokens {
-            let place = |head: KvHead<'_>| (head.tiles.as_ptr(), head.stride);
-            let first = place(at(token, 0));
-            let same = (token..tokens.min(token + TOKENS)).take_while(|t| place(at(*t, 0)) == first).count();
+            let first = kv(token, 0).place();
+            let same = (token..tokens.min(token + TOKENS)).take_while(|t| kv(*t, 0).place() == first).count();
             let tokens_of_unit = token..token + same;
             let start = seen[tokens_of_unit.clone()].iter().map(|seen| seen.start).min().unwrap_or(0) / CHUNK;
-            let end = seen[tokens_of_unit.clone()].iter().map(|seen| seen.end).max().unwrap_or(0).div_ceil(CHUNK);
+            let end = seen[tokens_of_unit.clone()].iter().map(|seen| seen.end).max().unwrap_or(0);
+            let last = end.div_ceil(CHUNK);
             for kv_head in 0..kv_heads {
-                let head = at(token, kv_head);
+                let head = kv(token, kv_head);
                 for token in tokens_of_unit.clone() {
-                    let other = at(token, kv_head);
-                    assert!(range(other) == seen[token] && place(other) == place(head), "kv heads of one token");
+                    let other = kv(token, kv_head);
+                    assert!(range(other) == seen[token] && other.place() == head.place(), "kv heads of one token");
                 }
+                assert!(head.holds(layout, start..last, end), "the tiles do not hold what is seen");
                 let unit = Unit {
                     tokens: tokens_of_unit.clone(),
                     kv_head,
                     kv: head,
-                    chunks: start..end.max(start + 1),
+                    chunks: start..last.max(start + 1),
                     at: chunks,
                 };
                 chunks += unit.chunks.len();

@@ -6,15 +6,17 @@ use crate::coarse::Coarse;
 use crate::generic::coarse::{CoarseInput, Estimate, PEAK};
 use crate::generic::panel::PanelBlock;
 use crate::matrix::Repr;
-use crate::panel::{BLOCK, ROWS};
+use crate::panel::{BLOCK, PanelShape, ROWS};
 use crate::pool::SharedPtr;
 
 /// Scratch space of [`Engine::top`].
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
+    /// Spans of panels x tokens x the panels of a span.
     estimates: Vec<Estimate>,
-    /// The input, rotated.
+    /// An input, rotated.
     rotated: Vec<f32>,
+    /// The inputs, rotated and rounded, tokens x cols.
     q: Vec<i8>,
 }
 
@@ -23,112 +25,226 @@ const MOST_PANELS: usize = 3;
 /// By how many standard deviations an estimate may be too small. Errors are normally distributed (see
 /// [`coarse`](crate::coarse)): one in 10^9 is further off.
 const SIGMAS: f32 = 6.0;
+/// Bytes of the copy that are estimated for one token after another: they stay in the second-level cache meanwhile.
+const SPAN_BYTES: usize = 128 << 10;
+
+/// The estimates of all panels for several tokens.
+#[derive(Clone, Copy)]
+struct Estimates<'a> {
+    all: &'a [Estimate],
+    tokens: usize,
+    /// Panels per span.
+    span: usize,
+    panels: usize,
+}
+
+/// What is known about one token.
+struct Search {
+    k: usize,
+    /// Panels that are computed exactly, those of the second round last; `None` when it is given up.
+    panels: Option<Vec<u32>>,
+    /// Panels of the first round.
+    first: usize,
+}
 
 impl Engine {
-    /// The `k` largest of the products `w x` of one token, and some more: `y` (rows) gets the bits that
-    /// [`matmul`](Self::matmul) would give, or -inf where the coarse copy of the matrix says that a product is smaller than
-    /// the `k`-th largest. It is wrong about one of these `k` once in 10^9 times, if the inputs know nothing of the random
-    /// signs that the copy was made with. Returns how many products are exact.
+    /// Of the products `w x` of each token the `k` largest, and some more: `x` is tokens x cols, `k` one number per token, and
+    /// `y` (tokens x rows) gets the bits that [`matmul`](Self::matmul) would give, or -inf where the coarse copy of the matrix
+    /// says that a product is smaller than the `k`-th largest. It is wrong about one of these `k` once in 10^9 times, if the
+    /// inputs know nothing of the random signs that the copy was made with. Returns how many products of each token are exact.
     ///
-    /// `None`, and `y` holds nothing of use, when the matrix has no [coarse copy](Matrix::with_coarse_on), when more than a
-    /// third of it would have to be computed, when `k` is 0 or anything is not finite; use `matmul` then.
+    /// `None`, and the token's part of `y` holds nothing of use, when the matrix has no [coarse copy](Matrix::with_coarse_on),
+    /// when more than a third of it would have to be computed, when `k` is 0 or anything is not finite; use `matmul` then.
     ///
     /// # Panics
     /// When a shape does not fit.
-    pub fn top(&mut self, x: &[f32], w: &Matrix, k: usize, y: &mut [f32]) -> Option<usize> {
-        assert!(x.len() == w.cols() && y.len() == w.rows(), "x is cols, y is rows");
-        let (Repr::Panels(panels), Some(coarse)) = (&w.repr, &w.coarse) else { return None };
+    pub fn top(&mut self, x: &[f32], w: &Matrix, k: &[usize], y: &mut [f32]) -> Vec<Option<usize>> {
+        let tokens = k.len();
+        assert_eq!(Some(x.len()), tokens.checked_mul(w.cols()), "x is tokens x cols");
+        assert_eq!(Some(y.len()), tokens.checked_mul(w.rows()), "y is tokens x rows");
+        let nothing = vec![None; tokens];
+        let (Repr::Panels(panels), Some(coarse)) = (&w.repr, &w.coarse) else { return nothing };
         let shape = panels.shape;
         let limit = shape.panels() / MOST_PANELS;
-        if self.precision != Precision::Int8 || k == 0 || k > limit {
-            return None;
+        let possible = |k: &usize| (1..=limit).contains(k);
+        if self.precision != Precision::Int8 || !k.iter().any(possible) {
+            return nothing;
         }
-        self.inputs.quantize(self.kernels, &self.pool, x, x.len());
-        self.estimate(coarse)?;
-        let (kernels, inputs) = (self.kernels, &self.inputs);
-        let estimates = &self.top.estimates;
-        // Any k products have the k-th largest, or one below it, as their smallest: take them from the best panels.
-        let mut order: Vec<u32> = (0..estimates.len() as u32).collect();
-        let estimate = |panel: &u32| estimates[*panel as usize].best;
-        order.select_nth_unstable_by(k - 1, |a, b| estimate(b).total_cmp(&estimate(a)));
-        order.truncate(k);
-        let exact = |list: &[u32], to: &mut [f32]| {
-            let to = SharedPtr(to.as_mut_ptr());
-            let workers = self.pool.threads();
-            self.pool.run(&|worker| {
-                let mine = list.len() * worker / workers..list.len() * (worker + 1) / workers;
-                for panel in &list[mine] {
-                    let panel = *panel as usize;
-                    let block = PanelBlock {
-                        shape,
-                        panels: panels.bytes()[panel * shape.panel_bytes..].as_ptr(),
-                        count: 1,
-                        rows: shape.rows - panel * ROWS,
-                        q: inputs.q.as_ptr(),
-                        blocks: inputs.blocks.as_ptr(),
-                        tokens: 1,
-                        // SAFETY: the matrix has this panel, and `to` is as long as the matrix has rows.
-                        y: unsafe { to.get().add(panel * ROWS) },
-                        y_stride: shape.rows,
-                    };
-                    // SAFETY: the engine has checked the instruction set; the inputs are one token of `cols` columns; every
-                    // panel of the list is another one.
-                    unsafe { (kernels.panels)(&block) };
-                }
-            });
-        };
-        let rows = |panel: &u32| *panel as usize * ROWS..shape.rows.min((*panel as usize + 1) * ROWS);
+        self.inputs.quantize(self.kernels, &self.pool, x, w.cols());
+        let span = self.estimate(coarse, tokens);
+        let estimates = Estimates { all: &self.top.estimates, tokens, span, panels: shape.panels() };
+        let mut searches: Vec<Search> =
+            k.iter().map(|&k| Search { k, panels: possible(&k).then(Vec::new), first: 0 }).collect();
+        self.pool.for_chunks(&mut searches, 1, |token, searches| {
+            searches.iter_mut().for_each(|search| search.choose(estimates, token));
+        });
         y.fill(f32::NEG_INFINITY);
-        exact(&order, y);
-        let mut best: Vec<f32> = order.iter().flat_map(|panel| &y[rows(panel)]).copied().collect();
-        if best.len() < k || !best.iter().all(|x| x.is_finite()) {
-            return None;
-        }
-        let (_, threshold, _) = best.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a));
-        let threshold = *threshold;
-        order.sort_unstable();
-        let taken = |panel: u32| order.binary_search(&panel).is_ok();
-        let more: Vec<u32> = (0..estimates.len() as u32)
-            .filter(|panel| estimates[*panel as usize].most >= threshold && !taken(*panel))
-            .collect();
-        if order.len() + more.len() > limit {
-            return None;
-        }
-        exact(&more, y);
-        Some(order.iter().chain(&more).map(|panel| rows(panel).len()).sum())
+        self.exact(shape, panels.bytes(), &searches, |search| 0..search.first, y);
+        let done = &*y;
+        self.pool.for_chunks(&mut searches, 1, |token, searches| {
+            let y = &done[token * shape.rows..(token + 1) * shape.rows];
+            searches.iter_mut().for_each(|search| search.complete(estimates, token, y, limit));
+        });
+        self.exact(shape, panels.bytes(), &searches, |search| search.first..usize::MAX, y);
+        let exact = |search: Search| Some(search.panels?.into_iter().map(|panel| rows(shape.rows, panel).len()).sum());
+        searches.into_iter().map(exact).collect()
     }
 
-    /// Estimates every panel of `coarse` for the token that was rounded last; `None` when something is not finite.
-    fn estimate(&mut self, coarse: &Coarse) -> Option<()> {
-        let Self { kernels, pool, inputs, top: Scratch { estimates, rotated, q }, .. } = self;
-        // The inputs as the exact product sees them: their rounding is no error of the estimate then.
-        rotated.clear();
-        let (q8, signs) = (inputs.q[..coarse.cols].chunks_exact(BLOCK), coarse.signs.chunks_exact(BLOCK));
-        for ((q, signs), block) in q8.zip(signs).zip(&inputs.blocks) {
-            rotated.extend(q.iter().zip(signs).map(|(q, sign)| f32::from(*q) * block.scale * sign));
-        }
-        // SAFETY: the engine has checked the instruction set.
-        unsafe { (kernels.rotate)(rotated) };
-        let square: f64 = rotated.iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
-        let largest = rotated.iter().fold(0.0f32, |a, x| a.max(x.abs()));
-        let (scale, length) = (largest / 127.0, square.sqrt() as f32);
-        let inverse = 1.0 / scale;
-        if !(inverse.is_finite() && scale.is_finite() && length.is_finite()) {
-            return None;
-        }
-        q.clear();
-        q.extend(rotated.iter().map(|x| (x * inverse).round_ties_even().clamp(-127.0, 127.0) as i8));
-        // A larger peak than the copy reckons with makes larger rounding errors: as if all errors were larger.
-        let peak = largest * (coarse.cols as f32).sqrt() / length;
-        let reach = SIGMAS * length * (peak / PEAK).max(1.0);
-        let input = CoarseInput { q, sum: q.iter().map(|q| i32::from(*q)).sum(), scale, reach };
-        estimates.resize(coarse.panels(), Estimate::default());
-        // A claim is a few pages, so that workers start far from each other only once.
-        let share = coarse.panels().div_ceil(pool.threads()).max(1);
-        pool.for_chunks(estimates, share, |index, estimates| {
-            // SAFETY: the engine has checked the instruction set; shapes are checked by the kernel.
-            unsafe { (kernels.coarse_estimate)(coarse, index * share, &input, estimates) };
+    /// Computes `part` of the panels of each search into `y` (tokens x rows); the inputs are rounded already.
+    fn exact(
+        &self,
+        shape: PanelShape,
+        bytes: &[u8],
+        searches: &[Search],
+        part: impl Fn(&Search) -> std::ops::Range<usize>,
+        y: &mut [f32],
+    ) {
+        let list: Vec<(usize, u32)> = searches
+            .iter()
+            .enumerate()
+            .flat_map(|(token, search)| {
+                let panels = search.panels.as_deref().unwrap_or_default();
+                let part = part(search);
+                panels[part.start.min(panels.len())..part.end.min(panels.len())]
+                    .iter()
+                    .map(move |panel| (token, *panel))
+            })
+            .collect();
+        assert_eq!(y.len(), searches.len() * shape.rows);
+        let to = SharedPtr(y.as_mut_ptr());
+        let workers = self.pool.threads();
+        self.pool.run(&|worker| {
+            let mine = list.len() * worker / workers..list.len() * (worker + 1) / workers;
+            for &(token, panel) in &list[mine] {
+                let panel = panel as usize;
+                let block = PanelBlock {
+                    shape,
+                    panels: bytes[panel * shape.panel_bytes..].as_ptr(),
+                    count: 1,
+                    rows: shape.rows - panel * ROWS,
+                    q: self.inputs.q[token * shape.cols..].as_ptr(),
+                    blocks: self.inputs.blocks[token * shape.cols / BLOCK..].as_ptr(),
+                    tokens: 1,
+                    // SAFETY: the matrix has this panel, and `y` has as many values for each token as the matrix has rows.
+                    y: unsafe { to.get().add(token * shape.rows + panel * ROWS) },
+                    y_stride: shape.rows,
+                };
+                // SAFETY: the engine has checked the instruction set; the inputs are `cols` columns of this token; every
+                // entry of the list is another panel or another token.
+                unsafe { (self.kernels.panels)(&block) };
+            }
         });
-        estimates.iter().all(|e| e.best.is_finite() && e.most.is_finite()).then_some(())
+    }
+
+    /// Estimates every panel of `coarse` for the `tokens` tokens that were rounded last; returns the panels per span. What is
+    /// not finite is estimated as NaN.
+    fn estimate(&mut self, coarse: &Coarse, tokens: usize) -> usize {
+        let Self { kernels, pool, inputs, top: Scratch { estimates, rotated, q }, .. } = self;
+        q.resize(tokens * coarse.cols, 0);
+        let mut rounded = Vec::with_capacity(tokens);
+        for (token, q) in q.chunks_exact_mut(coarse.cols).enumerate() {
+            // The inputs as the exact product sees them: their rounding is no error of the estimate then.
+            rotated.clear();
+            let exact = inputs.q[token * coarse.cols..].chunks_exact(BLOCK);
+            let signs = coarse.signs.chunks_exact(BLOCK);
+            for ((q, signs), block) in exact.zip(signs).zip(&inputs.blocks[token * coarse.cols / BLOCK..]) {
+                rotated.extend(q.iter().zip(signs).map(|(q, sign)| f32::from(*q) * block.scale * sign));
+            }
+            // SAFETY: the engine has checked the instruction set.
+            unsafe { (kernels.rotate)(rotated) };
+            let square: f64 = rotated.iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
+            let largest = rotated.iter().fold(0.0f32, |a, x| a.max(x.abs()));
+            let (scale, length) = (largest / 127.0, square.sqrt() as f32);
+            let inverse = 1.0 / scale;
+            if !(inverse.is_finite() && scale.is_finite() && length.is_finite()) {
+                q.fill(0);
+                rounded.push((f32::NAN, f32::NAN));
+                continue;
+            }
+            let round = |x: &f32| (x * inverse).round_ties_even().clamp(-127.0, 127.0) as i8;
+            q.iter_mut().zip(rotated.iter()).for_each(|(q, x)| *q = round(x));
+            // A larger peak than the copy reckons with makes larger rounding errors: as if all errors were larger.
+            let peak = largest * (coarse.cols as f32).sqrt() / length;
+            rounded.push((scale, SIGMAS * length * (peak / PEAK).max(1.0)));
+        }
+        let inputs: Vec<CoarseInput<'_>> = q
+            .chunks_exact(coarse.cols)
+            .zip(&rounded)
+            .map(|(q, &(scale, reach))| CoarseInput { q, sum: q.iter().map(|q| i32::from(*q)).sum(), scale, reach })
+            .collect();
+        let span = if tokens == 1 {
+            // One stream per thread, so that workers start far from each other only once.
+            coarse.panels().div_ceil(pool.threads()).max(1)
+        } else {
+            (SPAN_BYTES / coarse.panel_bytes()).max(1)
+        };
+        estimates.resize(coarse.panels().div_ceil(span) * span * tokens, Estimate::default());
+        pool.for_chunks(estimates, span * tokens, |index, estimates| {
+            let panels = span.min(coarse.panels() - index * span);
+            for (input, estimates) in inputs.iter().zip(estimates.chunks_exact_mut(span)) {
+                // SAFETY: the engine has checked the instruction set; shapes are checked by the kernel.
+                unsafe { (kernels.coarse_estimate)(coarse, index * span, input, &mut estimates[..panels]) };
+            }
+        });
+        span
+    }
+}
+
+/// The rows of a panel of a matrix of `rows` rows.
+fn rows(rows: usize, panel: u32) -> std::ops::Range<usize> {
+    panel as usize * ROWS..rows.min((panel as usize + 1) * ROWS)
+}
+
+impl Estimates<'_> {
+    fn of(&self, token: usize, panel: u32) -> Estimate {
+        let panel = panel as usize;
+        self.all[(panel / self.span * self.tokens + token) * self.span + panel % self.span]
+    }
+
+    fn panels(&self) -> std::ops::Range<u32> {
+        0..self.panels as u32
+    }
+}
+
+impl Search {
+    /// Any k products have the k-th largest, or one below it, as their smallest: takes them from the best panels.
+    fn choose(&mut self, estimates: Estimates<'_>, token: usize) {
+        let Some(panels) = &mut self.panels else { return };
+        let finite = |panel: u32| {
+            let Estimate { best, most } = estimates.of(token, panel);
+            best.is_finite() && most.is_finite()
+        };
+        if !estimates.panels().all(finite) {
+            self.panels = None;
+            return;
+        }
+        panels.extend(estimates.panels());
+        let best = |panel: &u32| estimates.of(token, *panel).best;
+        panels.select_nth_unstable_by(self.k - 1, |a, b| best(b).total_cmp(&best(a)));
+        panels.truncate(self.k);
+        self.first = self.k;
+    }
+
+    /// Adds the panels that may hold one of the `k` largest products, given the exact ones in `y`.
+    fn complete(&mut self, estimates: Estimates<'_>, token: usize, y: &[f32], limit: usize) {
+        let Some(panels) = &mut self.panels else { return };
+        let mut best: Vec<f32> = panels.iter().flat_map(|panel| &y[rows(y.len(), *panel)]).copied().collect();
+        if best.len() < self.k || !best.iter().all(|x| x.is_finite()) {
+            self.panels = None;
+            return;
+        }
+        let (_, threshold, _) = best.select_nth_unstable_by(self.k - 1, |a, b| b.total_cmp(a));
+        let threshold = *threshold;
+        panels.sort_unstable();
+        let taken = |panel: u32| panels.binary_search(&panel).is_ok();
+        let more: Vec<u32> = estimates
+            .panels()
+            .filter(|panel| estimates.of(token, *panel).most >= threshold && !taken(*panel))
+            .collect();
+        if panels.len() + more.len() > limit {
+            self.panels = None;
+        } else {
+            panels.extend(more);
+        }
     }
 }

@@ -295,9 +295,11 @@ fn attention(kv: KvType, context: usize, options: &Options, engines: &[Engine], 
             layout.write(tiles, position, k, v);
         }
     }
+    let chunks: Vec<usize> = (0..context.div_ceil(KvTiles::CHUNK)).map(|c| c * layout.bytes(KvTiles::CHUNK)).collect();
     let see = |_: usize, index: usize| KvHead {
-        tiles: &tiles[index * head_bytes..(index + 1) * head_bytes],
-        stride: layout.bytes(KvTiles::CHUNK),
+        slab: &tiles,
+        chunks: &chunks,
+        offset: index * head_bytes,
         first: 0,
         end: context,
     };

@@ -6,11 +6,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use sherry_kernels::{Engine, Isa, Precision};
+use sherry_kernels::{Engine, Isa, Pool, Precision};
 
 use super::ReadProbe;
 use super::statistics::median;
-use sherry::model::{ArchConfig, Decoder, KvCache, KvType, Model, Step, Wanted};
+use sherry::model::{ArchConfig, Decoder, KvCache, KvType, Model, Wanted};
 use sherry::{Error, Progress, Result};
 
 /// What a test does.
@@ -70,6 +70,13 @@ pub struct Options {
     pub warm_up: bool,
     /// Most prompt tokens per pass over the weights.
     pub batch: usize,
+}
+
+impl Options {
+    /// As many threads as the largest setup: what models are loaded on.
+    pub fn pool(&self) -> Pool {
+        Pool::new(self.setups.iter().map(|setup| setup.threads).max().unwrap_or(1))
+    }
 }
 
 /// All repetitions of one test in one setup.
@@ -270,7 +277,7 @@ fn prompt(
             .map(|id| id as u32)
             .collect();
         let logits = if next == end { wanted } else { Wanted::None };
-        decoder.forward(&mut [Step { cache, tokens: &ids, logits }])?;
+        decoder.forward_one(cache, &ids, logits)?;
     }
     Ok(())
 }

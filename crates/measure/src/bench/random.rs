@@ -4,8 +4,8 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use sherry_kernels::Bytes;
 use sherry_kernels::format::{PackedLayout, QuadOrder, TensorType, random};
+use sherry_kernels::{Bytes, Pool};
 
 use sherry::model::names::{Naming, Role};
 use sherry::model::{ArchConfig, Model, PackedScheme, TensorMap, Weights};
@@ -103,12 +103,12 @@ impl RandomModel {
         bytes as f64 * 8.0 / weights.max(1) as f64
     }
 
-    /// Makes the weights.
+    /// Makes the weights on the threads of `pool`.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`].
-    pub fn load(self, progress: &dyn Progress) -> Result<Model> {
-        let weights = Weights::load(&self.source, &self.tensors, &self.config, progress)?;
+    pub fn load(self, pool: &Pool, progress: &dyn Progress) -> Result<Model> {
+        let weights = Weights::load(&self.source, &self.tensors, &self.config, pool, progress)?;
         Ok(Model { config: self.config, weights })
     }
 }

@@ -8,7 +8,7 @@ use sherry_kernels::{Engine, Isa, Pool, Precision};
 
 use super::models::{Options, Phase, Setup, Test, cache_bytes, run, token_bytes};
 use super::*;
-use sherry::model::{ArchConfig, Decoder, Family, KvCache, KvType, Step, Wanted, synthetic};
+use sherry::model::{ArchConfig, Decoder, Family, KvCache, KvType, Wanted, synthetic};
 use sherry::{Error, NoProgress, Progress};
 
 fn test(phase: Phase, tokens: usize, depth: usize) -> Test {
@@ -22,7 +22,7 @@ fn options(setups: &[(Isa, usize)], tests: Vec<Test>) -> Options {
 
 fn model(format: WeightFormat) -> Arc<sherry::model::Model> {
     let config = synthetic::shape("tiny").unwrap();
-    Arc::new(RandomModel::new(config, format, TensorType::Q6_K, 1).unwrap().load(&NoProgress).unwrap())
+    Arc::new(RandomModel::new(config, format, TensorType::Q6_K, 1).unwrap().load(&Pool::new(2), &NoProgress).unwrap())
 }
 
 #[test]
@@ -57,12 +57,11 @@ fn random_models_of_every_method_give_finite_logits() {
         let linear: f64 = bits * weights as f64 / 8.0;
         let rest = (512 * 210 + 5 * 256 * 4) as f64;
         assert_eq!(bytes as f64, linear + rest, "{}", method.name);
-        let model = Arc::new(random.load(&NoProgress).unwrap());
+        let model = Arc::new(random.load(&Pool::new(2), &NoProgress).unwrap());
         let engine = Engine::new(Isa::best(), 1, Precision::Int8);
         let mut decoder = Decoder::new(model, engine);
         let mut cache = KvCache::new(&config, 8, KvType::F16).unwrap();
-        let step = Step { cache: &mut cache, tokens: &[1, 2, 3, 500], logits: Wanted::All };
-        let logits = decoder.forward(&mut [step]).unwrap();
+        let logits = decoder.forward_one(&mut cache, &[1, 2, 3, 500], Wanted::All).unwrap();
         for row in 0..4 {
             let square = logits.row(row).iter().map(|x| x * x).sum::<f32>() / 512.0;
             assert!((0.1..10.0).contains(&square), "{}: {square}", method.name);
@@ -164,7 +163,10 @@ fn a_run_can_be_cancelled() {
 fn weights_read_per_token() {
     let tied = synthetic::shape("tiny").unwrap();
     let load = |config: &ArchConfig| {
-        RandomModel::new(config.clone(), METHODS[1].format, TensorType::Q8_0, 1).unwrap().load(&NoProgress).unwrap()
+        RandomModel::new(config.clone(), METHODS[1].format, TensorType::Q8_0, 1)
+            .unwrap()
+            .load(&Pool::new(2), &NoProgress)
+            .unwrap()
     };
     let untied = ArchConfig { tied: false, ..tied.clone() };
     let (a, b) = (load(&tied), load(&untied));

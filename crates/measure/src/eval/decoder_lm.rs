@@ -7,9 +7,10 @@ use super::encode::{Encoder, Pair, prefix_token};
 use super::lm::{Lm, Request, Score, WindowScore};
 use super::windows::{Window, Windows};
 use sherry::generate::{Summation, token_score, token_scores};
-use sherry::model::{Decoder, KvCache, KvType, Step, Wanted};
+use sherry::model::{Decoder, KvPages, KvPool, KvType, PAGE, Step, Wanted};
 use sherry::tokenizer::Tokenizer;
 use sherry::{Error, Result};
+use sherry_kernels::Pool;
 
 /// Context tokens computed together. Weights are then read so rarely that arithmetic is the limit; more only costs
 /// memory.
@@ -31,9 +32,12 @@ pub struct DecoderLm {
     tokenizer: Arc<Tokenizer>,
     kv: KvType,
     max_length: usize,
-    /// Empty between calls; kept because getting fresh memory costs as much as filling it.
-    caches: Vec<KvCache>,
+    /// Kept between calls, because getting fresh memory costs as much as filling it.
+    pool: Option<KvPool>,
 }
+
+/// Takes rows of logits, beside the threads to work on them and the position of the first.
+type TakeRows<'a> = dyn FnMut(&Pool, usize, &[&[f32]]) + 'a;
 
 /// A group as tokens; or one of its requests, should they have nothing in common.
 struct Job {
@@ -61,7 +65,7 @@ impl DecoderLm {
     /// made for).
     pub fn new(decoder: Decoder, tokenizer: Arc<Tokenizer>, kv: KvType, max_length: usize) -> Self {
         let max_length = max_length.min(decoder.config().context);
-        Self { decoder, tokenizer, kv, max_length, caches: Vec::new() }
+        Self { decoder, tokenizer, kv, max_length, pool: None }
     }
 
     /// The decoder.
@@ -74,19 +78,18 @@ impl DecoderLm {
         (LOGIT_BYTES / (4 * self.decoder.config().vocab.max(1))).max(1)
     }
 
-    /// An empty cache for at least `length` tokens.
-    fn cache(&mut self, length: usize) -> Result<KvCache> {
-        if let Some(at) = self.caches.iter().position(|cache| cache.capacity() >= length) {
-            let mut cache = self.caches.swap_remove(at);
-            cache.truncate(0);
-            return Ok(cache);
-        }
-        self.caches.clear(); // all too short
-        KvCache::new(self.decoder.config(), length.next_multiple_of(64), self.kv)
+    /// The decoder, and a pool with room for sequences of `lengths` tokens.
+    fn room(&mut self, lengths: impl Iterator<Item = usize>) -> Result<(&mut Decoder, &mut KvPool)> {
+        let pages = lengths.map(|length| length.div_ceil(PAGE)).sum::<usize>().max(1);
+        let pool = match self.pool.take().filter(|pool| pool.pages() >= pages) {
+            Some(pool) => pool,
+            None => KvPool::new(self.decoder.config(), pages, self.kv)?,
+        };
+        Ok((&mut self.decoder, self.pool.insert(pool)))
     }
 
     fn score_batch(&mut self, jobs: &[Job]) -> Result<Vec<Vec<Score>>> {
-        let mut caches: Vec<KvCache> = jobs.iter().map(|job| self.cache(job.longest())).collect::<Result<_>>()?;
+        let mut caches: Vec<KvPages> = jobs.iter().map(|_| KvPages::default()).collect();
         let certain = Score { logprob: 0.0, is_greedy: true };
         let mut scores: Vec<Vec<Score>> = jobs.iter().map(|job| vec![certain; job.pairs.len()]).collect();
 
@@ -96,7 +99,8 @@ impl DecoderLm {
             .zip(jobs)
             .map(|(cache, job)| Step { cache, tokens: job.first(), logits: Wanted::Last })
             .collect();
-        let logits = self.decoder.forward(&mut steps)?;
+        let (decoder, pool) = self.room(jobs.iter().map(Job::longest))?;
+        let logits = decoder.forward(pool, &mut steps)?;
         for (i, job) in jobs.iter().enumerate() {
             for (pair, score) in job.pairs.iter().zip(&mut scores[i]) {
                 if pair.tokens.len() - pair.scored == job.prefix {
@@ -127,7 +131,6 @@ impl DecoderLm {
                 start = end;
             }
         }
-        self.caches.append(&mut caches);
         Ok(scores)
     }
 
@@ -136,7 +139,7 @@ impl DecoderLm {
         &mut self,
         jobs: &[Job],
         round: usize,
-        caches: &mut [KvCache],
+        caches: &mut [KvPages],
         scores: &mut [Vec<Score>],
     ) -> Result<()> {
         let mut steps = Vec::new();
@@ -152,13 +155,17 @@ impl DecoderLm {
             targets.extend(inputs.clone().map(|at| (i, (at + 1 >= context).then(|| pair.tokens[at + 1]))));
             steps.push(Step { cache, tokens: &pair.tokens[inputs], logits: Wanted::All });
         }
-        let logits = self.decoder.forward(&mut steps)?;
+        let Some(pool) = &mut self.pool else { return Ok(()) };
+        self.decoder.forward(pool, &mut steps)?;
+        let logits = self.decoder.logits();
         let (places, rows): (Vec<usize>, Vec<(&[f32], u32)>) = targets
             .iter()
             .enumerate()
             .filter_map(|(row, (job, token))| Some((*job, (logits.row(row), (*token)?))))
             .unzip();
-        for (job, score) in places.into_iter().zip(token_scores(&rows, Summation::AsHarness)) {
+        for (job, score) in
+            places.into_iter().zip(token_scores(self.decoder.engine().pool(), &rows, Summation::AsHarness))
+        {
             if let Some(sum) = scores[job].get_mut(round) {
                 add(sum, score);
             }
@@ -170,22 +177,23 @@ impl DecoderLm {
     }
 
     /// Computes `input` from an empty cache and hands out the logits of every input from `from` on, several at a time.
-    fn read(&mut self, input: &[u32], from: usize, rows: &mut dyn FnMut(usize, &[&[f32]])) -> Result<()> {
-        let mut cache = self.cache(input.len())?;
+    fn read(&mut self, input: &[u32], from: usize, rows: &mut TakeRows<'_>) -> Result<()> {
+        let mut cache = KvPages::default();
         let step_tokens = STEP.min(self.logit_rows());
         let mut at = 0;
         while at < input.len() {
             let end = input.len().min(if at < from { from.min(at + STEP) } else { at + step_tokens });
             let wanted = if at < from { Wanted::None } else { Wanted::All };
+            let (decoder, pool) = self.room(std::iter::once(input.len()))?;
             let step = Step { cache: &mut cache, tokens: &input[at..end], logits: wanted };
-            let logits = self.decoder.forward(&mut [step])?;
+            decoder.forward(pool, &mut [step])?;
             if at >= from {
+                let logits = decoder.logits();
                 let found: Vec<&[f32]> = (0..logits.rows()).map(|row| logits.row(row)).collect();
-                rows(at, &found);
+                rows(decoder.engine().pool(), at, &found);
             }
             at = end;
         }
-        self.caches.push(cache);
         Ok(())
     }
 
@@ -288,9 +296,9 @@ impl Lm for DecoderLm {
             let (input, from) = self.window_input(&tokens, window)?;
             let scored = &tokens[window.scored.clone()];
             let mut logprobs = Vec::with_capacity(scored.len());
-            self.read(&input, from, &mut |at, rows| {
+            self.read(&input, from, &mut |pool, at, rows| {
                 let rows: Vec<(&[f32], u32)> = rows.iter().copied().zip(scored[at - from..].iter().copied()).collect();
-                logprobs.extend(token_scores(&rows, Summation::Exact).iter().map(|score| score.logprob));
+                logprobs.extend(token_scores(pool, &rows, Summation::Exact).iter().map(|score| score.logprob));
             })?;
             done(WindowScore { index, windows: all.len(), logprobs })?;
         }
@@ -301,12 +309,14 @@ impl Lm for DecoderLm {
         let mut input = self.tokenizer.encode(context, true, true)?;
         let room = self.max_length.saturating_sub(max_tokens).max(1);
         input.drain(..input.len().saturating_sub(room));
-        let mut cache = self.cache(self.max_length.min(input.len() + max_tokens))?;
+        let capacity = self.max_length.min(input.len() + max_tokens);
+        let mut cache = KvPages::default();
         let mut answer: Vec<u32> = Vec::new();
         let mut text = String::new();
-        while answer.len() < max_tokens && cache.len() + input.len() <= cache.capacity() {
+        while answer.len() < max_tokens && cache.len() + input.len() <= capacity {
+            let (decoder, pool) = self.room(std::iter::once(capacity))?;
             let step = Step { cache: &mut cache, tokens: &input, logits: Wanted::Last };
-            let Some(logits) = self.decoder.forward(&mut [step])?.last() else { break };
+            let Some(logits) = decoder.forward(pool, &mut [step])?.last() else { break };
             let best = super::metrics::first_largest(logits.iter().map(|&logit| f64::from(logit))).unwrap_or(0) as u32;
             if self.tokenizer.end_ids().contains(&best) {
                 break;
@@ -320,7 +330,6 @@ impl Lm for DecoderLm {
                 break;
             }
         }
-        self.caches.push(cache);
         Ok(text)
     }
 
@@ -336,7 +345,7 @@ impl Distributions for DecoderLm {
 
     fn logits(&mut self, tokens: &[u32], window: &Window, row: &mut dyn FnMut(&[f32])) -> Result<()> {
         let (input, from) = self.window_input(tokens, window)?;
-        self.read(&input, from, &mut |_, rows| rows.iter().for_each(|values| row(values)))
+        self.read(&input, from, &mut |_, _, rows| rows.iter().for_each(|values| row(values)))
     }
 }
 

@@ -34,7 +34,7 @@ fn lm(adds_bos: bool, max_length: usize) -> DecoderLm {
     let config = tiny(Family::Llama);
     let source = source(&config, Naming::HuggingFace, 7);
     let tensors = TensorMap::new(&source, &config, Naming::HuggingFace, None).unwrap();
-    let weights = Weights::load(&source, &tensors, &config, &NoProgress).unwrap();
+    let weights = Weights::load(&source, &tensors, &config, &Pool::new(1), &NoProgress).unwrap();
     let decoder = Decoder::new(Arc::new(Model { config, weights }), Engine::new(Isa::best(), 1, Precision::F32));
     DecoderLm::new(decoder, Arc::new(tokenizer(adds_bos)), KvType::F32, max_length)
 }

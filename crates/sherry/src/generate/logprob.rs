@@ -1,9 +1,9 @@
 //! From rows of logits to log-probabilities of single tokens.
 
-use rayon::prelude::*;
+use sherry_kernels::Pool;
 
 use crate::Result;
-use crate::model::{Decoder, KvCache, Step, Wanted};
+use crate::model::{Decoder, KvCache, Wanted};
 
 /// Values treated together: enough independent sums for the widest vectors.
 const LANES: usize = 16;
@@ -50,10 +50,10 @@ pub fn log_probs(decoder: &mut Decoder, cache: &mut KvCache, tokens: &[u32]) -> 
     let Some(inputs) = tokens.len().checked_sub(1) else { return Ok(Vec::new()) };
     let mut scores = Vec::with_capacity(inputs);
     for chunk in tokens[..inputs].chunks(STEP) {
-        let logits = decoder.forward(&mut [Step { cache, tokens: chunk, logits: Wanted::All }])?;
-        let next = &tokens[scores.len() + 1..];
+        decoder.forward_one(cache, chunk, Wanted::All)?;
+        let (logits, next) = (decoder.logits(), &tokens[scores.len() + 1..]);
         let rows: Vec<(&[f32], u32)> = (0..logits.rows()).map(|i| logits.row(i)).zip(next.iter().copied()).collect();
-        scores.extend(token_scores(&rows, Summation::Exact).iter().map(|score| score.logprob));
+        scores.extend(token_scores(decoder.engine().pool(), &rows, Summation::Exact).iter().map(|score| score.logprob));
     }
     Ok(scores)
 }
@@ -82,9 +82,14 @@ pub fn token_score(logits: &[f32], token: u32, sum: Summation) -> Score {
     Score { logprob: log_prob_by(logits, token, sum), is_greedy }
 }
 
-/// The scores of several rows, spread over the machine's cores.
-pub fn token_scores(rows: &[(&[f32], u32)], sum: Summation) -> Vec<Score> {
-    rows.par_iter().map(|(logits, token)| token_score(logits, *token, sum)).collect()
+/// The scores of several rows, spread over the threads of `pool`.
+pub fn token_scores(pool: &Pool, rows: &[(&[f32], u32)], sum: Summation) -> Vec<Score> {
+    let mut scores = vec![Score { logprob: f64::NAN, is_greedy: false }; rows.len()];
+    pool.for_chunks(&mut scores, 1, |row, scores| {
+        let (logits, token) = rows[row];
+        scores.iter_mut().for_each(|score| *score = token_score(logits, token, sum));
+    });
+    scores
 }
 
 /// The largest value; `None` when one is NaN or +infinity, or none is finite.

@@ -1,12 +1,16 @@
 //! Picking the next token.
 //!
-//! The order of steps is llama.cpp's: repetition penalty, top-k, top-p, min-p, temperature, draw. At temperature 0 the
-//! token with the largest (penalised) logit is taken, of equal ones the lowest id.
+//! The order of steps is llama.cpp's: bias, penalties, then the mask of allowed tokens, top-k, top-p, min-p, temperature,
+//! draw. At temperature 0 the token with the largest logit is taken, of equal ones the lowest id.
 //!
 //! Draws use a counter-based generator: the random number of step `n` of a request is a function of the request's seed
 //! and `n` alone (SplitMix64: the `n+1`-th output of the generator seeded with `seed`). So a request gives the same
 //! tokens whatever else runs, and can be resumed at any step.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::TokenSet;
 use crate::{Error, Result};
 
 /// How the next token is picked. Made by [`SamplingParams::check`] or a preset; the fields are public for reading and
@@ -23,8 +27,12 @@ pub struct SamplingParams {
     pub min_p: f32,
     /// Logits of recent tokens are divided by this if positive, multiplied if negative. 1 is off; above 0, up to 100.
     pub repetition_penalty: f32,
-    /// How many tokens back the penalty looks; 0 is off.
+    /// How many tokens back the repetition penalty looks, the prompt included; 0 is off.
     pub repetition_window: usize,
+    /// Taken from the logit of every token that was generated already. 0 is off; -2 to 2.
+    pub presence_penalty: f32,
+    /// Taken from the logit of a token each time that it was generated. 0 is off; -2 to 2.
+    pub frequency_penalty: f32,
     /// Same seed, same tokens.
     pub seed: u64,
 }
@@ -38,6 +46,8 @@ impl SamplingParams {
         min_p: 0.0,
         repetition_penalty: 1.0,
         repetition_window: 64,
+        presence_penalty: 0.0,
+        frequency_penalty: 0.0,
         seed: 0,
     };
 
@@ -55,7 +65,20 @@ impl SamplingParams {
         range("min_p", self.min_p, (0.0..=1.0).contains(&self.min_p), "0 to 1")?;
         let r = self.repetition_penalty;
         range("repetition_penalty", r, r > 0.0 && r <= 100.0, "above 0, at most 100")?;
+        for (field, value) in
+            [("presence_penalty", self.presence_penalty), ("frequency_penalty", self.frequency_penalty)]
+        {
+            range(field, value, (-2.0..=2.0).contains(&value), "-2 to 2")?;
+        }
         Ok(self)
+    }
+
+    /// The parameters of choice `choice` of several: the first has the seed, choice `i` the `i`-th output of SplitMix64
+    /// seeded with it.
+    #[must_use]
+    pub fn for_choice(self, choice: usize) -> Self {
+        let seed = if choice == 0 { self.seed } else { splitmix(self.seed, choice as u64) };
+        Self { seed, ..self }
     }
 }
 
@@ -66,15 +89,30 @@ impl Default for SamplingParams {
     }
 }
 
-/// Picks tokens for one request.
+/// Picks tokens for one sequence.
+///
+/// ```
+/// use sherry::generate::{Sampler, SamplingParams};
+/// let mut sampler = Sampler::new(SamplingParams::GREEDY)?;
+/// assert_eq!(sampler.sample(&[0.1, 2.5, -1.0], &[], None)?, 1);
+/// # Ok::<(), sherry::Error>(())
+/// ```
+#[derive(Clone, Debug)]
 pub struct Sampler {
     params: SamplingParams,
+    /// What is added to logits, sorted by id.
+    bias: Arc<[(u32, f32)]>,
     step: u64,
-    /// Penalised logits, when a penalty is on.
+    /// How often each token was picked, while a penalty asks.
+    picked: HashMap<u32, u32>,
+    /// Logits after bias, penalties and mask, where there are any.
     logits: Vec<f32>,
     /// Candidates that are left, as (logit, id).
     candidates: Vec<(f32, u32)>,
 }
+
+/// The largest bias of a token.
+const MAX_BIAS: f32 = 100.0;
 
 impl Sampler {
     /// A sampler at step 0.
@@ -82,29 +120,72 @@ impl Sampler {
     /// # Errors
     /// As [`SamplingParams::check`].
     pub fn new(params: SamplingParams) -> Result<Self> {
-        Ok(Self { params: params.check()?, step: 0, logits: Vec::new(), candidates: Vec::new() })
+        Self::with_bias(params, &[])
     }
 
-    /// How many of the largest logits decide the next token, if that is known before they are: the token is the same when
-    /// all smaller ones are -inf. `None` when a penalty changes their order or every token may be drawn.
-    pub fn top(&self) -> Option<usize> {
+    /// A sampler that adds a number from -100 to 100 to the logits of some tokens first.
+    ///
+    /// # Errors
+    /// As [`SamplingParams::check`]; [`Error::Invalid`] naming a token whose bias is out of range.
+    pub fn with_bias(params: SamplingParams, bias: &[(u32, f32)]) -> Result<Self> {
+        if let Some((id, bias)) = bias.iter().find(|(_, bias)| !(-MAX_BIAS..=MAX_BIAS).contains(bias)) {
+            return Err(Error::Invalid(format!("the bias of token {id} is {bias}; expected -100 to 100")));
+        }
+        let mut bias = bias.to_vec();
+        bias.sort_by_key(|(id, _)| *id);
+        Ok(Self {
+            params: params.check()?,
+            bias: bias.into(),
+            step: 0,
+            picked: HashMap::new(),
+            logits: Vec::new(),
+            candidates: Vec::new(),
+        })
+    }
+
+    /// The parameters.
+    pub fn params(&self) -> &SamplingParams {
+        &self.params
+    }
+
+    /// How many of the largest logits decide the next token, if that is known before they are, when `masked` tokens are not
+    /// allowed: the token is the same when all smaller ones are -inf. `None` when every token may be drawn, or one that is
+    /// not among them may rise.
+    pub fn top(&self, masked: usize) -> Option<usize> {
         let SamplingParams { temperature, top_k, repetition_penalty, repetition_window, .. } = self.params;
-        if repetition_penalty != 1.0 && repetition_window != 0 {
+        let (presence, frequency) = (self.params.presence_penalty, self.params.frequency_penalty);
+        let k = if temperature == 0.0 { 1 } else { Some(top_k).filter(|k| *k > 0)? };
+        if repetition_penalty < 1.0
+            || presence < 0.0
+            || frequency < 0.0
+            || self.bias.iter().any(|(_, bias)| *bias > 0.0)
+        {
             return None;
         }
-        if temperature == 0.0 { Some(1) } else { Some(top_k).filter(|k| *k > 0) }
+        // Every token that falls makes room for one that does not.
+        let window = if repetition_penalty > 1.0 { repetition_window } else { 0 };
+        k.checked_add(masked)?.checked_add(window)?.checked_add(self.bias.len() + self.picked.len())
     }
 
-    /// The next token: `logits` has one entry per id, `history` is what came before, prompt included.
+    /// The next token: `logits` has one entry per id, `history` is what came before, prompt included, and only ids in
+    /// `allowed` are chosen, where there is such a set.
     ///
     /// # Errors
     /// [`Error::Invalid`] if no logit is a finite number, or one is +inf: the model is broken and no token would mean
-    /// anything. Single NaN count as never.
-    pub fn sample(&mut self, logits: &[f32], history: &[u32]) -> Result<u32> {
+    /// anything. Single NaN count as never. Also if no allowed token has a finite logit.
+    pub fn sample(&mut self, logits: &[f32], history: &[u32], allowed: Option<&TokenSet>) -> Result<u32> {
         let step = self.step;
         self.step += 1;
-        let Self { params, logits: penalised, candidates, .. } = self;
-        let logits = penalise(params, logits, history, penalised);
+        let token = self.pick(logits, history, allowed, step)?;
+        if self.params.presence_penalty != 0.0 || self.params.frequency_penalty != 0.0 {
+            *self.picked.entry(token).or_default() += 1;
+        }
+        Ok(token)
+    }
+
+    fn pick(&mut self, logits: &[f32], history: &[u32], allowed: Option<&TokenSet>, step: u64) -> Result<u32> {
+        let Self { params, bias, picked, logits: adjusted, candidates, .. } = self;
+        let logits = adjust(params, bias, picked, logits, history, allowed, adjusted);
         let (best_id, best) = largest(logits)?;
         if params.temperature == 0.0 {
             return Ok(best_id);
@@ -166,18 +247,45 @@ impl Sampler {
     }
 }
 
-/// Logits with the repetition penalty: each token of the window once.
-fn penalise<'l>(params: &SamplingParams, logits: &'l [f32], history: &[u32], out: &'l mut Vec<f32>) -> &'l [f32] {
-    if params.repetition_penalty == 1.0 || params.repetition_window == 0 {
+/// Logits after bias, penalties and mask; `out` holds them where they differ from those of the model.
+fn adjust<'l>(
+    params: &SamplingParams,
+    bias: &[(u32, f32)],
+    picked: &HashMap<u32, u32>,
+    logits: &'l [f32],
+    history: &[u32],
+    allowed: Option<&TokenSet>,
+    out: &'l mut Vec<f32>,
+) -> &'l [f32] {
+    let window = if params.repetition_penalty == 1.0 { 0 } else { params.repetition_window };
+    if bias.is_empty() && window == 0 && picked.is_empty() && allowed.is_none() {
         return logits;
     }
     out.clear();
     out.extend_from_slice(logits);
-    let window = &history[history.len().saturating_sub(params.repetition_window)..];
-    for id in window {
-        let (Some(original), Some(logit)) = (logits.get(*id as usize), out.get_mut(*id as usize)) else { continue };
-        *logit =
-            if *original > 0.0 { original / params.repetition_penalty } else { original * params.repetition_penalty };
+    let biased = |id: u32| {
+        let at = bias.partition_point(|(other, _)| *other < id);
+        let bias = bias[at..].iter().take_while(|(other, _)| *other == id).map(|(_, bias)| bias).sum::<f32>();
+        logits.get(id as usize).map(|logit| logit + bias)
+    };
+    for (id, _) in bias {
+        if let (Some(value), Some(logit)) = (biased(*id), out.get_mut(*id as usize)) {
+            *logit = value;
+        }
+    }
+    // From what was before the penalty, so that a token of the window counts once.
+    for id in &history[history.len().saturating_sub(window)..] {
+        let (Some(value), Some(logit)) = (biased(*id), out.get_mut(*id as usize)) else { continue };
+        *logit = if value > 0.0 { value / params.repetition_penalty } else { value * params.repetition_penalty };
+    }
+    for (id, count) in picked {
+        if let Some(logit) = out.get_mut(*id as usize) {
+            *logit -= params.presence_penalty + params.frequency_penalty * *count as f32;
+        }
+    }
+    if let Some(allowed) = allowed {
+        let banned = out.iter_mut().enumerate().filter(|(id, _)| !allowed.contains(*id as u32));
+        banned.for_each(|(_, logit)| *logit = f32::NEG_INFINITY);
     }
     out
 }
@@ -192,20 +300,24 @@ fn largest(logits: &[f32]) -> Result<(u32, f32)> {
     }
     if !best.1.is_finite() {
         return Err(Error::Invalid(format!(
-            "the model's output is not usable: of {} logits none is finite, or one is infinite",
+            "the model's output is not usable: of {} logits none that may be chosen is finite, or one is infinite",
             logits.len()
         )));
     }
     Ok(best)
 }
 
-/// The random number in [0, 1) of `step`: SplitMix64 (Steele, Lea, Flood 2014), upper 53 bits.
-fn uniform(seed: u64, step: u64) -> f64 {
-    let mut z = seed.wrapping_add(step.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+/// Output `n` (from 1) of SplitMix64 (Steele, Lea, Flood 2014) seeded with `seed`.
+fn splitmix(seed: u64, n: u64) -> u64 {
+    let mut z = seed.wrapping_add(n.wrapping_mul(0x9E37_79B9_7F4A_7C15));
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^= z >> 31;
-    (z >> 11) as f64 / (1u64 << 53) as f64
+    z ^ (z >> 31)
+}
+
+/// The random number in [0, 1) of `step`: the upper 53 bits of an output.
+fn uniform(seed: u64, step: u64) -> f64 {
+    (splitmix(seed, step.wrapping_add(1)) >> 11) as f64 / (1u64 << 53) as f64
 }
 
 #[cfg(test)]
@@ -222,14 +334,14 @@ mod tests {
         let mut sampler = Sampler::new(params).unwrap();
         let mut counts = vec![0; logits.len()];
         for _ in 0..n {
-            counts[sampler.sample(logits, &[]).unwrap() as usize] += 1;
+            counts[sampler.sample(logits, &[], None).unwrap() as usize] += 1;
         }
         counts
     }
 
     #[test]
     fn fields_out_of_range_are_named() {
-        let cases: [(&str, fn(&mut SamplingParams)); 12] = [
+        let cases: [(&str, fn(&mut SamplingParams)); 15] = [
             ("temperature is NaN", |p| p.temperature = f32::NAN),
             ("temperature is -1", |p| p.temperature = -1.0),
             ("temperature is 1000000000", |p| p.temperature = 1e9),
@@ -242,6 +354,9 @@ mod tests {
             ("repetition_penalty is 0", |p| p.repetition_penalty = 0.0),
             ("repetition_penalty is -2", |p| p.repetition_penalty = -2.0),
             ("repetition_penalty is NaN", |p| p.repetition_penalty = f32::NAN),
+            ("presence_penalty is 2.1", |p| p.presence_penalty = 2.1),
+            ("frequency_penalty is -3", |p| p.frequency_penalty = -3.0),
+            ("frequency_penalty is NaN", |p| p.frequency_penalty = f32::NAN),
         ];
         for (expected, change) in cases {
             let mut params = SamplingParams::default();
@@ -257,11 +372,11 @@ mod tests {
     #[test]
     fn greedy_takes_the_largest_and_the_lowest_id() {
         let mut sampler = Sampler::new(SamplingParams::GREEDY).unwrap();
-        assert_eq!(sampler.sample(&[1.0, f32::NAN, 3.0, 3.0, f32::NEG_INFINITY], &[]).unwrap(), 2);
-        assert_eq!(sampler.sample(&[-5.0], &[]).unwrap(), 0);
+        assert_eq!(sampler.sample(&[1.0, f32::NAN, 3.0, 3.0, f32::NEG_INFINITY], &[], None).unwrap(), 2);
+        assert_eq!(sampler.sample(&[-5.0], &[], None).unwrap(), 0);
         // A temperature of next to nothing is greedy, not NaN.
         let mut cold = Sampler::new(SamplingParams { temperature: 1e-30, ..params() }).unwrap();
-        assert_eq!(cold.sample(&[1.0, 1.5, -2.0], &[]).unwrap(), 1);
+        assert_eq!(cold.sample(&[1.0, 1.5, -2.0], &[], None).unwrap(), 1);
     }
 
     #[test]
@@ -269,7 +384,7 @@ mod tests {
         for params in [SamplingParams::GREEDY, SamplingParams::default()] {
             let mut sampler = Sampler::new(params).unwrap();
             for logits in [&[][..], &[f32::NAN; 4], &[f32::NEG_INFINITY; 4], &[0.0, f32::INFINITY]] {
-                assert!(sampler.sample(logits, &[]).is_err(), "{logits:?}");
+                assert!(sampler.sample(logits, &[], None).is_err(), "{logits:?}");
             }
         }
     }
@@ -319,7 +434,7 @@ mod tests {
         let logits: Vec<f32> = (0..20_000u64).map(|i| (uniform(7, i) * 4.0) as f32).collect();
         let params = SamplingParams { top_p: 0.9, ..params() };
         let mut sampler = Sampler::new(params).unwrap();
-        sampler.sample(&logits, &[]).unwrap();
+        sampler.sample(&logits, &[], None).unwrap();
         let mut sorted: Vec<(f32, u32)> = logits.iter().copied().zip(0..).collect();
         sorted.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
         let total: f64 = sorted.iter().map(|(l, _)| f64::from(*l).exp()).sum();
@@ -343,7 +458,7 @@ mod tests {
         let logits = [0.0f32; 50];
         let draw = |seed| {
             let mut sampler = Sampler::new(SamplingParams { seed, ..params() }).unwrap();
-            (0..20).map(|_| sampler.sample(&logits, &[]).unwrap()).collect::<Vec<_>>()
+            (0..20).map(|_| sampler.sample(&logits, &[], None).unwrap()).collect::<Vec<_>>()
         };
         assert_eq!(draw(1), draw(1));
         assert_ne!(draw(1), draw(2));
@@ -354,11 +469,90 @@ mod tests {
         let penalised = |history: &[u32], window| {
             let params =
                 SamplingParams { repetition_penalty: 2.0, repetition_window: window, ..SamplingParams::GREEDY };
-            penalise(&params, &[2.0, -1.0, 1.5], history, &mut Vec::new()).to_vec()
+            adjust(&params, &[], &HashMap::new(), &[2.0, -1.0, 1.5], history, None, &mut Vec::new()).to_vec()
         };
         assert_eq!(penalised(&[0, 0, 1], 64), [1.0, -2.0, 1.5]);
         assert_eq!(penalised(&[0, 1], 1), [2.0, -2.0, 1.5]);
         assert_eq!(penalised(&[0, 99], 0), [2.0, -1.0, 1.5]);
         assert_eq!(penalised(&[99, u32::MAX], 64), [2.0, -1.0, 1.5]);
+    }
+
+    #[test]
+    fn bias_penalties_and_mask_change_logits_as_they_say() {
+        let logits = [2.0, -1.0, 1.5, 0.5];
+        let greedy = SamplingParams::GREEDY;
+        let biased =
+            |bias: &[(u32, f32)]| Sampler::with_bias(greedy, bias).unwrap().sample(&logits, &[], None).unwrap();
+        assert_eq!([biased(&[]), biased(&[(0, -1.0)]), biased(&[(1, 99.0)])], [0, 2, 1]);
+        assert_eq!(biased(&[(3, 1.0), (9, 5.0), (3, 1.0)]), 3, "ids outside change nothing, several add up");
+        for bad in [101.0, -101.0, f32::NAN, f32::INFINITY] {
+            assert!(Sampler::with_bias(greedy, &[(1, bad)]).unwrap_err().to_string().contains("token 1"));
+        }
+        // Every id at -100: still the largest.
+        assert_eq!(biased(&[0, 1, 2, 3].map(|id| (id, -100.0))), 0);
+
+        let picks = |params: SamplingParams, n: usize| {
+            let mut sampler = Sampler::new(params).unwrap();
+            (0..n).map(|_| sampler.sample(&logits, &[0, 0, 0], None).unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            picks(SamplingParams { presence_penalty: 1.0, ..greedy }, 4),
+            [0, 2, 0, 0],
+            "the prompt does not count"
+        );
+        assert_eq!(picks(SamplingParams { frequency_penalty: 1.0, ..greedy }, 5), [0, 2, 0, 2, 3]);
+        assert_eq!(picks(SamplingParams { frequency_penalty: -1.0, ..greedy }, 3), [0, 0, 0]);
+
+        let masked = |allowed: &TokenSet, params| Sampler::new(params).unwrap().sample(&logits, &[], Some(allowed));
+        for params in [greedy, SamplingParams { temperature: 5.0, ..greedy }] {
+            assert_eq!(masked(&TokenSet::of(4, |id| id == 1), params).unwrap(), 1);
+            assert!(masked(&TokenSet::none(4), params).unwrap_err().to_string().contains("none that may be chosen"));
+            assert!(masked(&TokenSet::all(0), params).is_err(), "ids beyond the set are not allowed");
+        }
+    }
+
+    /// The logits that `top` promises to be enough give the token that all of them give.
+    #[test]
+    fn the_largest_logits_are_enough() {
+        let mut partial = 0;
+        for round in 0..400u64 {
+            let random = |i: u64| uniform(round, 1000 + i);
+            let logits: Vec<f32> = (0..60).map(|i| (random(i) * 8.0) as f32).collect();
+            let params = SamplingParams {
+                temperature: if round % 3 == 0 { 0.0 } else { 1.5 },
+                top_k: (random(100) * 5.0) as usize,
+                repetition_penalty: [1.0, 1.0, 1.3, 0.9][(random(101) * 4.0) as usize],
+                repetition_window: 4,
+                presence_penalty: [0.0, 0.7, -0.3][(random(102) * 3.0) as usize],
+                frequency_penalty: [0.0, 0.5][(random(103) * 2.0) as usize],
+                seed: round,
+                ..SamplingParams::GREEDY
+            };
+            let bias: Vec<(u32, f32)> =
+                (0..(random(104) * 3.0) as u64).map(|i| ((random(105 + i) * 60.0) as u32, -2.0)).collect();
+            let allowed = TokenSet::of(60, |id| random(200 + u64::from(id)) > 0.1);
+            let mut samplers = [0; 2].map(|_| Sampler::with_bias(params, &bias).unwrap());
+            let mut history = vec![5, 6, 7];
+            for _ in 0..12 {
+                let expected = samplers[0].sample(&logits, &history, Some(&allowed)).unwrap();
+                let mut known = logits.clone();
+                if let Some(k) = samplers[1].top(60 - allowed.count()).filter(|k| *k < 60) {
+                    let mut sorted = logits.clone();
+                    sorted.sort_unstable_by(|a, b| b.total_cmp(a));
+                    known.iter_mut().filter(|x| **x < sorted[k - 1]).for_each(|x| *x = f32::NEG_INFINITY);
+                    partial += 1;
+                }
+                assert_eq!(samplers[1].sample(&known, &history, Some(&allowed)).unwrap(), expected, "{params:?}");
+                history.push(expected);
+            }
+        }
+        assert!(partial > 500, "{partial}: too few cases");
+    }
+
+    #[test]
+    fn choices_have_seeds_of_their_own() {
+        let params = SamplingParams { seed: 1_234_567, ..SamplingParams::GREEDY };
+        let seeds: Vec<u64> = (0..3).map(|choice| params.for_choice(choice).seed).collect();
+        assert_eq!(seeds, [1_234_567, 6_457_827_717_110_365_317, 3_203_168_211_198_807_973]);
     }
 }

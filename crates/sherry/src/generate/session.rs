@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Sampler, StopStrings};
-use crate::model::{Decoder, KvCache, KvType, Step, Wanted};
+use crate::model::{Decoder, KvCache, KvType, Wanted};
 use crate::tokenizer::{TokenStream, Tokenizer};
 use crate::{Error, Result};
 
@@ -160,7 +160,7 @@ impl Session {
         let reused_tokens = self.reuse(prompt);
         let statistics = Statistics { prompt_tokens: prompt.len(), reused_tokens, ..Statistics::default() };
         let mut result = Generated { text: String::new(), tokens: Vec::new(), finish: Finish::Length, statistics };
-        let wanted = sampler.top().map_or(Wanted::Last, Wanted::Top);
+        let wanted = sampler.top(0).map_or(Wanted::Last, Wanted::Top);
         let Some(mut logits) = self.prefill(prompt, wanted, observe)? else {
             result.finish = Finish::Cancelled;
             return Ok(result);
@@ -175,7 +175,7 @@ impl Session {
             if result.tokens.len() >= max_tokens {
                 break Finish::Length;
             }
-            let token = sampler.sample(&logits, &self.held)?;
+            let token = sampler.sample(&logits, &self.held, None)?;
             result.tokens.push(token);
             if end.contains(&token) {
                 break Finish::Stop;
@@ -235,8 +235,7 @@ impl Session {
     }
 
     fn step(&mut self, tokens: &[u32], wanted: Wanted, logits: &mut Vec<f32>) -> Result<()> {
-        let step = Step { cache: &mut self.cache, tokens, logits: wanted };
-        if let Some(last) = self.decoder.forward(&mut [step])?.last() {
+        if let Some(last) = self.decoder.forward_one(&mut self.cache, tokens, wanted)?.last() {
             logits.clear();
             logits.extend_from_slice(last);
         }

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use sherry_kernels::{Engine, Isa, Precision};
+use sherry_kernels::{Engine, Isa, Pool, Precision};
 
 use super::*;
 use crate::model::names::Naming;
@@ -33,7 +33,7 @@ fn session(context: usize) -> Session {
     let config = ArchConfig { vocab: 30, ..synthetic::tiny(Family::Qwen3) };
     let source = synthetic::source(&config, Naming::HuggingFace, 3);
     let tensors = TensorMap::new(&source, &config, Naming::HuggingFace, None).unwrap();
-    let weights = Weights::load(&source, &tensors, &config, &NoProgress).unwrap();
+    let weights = Weights::load(&source, &tensors, &config, &Pool::new(2), &NoProgress).unwrap();
     let tokenizer = Arc::new(tokenizer(config.vocab));
     let decoder = Decoder::new(Arc::new(Model { config, weights }), Engine::new(Isa::best(), 2, Precision::Int8));
     Session::new(decoder, tokenizer, context, KvType::F16).unwrap()

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
+use sherry_kernels::Pool;
 use sherry_kernels::format::TensorType;
 
 use super::names::{Naming, Role};
@@ -250,12 +251,12 @@ impl Checkpoint {
         self.tensors.iter().filter(|(role, _)| role.is_linear()).all(|(_, stored)| packed(stored))
     }
 
-    /// Loads the weights.
+    /// Loads the weights on the threads of `pool`.
     ///
     /// # Errors
     /// As [`Weights::load`].
-    pub fn load(&self, progress: &dyn Progress) -> Result<Model> {
-        let weights = Weights::load(self.source(), &self.tensors, &self.config, progress)?;
+    pub fn load(&self, pool: &Pool, progress: &dyn Progress) -> Result<Model> {
+        let weights = Weights::load(self.source(), &self.tensors, &self.config, pool, progress)?;
         Ok(Model { config: self.config.clone(), weights })
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use sherry_kernels::format::{QuadOrder, ScaleGroup, TensorType, TernaryFormat, ggml};
-use sherry_kernels::{Engine, Isa, Precision};
+use sherry_kernels::{Engine, Isa, Pool, Precision};
 
 use super::names::{Naming, Part, Role};
 use super::synthetic::{self, MemorySource, tiny};
@@ -39,7 +39,7 @@ fn open(path: &Path) -> Result<Checkpoint> {
 
 /// The message of opening or loading; it must name the file or folder.
 fn refusal(folder: &Path) -> String {
-    let result = open(folder).and_then(|checkpoint| checkpoint.load(&NoProgress));
+    let result = open(folder).and_then(|checkpoint| checkpoint.load(&Pool::new(1), &NoProgress));
     let message = result.map(|_| ()).unwrap_err().to_string();
     assert!(message.contains(&folder.display().to_string()), "{message}");
     message
@@ -48,8 +48,7 @@ fn refusal(folder: &Path) -> String {
 fn logits(model: Model, tokens: &[u32], precision: Precision) -> Vec<f32> {
     let mut cache = KvCache::new(&model.config, tokens.len(), KvType::F32).unwrap();
     let mut decoder = Decoder::new(Arc::new(model), Engine::new(Isa::best(), 1, precision));
-    let step = Step { cache: &mut cache, tokens, logits: Wanted::Last };
-    decoder.forward(&mut [step]).unwrap().last().unwrap().to_vec()
+    decoder.forward_one(&mut cache, tokens, Wanted::Last).unwrap().last().unwrap().to_vec()
 }
 
 #[test]
@@ -66,9 +65,9 @@ fn a_dense_folder_opens_describes_itself_and_loads() {
     assert!(!checkpoint.is_packed());
     let estimate = checkpoint.estimate(64, 3, KvType::F16);
     assert_eq!(estimate.weights, config.parameters() * 4);
-    // Keys of 8 components, values filled up to 16.
-    assert_eq!(estimate.kv_cache, (3 * 2 * 2 * 64 * (8 + 16) * 2) as u64);
-    let model = checkpoint.load(&NoProgress).unwrap();
+    // Whole pages; keys of 8 components, values filled up to 16.
+    assert_eq!(estimate.kv_cache, (3 * 2 * 2 * PAGE * (8 + 16) * 2) as u64);
+    let model = checkpoint.load(&Pool::new(1), &NoProgress).unwrap();
     assert_eq!(logits(model, &[1, 2, 3], Precision::F32).len(), 61);
 }
 
@@ -112,7 +111,7 @@ fn tensors_that_contradict_the_configuration_are_named() {
     let mut source = good();
     let embed = source.data("model.embed_tokens.weight").unwrap();
     source.insert("lm_head.weight", TensorType::F32, &[61, 32], embed);
-    open(folder(&config, &source, tied).path()).unwrap().load(&NoProgress).unwrap();
+    open(folder(&config, &source, tied).path()).unwrap().load(&Pool::new(1), &NoProgress).unwrap();
 
     let mut source = good();
     source.insert_f32("model.layers.0.self_attn.q_proj.bias", &[32], &[0.0; 32]);
@@ -207,7 +206,7 @@ fn packed_weights_run_alike_from_gguf_and_from_a_native_folder() {
         writer.finish().unwrap();
         assert!(GgufFile::open(&path, ReadMode::Map).is_ok());
         let checkpoint = open(&path).unwrap();
-        (checkpoint.is_packed(), checkpoint.load(&NoProgress).unwrap())
+        (checkpoint.is_packed(), checkpoint.load(&Pool::new(1), &NoProgress).unwrap())
     };
     let (is_packed, packed) = gguf(&packed);
     assert!(is_packed);
@@ -226,7 +225,7 @@ fn packed_weights_run_alike_from_gguf_and_from_a_native_folder() {
     let checkpoint = open(dir.path()).unwrap();
     assert!(checkpoint.is_packed());
     assert!(checkpoint.describe().contains("sherry-1.25"), "{}", checkpoint.describe());
-    let mut model = checkpoint.load(&NoProgress).unwrap();
+    let mut model = checkpoint.load(&Pool::new(1), &NoProgress).unwrap();
     model.config.rope.layout = RopeLayout::Interleaved;
     assert!(logits(model, &tokens, Precision::F32) == from_gguf);
 }
@@ -244,7 +243,9 @@ fn damaged_packed_tensors_are_named() {
         source.insert(&format!("{down}.scales"), TensorType::F16, &[256, 1], vec![0; 512].into());
         change(&mut source);
         let dir = folder(&config, &source, |json| json["quantization_config"] = scheme.to_json());
-        open(dir.path()).and_then(|checkpoint| checkpoint.load(&NoProgress)).map_err(|error| error.to_string())
+        open(dir.path())
+            .and_then(|checkpoint| checkpoint.load(&Pool::new(1), &NoProgress))
+            .map_err(|error| error.to_string())
     };
     assert!(case(&|_| {}).is_ok(), "dense and packed layers may be mixed");
     let refused = |part: &str, change: &dyn Fn(&mut MemorySource)| {

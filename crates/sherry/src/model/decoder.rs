@@ -6,7 +6,7 @@ use sherry_kernels::{AttentionShape, Engine, Matrix, Pool, Product};
 
 use super::rope::{Frequencies, rotate};
 use super::weights::{Layer, Weights};
-use super::{Activation, ArchConfig, KvCache, KvType, QkNorm};
+use super::{Activation, ArchConfig, KvCache, KvPages, KvPool, QkNorm};
 use crate::{Error, Result};
 
 /// A model ready to run: what it is and what it weighs.
@@ -26,8 +26,8 @@ pub enum Wanted {
     /// Of the last token: what generation needs.
     Last,
     /// Of the last token, but only the `k` largest have to be there: what greedy and top-k sampling need. The others may be
-    /// -inf. Cheaper when the head has a [coarse copy](Weights::add_coarse_head) and that tells them apart; otherwise the same
-    /// as `Last`.
+    /// -inf. Cheaper when the head has a [coarse copy](Weights::add_coarse_head), that tells them apart, and no other row of
+    /// the batch needs more; otherwise the same as `Last`.
     Top(usize),
     /// Of every token: what evaluation needs.
     All,
@@ -46,14 +46,14 @@ pub struct HeadStatistics {
     pub skipped: u64,
 }
 
-/// After a failure this many tokens are not tried, twice as many after the next, up to the second number.
+/// After a failure it is not tried in this many passes, in twice as many after the next, up to the second number.
 const HEAD_PAUSE: [u32; 2] = [1, 64];
 
 /// The next tokens of one sequence.
 #[derive(Debug)]
 pub struct Step<'a> {
     /// The sequence so far; the tokens continue it.
-    pub cache: &'a mut KvCache,
+    pub cache: &'a mut KvPages,
     /// The tokens.
     pub tokens: &'a [u32],
     /// Rows of logits to compute.
@@ -129,7 +129,7 @@ pub struct Decoder {
 #[derive(Debug, Default)]
 struct HeadState {
     statistics: HeadStatistics,
-    /// Tokens still to be skipped.
+    /// Passes still to be skipped.
     wait: u32,
     /// How long to skip after the next failure; 0: the shortest pause.
     pause: u32,
@@ -164,10 +164,8 @@ struct Buffers {
     local_rotation: Vec<f32>,
     /// Step and absolute position of each token.
     place: Vec<(usize, usize)>,
-    /// Tokens whose logits are wanted.
-    wanted: Vec<usize>,
-    /// How many of the largest logits are wanted, when they are those of one token.
-    top: Option<usize>,
+    /// Tokens whose logits are wanted, and how many of the largest ones if not all.
+    wanted: Vec<(usize, Option<usize>)>,
 }
 
 impl Decoder {
@@ -197,14 +195,14 @@ impl Decoder {
         self.head.statistics
     }
 
-    /// Continues the sequences of `steps` by their tokens, all in one pass over the weights, and returns the logits that
-    /// were asked for.
+    /// Continues the sequences of `steps`, whose keys and values are in `pool`, by their tokens, all in one pass over the
+    /// weights, and returns the logits that were asked for.
     ///
     /// # Errors
-    /// [`Error::ContextFull`] when a cache has not enough room, [`Error::Invalid`] when a token is not in the vocabulary
-    /// or a cache belongs to another model. Nothing has changed then.
-    pub fn forward(&mut self, steps: &mut [Step<'_>]) -> Result<Logits<'_>> {
-        self.run(steps, &mut None)
+    /// [`Error::KvFull`] when the pool has not enough pages, [`Error::Invalid`] when a token is not in the vocabulary, a
+    /// sequence is in another pool, or the pool belongs to another model. Nothing has changed then.
+    pub fn forward(&mut self, pool: &mut KvPool, steps: &mut [Step<'_>]) -> Result<Logits<'_>> {
+        self.run(pool, steps, &mut None)
     }
 
     /// Like [`forward`](Self::forward), showing `tap` the inputs of every linear map and the residual stream around every
@@ -212,28 +210,55 @@ impl Decoder {
     ///
     /// # Errors
     /// As [`forward`](Self::forward).
-    pub fn forward_tapped(&mut self, steps: &mut [Step<'_>], tap: &mut dyn Tap) -> Result<Logits<'_>> {
-        self.run(steps, &mut Some(tap))
+    pub fn forward_tapped(
+        &mut self,
+        pool: &mut KvPool,
+        steps: &mut [Step<'_>],
+        tap: &mut dyn Tap,
+    ) -> Result<Logits<'_>> {
+        self.run(pool, steps, &mut Some(tap))
     }
 
-    fn run(&mut self, steps: &mut [Step<'_>], tap: &mut Option<&mut dyn Tap>) -> Result<Logits<'_>> {
+    fn run(&mut self, pool: &mut KvPool, steps: &mut [Step<'_>], tap: &mut Option<&mut dyn Tap>) -> Result<Logits<'_>> {
         let model = Arc::clone(&self.model);
         let (config, weights) = (&model.config, &model.weights);
-        check(config, steps)?;
+        check(config, pool, steps)?;
+        for step in steps.iter_mut() {
+            pool.reserve(step.cache, step.tokens.len())?;
+        }
         self.place(steps);
         let tokens = self.buffers.place.len();
         self.embed(config, weights, steps);
         for (index, layer) in weights.layers.iter().enumerate() {
             let stream = tokens * config.hidden;
             show(tap, index, TapPoint::BlockInput, &self.buffers.x[..stream]);
-            self.attention(config, layer, index, steps, tap);
+            self.attention(config, layer, index, pool, steps, tap);
             self.feed_forward(config, layer, index, tokens, tap);
             show(tap, index, TapPoint::BlockOutput, &self.buffers.x[..stream]);
         }
         for step in steps.iter_mut() {
             step.cache.advance(step.tokens.len());
         }
-        Ok(self.head(config, weights))
+        self.head(config, weights);
+        Ok(self.logits())
+    }
+
+    /// [`forward`](Self::forward) for a single sequence with a cache of its own.
+    ///
+    /// # Errors
+    /// [`Error::ContextFull`] when the cache has not enough room, otherwise as [`forward`](Self::forward).
+    pub fn forward_one(&mut self, cache: &mut KvCache, tokens: &[u32], logits: Wanted) -> Result<Logits<'_>> {
+        let (needed, capacity) = (cache.len().saturating_add(tokens.len()), cache.capacity());
+        if needed > capacity {
+            return Err(Error::ContextFull { needed, capacity });
+        }
+        self.forward(&mut cache.pool, &mut [Step { cache: &mut cache.pages, tokens, logits }])
+    }
+
+    /// The logits of the last [`forward`](Self::forward) again, beside what else the decoder lends; none before the first.
+    pub fn logits(&self) -> Logits<'_> {
+        let vocab = self.model.config.vocab;
+        Logits { values: &self.buffers.logits[..self.buffers.wanted.len() * vocab], vocab }
     }
 
     /// Notes where each token of the batch is, which logits are wanted, and how each position rotates.
@@ -243,19 +268,14 @@ impl Decoder {
         b.wanted.clear();
         b.rotation.clear();
         b.local_rotation.clear();
-        b.top = match steps {
-            [Step { logits: Wanted::Top(k), .. }] => Some(*k),
-            _ => None,
-        };
         for (s, step) in steps.iter().enumerate() {
             for i in 0..step.tokens.len() {
-                let wanted = match step.logits {
-                    Wanted::None => false,
-                    Wanted::Last | Wanted::Top(_) => i + 1 == step.tokens.len(),
-                    Wanted::All => true,
-                };
-                if wanted {
-                    b.wanted.push(b.place.len());
+                let last = i + 1 == step.tokens.len();
+                match step.logits {
+                    Wanted::Last if last => b.wanted.push((b.place.len(), None)),
+                    Wanted::Top(k) if last => b.wanted.push((b.place.len(), Some(k))),
+                    Wanted::All => b.wanted.push((b.place.len(), None)),
+                    _ => {}
                 }
                 let position = step.cache.len() + i;
                 b.place.push((s, position));
@@ -284,7 +304,8 @@ impl Decoder {
         config: &ArchConfig,
         layer: &Layer,
         index: usize,
-        steps: &mut [Step<'_>],
+        pool: &mut KvPool,
+        steps: &[Step<'_>],
         tap: &mut Option<&mut dyn Tap>,
     ) {
         let (q_dim, kv_dim, head_dim) = (config.q_dim(), config.kv_dim(), config.head_dim);
@@ -325,19 +346,19 @@ impl Decoder {
         }
 
         let mut done = 0;
-        for step in steps.iter_mut() {
+        for step in steps {
             let part = done * kv_dim..(done + step.tokens.len()) * kv_dim;
-            step.cache.write(&self.engine, index, &k[part.clone()], &v[part]);
+            pool.write(&self.engine, step.cache, index, &k[part.clone()], &v[part]);
             done += step.tokens.len();
         }
 
         let attended = sized(&mut b.attended, tokens * q_dim);
-        let (place, steps) = (&b.place, &*steps);
+        let (place, pool) = (&b.place, &*pool);
         let shape = AttentionShape {
             heads: config.heads,
             kv_heads: config.kv_heads,
             head_dim,
-            kv: steps.first().map_or(KvType::default(), |step| step.cache.ty()),
+            kv: pool.ty(),
             scale: config.attn_scale,
         };
         let kv = |token: usize, head: usize| {
@@ -346,7 +367,7 @@ impl Decoder {
                 Some(window) if sliding => (position + 1).saturating_sub(window),
                 _ => 0,
             };
-            steps[step].cache.head(index, head, first..position + 1)
+            pool.head(steps[step].cache, index, head, first..position + 1)
         };
         self.engine.attention(shape, q, kv, attended);
         show(tap, index, TapPoint::O, attended);
@@ -389,75 +410,89 @@ impl Decoder {
     }
 
     /// Norm and head for the wanted rows only.
-    fn head(&mut self, config: &ArchConfig, weights: &Weights) -> Logits<'_> {
+    fn head(&mut self, config: &ArchConfig, weights: &Weights) {
         let b = &mut self.buffers;
-        let rows = b.wanted.len();
-        let logits = sized(&mut b.logits, rows * config.vocab);
-        if rows > 0 {
-            let delta = sized(&mut b.delta, rows * config.hidden);
-            for (row, &token) in delta.chunks_exact_mut(config.hidden).zip(&b.wanted) {
-                row.copy_from_slice(&b.x[token * config.hidden..(token + 1) * config.hidden]);
-            }
-            let normed = sized(&mut b.normed, rows * config.hidden);
-            norm(&self.engine, config, delta, &weights.output_norm, normed);
-            let head = weights.head();
-            let found = match b.top {
-                Some(k) if rows == 1 && head.has_coarse() => self.head.top(&mut self.engine, normed, head, k, logits),
-                _ => false,
-            };
-            if !found {
-                self.engine.matmul(normed, rows, &mut [Product { w: head, y: &mut *logits }]);
+        let (rows, hidden, vocab) = (b.wanted.len(), config.hidden, config.vocab);
+        if rows == 0 {
+            return;
+        }
+        let x = sized(&mut b.delta, rows * hidden);
+        for (row, &(token, _)) in x.chunks_exact_mut(hidden).zip(&b.wanted) {
+            row.copy_from_slice(&b.x[token * hidden..(token + 1) * hidden]);
+        }
+        let normed = sized(&mut b.normed, rows * hidden);
+        norm(&self.engine, config, x, &weights.output_norm, normed);
+        let logits = sized(&mut b.logits, rows * vocab);
+        let head = weights.head();
+        let missing = self.head.top(&mut self.engine, normed, head, &b.wanted, logits);
+        if missing.len() == rows {
+            self.engine.matmul(normed, rows, &mut [Product { w: head, y: &mut *logits }]);
+        } else if !missing.is_empty() {
+            // Those that are left over, side by side.
+            let inputs: Vec<f32> = missing.iter().flat_map(|&row| &normed[row * hidden..][..hidden]).copied().collect();
+            let mut outputs = vec![0.0; missing.len() * vocab];
+            self.engine.matmul(&inputs, missing.len(), &mut [Product { w: head, y: &mut outputs }]);
+            for (&row, output) in missing.iter().zip(outputs.chunks_exact(vocab)) {
+                logits[row * vocab..][..vocab].copy_from_slice(output);
             }
         }
-        Logits { values: logits, vocab: config.vocab }
     }
 }
 
 impl HeadState {
-    /// Tries to find the `k` largest logits of `x` without the whole head, unless that has just failed.
-    fn top(&mut self, engine: &mut Engine, x: &[f32], head: &Matrix, k: usize, logits: &mut [f32]) -> bool {
+    /// Tries to find the largest logits of the rows of `x`, as many as `wanted` says, without the whole head, unless that has
+    /// just failed or some row wants all of them. Returns the rows that are still to be computed.
+    fn top(
+        &mut self,
+        engine: &mut Engine,
+        x: &[f32],
+        head: &Matrix,
+        wanted: &[(usize, Option<usize>)],
+        logits: &mut [f32],
+    ) -> Vec<usize> {
+        let all = || (0..wanted.len()).collect();
+        // One row that needs the whole head has it read for all.
+        let Some(k) = wanted.iter().map(|(_, k)| *k).collect::<Option<Vec<usize>>>() else { return all() };
+        if !head.has_coarse() {
+            return all();
+        }
         if self.wait > 0 {
             self.wait -= 1;
-            self.statistics.skipped += 1;
-            return false;
+            self.statistics.skipped += k.len() as u64;
+            return all();
         }
-        match engine.top(x, head, k, logits) {
-            Some(exact) => {
-                self.statistics.found += 1;
-                self.statistics.exact += exact as u64;
-                self.pause = 0;
-                true
-            }
-            None => {
-                self.statistics.failed += 1;
-                let [shortest, longest] = HEAD_PAUSE;
-                self.wait = self.pause.max(shortest);
-                self.pause = (2 * self.wait).min(longest);
-                false
-            }
+        let found = engine.top(x, head, &k, logits);
+        let missing: Vec<usize> = (0..found.len()).filter(|&row| found[row].is_none()).collect();
+        self.statistics.found += (found.len() - missing.len()) as u64;
+        self.statistics.exact += found.iter().flatten().map(|exact| *exact as u64).sum::<u64>();
+        self.statistics.failed += missing.len() as u64;
+        if missing.is_empty() {
+            self.pause = 0;
+        } else {
+            let [shortest, longest] = HEAD_PAUSE;
+            self.wait = self.pause.max(shortest);
+            self.pause = (2 * self.wait).min(longest);
         }
+        missing
     }
 }
 
 /// Refuses what cannot run before anything changes.
-fn check(config: &ArchConfig, steps: &[Step<'_>]) -> Result<()> {
+fn check(config: &ArchConfig, pool: &KvPool, steps: &[Step<'_>]) -> Result<()> {
+    if !pool.fits(config) {
+        return Err(Error::Invalid("the KV cache was made for another model".to_owned()));
+    }
+    let mut needed = 0;
     for step in steps {
-        if !step.cache.fits(config) {
-            return Err(Error::Invalid("the KV cache was made for another model".to_owned()));
-        }
-        if step.cache.ty() != steps[0].cache.ty() {
-            return Err(Error::Invalid("the KV caches of a batch are of different types".to_owned()));
-        }
-        let needed = step.cache.len().saturating_add(step.tokens.len());
-        if needed > step.cache.capacity() {
-            return Err(Error::ContextFull { needed, capacity: step.cache.capacity() });
-        }
+        pool.check(step.cache)?;
+        needed += pool.needed(step.cache, step.tokens.len());
         if let Some(token) = step.tokens.iter().find(|&&token| token as usize >= config.vocab) {
             let vocab = config.vocab;
             return Err(Error::Invalid(format!("token {token} is not in the vocabulary of {vocab}")));
         }
     }
-    Ok(())
+    let free = pool.free();
+    if needed > free { Err(Error::KvFull { needed, free }) } else { Ok(()) }
 }
 
 /// Shows `rows` to a tap, where there is one.

@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use sherry_kernels::Bytes;
 use sherry_kernels::format::TensorType;
+use sherry_kernels::{Bytes, Pool};
 
 use super::names::{Naming, Part, Role};
-use super::{Activation, ArchConfig, Family, QkNorm, Rope, RopeLayout, RopeScaling};
+use super::{Activation, ArchConfig, Family, Model, QkNorm, Rope, RopeLayout, RopeScaling, TensorMap, Weights};
 use crate::io::{TensorInfo, TensorSource};
-use crate::{Error, Result};
+use crate::{Error, NoProgress, Result};
 
 /// Tensors in memory.
 #[derive(Debug)]
@@ -197,6 +197,17 @@ pub fn source(config: &ArchConfig, naming: Naming, seed: u64) -> MemorySource {
         source.insert_f32(&name, &shape, &values);
     }
     source
+}
+
+/// A model with the weights of [`source`], ready to run.
+///
+/// # Errors
+/// [`Error::OutOfMemory`] for a configuration too large.
+pub fn model(config: &ArchConfig, seed: u64) -> Result<Model> {
+    let source = source(config, Naming::HuggingFace, seed);
+    let tensors = TensorMap::new(&source, config, Naming::HuggingFace, None)?;
+    let weights = Weights::load(&source, &tensors, config, &Pool::new(1), &NoProgress)?;
+    Ok(Model { config: config.clone(), weights })
 }
 
 /// SplitMix64 (Steele, Lea, Flood 2014): enough for test weights.

@@ -5,20 +5,15 @@ use std::sync::Arc;
 use sherry_kernels::format::{ScaleGroup, TensorType, TernaryFormat, ggml};
 use sherry_kernels::{Engine, Isa, Matrix, Pool, Precision};
 
-use super::names::Naming;
 use super::synthetic::{self, tiny};
 use super::weights::Layer;
 use super::*;
-use crate::NoProgress;
 use sherry_convert::quant::{Projection, QuantSpec, quantize_matrix};
 
 const FAMILIES: [Family; 4] = [Family::Llama, Family::Qwen3, Family::HunyuanDense, Family::Gemma3];
 
 fn model(config: &ArchConfig, seed: u64) -> Arc<Model> {
-    let source = synthetic::source(config, Naming::HuggingFace, seed);
-    let tensors = TensorMap::new(&source, config, Naming::HuggingFace, None).unwrap();
-    let weights = Weights::load(&source, &tensors, config, &NoProgress).unwrap();
-    Arc::new(Model { config: config.clone(), weights })
+    Arc::new(synthetic::model(config, seed).unwrap())
 }
 
 /// Families with their variations: biases, untied heads, interleaved rotation, every scaling.
@@ -69,8 +64,7 @@ fn logits_of(decoder: &mut Decoder, tokens: &[u32], steps: &[usize], kv: KvType)
     let mut steps = steps.iter().copied().chain(std::iter::repeat(*steps.last().unwrap()));
     while !rest.is_empty() {
         let (now, later) = rest.split_at(steps.next().unwrap().min(rest.len()));
-        let step = Step { cache: &mut cache, tokens: now, logits: Wanted::All };
-        let logits = decoder.forward(&mut [step]).unwrap();
+        let logits = decoder.forward_one(&mut cache, now, Wanted::All).unwrap();
         rows.extend((0..logits.rows()).map(|i| logits.row(i).to_vec()));
         rest = later;
     }
@@ -135,9 +129,7 @@ fn packed_models() -> Vec<Arc<Model>> {
     specs
         .iter()
         .map(|spec| {
-            let source = synthetic::source(&config, Naming::HuggingFace, 11);
-            let tensors = TensorMap::new(&source, &config, Naming::HuggingFace, None).unwrap();
-            let mut weights = Weights::load(&source, &tensors, &config, &NoProgress).unwrap();
+            let mut weights = synthetic::model(&config, 11).unwrap().weights;
             let values = |w: &Matrix| {
                 let mut values = vec![0.0; w.rows() * w.cols()];
                 values.chunks_exact_mut(w.cols()).enumerate().for_each(|(row, out)| w.row_f32(row, out));
@@ -180,12 +172,11 @@ fn packed_bits_do_not_depend_on_threads_steps_or_neighbours() {
                         assert!(found == expected, "{isa}, {kv:?}: {steps:?} on {threads} threads");
                     }
                 }
-                let mut caches = [0; 3].map(|_| KvCache::new(&model.config, 64, kv).unwrap());
-                let [first, second, third] = &mut caches;
+                let mut pool = KvPool::new(&model.config, 3, kv).unwrap();
+                let [first, second, third] = &mut [0; 3].map(|_| KvPages::default());
                 let step = |cache, tokens| Step { cache, tokens, logits: Wanted::All };
-                let together =
-                    decoder.forward(&mut [step(first, &other), step(second, &tokens), step(third, &other[..3])]);
-                let together = together.unwrap();
+                let steps = &mut [step(first, &other), step(second, &tokens), step(third, &other[..3])];
+                let together = decoder.forward(&mut pool, steps).unwrap();
                 assert!(
                     (0..31).all(|i| together.row(40 + i) == expected[i]),
                     "{isa}, {kv:?}: in company, on {threads} threads"
@@ -206,11 +197,12 @@ fn bits_do_not_depend_on_batch_neighbours() {
                 .iter()
                 .map(|tokens| {
                     let mut cache = KvCache::new(&config, 32, KvType::F16).unwrap();
-                    let step = Step { cache: &mut cache, tokens, logits: Wanted::Last };
-                    decoder(&model, 1, precision).forward(&mut [step]).unwrap().last().unwrap().to_vec()
+                    let mut decoder = decoder(&model, 1, precision);
+                    decoder.forward_one(&mut cache, tokens, Wanted::Last).unwrap().last().unwrap().to_vec()
                 })
                 .collect();
-            let mut caches = [0; 3].map(|_| KvCache::new(&config, 32, KvType::F16).unwrap());
+            let mut pool = KvPool::new(&config, 3, KvType::F16).unwrap();
+            let mut caches = [0; 3].map(|_| KvPages::default());
             let mut steps: Vec<Step<'_>> = caches
                 .iter_mut()
                 .zip(&prompts)
@@ -218,10 +210,10 @@ fn bits_do_not_depend_on_batch_neighbours() {
                 .collect();
             steps[1].logits = Wanted::None;
             let mut decoder = decoder(&model, 3, precision);
-            let together = decoder.forward(&mut steps).unwrap();
+            let together = decoder.forward(&mut pool, &mut steps).unwrap();
             assert_eq!(together.rows(), 2);
             assert!(together.row(0) == alone[0] && together.row(1) == alone[2], "{family:?}");
-            assert_eq!(caches.each_ref().map(KvCache::len), [9, 1, 14]);
+            assert_eq!(caches.each_ref().map(KvPages::len), [9, 1, 14]);
         }
     }
 }
@@ -233,8 +225,7 @@ fn a_truncated_cache_continues_as_if_never_longer() {
     let mut decoder = decoder(&model, 2, Precision::F32);
     let tokens = prompt(&config, 12, 0);
     let mut run = |cache: &mut KvCache, tokens: &[u32]| {
-        let step = Step { cache, tokens, logits: Wanted::Last };
-        decoder.forward(&mut [step]).unwrap().last().unwrap().to_vec()
+        decoder.forward_one(cache, tokens, Wanted::Last).unwrap().last().unwrap().to_vec()
     };
     for kv in KvType::ALL {
         let mut cache = KvCache::new(&config, 16, kv).unwrap();
@@ -266,14 +257,14 @@ fn a_tap_sees_the_inputs_of_every_linear_and_changes_nothing() {
         let (tokens, other) = (prompt(&config, 13, 2), prompt(&config, 5, 9));
         let expected = logits(&model, &tokens, &[13], 2, Precision::F32, KvType::F32);
         let mut decoder = decoder(&model, 2, Precision::F32);
-        let mut caches = [0; 2].map(|_| KvCache::new(&config, 16, KvType::F32).unwrap());
-        let [first, second] = &mut caches;
+        let mut pool = KvPool::new(&config, 2, KvType::F32).unwrap();
+        let [first, second] = &mut [0; 2].map(|_| KvPages::default());
         let mut seen = Seen::default();
         let mut steps = [(first, &tokens), (second, &other)].map(|(cache, tokens)| {
             let logits = Wanted::All;
             Step { cache, tokens, logits }
         });
-        let found = decoder.forward_tapped(&mut steps, &mut seen).unwrap();
+        let found = decoder.forward_tapped(&mut pool, &mut steps, &mut seen).unwrap();
         assert!((0..13).all(|i| found.row(i) == expected[i]), "{family:?}");
 
         let points = [BlockInput, Qkv, O, GateUp, Down, BlockOutput];
@@ -329,15 +320,28 @@ fn what_cannot_run_is_refused_and_changes_nothing() {
     let model = model(&config, 1);
     let mut decoder = decoder(&model, 1, Precision::F32);
     let mut cache = KvCache::new(&config, 4, KvType::F16).unwrap();
-    let mut refusal = |cache: &mut KvCache, tokens: &[u32]| {
-        decoder.forward(&mut [Step { cache, tokens, logits: Wanted::Last }]).unwrap_err().to_string()
-    };
+    let mut refusal =
+        |cache: &mut KvCache, tokens: &[u32]| decoder.forward_one(cache, tokens, Wanted::Last).unwrap_err().to_string();
     assert_eq!(refusal(&mut cache, &[1; 5]), "context length exceeded: 5 tokens needed, 4 available");
     assert!(refusal(&mut cache, &[1, 61]).contains("token 61"));
     assert_eq!(cache.len(), 0);
     let mut other = KvCache::new(&tiny(Family::Gemma3), 4, KvType::F16).unwrap();
     assert!(refusal(&mut other, &[1]).contains("another model"));
-    assert_eq!(decoder.forward(&mut []).unwrap().rows(), 0);
-    let nothing = Step { cache: &mut cache, tokens: &[], logits: Wanted::Last };
-    assert!(decoder.forward(&mut [nothing]).unwrap().last().is_none());
+    assert!(decoder.forward_one(&mut cache, &[], Wanted::Last).unwrap().last().is_none());
+    // A pool with too few pages: none of the sequences gets any.
+    let mut pool = KvPool::new(&config, 2, KvType::F16).unwrap();
+    assert_eq!(decoder.forward(&mut pool, &mut []).unwrap().rows(), 0);
+    let (mut one, mut two) = (KvPages::default(), KvPages::default());
+    let tokens = vec![1; 257];
+    let steps = &mut [
+        Step { cache: &mut one, tokens: &tokens, logits: Wanted::Last },
+        Step { cache: &mut two, tokens: &[1], logits: Wanted::Last },
+    ];
+    let message = decoder.forward(&mut pool, steps).unwrap_err().to_string();
+    assert_eq!(message, "the KV cache is full: 3 more pages of 256 positions needed, 2 free");
+    assert_eq!((pool.free(), one.len(), two.len()), (2, 0, 0));
+    let mut elsewhere = KvPool::new(&config, 1, KvType::F16).unwrap();
+    elsewhere.reserve(&mut one, 1).unwrap();
+    let step = Step { cache: &mut one, tokens: &[1], logits: Wanted::Last };
+    assert!(decoder.forward(&mut pool, &mut [step]).unwrap_err().to_string().contains("another pool"));
 }

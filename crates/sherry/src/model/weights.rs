@@ -1,6 +1,5 @@
 //! Weights in executable form.
 
-use rayon::prelude::*;
 use sherry_kernels::{Matrix, MatrixError, Pool};
 
 use super::ArchConfig;
@@ -47,9 +46,9 @@ pub struct Layer {
 }
 
 impl Weights {
-    /// Loads every tensor of `tensors` from `source`: floats are used where they lie, block types and packed ternary ones
-    /// are repacked into kernel order (in parallel, a tensor at a time per thread) and their file pages released, so that
-    /// no second copy stays in memory.
+    /// Loads every tensor of `tensors` from `source` on the threads of `pool`: floats are used where they lie, block types and
+    /// packed ternary ones are repacked into kernel order (a tensor at a time per thread) and their file pages released, so
+    /// that no second copy stays in memory.
     ///
     /// # Errors
     /// [`Error::Malformed`] naming the tensor: packed codes or scales that are illegal, norms that are not finite.
@@ -57,18 +56,19 @@ impl Weights {
         source: &dyn TensorSource,
         tensors: &TensorMap,
         config: &ArchConfig,
+        pool: &Pool,
         progress: &dyn Progress,
     ) -> Result<Self> {
-        let loader = Loader { source, tensors, config };
+        let loader = Loader { source, tensors, config, pool };
         progress.start("load", config.layers as u64);
-        let layers = (0..config.layers)
-            .into_par_iter()
-            .map(|index| {
-                let layer = loader.layer(index);
+        let mut layers: Vec<Option<Result<Layer>>> = (0..config.layers).map(|_| None).collect();
+        pool.for_chunks(&mut layers, 1, |index, layers| {
+            for layer in layers {
+                *layer = Some(loader.layer(index));
                 progress.advance(1);
-                layer
-            })
-            .collect::<Result<Vec<_>>>()?;
+            }
+        });
+        let layers = layers.into_iter().flatten().collect::<Result<Vec<_>>>()?;
         let weights = Self {
             embed: loader.matrix(Role::Embed)?,
             layers,
@@ -91,6 +91,7 @@ struct Loader<'a> {
     source: &'a dyn TensorSource,
     tensors: &'a TensorMap,
     config: &'a ArchConfig,
+    pool: &'a Pool,
 }
 
 impl Loader<'_> {
@@ -151,9 +152,8 @@ impl Loader<'_> {
                 if lookup || float {
                     return Ok(matrix);
                 }
-                // Layers are loaded side by side; the embedding comes alone and is larger than all of them.
-                let threads = if role.is_embedding() { rayon::current_num_threads() } else { 1 };
-                let matrix = matrix.repacked_on(&Pool::new(threads));
+                // Layers are loaded side by side, each by one thread: the pool is busy then. The embedding comes alone.
+                let matrix = matrix.repacked_on(self.pool);
                 self.source.release(name);
                 Ok(matrix)
             }

@@ -10,7 +10,6 @@ use sherry::model::{ArchConfig, Checkpoint, Family, KvType, Model, Stored};
 use sherry_measure::bench::models::{self, Measurement, Options};
 use sherry_measure::bench::{RandomModel, ReadProbe, WeightFormat};
 
-use sherry_kernels::Pool;
 use sherry_kernels::format::{ScaleGroup, TernaryFormat};
 
 use super::output::{self, Record, Subject};
@@ -43,13 +42,12 @@ impl Candidate {
     }
 
     fn load(self, options: &Options, context: &Context) -> Result<Model> {
+        let pool = options.pool();
         let mut model = match self {
-            Self::File(checkpoint) => checkpoint.load(&context.console)?,
-            Self::Random(model) => model.load(&context.console)?,
+            Self::File(checkpoint) => checkpoint.load(&pool, &context.console)?,
+            Self::Random(model) => model.load(&pool, &context.console)?,
         };
-        if options.setups.iter().any(|setup| setup.top > 0)
-            && !model.weights.add_coarse_head(&Pool::new(default_threads().threads))
-        {
+        if options.setups.iter().any(|setup| setup.top > 0) && !model.weights.add_coarse_head(&pool) {
             bail!("--top: this head has no coarse copy, only block-quantized ones have");
         }
         Ok(model)

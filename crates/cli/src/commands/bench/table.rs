@@ -64,7 +64,7 @@ pub fn run(args: &BenchArgs, context: &Context) -> Result<ExitCode> {
             continue;
         }
         context.console.say(&format!("{label}: {} of random weights", bytes(subject.bytes)));
-        let model = Arc::new(model.load(&context.console)?);
+        let model = Arc::new(model.load(&options.pool(), &context.console)?);
         let mut results = models::run(&[model], &options, Some(&read), &context.console)?;
         measured.push(Row { subject, measured: Ok(results.pop().unwrap_or_default()) });
     }

@@ -1,7 +1,7 @@
 use super::{Random, assert_same_bits, engine, isas};
 use crate::kv::TILE;
 use crate::rotation::rotate;
-use crate::{AttentionShape, KvHead, KvTiles, KvType};
+use crate::{AttentionShape, Isa, KvHead, KvTiles, KvType};
 
 fn reference(q: &[f32], k: &[f32], v: &[f32], head_dim: usize, scale: f32) -> Vec<f64> {
     let mut out = Vec::new();
@@ -24,9 +24,9 @@ fn reference(q: &[f32], k: &[f32], v: &[f32], head_dim: usize, scale: f32) -> Ve
 
 /// `positions` random positions of `heads` kv heads, with what is held as f32.
 struct Cache {
-    /// Chunks with a gap after each.
+    /// Chunks with a gap after each, the last one first.
     tiles: Vec<Vec<u8>>,
-    stride: usize,
+    chunks: Vec<usize>,
     keys: Vec<Vec<f32>>,
     values: Vec<Vec<f32>>,
 }
@@ -35,20 +35,22 @@ impl Cache {
     fn new(kv: KvType, heads: usize, positions: usize, head_dim: usize, random: &mut Random) -> Self {
         let layout = KvTiles::new(kv, head_dim);
         let stride = layout.bytes(KvTiles::CHUNK) + 192;
-        let mut stale = vec![0u8; positions.div_ceil(KvTiles::CHUNK) * stride];
+        let count = positions.div_ceil(KvTiles::CHUNK);
+        let chunks: Vec<usize> = (0..count).rev().map(|chunk| chunk * stride).collect();
+        let mut stale = vec![0u8; count * stride];
         // What was there before must not matter, as long as somebody wrote it.
         for p in 0..positions.next_multiple_of(TILE) {
             let broken = if p % 2 == 0 { vec![f32::INFINITY; head_dim] } else { random.values(head_dim) };
-            let tiles = &mut stale[p / KvTiles::CHUNK * stride..];
+            let tiles = &mut stale[chunks[p / KvTiles::CHUNK]..];
             layout.write(tiles, p % KvTiles::CHUNK, &vec![f32::NAN; head_dim], &broken);
         }
-        let mut cache = Self { tiles: vec![stale; heads], stride, keys: Vec::new(), values: Vec::new() };
+        let mut cache = Self { tiles: vec![stale; heads], chunks, keys: Vec::new(), values: Vec::new() };
         for tiles in &mut cache.tiles {
             let (mut keys, mut values) = (Vec::new(), Vec::new());
             for p in 0..positions {
                 let mut key: Vec<f32> = random.values(head_dim).iter().map(|x| x * 4.0).collect();
                 let mut value = random.values(head_dim);
-                let tiles = &mut tiles[p / KvTiles::CHUNK * stride..];
+                let tiles = &mut tiles[cache.chunks[p / KvTiles::CHUNK]..];
                 layout.write(tiles, p % KvTiles::CHUNK, &key, &value);
                 layout.read(tiles, p % KvTiles::CHUNK, &mut key, &mut value);
                 keys.extend(key);
@@ -59,6 +61,16 @@ impl Cache {
         }
         cache
     }
+
+    /// What a token that sees `positions` of a head sees.
+    fn head(&self, head: usize, positions: std::ops::Range<usize>) -> KvHead<'_> {
+        KvHead { slab: &self.tiles[head], chunks: &self.chunks, offset: 0, first: positions.start, end: positions.end }
+    }
+}
+
+/// Tiles of a whole context, one after the other.
+fn in_order(layout: KvTiles) -> [usize; 4] {
+    std::array::from_fn(|chunk| chunk * layout.bytes(KvTiles::CHUNK))
 }
 
 #[test]
@@ -84,8 +96,7 @@ fn attention_follows_f64() {
                     q.chunks_mut(head_dim).for_each(rotate);
                 }
                 let shape = AttentionShape { heads: group, kv_heads: 1, head_dim, kv, scale: 0.5 };
-                let see =
-                    |_: usize, _: usize| KvHead { tiles: &cache.tiles[0], stride: cache.stride, first, end: positions };
+                let see = |_: usize, _: usize| cache.head(0, first..positions);
                 let mut out = vec![f32::NAN; q.len()];
                 engine.attention(shape, &q, see, &mut out);
                 let from = first * head_dim;
@@ -111,12 +122,9 @@ fn attention_follows_f64() {
                     let mut wide = vec![0; layout.bytes(positions)];
                     let keys = cache.keys[0].chunks_exact(head_dim).zip(cache.values[0].chunks_exact(head_dim));
                     keys.enumerate().for_each(|(p, (key, value))| layout.write(&mut wide, p, key, value));
-                    let see = |_: usize, _: usize| KvHead {
-                        tiles: &wide,
-                        stride: layout.bytes(KvTiles::CHUNK),
-                        first,
-                        end: positions,
-                    };
+                    let chunks = in_order(layout);
+                    let see =
+                        |_: usize, _: usize| KvHead { slab: &wide, chunks: &chunks, offset: 0, first, end: positions };
                     let mut from_32 = vec![f32::NAN; q.len()];
                     engine.attention(AttentionShape { kv: KvType::F32, ..shape }, &q, see, &mut from_32);
                     assert_same_bits(&from_32, &out);
@@ -139,10 +147,10 @@ fn extreme_scores_stay_finite() {
     }
     let mut q = [0.0; 8];
     q[0] = 1e4;
+    let chunks = in_order(layout);
     for isa in isas() {
         let mut out = [f32::NAN; 8];
-        let see =
-            |_: usize, _: usize| KvHead { tiles: &tiles, stride: layout.bytes(KvTiles::CHUNK), first: 0, end: 300 };
+        let see = |_: usize, _: usize| KvHead { slab: &tiles, chunks: &chunks, offset: 0, first: 0, end: 300 };
         engine(isa, 1).attention(shape, &q, see, &mut out);
         assert_eq!(out, [3.0; 8], "{isa}");
     }
@@ -160,8 +168,7 @@ fn a_token_is_independent_of_batch_and_threads() {
             let see = |token: usize, head: usize| {
                 // Two sequences, one after the other.
                 let (sequence, end) = if token < 20 { (0, 500 + token) } else { (1, 880 + token - 20) };
-                let cache = &caches[sequence];
-                KvHead { tiles: &cache.tiles[head], stride: cache.stride, first: end.saturating_sub(window), end }
+                caches[sequence].head(head, end.saturating_sub(window)..end)
             };
             for isa in isas() {
                 let mut expected = vec![f32::NAN; q.len()];
@@ -199,20 +206,14 @@ fn broken_positions_are_seen_by_those_who_see_them() {
         let shape = AttentionShape { heads: 1, kv_heads: 1, head_dim: 8, kv, scale: 1.0 };
         let mut out = [0.0; 4 * 8];
         let ends = [40, 41, 64, 0];
-        let see = |token: usize, _: usize| KvHead {
-            tiles: &tiles,
-            stride: layout.bytes(KvTiles::CHUNK),
-            first: 0,
-            end: ends[token],
-        };
+        let see = |token: usize, _: usize| KvHead { slab: &tiles, chunks: &[0], offset: 0, first: 0, end: ends[token] };
         engine(isa, 1).attention(shape, &[1.0; 32], see, &mut out);
         assert!(out[..8].iter().all(|x| (x - 1.0).abs() < 1e-3), "{isa}: {out:?}");
         assert!(out[8..24].iter().all(|x| x.is_nan()), "{isa}: {out:?}");
         assert_eq!(out[24..], [0.0; 8], "{isa}: nothing seen");
         let mut broken = [1.0; 8];
         broken[3] = f32::NAN;
-        let see =
-            |_: usize, _: usize| KvHead { tiles: &tiles, stride: layout.bytes(KvTiles::CHUNK), first: 0, end: 32 };
+        let see = |_: usize, _: usize| KvHead { slab: &tiles, chunks: &[0], offset: 0, first: 0, end: 32 };
         engine(isa, 1).attention(shape, &broken, see, &mut out[..8]);
         assert!(out[..8].iter().all(|x| x.is_nan()), "{isa}: {out:?}");
     }
@@ -225,8 +226,8 @@ fn nothing_seen_beside_a_long_context() {
         let shape = AttentionShape { heads: 1, kv_heads: 1, head_dim: 32, kv, scale: 0.2 };
         let cache = Cache::new(kv, 1, 700, 32, &mut Random::new(9));
         let q = Random::new(10).values(2 * 32);
-        let long = KvHead { tiles: &cache.tiles[0], stride: cache.stride, first: 0, end: 700 };
-        let nothing = KvHead { tiles: &[], end: 0, ..long };
+        let long = cache.head(0, 0..700);
+        let nothing = KvHead { chunks: &[], end: 0, ..long };
         let mut expected = vec![f32::NAN; 32];
         engine(isa, 1).attention(shape, &q[32..], |_, _| long, &mut expected);
         for threads in [1, 2, 3] {
@@ -235,5 +236,34 @@ fn nothing_seen_beside_a_long_context() {
             assert_eq!(out[..32], [0.0; 32], "{isa} {kv:?}");
             assert_same_bits(&out[32..], &expected);
         }
+    }
+}
+
+/// Whatever a caller says about chunks that do not exist, no memory outside the slab is read.
+#[test]
+fn chunks_outside_the_slab_are_refused() {
+    let layout = KvTiles::new(KvType::F16, 8);
+    let slab = vec![0u8; layout.bytes(64)];
+    let shape = AttentionShape { heads: 1, kv_heads: 1, head_dim: 8, kv: KvType::F16, scale: 1.0 };
+    let run = |chunks: &[usize], offset: usize, first: usize, end: usize| {
+        let head = KvHead { slab: &slab, chunks, offset, first, end };
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            engine(Isa::best(), 1).attention(shape, &[1.0; 8], |_, _| head, &mut [0.0; 8]);
+        }))
+        .is_ok()
+    };
+    assert!(run(&[0], 0, 0, 64) && run(&[0], layout.bytes(32), 0, 32) && run(&[], 0, 0, 0));
+    assert!(run(&[usize::MAX, 0], 0, 300, 310), "a chunk before the window is not read");
+    assert!(run(&[usize::MAX], 0, 0, 0), "a token that sees nothing reads nothing");
+    for (chunks, offset, first, end) in [
+        (&[][..], 0, 0, 1),
+        (&[0], 0, 0, 65),
+        (&[0], 0, 0, 257),
+        (&[0, usize::MAX], 0, 0, 257),
+        (&[usize::MAX], 1, 0, 1),
+        (&[64], 0, 0, 64),
+        (&[0], 0, 2, 1),
+    ] {
+        assert!(!run(chunks, offset, first, end), "{chunks:?} {offset} {first} {end}");
     }
 }

@@ -162,6 +162,7 @@ fn check(y: &[f32], all: &[f32], k: usize) {
 
 #[test]
 fn the_largest_products_are_found() {
+    const K: [usize; 6] = [1, 2, 0, 5, 30, 100_000];
     let mut random = Random::new(23);
     for (ty, rows, cols) in [(TensorType::Q8_0, 5003, 64), (TensorType::Q6_K, 4000, 256), (TensorType::Q4_0, 4000, 256)]
     {
@@ -194,12 +195,22 @@ fn the_largest_products_are_found() {
                 for threads in [1, 3] {
                     let mut engine = engine(isa, threads);
                     let all = product(&mut engine, &with_copy, &x);
-                    for k in [1, 2, 5, 30] {
+                    let mut alone = Vec::new();
+                    for k in K {
                         let mut y = vec![f32::NAN; rows];
-                        if engine.top(&x, &with_copy, k, &mut y).is_some() {
+                        let exact = engine.top(&x, &with_copy, &[k], &mut y)[0];
+                        if exact.is_some() {
                             found += 1;
                             check(&y, &all, k);
                         }
+                        alone.push((exact, y));
+                    }
+                    // Several tokens together: the same counts and bits.
+                    let mut y = vec![f32::NAN; K.len() * rows];
+                    let exact = engine.top(&x.repeat(K.len()), &with_copy, &K, &mut y);
+                    for ((exact, y), (expected, row)) in exact.iter().zip(y.chunks_exact(rows)).zip(&alone) {
+                        assert_eq!(exact, expected, "{isa}, {threads} threads");
+                        assert!(exact.is_none() || y == row, "{isa}, {threads} threads");
                     }
                 }
             }
@@ -222,16 +233,23 @@ fn what_cannot_be_told_apart_is_left_to_the_whole_product() {
     for isa in isas() {
         let mut engine = engine(isa, 2);
         let mut y = vec![f32::NAN; 1000];
-        assert_eq!(engine.top(&[1.0; 32], &same, 1, &mut y), None, "all are the largest");
-        assert_eq!(engine.top(&[1.0; 32], &nothing, 1, &mut y), None, "all are 0");
-        assert_eq!(engine.top(&[0.0; 32], &other, 1, &mut y), None, "all are 0");
+        assert_eq!(engine.top(&[1.0; 32], &same, &[1], &mut y), [None], "all are the largest");
+        assert_eq!(engine.top(&[1.0; 32], &nothing, &[1], &mut y), [None], "all are 0");
+        assert_eq!(engine.top(&[0.0; 32], &other, &[1], &mut y), [None], "all are 0");
         for bad in [f32::NAN, f32::INFINITY, 3e38] {
             let mut x = [1.0; 32];
             x[9] = bad;
-            assert_eq!(engine.top(&x, &other, 1, &mut y), None, "{bad}");
+            assert_eq!(engine.top(&x, &other, &[1], &mut y), [None], "{bad}");
+            // Its neighbours in a batch are found all the same.
+            let mut both = vec![f32::NAN; 2000];
+            let good: Vec<f32> = (0..32).map(|i| if i == 3 { 9.0 } else { 0.1 }).collect();
+            let alone = engine.top(&good, &other, &[1], &mut y)[0];
+            assert!(alone.is_some());
+            let found = engine.top(&[x.to_vec(), good].concat(), &other, &[1, 1], &mut both);
+            assert_eq!(found, [None, alone], "{bad}");
         }
-        assert_eq!(engine.top(&[1.0; 32], &other, 0, &mut y), None);
-        assert_eq!(engine.top(&[1.0; 32], &other, 1000, &mut y), None);
+        assert_eq!(engine.top(&[1.0; 32], &other, &[0], &mut y), [None]);
+        assert_eq!(engine.top(&[1.0; 32], &other, &[1000], &mut y), [None]);
     }
 }
 
