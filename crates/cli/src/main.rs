@@ -9,13 +9,12 @@ mod output;
 mod pull;
 mod threads;
 
-use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
 use clap::Parser;
 
 use commands::{Command, Context};
-use output::Console;
+use output::{Console, Stdout};
 
 /// Quantize, run and inspect 1.25-bit language models.
 #[derive(Parser)]
@@ -45,13 +44,18 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(said) => return output::usage(&said),
+    };
     interrupt::install();
-    let context =
-        Context { console: Console::new(cli.quiet, io::stderr().is_terminal()), json: cli.json, quiet: cli.quiet };
-    match commands::dispatch(cli.command, &context) {
+    let context = Context { console: Console::new(cli.quiet), json: cli.json, quiet: cli.quiet };
+    let ended = commands::dispatch(cli.command, &context).and_then(|code| {
+        Stdout::lock().flush()?;
+        Ok(code)
+    });
+    match ended {
         Ok(code) => code,
-        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) if is_interrupt(&error) => ExitCode::from(interrupt::EXIT_CODE),
         Err(error) => {
             report(&error);
@@ -60,7 +64,7 @@ fn main() -> ExitCode {
     }
 }
 
-#[allow(clippy::print_stderr)] // the one place where errors are shown
+/// Shows `error` and what it comes from, in one line.
 fn report(error: &anyhow::Error) {
     let mut text = error.to_string();
     for cause in error.chain().skip(1).map(ToString::to_string) {
@@ -69,14 +73,7 @@ fn report(error: &anyhow::Error) {
             text = format!("{text}: {cause}");
         }
     }
-    eprintln!("error: {text}");
-}
-
-/// The reader of our output went away (`sherry ... | head`): not an error.
-fn is_closed_pipe(error: &anyhow::Error) -> bool {
-    error
-        .chain()
-        .any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe))
+    output::message(&format!("error: {text}"));
 }
 
 fn is_interrupt(error: &anyhow::Error) -> bool {

@@ -28,6 +28,7 @@ pub use rows::{Moves, Rows};
 
 use output::{Input, Output};
 use plan::{Plan, Target};
+use sherry::io::AtomicFolder;
 use sherry::io::gguf::StqId;
 use sherry::model::names::Role;
 use sherry::model::{Checkpoint, Stored};
@@ -195,15 +196,17 @@ pub fn convert(
     };
     match container {
         Container::Folder => {
-            let staged = folder::Staged::create(out)?;
+            let staged = AtomicFolder::create(out)?;
             folder::write_companions(checkpoint, &plan, staged.path())?;
             let weights = staged.path().join("model.safetensors");
             run(Output::create(&weights, container, &jobs, plan.packed, Vec::new(), request.stq_id)?)?;
-            staged.commit(out)?;
+            staged.commit(request.overwrite)?;
         }
         Container::Gguf => {
             let metadata = gguf_metadata::entries(checkpoint, &plan, request.stq_id)?;
-            run(Output::create(out, container, &jobs, plan.packed, metadata, request.stq_id)?)?;
+            let mut output = Output::create(out, container, &jobs, plan.packed, metadata, request.stq_id)?;
+            output.set_replace(request.overwrite);
+            run(output)?;
         }
     }
     let input_bytes = checkpoint.source().tensors().iter().map(|info| info.bytes as u64).sum();

@@ -103,6 +103,14 @@ impl Output {
         })
     }
 
+    /// Whether the file may take the place of another one.
+    pub fn set_replace(&mut self, replace: bool) {
+        match self {
+            Self::Folder(_) => {} // its folder appears as a whole
+            Self::Gguf(writer) => writer.set_replace(replace),
+        }
+    }
+
     /// Makes the file appear.
     pub fn finish(self) -> Result<()> {
         match self {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use sherry::Progress;
 use sherry::generate::log_prob;
-use sherry::io::ReadMode;
+use sherry::io::{AtomicFolder, ReadMode};
 use sherry::model::{Checkpoint, Decoder, KvCache, KvType, Wanted};
 use sherry_convert::quant::{Projection, QuantSpec};
 use sherry_convert::{Container, Embeddings, Linears};
@@ -109,28 +109,6 @@ fn packed_form(q: &QuantizerConfig) -> Result<Form, &'static str> {
     })
 }
 
-/// A folder that vanishes with this value.
-struct Temporary(PathBuf);
-
-impl Temporary {
-    /// A new folder beside `out`.
-    fn beside(out: &Path, what: &str) -> Result<Self> {
-        let mut name = std::ffi::OsString::from(".");
-        name.push(out.file_name().unwrap_or_default());
-        name.push(format!(".{what}-{}", std::process::id()));
-        let path = out.with_file_name(name);
-        let _ = fs::remove_dir_all(&path);
-        fs::create_dir(&path).map_err(sherry::Error::io(&path, "create"))?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
 /// Writes the checkpoint `path` with `Q(W)` in place of the latent weights, all f32, into `folder`.
 fn write_effective(network: &Network, params: &[f32], path: &Path, folder: &Path) -> Result<()> {
     let tensors = network.layout.tensors.iter().filter(|tensor| tensor.purpose != Purpose::Learned);
@@ -202,9 +180,9 @@ pub fn export(run: &Path, out: &Path, request: &Request, progress: &dyn Progress
     let (effective, base) = match form {
         Form::Projected(_) => (None, latent),
         Form::Exact(_) | Form::Dense => {
-            let folder = Temporary::beside(out, "effective")?;
-            write_effective(&network, &params, &path, &folder.0)?;
-            let base = Checkpoint::open(&folder.0, ReadMode::Map)?;
+            let folder = AtomicFolder::create(out)?; // never given its name
+            write_effective(&network, &params, &path, folder.path())?;
+            let base = Checkpoint::open(folder.path(), ReadMode::Map)?;
             (Some(folder), base)
         }
     };
@@ -216,10 +194,11 @@ pub fn export(run: &Path, out: &Path, request: &Request, progress: &dyn Progress
     let last = sherry_convert::Request { embeddings, overwrite, ..sherry_convert::Request::keep() };
     if sherry_convert::container_of(out) == Container::Gguf && form.is_packed() {
         // What a GGUF file can hold of a packed model is decided, and said, where packed models are converted.
-        let packed = Temporary::beside(out, "packed")?;
-        let first = sherry_convert::Request { linears, overwrite: true, ..sherry_convert::Request::keep() };
-        sherry_convert::convert(&base, &packed.0, &first, progress, |_| {})?;
-        let packed = Checkpoint::open(&packed.0, ReadMode::Map)?;
+        let folder = AtomicFolder::create(out)?;
+        let packed = folder.path().join("packed");
+        let first = sherry_convert::Request { linears, ..sherry_convert::Request::keep() };
+        sherry_convert::convert(&base, &packed, &first, progress, |_| {})?;
+        let packed = Checkpoint::open(&packed, ReadMode::Map)?;
         sherry_convert::convert(&packed, out, &last, progress, |_| {})?;
     } else {
         sherry_convert::convert(&base, out, &sherry_convert::Request { linears, ..last }, progress, |_| {})?;

@@ -1,6 +1,5 @@
 //! `sherry compare`: how far apart two models are, tensor by tensor and in what they predict.
 
-use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -16,9 +15,9 @@ use sherry_measure::eval::data::read_text;
 use sherry_measure::eval::{DecoderLm, Divergence, Windows, divergence};
 
 use super::Context;
-use super::engine::{EngineArgs, Loaded, resolve};
+use super::engine::{ContextSize, EngineArgs, Loaded, resolve};
 use crate::interrupt;
-use crate::output::{Align, Table};
+use crate::output::{Align, Stdout, Table};
 
 /// Compare two models: error of every tensor and, with a text, KL divergence of what they predict
 #[derive(Args)]
@@ -58,6 +57,13 @@ pub fn run(args: &CompareArgs, context: &Context) -> Result<ExitCode> {
     if args.window < 2 {
         bail!("--window {}: a prediction takes two tokens at least", args.window);
     }
+    // What can be wrong with the second half of the work is found before the first begins.
+    let text_file = args.text.as_deref().map(read_text).transpose()?;
+    if text_file.is_some() {
+        for model in [&args.reference, &args.model] {
+            args.context().of(Checkpoint::open(&resolve(model)?, args.engine.read_mode())?.config())?;
+        }
+    }
     let mut report =
         json!({ "reference": args.reference.display().to_string(), "model": args.model.display().to_string() });
     let mut text = String::new();
@@ -67,8 +73,8 @@ pub fn run(args: &CompareArgs, context: &Context) -> Result<ExitCode> {
         report["tensors"] = rows;
     }
     let mut passed = true;
-    if let Some(path) = &args.text {
-        let found = predictions(args, path, context)?;
+    if let Some(text_file) = &text_file {
+        let found = predictions(args, text_file, context)?;
         let [reference, model] = found.nll();
         report["predictions"] = json!({
             "tokens": found.tokens(),
@@ -97,13 +103,19 @@ pub fn run(args: &CompareArgs, context: &Context) -> Result<ExitCode> {
         }
         report["passed"] = json!(passed);
     }
-    let mut out = io::stdout().lock();
+    let mut out = Stdout::lock();
     if context.json {
-        writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?;
+        out.json(&report)?;
     } else {
         write!(out, "{text}")?;
     }
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+impl CompareArgs {
+    fn context(&self) -> ContextSize {
+        ContextSize { asked: Some(("--window", self.window)), default: self.window }
+    }
 }
 
 fn tensors(args: &CompareArgs, context: &Context) -> Result<(Table, Value)> {
@@ -140,7 +152,7 @@ fn tensors(args: &CompareArgs, context: &Context) -> Result<(Table, Value)> {
             a_type.clone(),
             b_type.clone(),
             format!("{:.5}", difference.relative_error()),
-            format!("{:.5}", difference.cosine()),
+            difference.cosine().map_or("-".to_owned(), |cosine| format!("{cosine:.5}")),
             format!("{:.3e}", difference.largest),
         ]);
         rows.push(json!({
@@ -209,19 +221,22 @@ impl Difference {
         if difference == 0.0 { 0.0 } else { (difference / reference).sqrt() }
     }
 
-    fn cosine(&self) -> f64 {
+    /// `None` where one of the two is zero: there is no angle then.
+    fn cosine(&self) -> Option<f64> {
         let [reference, model, _, dot] = self.norms;
-        if reference == 0.0 && model == 0.0 { 1.0 } else { dot / (reference * model).sqrt() }
+        if reference == 0.0 && model == 0.0 {
+            return Some(1.0);
+        }
+        Some(dot / (reference * model).sqrt()).filter(|cosine| cosine.is_finite())
     }
 }
 
-fn predictions(args: &CompareArgs, path: &Path, context: &Context) -> Result<Divergence> {
-    let text = read_text(path)?;
+fn predictions(args: &CompareArgs, text: &str, context: &Context) -> Result<Divergence> {
     let lm = |model: &Path| -> Result<DecoderLm> {
-        let Loaded { decoder, tokenizer, .. } = args.engine.load(Some(model), args.window, &context.console)?;
+        let Loaded { decoder, tokenizer, .. } = args.engine.load(Some(model), args.context(), &context.console)?;
         Ok(DecoderLm::new(decoder, tokenizer, args.engine.kv(), args.window))
     };
     let (mut reference, mut model) = (lm(&args.reference)?, lm(&args.model)?);
     let windows = Windows::Strided { size: args.window, stride: args.window };
-    Ok(divergence(&mut reference, &mut model, &text, windows, &context.console)?)
+    Ok(divergence(&mut reference, &mut model, text, windows, &context.console)?)
 }

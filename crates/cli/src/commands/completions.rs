@@ -1,6 +1,5 @@
 //! `sherry completions`, `sherry man`: made from the same definitions as `--help`.
 
-use std::io::{self, Write};
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -8,6 +7,7 @@ use clap::{Args, CommandFactory};
 use clap_complete::Shell;
 
 use crate::Cli;
+use crate::output::Stdout;
 
 /// Print a completion script for a shell
 #[derive(Args)]
@@ -27,7 +27,7 @@ pub struct ManArgs {
 pub fn completions(args: &CompletionsArgs) -> Result<ExitCode> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "sherry", &mut script);
-    io::stdout().write_all(&script)?;
+    Stdout::lock().bytes(&script)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -40,6 +40,6 @@ pub fn man(args: &ManArgs) -> Result<ExitCode> {
     };
     let mut page = Vec::new();
     clap_mangen::Man::new(command).render(&mut page)?;
-    io::stdout().write_all(&page)?;
+    Stdout::lock().bytes(&page)?;
     Ok(ExitCode::SUCCESS)
 }

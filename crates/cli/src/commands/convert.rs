@@ -1,6 +1,5 @@
 //! `sherry convert`: between containers, without touching what the weights mean.
 
-use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -16,7 +15,7 @@ use sherry_kernels::format::TensorType;
 use super::Context;
 use super::engine::resolve;
 use super::quantize::{EmbedArg, stq_id};
-use crate::output::bytes;
+use crate::output::{Stdout, bytes};
 
 /// Change the container: Hugging Face folder <-> GGUF, packed models included
 #[derive(Args)]
@@ -78,7 +77,7 @@ pub fn run(args: &ConvertArgs, context: &Context) -> Result<ExitCode> {
     };
     let summary = sherry_convert::convert(&checkpoint, &args.output, &request, &context.console, |_| {})?;
     let sizes = summary.sizes();
-    let mut out = io::stdout().lock();
+    let mut out = Stdout::lock();
     if context.json {
         let document = json!({
             "output": summary.path.display().to_string(),
@@ -87,7 +86,7 @@ pub fn run(args: &ConvertArgs, context: &Context) -> Result<ExitCode> {
             "notes": summary.notes,
             "tensors": summary.tensors,
         });
-        writeln!(out, "{}", serde_json::to_string_pretty(&document)?)?;
+        out.json(&document)?;
         return Ok(ExitCode::SUCCESS);
     }
     for note in &summary.notes {

@@ -1,6 +1,5 @@
 //! `sherry demo`: get a real model, quantize it, run both, and say what happened.
 
-use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -19,11 +18,11 @@ use sherry_measure::eval::data::read_text;
 use sherry_measure::eval::{DecoderLm, Windows, perplexity};
 
 use super::Context;
-use super::engine::{EngineArgs, resolve};
+use super::engine::{ContextSize, EngineArgs, resolve};
 use super::pull::pull_demo;
 use super::run::Chat;
 use super::sampling::SamplingArgs;
-use crate::output::{Align, Table, bytes};
+use crate::output::{Align, Stdout, Table, bytes};
 
 /// The whole story on a real model: download, quantize to 1.25 bits, answer with both, measure both
 #[derive(Args)]
@@ -51,14 +50,14 @@ pub struct DemoArgs {
 
 /// A page in plain English, written for this purpose.
 const TEXT: &str = include_str!("../../../../docs/demo.txt");
-/// Tokens per window of the perplexity.
+/// Tokens per window of the perplexity, or what the model was made for if that is less. Windows overlap by half, so that
+/// all but the first tokens have at least half a window of context.
 const WINDOW: usize = 512;
-/// Windows overlap by half, so that all but the first tokens have at least this much context.
-const STRIDE: usize = 256;
 
 struct Row {
     label: &'static str,
     model: String,
+    window: usize,
     sizes: Sizes,
     answer: String,
     perplexity: f64,
@@ -110,22 +109,25 @@ fn measure(
     context: &Context,
 ) -> Result<Row> {
     let console = &context.console;
-    let loaded = args.engine.load(Some(path), WINDOW, console)?;
+    let size = ContextSize { asked: None, default: WINDOW };
+    let loaded = args.engine.load(Some(path), size, console)?;
+    let window = loaded.context;
     let model = loaded.checkpoint.describe();
     let tokenizer = Arc::clone(&loaded.tokenizer);
     let sampling =
         SamplingArgs { max_tokens: Some(args.max_tokens), temperature: Some(0.0), ..SamplingArgs::default() };
-    let (mut chat, _) = Chat::new(loaded, Some(WINDOW), false, &sampling, &args.engine)?;
+    let (mut chat, _) = Chat::new(loaded, false, &sampling, &args.engine)?;
     let generated = chat.answer(&[Message::new("user", args.prompt.as_str())], false)?;
     console.say(&format!("{label}: {}", chat.statistics(&generated)));
 
-    let mut lm = DecoderLm::new(chat.into_decoder(), tokenizer, args.engine.kv(), WINDOW);
-    let windows = Windows::Strided { size: WINDOW, stride: STRIDE };
+    let mut lm = DecoderLm::new(chat.into_decoder(), tokenizer, args.engine.kv(), window);
+    let windows = Windows::Strided { size: window, stride: window.div_ceil(2) };
     let perplexity = perplexity(&mut lm, text, windows, console, &mut |_, _| {})?;
     console.finish();
     Ok(Row {
         label,
         model,
+        window,
         sizes,
         answer: generated.text.trim().to_owned(),
         perplexity: perplexity.value(),
@@ -134,7 +136,7 @@ fn measure(
 }
 
 fn report(rows: &[Row], args: &DemoArgs, context: &Context) -> Result<ExitCode> {
-    let mut out = io::stdout().lock();
+    let mut out = Stdout::lock();
     if context.json {
         let rows: Vec<Value> = rows
             .iter()
@@ -151,7 +153,7 @@ fn report(rows: &[Row], args: &DemoArgs, context: &Context) -> Result<ExitCode> 
                 })
             })
             .collect();
-        writeln!(out, "{}", serde_json::to_string_pretty(&json!({ "prompt": args.prompt, "rows": rows }))?)?;
+        out.json(&json!({ "prompt": args.prompt, "rows": rows }))?;
         return Ok(ExitCode::SUCCESS);
     }
     writeln!(out, "\nprompt: {}", args.prompt)?;
@@ -180,7 +182,8 @@ fn report(rows: &[Row], args: &DemoArgs, context: &Context) -> Result<ExitCode> 
     writeln!(out, "\n{table}")?;
     writeln!(
         out,
-        "Perplexity: {text}, windows of {WINDOW} tokens every {STRIDE}. A projection without training loses most"
+        "Perplexity: {text}, windows of {} tokens that overlap by half. A projection without training loses most",
+        rows.first().map_or(WINDOW, |row| row.window)
     )?;
     writeln!(
         out,

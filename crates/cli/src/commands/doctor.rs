@@ -1,6 +1,5 @@
 //! `sherry doctor`: what this machine is, which kernels would run and why, how fast memory is.
 
-use std::io::{self, Write};
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -11,7 +10,7 @@ use sherry_measure::bench::{ReadProbe, limits, statistics};
 
 use super::Context;
 use crate::machine;
-use crate::output::bytes;
+use crate::output::{Stdout, bytes};
 use crate::threads::{Threads, default_threads};
 
 /// Show processor features, chosen kernels, threads, memory, and the limits of memory and processor
@@ -37,7 +36,7 @@ pub fn run(_: &DoctorArgs, context: &Context) -> Result<ExitCode> {
             (threads, statistics::median(&rates), limits::int8_peak(best, &pool))
         })
         .collect();
-    let mut out = io::stdout().lock();
+    let mut out = Stdout::lock();
     if context.json {
         let by_threads = |value: fn(&(usize, f64, f64)) -> f64| {
             measured.iter().map(|m| (m.0.to_string(), json!(value(m)))).collect::<serde_json::Map<_, _>>()
@@ -61,7 +60,7 @@ pub fn run(_: &DoctorArgs, context: &Context) -> Result<ExitCode> {
             "streaming_read_bytes_per_second": by_threads(|m| m.1),
             "int8_macs_per_second": by_threads(|m| m.2),
         });
-        writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?;
+        out.json(&report)?;
         return Ok(ExitCode::SUCCESS);
     }
     writeln!(out, "sherry    {} ({}, {})", env!("CARGO_PKG_VERSION"), std::env::consts::OS, std::env::consts::ARCH)?;

@@ -8,16 +8,13 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 use sherry::Progress;
 use sherry::io::ReadMode;
-use sherry::model::{Checkpoint, Decoder, KvType};
+use sherry::model::{ArchConfig, Checkpoint, Decoder, KvType};
 use sherry::tokenizer::Tokenizer;
-use sherry_kernels::{Engine, Isa, Matrix, Precision};
+use sherry_kernels::{Engine, Isa, Matrix, Pool, Precision};
 
 use crate::builtin;
 use crate::machine;
 use crate::threads::default_threads;
-
-/// Most threads that make sense to ask for; more is a typing error.
-const MAX_THREADS: usize = 1024;
 
 /// How a model runs.
 #[derive(Args, Clone)]
@@ -98,8 +95,8 @@ impl KvArg {
 /// A number of worker threads.
 pub fn threads(text: &str) -> Result<usize, String> {
     match text.parse() {
-        Ok(n) if (1..=MAX_THREADS).contains(&n) => Ok(n),
-        Ok(n) => Err(format!("{n} is not in 1..={MAX_THREADS}")),
+        Ok(n) if (1..=Pool::MAX_THREADS).contains(&n) => Ok(n),
+        Ok(n) => Err(format!("{n} is not in 1..={}", Pool::MAX_THREADS)),
         Err(error) => Err(error.to_string()),
     }
 }
@@ -113,11 +110,37 @@ pub fn positive(text: &str) -> Result<usize, String> {
     }
 }
 
+/// How many tokens of context a command is to have.
+#[derive(Clone, Copy)]
+pub struct ContextSize {
+    /// What was asked for, and the option that asked.
+    pub asked: Option<(&'static str, usize)>,
+    /// What is taken when nobody asks, if the model was made for that many.
+    pub default: usize,
+}
+
+impl ContextSize {
+    /// The size for a model of configuration `config`.
+    ///
+    /// # Errors
+    /// More was asked for than the model was made for.
+    pub fn of(self, config: &ArchConfig) -> Result<usize> {
+        let trained = config.context;
+        match self.asked {
+            Some((option, n)) if n > trained => bail!("{option} {n}: the model was made for {trained} tokens at most"),
+            Some((_, n)) => Ok(n),
+            None => Ok(trained.min(self.default)),
+        }
+    }
+}
+
 /// A model ready to run.
 pub struct Loaded {
     pub checkpoint: Checkpoint,
     pub decoder: Decoder,
     pub tokenizer: Arc<Tokenizer>,
+    /// Tokens of context.
+    pub context: usize,
     pub load_time: Duration,
 }
 
@@ -188,7 +211,6 @@ impl EngineArgs {
     pub fn decoder(&self, checkpoint: &Checkpoint, context: usize, progress: &dyn Progress) -> Result<Decoder> {
         let engine = self.engine()?;
         if let Some((_, available)) = machine::memory() {
-            let context = context.min(checkpoint.config().context);
             let mut estimate = checkpoint.estimate(context, 1, self.kv());
             if self.head == HeadArg::TwoStage {
                 let config = checkpoint.config();
@@ -206,12 +228,13 @@ impl EngineArgs {
     }
 
     /// All of it, timed; without a path the model inside this program.
-    pub fn load(&self, path: Option<&Path>, context: usize, progress: &dyn Progress) -> Result<Loaded> {
+    pub fn load(&self, path: Option<&Path>, context: ContextSize, progress: &dyn Progress) -> Result<Loaded> {
         let start = Instant::now();
         let checkpoint = match path {
             Some(path) => self.open(path, progress)?,
             None => builtin::open(progress)?,
         };
+        let context = context.of(checkpoint.config())?;
         let (tokenizer, decoder) = if self.threads() == 1 {
             (checkpoint.tokenizer(), self.decoder(&checkpoint, context, progress))
         } else {
@@ -223,7 +246,7 @@ impl EngineArgs {
             })
         };
         let (tokenizer, decoder) = (Arc::new(tokenizer?), decoder?);
-        Ok(Loaded { checkpoint, decoder, tokenizer, load_time: start.elapsed() })
+        Ok(Loaded { checkpoint, decoder, tokenizer, context, load_time: start.elapsed() })
     }
 }
 

@@ -1,6 +1,5 @@
 //! `sherry eval`: benchmarks, perplexity, comparison.
 
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -19,9 +18,12 @@ use sherry_measure::eval::{
     TaskRun, Windows, divergence, harness, perplexity, results, table,
 };
 
+use sherry::model::Checkpoint;
+use sherry::tokenizer::Tokenizer;
+
 use super::Context;
-use super::engine::{EngineArgs, positive};
-use crate::output::{Align, Table, bytes};
+use super::engine::{ContextSize, EngineArgs, positive};
+use crate::output::{Align, Stdout, Table, bytes};
 use crate::pull::{DataCache, Hub, HubError};
 
 /// Measure a model: benchmarks equal to lm-evaluation-harness 0.4.13, perplexity, KL divergence
@@ -119,14 +121,11 @@ pub fn run(args: &EvalArgs, context: &Context) -> Result<ExitCode> {
     {
         bail!("{}: no such folder to write results into", parent.display());
     }
-    let against = args.against.as_deref().map(Against::new).transpose()?;
-    if let Some(Against::Results(file)) = &against {
-        for run in &runs {
-            file.item_values(run, run.task.metrics[0])?;
-        }
-    }
+    let model = args.open(&args.model, text.as_deref(), context)?;
+    let reference = args.kld.as_deref().map(|path| args.open(path, text.as_deref(), context)).transpose()?;
+    let against = args.against.as_deref().map(|path| Against::open(path, &runs, args, context)).transpose()?;
 
-    let (mut lm, card) = args.load(&args.model, context)?;
+    let (mut lm, card) = args.load(model, context)?;
     let mut journal = args.journal("partial", &card, context)?;
     let outcomes = args.run_tasks(&mut lm, runs, journal.as_mut(), context)?;
     let mut perplexities = Vec::new();
@@ -134,9 +133,9 @@ pub fn run(args: &EvalArgs, context: &Context) -> Result<ExitCode> {
         let file = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
         perplexities.push(args.perplexity(&mut lm, file, text, context)?);
     }
-    let divergence = match (&args.kld, &text) {
-        (Some(path), Some(text)) => {
-            let (mut reference, _) = args.load(path, context)?;
+    let divergence = match (reference, &text) {
+        (Some(reference), Some(text)) => {
+            let (mut reference, _) = args.load(reference, context)?;
             let windows = args.windows(lm.max_length());
             Some(divergence(&mut reference, &mut lm, text, windows, &context.console)?)
         }
@@ -157,8 +156,8 @@ pub fn run(args: &EvalArgs, context: &Context) -> Result<ExitCode> {
     drop(lm);
     let (comparison, base_journal) = match against {
         Some(Against::Results(file)) => (Some(Comparison::with_results(&file, &evaluation)?), None),
-        Some(Against::Model(path)) => {
-            args.compare(&path, &evaluation, context).map(|(c, journal)| (Some(c), journal))?
+        Some(Against::Model(model)) => {
+            args.compare(*model, &evaluation, context).map(|(c, journal)| (Some(c), journal))?
         }
         None => (None, None),
     };
@@ -241,11 +240,25 @@ impl EvalArgs {
         }
     }
 
-    fn load(&self, path: &Path, context: &Context) -> Result<(DecoderLm, ModelCard)> {
+    /// Opens the model at `path` and checks that it can do what is asked, with `text` for its perplexity.
+    fn open(&self, path: &Path, text: Option<&str>, context: &Context) -> Result<Opened> {
         let checkpoint = self.engine.open(path, &context.console)?;
+        let size = ContextSize { asked: self.ctx_size.map(|n| ("--ctx-size", n)), default: usize::MAX };
+        let max_length = size.of(checkpoint.config())?;
         let tokenizer = Arc::new(checkpoint.tokenizer()?);
+        if let Some(text) = text {
+            let windows = self.windows(max_length);
+            if windows.longest() > max_length {
+                bail!("--ppl-window {}: the context has {max_length} tokens", windows.longest());
+            }
+            windows.over(tokenizer.encode(text, false, false)?.len())?;
+        }
+        Ok(Opened { checkpoint, tokenizer, max_length })
+    }
+
+    fn load(&self, opened: Opened, context: &Context) -> Result<(DecoderLm, ModelCard)> {
+        let Opened { checkpoint, tokenizer, max_length } = opened;
         let card = ModelCard::of(&checkpoint)?;
-        let max_length = self.ctx_size.unwrap_or(usize::MAX);
         let decoder = self.engine.decoder(&checkpoint, max_length, &context.console)?;
         Ok((DecoderLm::new(decoder, tokenizer, self.engine.kv(), max_length), card))
     }
@@ -328,14 +341,15 @@ impl EvalArgs {
         Ok(PerplexityOutcome { file, windows, sums })
     }
 
-    /// Asks the model at `path` the same items. It has a journal of its own.
+    /// Asks another model the same items. It has a journal of its own.
     fn compare(
         &self,
-        path: &Path,
+        model: Opened,
         evaluation: &Evaluation,
         context: &Context,
     ) -> Result<(Comparison, Option<Journal>)> {
-        let (mut lm, card) = self.load(path, context)?;
+        let base = model.checkpoint.path().display().to_string();
+        let (mut lm, card) = self.load(model, context)?;
         let mut journal = self.journal("against.partial", &card, context)?;
         let mut rows = Vec::new();
         for outcome in &evaluation.outcomes {
@@ -346,7 +360,7 @@ impl EvalArgs {
                 rows.push((outcome.run.task, metric, Paired::new(&base, &own)?));
             }
         }
-        Ok((Comparison { base: path.display().to_string(), rows }, journal))
+        Ok((Comparison { base, rows }, journal))
     }
 }
 
@@ -355,21 +369,32 @@ fn paired_metrics(outcome: &Outcome) -> impl Iterator<Item = Metric> {
     outcome.run.task.metrics.iter().copied().filter(|metric| *metric != Metric::Perplexity)
 }
 
+/// A model that is not loaded yet.
+struct Opened {
+    checkpoint: Checkpoint,
+    tokenizer: Arc<Tokenizer>,
+    /// Longest token sequence.
+    max_length: usize,
+}
+
 /// What a run is compared with.
 enum Against {
-    Model(PathBuf),
+    Model(Box<Opened>),
     Results(ResultsFile),
 }
 
 impl Against {
-    fn new(path: &Path) -> Result<Self> {
-        if path.extension().is_some_and(|ending| ending == "json") {
-            return Ok(Self::Results(ResultsFile::read(path)?));
+    /// Opens what `path` names and checks that the items of `runs` can be compared.
+    fn open(path: &Path, runs: &[TaskRun], args: &EvalArgs, context: &Context) -> Result<Self> {
+        if path.extension().is_none_or(|ending| ending != "json") {
+            let model = args.open(path, None, context).with_context(|| format!("--against {}", path.display()))?;
+            return Ok(Self::Model(Box::new(model)));
         }
-        if !path.exists() {
-            bail!("--against {}: no such model or results file", path.display());
+        let file = ResultsFile::read(path)?;
+        for run in runs {
+            file.item_values(run, run.task.metrics[0])?;
         }
-        Ok(Self::Model(path.to_path_buf()))
+        Ok(Self::Results(file))
     }
 }
 
@@ -397,9 +422,9 @@ fn show(
     document: &Value,
     context: &Context,
 ) -> Result<()> {
-    let mut out = io::stdout().lock();
+    let mut out = Stdout::lock();
     if context.json {
-        writeln!(out, "{}", serde_json::to_string_pretty(document)?)?;
+        out.json(document)?;
         return Ok(());
     }
     if !evaluation.outcomes.is_empty() {
@@ -407,8 +432,7 @@ fn show(
         write!(out, "{}", table::markdown(&tasks))?;
     }
     if let Some(mean) = results::paper_mean(&evaluation.outcomes) {
-        let stderr = mean.stderr.map(|stderr| format!(" ± {stderr:.4}")).unwrap_or_default();
-        writeln!(out, "\nmean acc of the five tasks: {:.4}{stderr}", mean.value)?;
+        writeln!(out, "\nmean acc of the five tasks: {:.4}{}", mean.value, plus_minus(mean.stderr))?;
     }
     for perplexity in &evaluation.perplexities {
         writeln!(out, "Final estimate: {}", perplexity.sums)?;
@@ -431,6 +455,11 @@ fn show(
         evaluation.seconds
     ));
     Ok(())
+}
+
+/// " ± 0.0123"; nothing where there is no standard error.
+fn plus_minus(stderr: Option<f64>) -> String {
+    stderr.map(|stderr| format!(" ± {stderr:.4}")).unwrap_or_default()
 }
 
 impl Comparison {
@@ -467,7 +496,7 @@ impl Comparison {
                 paired.items.to_string(),
                 format!("{:.4}", paired.base),
                 format!("{:.4}", paired.other),
-                format!("{:+.4} ± {:.4}", paired.difference, paired.stderr),
+                format!("{:+.4}{}", paired.difference, plus_minus(paired.stderr)),
                 paired.only_base.to_string(),
                 paired.only_other.to_string(),
                 format!("{:.3}", paired.p_exact),

@@ -1,6 +1,5 @@
 //! `sherry export`: a trained run as a packed model.
 
-use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -10,6 +9,7 @@ use sherry_convert::Embeddings;
 use sherry_train::export::{Request, export};
 
 use super::Context;
+use crate::output::Stdout;
 
 /// Write a trained run as a packed model and compare it with what was trained
 #[derive(Args)]
@@ -43,9 +43,9 @@ pub fn run(args: &ExportArgs, context: &Context) -> Result<ExitCode> {
     let request = Request { embeddings, dense: args.dense, overwrite: args.force, windows: args.windows };
     let found = export(&args.run, &args.out, &request, &context.console)?;
     let good = found.is_good();
-    let mut out = io::stdout().lock();
+    let mut out = Stdout::lock();
     if context.json {
-        writeln!(out, "{}", serde_json::to_string(&found)?)?;
+        out.json_line(&found)?;
     } else {
         let verdict = if good { "packed model and student agree" } else { "NOT GOOD: they differ" };
         writeln!(

@@ -1,6 +1,5 @@
 //! `sherry inspect`: what is in a model, whether it is sound, and how its numbers are distributed.
 
-use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -18,7 +17,7 @@ use sherry_kernels::format::{PackedRows, TernaryFormat, read_code};
 use super::Context;
 use super::engine::resolve;
 use crate::interrupt;
-use crate::output::{Align, Table, bytes};
+use crate::output::{Align, Stdout, Table, bytes, printable};
 
 /// Show what is in a model file or folder, and check it
 #[derive(Args)]
@@ -74,9 +73,9 @@ pub fn run(args: &InspectArgs, context: &Context) -> Result<ExitCode> {
         sound = problems.is_empty();
         report["problems"] = json!(problems);
     }
-    let mut out = io::stdout().lock();
+    let mut out = Stdout::lock();
     if context.json {
-        writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?;
+        out.json(&report)?;
     } else {
         write!(out, "{}", text(&report, &checkpoint))?;
     }
@@ -221,7 +220,10 @@ fn sparkline(counts: &Value) -> String {
 
 /// The report for people.
 fn text(report: &Value, checkpoint: &Checkpoint) -> String {
-    let mut text = format!("{}\n{}\n\n", checkpoint.path().display(), checkpoint.describe());
+    let line = |text: &str| printable::line(text).into_owned();
+    let shown = |value: &Value| line(value.as_str().unwrap_or_default());
+    let path = checkpoint.path().display().to_string();
+    let mut text = format!("{}\n{}\n\n", line(&path), line(&checkpoint.describe()));
     let mut table = Table::new(&[("part", Align::Left), ("size", Align::Right), ("bits/weight", Align::Right)]);
     for (kind, entry) in report["sizes"].as_object().into_iter().flatten() {
         table.row([
@@ -238,7 +240,7 @@ fn text(report: &Value, checkpoint: &Checkpoint) -> String {
     );
     let tokenizer = &report["tokenizer"];
     text += &match &tokenizer["problem"] {
-        Value::String(problem) => format!("tokenizer: {problem}\n"),
+        Value::String(problem) => format!("tokenizer: {}\n", line(problem)),
         _ => format!(
             "tokenizer: {} tokens, bos {}, eos {}, {} chat template\n",
             tokenizer["tokens"],
@@ -250,7 +252,7 @@ fn text(report: &Value, checkpoint: &Checkpoint) -> String {
     if let Some(metadata) = report["metadata"].as_object() {
         text += "\nmetadata\n";
         for (key, value) in metadata {
-            text += &format!("  {key} = {}\n", value.as_str().unwrap_or_default());
+            text += &format!("  {} = {}\n", line(key), shown(value));
         }
     }
     if let Some(tensors) = report["tensors"].as_array() {
@@ -262,22 +264,13 @@ fn text(report: &Value, checkpoint: &Checkpoint) -> String {
         ]);
         for tensor in tensors {
             let shape: Vec<String> = tensor["shape"].as_array().into_iter().flatten().map(Value::to_string).collect();
-            table.row([
-                tensor["name"].as_str().unwrap_or_default().to_owned(),
-                tensor["type"].as_str().unwrap_or_default().to_owned(),
-                shape.join(" x "),
-                tensor["bytes"].to_string(),
-            ]);
+            table.row([shown(&tensor["name"]), shown(&tensor["type"]), shape.join(" x "), tensor["bytes"].to_string()]);
         }
         text += &format!("\n{table}");
     }
     let histogram = &report["histogram"];
     if histogram.is_object() {
-        text += &format!(
-            "\n{} ({})\n",
-            histogram["tensor"].as_str().unwrap_or_default(),
-            histogram["type"].as_str().unwrap_or_default()
-        );
+        text += &format!("\n{} ({})\n", shown(&histogram["tensor"]), shown(&histogram["type"]));
         for part in ["values", "scales"] {
             let part_of = &histogram[part];
             if part_of.is_object() {
@@ -299,7 +292,7 @@ fn text(report: &Value, checkpoint: &Checkpoint) -> String {
             text += "\nverified: every tensor is sound\n";
         }
         for problem in problems {
-            text += &format!("\nproblem: {}", problem.as_str().unwrap_or_default());
+            text += &format!("\nproblem: {}", shown(problem));
         }
         text += "\n";
     }

@@ -1,6 +1,5 @@
 //! `sherry pull`: a model or benchmark data onto this machine.
 
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -11,7 +10,7 @@ use sherry::Progress;
 use sherry_measure::eval::Task;
 
 use super::Context;
-use crate::output::bytes;
+use crate::output::{Stdout, bytes};
 use crate::pull::{DEMO_NAME, DEMO_REPO, DataCache, Hub, HubError, RemoteFile, Repo, fetch_demo};
 
 /// Download a model or benchmark data from the Hugging Face hub (resumes; checks sizes and checksums)
@@ -58,11 +57,11 @@ pub fn run(args: &PullArgs, context: &Context) -> Result<ExitCode> {
         pull_repo(repo, revision, &args.file, &folder, &context.console)?;
         folder
     };
-    let mut out = io::stdout().lock();
+    let mut out = Stdout::lock();
     if context.json {
-        writeln!(out, "{}", json!({ "path": path.display().to_string() }))?;
+        out.json_line(&json!({ "path": path.display().to_string() }))?;
     } else {
-        writeln!(out, "{}", path.display())?;
+        out.path(&path)?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -10,8 +9,8 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 use serde_json::json;
-use sherry::io::ReadMode;
 use sherry::io::gguf::StqId;
+use sherry::io::{AtomicFile, ReadMode};
 use sherry::model::Checkpoint;
 use sherry_convert::quant::{Projection, QuantSpec};
 use sherry_convert::{Container, Embeddings, Linears, Request, STQ1_0_SPEC, Summary, Written};
@@ -19,7 +18,7 @@ use sherry_kernels::format::{QuadOrder, ScaleGroup, TensorType, TernaryFormat};
 
 use super::Context;
 use super::engine::resolve;
-use crate::output::{Align, Table, bytes};
+use crate::output::{Align, Stdout, Table, bytes, printable};
 
 /// Turn a dense model into a 1.25-bit one (or one of the baselines)
 #[derive(Args)]
@@ -150,7 +149,7 @@ pub fn stq_id(text: &str) -> StqId {
 }
 
 impl QuantizeArgs {
-    /// Refuses options without effect, and a report that has no place, before any work is done.
+    /// Refuses options without effect, and results that have no place, before any work is done.
     fn check(&self) -> Result<()> {
         let sherry = self.ty == TypeArg::Sherry;
         let ternary = matches!(self.ty, TypeArg::Ternary167 | TypeArg::Ternary2);
@@ -169,18 +168,28 @@ impl QuantizeArgs {
         if self.projection.is_some() && !ternary {
             bail!("--projection is for ternary-1.67 and ternary-2; sherry-1.25 has its own");
         }
-        let Some(report) = &self.report else { return Ok(()) };
+        let report = self.report();
         let parent = report.parent().filter(|parent| !parent.as_os_str().is_empty());
-        if parent.is_some_and(|parent| !parent.is_dir()) {
+        if self.report.is_some() && parent.is_some_and(|parent| !parent.is_dir()) {
             bail!("--report {}: no such folder", report.display());
         }
-        if *report == self.output {
+        if report == self.output {
             bail!("--report {}: is the output", report.display());
         }
-        if report.exists() && !self.force {
-            bail!("{}: exists already; --force replaces it", report.display());
+        let existing = [&self.output, &report].into_iter().find(|path| path.exists());
+        match existing.filter(|_| !self.force) {
+            Some(path) => bail!("{}: exists already; --force replaces it", path.display()),
+            None => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Where the report goes.
+    fn report(&self) -> PathBuf {
+        self.report.clone().unwrap_or_else(|| {
+            let mut name = self.output.file_name().unwrap_or_default().to_os_string();
+            name.push(".report.json");
+            self.output.with_file_name(name)
+        })
     }
 
     fn linears(&self) -> Linears {
@@ -234,7 +243,7 @@ pub fn run(args: &QuantizeArgs, context: &Context) -> Result<ExitCode> {
         overwrite: args.force,
     };
     let summary = sherry_convert::convert(&checkpoint, &args.output, &request, &context.console, |_| {})?;
-    let report = args.report.clone().unwrap_or_else(|| report_path(&args.output));
+    let report = args.report();
     let document = json!({
         "input": args.input.display().to_string(),
         "output": summary.path.display().to_string(),
@@ -246,10 +255,13 @@ pub fn run(args: &QuantizeArgs, context: &Context) -> Result<ExitCode> {
         "notes": summary.notes,
         "tensors": summary.tensors,
     });
-    sherry::io::write_atomic(&report, (serde_json::to_string_pretty(&document)? + "\n").as_bytes())?;
-    let mut out = io::stdout().lock();
+    let mut file = AtomicFile::create(&report)?;
+    file.set_replace(args.force);
+    file.write((serde_json::to_string_pretty(&document)? + "\n").as_bytes())?;
+    file.commit()?;
+    let mut out = Stdout::lock();
     if context.json {
-        writeln!(out, "{}", serde_json::to_string_pretty(&document)?)?;
+        out.json(&document)?;
         return Ok(ExitCode::SUCCESS);
     }
     if !context.quiet {
@@ -258,7 +270,7 @@ pub fn run(args: &QuantizeArgs, context: &Context) -> Result<ExitCode> {
         write!(out, "{}", size_table(&summary))?;
         writeln!(out)?;
         for line in closing_lines(&summary) {
-            writeln!(out, "{line}")?;
+            writeln!(out, "{}", printable::line(&line))?;
         }
     }
     writeln!(
@@ -269,12 +281,6 @@ pub fn run(args: &QuantizeArgs, context: &Context) -> Result<ExitCode> {
         report.display()
     )?;
     Ok(ExitCode::SUCCESS)
-}
-
-fn report_path(output: &Path) -> PathBuf {
-    let mut name = output.file_name().unwrap_or_default().to_os_string();
-    name.push(".report.json");
-    output.with_file_name(name)
 }
 
 fn read_importance(path: &Path) -> Result<HashMap<String, Vec<f32>>> {

@@ -1,6 +1,5 @@
 //! `sherry report`: several results in one table, or several training runs on one page.
 
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -12,7 +11,7 @@ use sherry_measure::eval::{Metric, Report, ResultsFile};
 use sherry_train::report::{self, Run};
 
 use super::Context;
-use crate::output::{Align, Table, bytes};
+use crate::output::{Align, Stdout, Table, bytes};
 
 /// Results of several models as one table, or several training runs as one HTML page
 #[derive(Args)]
@@ -20,7 +19,9 @@ use crate::output::{Align, Table, bytes};
 Examples:
   sherry report bf16.json q8.json sherry.json       method x task, with bits and size
   sherry report smol.json other.json --metric acc_norm --json
-  sherry report runs/tiny runs/tiny-2               curves, histograms and warnings into report.html")]
+  sherry report runs/tiny runs/tiny-2               curves, histograms and warnings into report.html
+
+Inputs that cannot be read are named, the others reported; the exit code is then 2.")]
 pub struct ReportArgs {
     /// Result files (of `sherry eval -o` or lm-evaluation-harness), or run folders of `sherry train`
     #[arg(required = true, value_name = "RESULTS.json|RUN")]
@@ -45,7 +46,7 @@ enum MetricArg {
 pub fn run(args: &ReportArgs, context: &Context) -> Result<ExitCode> {
     let (runs, files): (Vec<&PathBuf>, Vec<&PathBuf>) = args.inputs.iter().partition(|path| path.is_dir());
     match (&runs[..], &files[..]) {
-        ([], _) => results(args, context),
+        ([], files) => results(files, args, context),
         (runs, []) => training(runs, &args.out, context),
         ([run, ..], [file, ..]) => {
             bail!("{} is a folder and {} a file: result files or run folders, not both", run.display(), file.display())
@@ -53,32 +54,56 @@ pub fn run(args: &ReportArgs, context: &Context) -> Result<ExitCode> {
     }
 }
 
-fn training(folders: &[&PathBuf], out: &Path, context: &Context) -> Result<ExitCode> {
-    if let Some(folder) = folders.iter().find(|folder| !Run::is_at(folder)) {
-        bail!("{}: no run folder of sherry train (it holds no metrics.jsonl)", folder.display());
+/// What `read` makes of the `paths`; those it cannot read are named, and the others are reported all the same.
+fn readable<T>(paths: &[&PathBuf], read: impl Fn(&Path) -> Result<T>) -> (Vec<T>, ExitCode) {
+    let mut found = Vec::new();
+    let mut code = ExitCode::SUCCESS;
+    for path in paths {
+        match read(path) {
+            Ok(one) => found.push(one),
+            Err(error) => {
+                crate::report(&error);
+                code = ExitCode::from(2);
+            }
+        }
     }
-    let runs = folders.iter().map(|folder| Run::read(folder)).collect::<sherry_train::Result<Vec<_>>>()?;
+    (found, code)
+}
+
+fn training(folders: &[&PathBuf], page: &Path, context: &Context) -> Result<ExitCode> {
+    let (runs, code) = readable(folders, |folder| {
+        if !Run::is_at(folder) {
+            bail!("{}: no run folder of sherry train (it holds no metrics.jsonl)", folder.display());
+        }
+        Ok(Run::read(folder)?)
+    });
+    if runs.is_empty() {
+        return Ok(code);
+    }
     for run in &runs {
         run.warnings().iter().for_each(|warning| context.console.say(&format!("warning: {}: {warning}", run.name())));
     }
-    write_atomic(out, report::html(&runs).as_bytes())?;
-    let mut stdout = io::stdout().lock();
+    write_atomic(page, report::html(&runs).as_bytes())?;
+    let mut out = Stdout::lock();
     if context.json {
-        writeln!(stdout, "{}", json!({ "path": out }))?;
+        out.json_line(&json!({ "path": page }))?;
     } else {
-        writeln!(stdout, "{}", out.display())?;
+        out.path(page)?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(code)
 }
 
-fn results(args: &ReportArgs, context: &Context) -> Result<ExitCode> {
-    let files = args.inputs.iter().map(|path| ResultsFile::read(path)).collect::<sherry::Result<Vec<_>>>()?;
+fn results(files: &[&PathBuf], args: &ReportArgs, context: &Context) -> Result<ExitCode> {
+    let (files, code) = readable(files, |path| Ok(ResultsFile::read(path)?));
+    if files.is_empty() {
+        return Ok(code);
+    }
     let metric = match args.metric {
         MetricArg::Acc => Metric::Acc,
         MetricArg::AccNorm => Metric::AccNorm,
     };
     let report = Report::new(&files, metric);
-    let mut out = io::stdout().lock();
+    let mut out = Stdout::lock();
     if context.json {
         let rows = report.rows.iter().map(|row| {
             let values: serde_json::Map<_, _> =
@@ -88,8 +113,8 @@ fn results(args: &ReportArgs, context: &Context) -> Result<ExitCode> {
                 "perplexity": row.perplexity,
             })
         });
-        writeln!(out, "{}", serde_json::to_string_pretty(&rows.collect::<Vec<_>>())?)?;
-        return Ok(ExitCode::SUCCESS);
+        out.json(&rows.collect::<Vec<_>>())?;
+        return Ok(code);
     }
     let with_perplexity = report.rows.iter().any(|row| row.perplexity.is_some());
     let mut columns =
@@ -118,5 +143,5 @@ fn results(args: &ReportArgs, context: &Context) -> Result<ExitCode> {
         table.row(cells);
     }
     write!(out, "{table}")?;
-    Ok(ExitCode::SUCCESS)
+    Ok(code)
 }

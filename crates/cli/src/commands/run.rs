@@ -1,6 +1,6 @@
 //! `sherry run`: one answer, or a conversation.
 
-use std::io::{self, BufRead as _, IsTerminal, Read as _, Write as _};
+use std::io::{self, BufRead as _, IsTerminal, Read as _};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -15,9 +15,9 @@ use sherry::generate::{Event, Finish, Generated, Request, Sampler, SamplingParam
 use sherry::model::Decoder;
 
 use super::Context;
-use super::engine::{EngineArgs, Loaded, positive};
+use super::engine::{ContextSize, EngineArgs, Loaded, positive};
 use super::sampling::SamplingArgs;
-use crate::output::bytes;
+use crate::output::{Stdout, bytes};
 use crate::{builtin, interrupt, machine};
 
 /// Chat with a model, or let it answer one prompt
@@ -72,20 +72,8 @@ pub struct Chat {
 
 impl Chat {
     /// Prepares `loaded` for answering. `raw`: without a chat template.
-    pub fn new(
-        loaded: Loaded,
-        context: Option<usize>,
-        raw: bool,
-        sampling: &SamplingArgs,
-        engine: &EngineArgs,
-    ) -> Result<(Self, String)> {
-        let Loaded { checkpoint, decoder, tokenizer, load_time } = loaded;
-        let trained = checkpoint.config().context;
-        let context = match context {
-            Some(n) if n > trained => bail!("--ctx-size {n}: the model was made for {trained} tokens at most"),
-            Some(n) => n,
-            None => trained.min(DEFAULT_CONTEXT),
-        };
+    pub fn new(loaded: Loaded, raw: bool, sampling: &SamplingArgs, engine: &EngineArgs) -> Result<(Self, String)> {
+        let Loaded { checkpoint, decoder, tokenizer, context, load_time } = loaded;
         let template = if raw { None } else { chat_template(&tokenizer)? };
         let (params, line) = sampling.resolve(checkpoint.generation())?;
         let mut end = checkpoint.generation().eos_token_ids.clone();
@@ -116,13 +104,14 @@ impl Chat {
     pub fn answer(&mut self, messages: &[Message], stream: bool) -> Result<Generated> {
         let prompt = self.prompt(messages)?;
         let request = Request { prompt: &prompt, max_tokens: self.max_tokens, end: &self.end, stop: &self.stop };
-        let mut out = io::stdout().lock();
+        let mut out = Stdout::lock();
         let mut written = Ok(());
         let generated = self.session.generate(&request, &mut Sampler::new(self.params)?, &mut |event| {
             if let (Event::Text(text), true) = (event, stream) {
-                written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+                written = out.answer(text);
             }
-            if interrupt::requested() || written.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            let enough = interrupt::requested() || written.is_err() || Stdout::is_closed();
+            if enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
         written?;
         Ok(generated)
@@ -180,11 +169,11 @@ pub fn run(args: &RunArgs, context: &Context) -> Result<ExitCode> {
         None if conversation => None,
         None => Some(read_stdin()?),
     };
-    let wanted = args.ctx_size.unwrap_or(DEFAULT_CONTEXT);
-    let loaded = args.engine.load(args.model.as_deref(), wanted, &context.console)?;
+    let size = ContextSize { asked: args.ctx_size.map(|n| ("--ctx-size", n)), default: DEFAULT_CONTEXT };
+    let loaded = args.engine.load(args.model.as_deref(), size, &context.console)?;
     // The model inside goes on with texts.
     let raw = args.raw || args.model.is_none();
-    let (mut chat, sampling) = Chat::new(loaded, args.ctx_size, raw, &args.sampling, &args.engine)?;
+    let (mut chat, sampling) = Chat::new(loaded, raw, &args.sampling, &args.engine)?;
     context.console.say(&format!("sampling  {sampling}"));
     let mut messages = Vec::new();
     if let Some(system) = &args.system {
@@ -216,7 +205,10 @@ fn read_stdin() -> Result<String> {
 fn one_answer(chat: &mut Chat, mut messages: Vec<Message>, prompt: String, context: &Context) -> Result<ExitCode> {
     messages.push(Message::new("user", prompt));
     let generated = chat.answer(&messages, !context.json)?;
-    let mut out = io::stdout().lock();
+    if Stdout::is_closed() {
+        return Ok(ExitCode::SUCCESS); // nobody wants to know the rest
+    }
+    let mut out = Stdout::lock();
     if context.json {
         let s = &generated.statistics;
         let document = json!({
@@ -230,7 +222,7 @@ fn one_answer(chat: &mut Chat, mut messages: Vec<Message>, prompt: String, conte
             "load_seconds": chat.load_time.as_secs_f64(),
             "resident_bytes": machine::resident().map(|(now, _)| now),
         });
-        writeln!(out, "{}", serde_json::to_string_pretty(&document)?)?;
+        out.json(&document)?;
     } else {
         writeln!(out)?;
         context.console.say(&chat.statistics(&generated));
@@ -252,12 +244,15 @@ fn converse(chat: &mut Chat, start: Vec<Message>, context: &Context) -> Result<E
     let mut messages = start.clone();
     let mut lines = io::stdin().lock().lines();
     loop {
-        let mut out = io::stdout().lock();
+        let mut out = Stdout::lock();
         write!(out, "> ")?;
         out.flush()?;
         drop(out);
+        if Stdout::is_closed() {
+            return Ok(ExitCode::SUCCESS);
+        }
         let Some(line) = lines.next().transpose()? else {
-            writeln!(io::stdout())?;
+            writeln!(Stdout::lock())?;
             return Ok(ExitCode::SUCCESS);
         };
         match line.trim() {
@@ -272,7 +267,7 @@ fn converse(chat: &mut Chat, start: Vec<Message>, context: &Context) -> Result<E
         interrupt::clear();
         match chat.answer(&messages, true) {
             Ok(generated) => {
-                writeln!(io::stdout())?;
+                writeln!(Stdout::lock())?;
                 if generated.finish == Finish::ContextFull {
                     context.console.say("the context is full; /clear starts afresh");
                 }

@@ -1,6 +1,5 @@
 //! `sherry tokenizer`: a vocabulary of one's own.
 
-use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -10,6 +9,7 @@ use serde_json::json;
 use sherry_train::data::{Sources, learn, save_tokenizer};
 
 use super::Context;
+use crate::output::Stdout;
 
 /// Learn a byte-level BPE tokenizer from text
 #[derive(Args)]
@@ -44,9 +44,9 @@ pub fn run(args: &TokenizerArgs, context: &Context) -> Result<ExitCode> {
     let sources = Sources::open(&args.files, &args.text_field)?;
     let tokenizer = learn(&sources, args.vocab, &context.console)?;
     let paths = save_tokenizer(&tokenizer, &args.out)?;
-    let mut out = io::stdout().lock();
+    let mut out = Stdout::lock();
     if context.json {
-        writeln!(out, "{}", json!({ "path": paths[0], "vocab": tokenizer.vocab_size() }))?;
+        out.json_line(&json!({ "path": paths[0], "vocab": tokenizer.vocab_size() }))?;
     } else {
         writeln!(out, "{}: {} tokens", paths[0].display(), tokenizer.vocab_size())?;
     }

@@ -1,6 +1,5 @@
 //! `sherry train`: quantization-aware training.
 
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -12,6 +11,7 @@ use sherry_train::{Config, Outcome, Resume, Trainer};
 use super::Context;
 use crate::dashboard::Dashboard;
 use crate::interrupt;
+use crate::output::Stdout;
 
 /// Train a model with 1.25-bit weights, from scratch or from a checkpoint
 #[derive(Args)]
@@ -67,11 +67,11 @@ pub fn run(args: &TrainArgs, context: &Context) -> Result<ExitCode> {
     let mut trainer = Trainer::open(config, &folder, &resume, &context.console)?;
     if args.prepare {
         let checkpoint = trainer.prepare()?;
-        let mut out = io::stdout().lock();
+        let mut out = Stdout::lock();
         if context.json {
-            writeln!(out, "{}", json!({ "checkpoint": checkpoint }))?;
+            out.json_line(&json!({ "checkpoint": checkpoint }))?;
         } else {
-            writeln!(out, "{}", checkpoint.display())?;
+            out.path(&checkpoint)?;
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -87,15 +87,15 @@ pub fn run(args: &TrainArgs, context: &Context) -> Result<ExitCode> {
             outcome.step
         ));
     }
-    let mut out = io::stdout().lock();
+    let mut out = Stdout::lock();
     if context.json {
         let summary = json!({
             "step": outcome.step, "finished": outcome.finished, "loss": outcome.loss,
             "valid_loss": outcome.valid_loss, "checkpoint": outcome.checkpoint,
         });
-        writeln!(out, "{summary}")?;
+        out.json_line(&summary)?;
     } else {
-        writeln!(out, "{}", outcome.checkpoint.display())?;
+        out.path(&outcome.checkpoint)?;
     }
     Ok(if outcome.finished { ExitCode::SUCCESS } else { ExitCode::from(interrupt::EXIT_CODE) })
 }

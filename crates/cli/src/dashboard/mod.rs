@@ -1,6 +1,8 @@
 //! The live view of a training run on a terminal. It draws on stderr, in a thread of its own, and leaves the terminal
 //! as it was, however the run ends.
 
+#![allow(clippy::disallowed_methods)] // it draws on stderr
+
 mod view;
 
 use std::collections::{BTreeMap, VecDeque};

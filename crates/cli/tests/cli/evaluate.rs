@@ -127,7 +127,7 @@ fn what_cannot_be_evaluated_is_named_and_earlier_results_stay() {
     refused("--tasks hellaswag", &["task hellaswag: no validation data", "sherry pull --dataset hellaswag"]);
     refused("--tasks piqa --num-fewshot 2", &["training split", "piqa_train.jsonl"]);
     refused("--tasks piqa --ctx-size 2", &["does not fit the model's context of 2 tokens"]);
-    refused("--ppl out.json --ctx-size 100", &["windows of 512 tokens", "context of 100"]);
+    refused("--ppl out.json --ctx-size 100", &["--ppl-window 512", "100 tokens"]);
     let data = place.join("data/piqa_validation.jsonl");
     let whole = fs::read(&data).unwrap();
     fs::write(&data, &whole[..whole.len() - 9]).unwrap();
@@ -140,9 +140,67 @@ fn what_cannot_be_evaluated_is_named_and_earlier_results_stay() {
     assert_eq!(document(place, "eval dense --tasks piqa")["n-samples"]["piqa"]["original"], 3);
 }
 
+#[test]
+fn wrong_files_do_not_hide_the_others() {
+    let place = with_model();
+    let place = place.path();
+    write_piqa(&place.join("data"), 3);
+    succeeds(place, "eval dense --tasks piqa -o one.json -q");
+    fs::write(place.join("wrong.json"), "{}").unwrap();
+    let table = succeeds(place, "report one.json");
+    let outcome = run(place, "report one.json wrong.json none.json");
+    assert_eq!((outcome.code, &outcome.stdout), (Some(2), &table), "{outcome:?}");
+    let errors: Vec<&str> = outcome.stderr.lines().collect();
+    assert!(errors.len() == 2 && errors.iter().all(|line| line.starts_with("error: ")), "{outcome:?}");
+    assert!(errors[0].contains("wrong.json") && errors[1].contains("none.json"), "{outcome:?}");
+    let outcome = run(place, "report wrong.json none.json --json");
+    assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(2), ""), "{outcome:?}");
+}
+
+#[test]
+fn one_token_or_item_has_no_error() {
+    let place = with_model();
+    let place = place.path();
+    write_piqa(&place.join("data"), 1);
+    fs::write(place.join("text.txt"), "ab").unwrap();
+    let line = "eval dense --tasks piqa --against dense --ppl text.txt --ppl-mode disjoint --ppl-window 2";
+    let text = succeeds(place, &format!("{line} -q"));
+    assert!(text.contains("Final estimate: PPL = ") && !text.contains("+/-"), "{text}");
+    assert!(!text.contains("NaN"), "{text}");
+    let found = document(place, line);
+    assert_eq!(found["sherry"]["perplexity"][0]["perplexity_stderr"], Value::Null);
+    assert_eq!(found["sherry"]["comparison"]["rows"][0]["stderr"], Value::Null);
+}
+
+#[test]
+fn what_cannot_be_asked_is_found_before_a_model_is_loaded() {
+    let place = with_model();
+    let place = place.path();
+    write_piqa(&place.join("data"), 3);
+    fs::write(place.join("text.txt"), "ab").unwrap();
+    // Weights that cannot be loaded: whoever tries complains about them.
+    let path = place.join("dense/model.safetensors");
+    let mut bytes = fs::read(&path).unwrap();
+    let end = bytes.len();
+    bytes[end - 4..].fill(0xff);
+    fs::write(&path, bytes).unwrap();
+    for (line, parts) in [
+        ("run dense hi --ctx-size 5000", ["--ctx-size 5000", "4096"]),
+        ("eval dense --tasks piqa --ctx-size 5000", ["--ctx-size 5000", "4096"]),
+        ("eval dense --tasks piqa --ppl text.txt --ppl-window 5000", ["--ppl-window 5000", "4096"]),
+        ("eval dense --tasks piqa --ppl text.txt", ["2 tokens", "1024"]),
+        ("eval dense --tasks piqa --against none", ["--against none", "no such"]),
+        ("eval dense --tasks piqa --ppl text.txt --ppl-mode disjoint --ppl-window 2 --kld none", ["none", "no such"]),
+        ("compare dense dense --text text.txt --window 5000", ["--window 5000", "4096"]),
+        ("compare dense dense --text none.txt", ["none.txt", ""]),
+    ] {
+        refuses(place, line, &parts);
+    }
+}
+
 /// A file of the library's tests.
 fn golden(name: &str) -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../sherry/tests/golden/parquet").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../measure/tests/golden/parquet").join(name)
 }
 
 #[test]

@@ -6,5 +6,6 @@ mod evaluate;
 mod fixture;
 mod models;
 mod process;
+mod streams;
 mod training;
 mod usage;

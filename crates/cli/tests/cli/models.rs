@@ -80,6 +80,13 @@ fn what_exists_is_replaced_only_by_force() {
     refuses(place, "quantize dense packed --type q8_0", &["packed", "exists already", "--force"]);
     refuses(place, "convert dense packed --dtype f16", &["packed", "exists already", "--force"]);
     assert_eq!(weights(), before);
+    // The report as well, also where the model itself is gone.
+    let report = || fs::read(place.join("packed.report.json")).unwrap();
+    let first = report();
+    fs::rename(place.join("packed"), place.join("away")).unwrap();
+    refuses(place, "quantize dense packed --type q8_0", &["packed.report.json", "exists already", "--force"]);
+    fs::rename(place.join("away"), place.join("packed")).unwrap();
+    assert_eq!(report(), first);
     succeeds(place, "quantize dense packed --type q8_0 --force");
     assert_ne!(weights(), before);
 
@@ -200,7 +207,7 @@ fn models_are_compared() {
         ("--text text.txt --max-kld=-1", ["--max-kld"]),
         ("--text text.txt --no-tensors --window 0", ["--window"]),
         ("--text text.txt --no-tensors --window 5000", ["4096"]),
-        ("--text none.txt --no-tensors", ["none.txt"]),
+        ("--text none.txt", ["none.txt"]),
     ] {
         refuses(place, &format!("compare dense packed {options}"), &parts);
     }

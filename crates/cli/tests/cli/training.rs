@@ -12,7 +12,12 @@ use crate::fixture::{document, names, refuses, run, succeeds, workplace};
 /// A folder with text and a configuration of `steps` quick steps.
 fn with_config(steps: usize) -> tempfile::TempDir {
     let place = workplace();
-    let folder = place.path();
+    write_config(place.path(), steps);
+    place
+}
+
+/// Writes text and a configuration of `steps` quick steps into `folder`.
+pub fn write_config(folder: &Path, steps: usize) {
     let text = |from: usize, to: usize| -> String {
         (from..to)
             .map(|i| format!("The number after {i} is {}, and before it was {}.\n", i + 1, i.max(1) - 1))
@@ -27,7 +32,6 @@ fn with_config(steps: usize) -> tempfile::TempDir {
          [checkpoint]\nevery = 5\n[metrics]\nevery = 1\nprobe_every = 4\nvalid_every = 6\nvalid_sequences = 2\n"
     );
     fs::write(folder.join("small.toml"), config).unwrap();
-    place
 }
 
 /// The files of the last checkpoint of a run.

@@ -16,8 +16,9 @@ pub struct Paired {
     pub other: f64,
     /// Mean of the differences.
     pub difference: f64,
-    /// Standard error of that mean: sample standard deviation of the differences over the root of their number.
-    pub stderr: f64,
+    /// Standard error of that mean: sample standard deviation of the differences over the root of their number; `None`
+    /// with a single item.
+    pub stderr: Option<f64>,
     /// Items only the base gets right.
     pub only_base: usize,
     /// Items only the other gets right.
@@ -48,7 +49,7 @@ impl Paired {
         let mean = |values: &[f64]| values.iter().sum::<f64>() / n;
         let difference = mean(&differences);
         let squares: f64 = differences.iter().map(|d| (d - difference) * (d - difference)).sum();
-        let stderr = if base.len() > 1 { (squares / (n - 1.0) / n).sqrt() } else { f64::NAN };
+        let stderr = (base.len() > 1).then(|| (squares / (n - 1.0) / n).sqrt());
         let only_base = differences.iter().filter(|&&d| d < 0.0).count();
         let only_other = differences.iter().filter(|&&d| d > 0.0).count();
         let (b, c) = (only_base as f64, only_other as f64);
@@ -139,11 +140,15 @@ mod tests {
         assert_eq!((paired.only_base, paired.only_other, paired.items), (5, 1, 12));
         close(paired.difference, -4.0 / 12.0);
         let squares = 6.0 - 12.0 * (4.0f64 / 12.0).powi(2);
-        close(paired.stderr, (squares / 11.0 / 12.0).sqrt());
+        close(paired.stderr.unwrap(), (squares / 11.0 / 12.0).sqrt());
         close(paired.p_exact, 2.0 * 7.0 / 64.0);
         close(paired.chi2, 9.0 / 6.0);
         let same = Paired::new(&base, &base).unwrap();
-        assert_eq!((same.difference, same.stderr, same.p_exact, same.chi2, same.p_chi2), (0.0, 0.0, 1.0, 0.0, 1.0));
+        assert_eq!(
+            (same.difference, same.stderr, same.p_exact, same.chi2, same.p_chi2),
+            (0.0, Some(0.0), 1.0, 0.0, 1.0)
+        );
+        assert_eq!(Paired::new(&base[..1], &other[..1]).unwrap().stderr, None);
         assert!(Paired::new(&base, &other[1..]).is_err());
         assert!(Paired::new(&[], &[]).is_err());
     }

@@ -188,13 +188,14 @@ impl Divergence {
         uncertain(self.tokens.iter().map(|token| token.nll[1] - token.nll[0]))
     }
 
-    /// Correlation of the two models' negative log-likelihoods over tokens.
-    pub fn correlation(&self) -> f64 {
+    /// Correlation of the two models' negative log-likelihoods over tokens; `None` where one of them is the same for every
+    /// token.
+    pub fn correlation(&self) -> Option<f64> {
         let [base, other] = self.nll();
         let n = self.tokens.len() as f64;
         let covariance: f64 =
             self.tokens.iter().map(|t| (t.nll[0] - base.value) * (t.nll[1] - other.value)).sum::<f64>() / n / (n - 1.0);
-        covariance / (base.stderr * other.stderr)
+        Some(covariance / (base.stderr * other.stderr)).filter(|correlation| correlation.is_finite())
     }
 }
 
@@ -218,14 +219,17 @@ impl fmt::Display for Divergence {
         let [base, other] = self.nll();
         let (base_ppl, ppl, ratio) = (base.value.exp(), other.value.exp(), self.log_ratio());
         let difference = {
-            let correlation = self.correlation();
+            let correlation = self.correlation().unwrap_or(0.0);
             let (a, b) = (ppl * other.stderr, base_ppl * base.stderr);
             (a * a + b * b - 2.0 * correlation * a * b).max(0.0).sqrt()
         };
         writeln!(f, "====== Perplexity statistics ======")?;
         writeln!(f, "Mean PPL(Q)                   : {ppl:10.6} ± {:10.6}", ppl * other.stderr)?;
         writeln!(f, "Mean PPL(base)                : {base_ppl:10.6} ± {:10.6}", base_ppl * base.stderr)?;
-        writeln!(f, "Cor(ln(PPL(Q)), ln(PPL(base))): {:6.2}%", 100.0 * self.correlation())?;
+        match self.correlation() {
+            Some(correlation) => writeln!(f, "Cor(ln(PPL(Q)), ln(PPL(base))): {:6.2}%", 100.0 * correlation)?,
+            None => writeln!(f, "Cor(ln(PPL(Q)), ln(PPL(base))): none, a model gives every token the same")?,
+        }
         writeln!(f, "Mean ln(PPL(Q)/PPL(base))     : {:10.6} ± {:10.6}", ratio.value, ratio.stderr)?;
         let (quotient, error) = (ratio.value.exp(), ratio.value.exp() * ratio.stderr);
         writeln!(f, "Mean PPL(Q)/PPL(base)         : {quotient:10.6} ± {error:10.6}")?;
@@ -292,7 +296,12 @@ mod tests {
         assert_eq!(found.tokens(), 5 * 7);
         assert!(found.mean().value.abs() < 1e-15 && found.rms_change().value < 1e-15);
         assert_eq!(found.same_top().value, 1.0);
-        assert!((found.correlation() - 1.0).abs() < 1e-12);
+        assert!((found.correlation().unwrap() - 1.0).abs() < 1e-12);
+        // A model without any opinion: its likelihoods do not vary.
+        let windows = Windows::Disjoint { size: 3 };
+        let flat = divergence(&mut Toy(0.0), &mut Toy(0.5), "abc", windows, &NoProgress).unwrap();
+        assert_eq!(flat.correlation(), None);
+        assert!(!flat.to_string().contains("NaN"), "{flat}");
         assert_eq!(found.log_ratio().value, 0.0);
     }
 

@@ -36,18 +36,21 @@ impl Perplexity {
     }
 
     /// The standard error llama.cpp prints: that of the mean negative log-likelihood over tokens, times the
-    /// perplexity (first-order propagation through the exponential). Tokens are taken as independent.
-    pub fn stderr(&self) -> f64 {
+    /// perplexity (first-order propagation through the exponential). Tokens are taken as independent. `None` where there
+    /// is no such number: with fewer than two tokens, or when the perplexity is infinite.
+    pub fn stderr(&self) -> Option<f64> {
         let n = self.tokens as f64;
         let mean = self.nll / n;
         let variance = (self.nll_squared / n - mean * mean).max(0.0);
-        (variance / (n - 1.0)).sqrt() * self.value()
+        let stderr = (variance / (n - 1.0)).sqrt() * self.value();
+        Some(stderr).filter(|stderr| self.tokens > 1 && stderr.is_finite())
     }
 }
 
 impl fmt::Display for Perplexity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PPL = {:.4} +/- {:.5}", self.value(), self.stderr())
+        write!(f, "PPL = {:.4}", self.value())?;
+        self.stderr().map_or(Ok(()), |stderr| write!(f, " +/- {stderr:.5}"))
     }
 }
 
@@ -96,8 +99,23 @@ mod tests {
         let squares: f64 = [1.0, 4.0, 16.0, 0.25, 9.0].iter().sum();
         assert!((sums.value() - f64::exp(mean)).abs() < 1e-12);
         let expected = ((squares / n - mean * mean) / (n - 1.0)).sqrt() * f64::exp(mean);
-        assert!((sums.stderr() - expected).abs() < 1e-12);
+        assert!((sums.stderr().unwrap() - expected).abs() < 1e-12);
         assert_eq!(sums.windows, [7.0, 3.5]);
         assert_eq!(sums.to_string(), format!("PPL = {:.4} +/- {:.5}", f64::exp(mean), expected));
+    }
+
+    #[test]
+    fn an_error_that_does_not_exist_is_not_shown() {
+        let of = |logprobs: &[f64]| {
+            let mut sums = Perplexity::default();
+            sums.push(&WindowScore { index: 0, windows: 1, logprobs: logprobs.to_vec() });
+            sums
+        };
+        assert_eq!((of(&[-2.0]).stderr(), of(&[-2.0]).to_string()), (None, "PPL = 7.3891".to_owned()));
+        assert_eq!(of(&[-2.0, -2.0]).stderr(), Some(0.0));
+        // A token the model holds impossible, and one so improbable that the perplexity overflows.
+        for logprobs in [[-1.0, f64::NEG_INFINITY], [-1.0, -1e5]] {
+            assert_eq!(of(&logprobs).to_string(), "PPL = inf");
+        }
     }
 }

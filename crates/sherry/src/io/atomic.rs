@@ -1,10 +1,11 @@
-//! Files that appear whole or not at all: temporary file beside the target, fsync, rename, fsync of the folder.
+//! Files and folders that appear whole or not at all: a temporary beside the target, fsync, rename, fsync of the folder
+//! that holds it.
 
-use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use super::temporary::{self, folder_of, fresh_name};
 use crate::{Error, Result};
 
 /// A file being written. Dropping it without [`commit`](Self::commit) removes every trace.
@@ -12,7 +13,9 @@ use crate::{Error, Result};
 pub struct AtomicFile {
     target: PathBuf,
     temp: PathBuf,
+    /// Holds the lock that tells others this file is in work.
     file: Option<BufWriter<File>>,
+    replace: bool,
 }
 
 impl AtomicFile {
@@ -21,12 +24,16 @@ impl AtomicFile {
     /// # Errors
     /// [`Error::Io`] when the folder is missing or not writable.
     pub fn create(target: &Path) -> Result<Self> {
-        let mut name = OsString::from(".");
-        name.push(target.file_name().unwrap_or_default());
-        name.push(format!(".tmp-{}", std::process::id()));
-        let temp = target.with_file_name(name);
-        let file = OpenOptions::new().write(true).create_new(true).open(&temp).map_err(Error::io(target, "create"))?;
-        Ok(Self { target: target.to_path_buf(), temp, file: Some(BufWriter::with_capacity(1 << 20, file)) })
+        let create = |path: &Path| OpenOptions::new().write(true).create_new(true).open(path);
+        let (temp, file) =
+            temporary::create(target, create, |_, file| Some(file)).map_err(Error::io(target, "create"))?;
+        let file = file.map(|file| BufWriter::with_capacity(1 << 20, file));
+        Ok(Self { target: target.to_path_buf(), temp, file, replace: true })
+    }
+
+    /// With `false` a target that exists, or appears before [`commit`](Self::commit), is an error and stays.
+    pub fn set_replace(&mut self, replace: bool) {
+        self.replace = replace;
     }
 
     /// Writes `bytes` at the end.
@@ -54,20 +61,42 @@ impl AtomicFile {
     /// # Errors
     /// [`Error::Io`]; the older file, if any, is then untouched.
     pub fn commit(mut self) -> Result<()> {
-        let Some(file) = self.file.take() else { return Ok(()) };
-        let result = file.into_inner().map_err(io::IntoInnerError::into_error).and_then(|file| file.sync_all());
-        result.and_then(|()| fs::rename(&self.temp, &self.target)).map_err(|source| {
-            let _ = fs::remove_file(&self.temp);
-            Error::Io { path: self.target.clone(), action: "write", source }
-        })?;
+        let Some(file) = self.file.as_mut() else { return Ok(()) };
+        file.flush().and_then(|()| file.get_ref().sync_all()).map_err(Error::io(&self.target, "write"))?;
+        let named = if self.replace { fs::rename(&self.temp, &self.target) } else { self.name_new() };
+        named.map_err(Error::io(&self.target, "write"))?;
+        self.file = None;
         sync_folder(&self.target)
     }
+
+    /// Gives the file its name unless something has it. Of several processes that try, one succeeds.
+    fn name_new(&self) -> io::Result<()> {
+        match fs::hard_link(&self.temp, &self.target) {
+            Ok(()) => {
+                let _ = fs::remove_file(&self.temp); // the file has its name; whoever writes it next sweeps this one
+                return Ok(());
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(appeared()),
+            Err(_) => {} // a file system without links
+        }
+        match OpenOptions::new().write(true).create_new(true).open(&self.target) {
+            Ok(_) => fs::rename(&self.temp, &self.target),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(appeared()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The error of whoever comes second.
+fn appeared() -> io::Error {
+    io::Error::new(io::ErrorKind::AlreadyExists, "it exists, made by somebody else in the meantime")
 }
 
 impl Drop for AtomicFile {
     fn drop(&mut self) {
-        if self.file.take().is_some() {
+        if let Some(file) = self.file.take() {
             let _ = fs::remove_file(&self.temp);
+            let (_file, _unwritten) = file.into_parts(); // nobody needs it any more
         }
     }
 }
@@ -82,12 +111,108 @@ pub fn write_atomic(target: &Path, bytes: &[u8]) -> Result<()> {
     file.commit()
 }
 
+/// A folder being filled. Dropping it without [`commit`](Self::commit) removes it with everything in it.
+#[derive(Debug)]
+pub struct AtomicFolder {
+    target: PathBuf,
+    temp: PathBuf,
+    /// Holds the lock, where folders can be locked.
+    _lock: Option<File>,
+}
+
+/// Between the name of a target and the random part, while an older folder makes room.
+const ASIDE: &str = ".old-";
+/// How often a folder makes room for this one before somebody else wins.
+const ATTEMPTS: usize = 8;
+
+impl AtomicFolder {
+    /// A new folder beside `target`, which it will become.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the folder that holds it is missing or not writable.
+    pub fn create(target: &Path) -> Result<Self> {
+        recover(target);
+        let (temp, lock) = temporary::create(target, |path| fs::create_dir(path), |path, ()| File::open(path).ok())
+            .map_err(Error::io(target, "create"))?;
+        Ok(Self { target: target.to_path_buf(), temp, _lock: lock })
+    }
+
+    /// Where to put its files.
+    pub fn path(&self) -> &Path {
+        &self.temp
+    }
+
+    /// Gives the folder its name. With `replace` an older folder or file of that name is moved aside first and removed
+    /// afterwards; should the process be killed between the two moves, the next [`create`](Self::create) puts it back.
+    ///
+    /// # Errors
+    /// [`Error::Io`]: something else has the name, and `replace` is not set.
+    pub fn commit(self, replace: bool) -> Result<()> {
+        let failed = |source| Error::Io { path: self.target.clone(), action: "create", source };
+        let mut old: Option<PathBuf> = None;
+        for _ in 0..ATTEMPTS {
+            // Renaming never replaces a folder that holds something.
+            let Err(error) = fs::rename(&self.temp, &self.target) else {
+                if let Some(old) = old {
+                    remove(&old);
+                }
+                return sync_folder(&self.target);
+            };
+            if fs::symlink_metadata(&self.target).is_err() {
+                restore(old.as_deref(), &self.target);
+                return Err(failed(error));
+            }
+            if !replace {
+                return Err(failed(appeared()));
+            }
+            let aside = fresh_name(&self.target, ASIDE);
+            match fs::rename(&self.target, &aside) {
+                // What was moved before is older still.
+                Ok(()) => {
+                    if let Some(older) = old.replace(aside) {
+                        remove(&older);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {} // gone in the meantime
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        restore(old.as_deref(), &self.target);
+        Err(failed(appeared()))
+    }
+}
+
+impl Drop for AtomicFolder {
+    fn drop(&mut self) {
+        // After `commit` there is nothing of this name.
+        let _ = fs::remove_dir_all(&self.temp);
+    }
+}
+
+fn restore(old: Option<&Path>, target: &Path) {
+    if let Some(old) = old {
+        let _ = fs::rename(old, target);
+    }
+}
+
+fn remove(path: &Path) {
+    let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+}
+
+/// Puts back what a process that was killed had moved aside; where its place is taken it was about to be removed.
+fn recover(target: &Path) {
+    for old in temporary::siblings(target, &temporary::prefix(target, ASIDE)) {
+        if fs::symlink_metadata(target).is_ok() {
+            remove(&old);
+        } else {
+            restore(Some(&old), target);
+        }
+    }
+}
+
 /// Makes the entry of `target` in its folder durable.
-pub fn sync_folder(target: &Path) -> Result<()> {
-    let folder = match target.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
+fn sync_folder(target: &Path) -> Result<()> {
+    let folder = folder_of(target);
     // Windows cannot open folders as files; there the rename is as durable as it gets.
     #[cfg(unix)]
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::io(folder, "sync"))?;
@@ -97,44 +222,4 @@ pub fn sync_folder(target: &Path) -> Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn entries(folder: &Path) -> Vec<OsString> {
-        fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name()).collect()
-    }
-
-    #[test]
-    fn appears_only_on_commit() {
-        let folder = tempfile::tempdir().unwrap();
-        let target = folder.path().join("model.gguf");
-        fs::write(&target, b"old").unwrap();
-        let mut file = AtomicFile::create(&target).unwrap();
-        file.write(b"new").unwrap();
-        assert_eq!(fs::read(&target).unwrap(), b"old");
-        file.commit().unwrap();
-        assert_eq!(fs::read(&target).unwrap(), b"new");
-        assert_eq!(entries(folder.path()).len(), 1);
-    }
-
-    #[test]
-    fn a_header_can_be_written_last() {
-        let folder = tempfile::tempdir().unwrap();
-        let target = folder.path().join("x");
-        let mut file = AtomicFile::create(&target).unwrap();
-        file.write(b"????body").unwrap();
-        file.overwrite(0, b"head").unwrap();
-        file.write(b" end").unwrap();
-        file.commit().unwrap();
-        assert_eq!(fs::read(&target).unwrap(), b"headbody end");
-    }
-
-    #[test]
-    fn a_dropped_file_leaves_nothing() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut file = AtomicFile::create(&folder.path().join("x")).unwrap();
-        file.write(b"half").unwrap();
-        drop(file);
-        assert!(entries(folder.path()).is_empty());
-    }
-}
+mod tests;

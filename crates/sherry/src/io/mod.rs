@@ -7,12 +7,14 @@ mod mmap;
 pub mod native;
 pub mod safetensors;
 mod source;
+mod temporary;
 mod verify;
 
-pub use atomic::{AtomicFile, sync_folder, write_atomic};
+pub use atomic::{AtomicFile, AtomicFolder, write_atomic};
 pub use mmap::{FileBytes, ReadMode};
 pub use safetensors::Safetensors;
 pub use source::{TensorInfo, TensorSource};
+pub use temporary::sweep;
 pub use verify::verify_tensor;
 
 /// Lower-case hexadecimal digits, as checksums are written.

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail};
 use sherry::Progress as _;
 use sherry::io::ReadMode;
-use sherry::model::{ArchConfig, Checkpoint, Family, KvType, Model, Stored};
+use sherry::model::{ArchConfig, Checkpoint, Family, KvType, MemoryEstimate, Model, Stored};
 use sherry_measure::bench::models::{self, Measurement, Options};
 use sherry_measure::bench::{RandomModel, ReadProbe, WeightFormat};
 
 use sherry_kernels::format::{ScaleGroup, TernaryFormat};
+use sherry_kernels::{Matrix, Pool};
 
 use super::output::{self, Record, Subject};
 use super::{BenchArgs, usable_memory};
@@ -39,6 +40,16 @@ impl Candidate {
             Self::File(checkpoint) => checkpoint.estimate(0, 0, KvType::F16).weights,
             Self::Random(model) => model.bytes(),
         }
+    }
+
+    /// Memory that measuring it takes: weights, the coarse copy of the head where `--top` wants one, caches.
+    fn memory(&self, options: &Options) -> MemoryEstimate {
+        let mut weights = self.bytes();
+        if options.setups.iter().any(|setup| setup.top > 0) {
+            let (rows, cols) = (self.config().vocab, self.config().hidden);
+            weights = weights.saturating_add(Matrix::coarse_bytes(rows, cols) as u64);
+        }
+        MemoryEstimate { weights, kv_cache: models::cache_bytes(self.config(), options) }
     }
 
     fn load(self, options: &Options, context: &Context) -> Result<Model> {
@@ -99,20 +110,15 @@ pub fn run(args: &BenchArgs, context: &Context) -> Result<ExitCode> {
         models::check(candidate.config(), &options.tests)?;
     }
     let available = usable_memory();
-    let needed =
-        |candidate: &Candidate| candidate.bytes().saturating_add(models::cache_bytes(candidate.config(), &options));
+    let needed = |candidate: &Candidate| candidate.memory(&options);
     if let Some(available) = available {
         for candidate in &candidates {
-            sherry::model::MemoryEstimate {
-                weights: candidate.bytes(),
-                kv_cache: models::cache_bytes(candidate.config(), &options),
-            }
-            .check(available)
-            .with_context(|| candidate.subject().name)?;
+            needed(candidate).check(available).with_context(|| candidate.subject().name)?;
         }
     }
     let read = ReadProbe::new(ReadProbe::BYTES)?;
-    let all: u64 = candidates.iter().map(needed).fold(0, u64::saturating_add);
+    let all =
+        candidates.iter().map(needed).fold(0u64, |sum, m| sum.saturating_add(m.weights).saturating_add(m.kv_cache));
     // Together their repetitions interleave; one after the other when memory asks for it.
     let together = available.is_none_or(|available| all <= available);
     let mut results: Vec<(Subject, Vec<Measurement>)> = Vec::new();

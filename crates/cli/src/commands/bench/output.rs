@@ -1,7 +1,5 @@
 //! Results as records and tables.
 
-use std::io::{self, Write};
-
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 use sherry::model::KvType;
@@ -10,6 +8,7 @@ use sherry_measure::bench::statistics::{deviation, mean, median};
 
 use super::Form;
 use crate::machine;
+use crate::output::Stdout;
 
 /// One result as a flat object.
 pub type Record = Map<String, Value>;
@@ -140,13 +139,13 @@ pub fn footer() -> String {
 
 /// Writes `records`, or the tables that `md` gives.
 pub fn write(form: Form, records: &[Record], md: impl FnOnce() -> String) -> Result<()> {
-    let mut out = io::stdout().lock();
+    let mut out = Stdout::lock();
     match form {
         Form::Md => write!(out, "{}", md())?,
-        Form::Json => writeln!(out, "{}", serde_json::to_string_pretty(records)?)?,
+        Form::Json => out.json(&records)?,
         Form::Jsonl => {
             for record in records {
-                writeln!(out, "{}", serde_json::to_string(record)?)?;
+                out.json_line(record)?;
             }
         }
         Form::Csv => write!(out, "{}", csv(records))?,

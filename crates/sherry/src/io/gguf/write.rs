@@ -45,6 +45,11 @@ impl GgufWriter {
         Ok(Self { path: path.to_path_buf(), file, tensors, written: 0, part: 0 })
     }
 
+    /// With `false` a file that exists, or appears before [`finish`](Self::finish), is an error and stays.
+    pub fn set_replace(&mut self, replace: bool) {
+        self.file.set_replace(replace);
+    }
+
     /// Appends bytes to the tensor `name`, which must be the next one of the plan that is not complete. May be called
     /// several times for one tensor.
     ///
