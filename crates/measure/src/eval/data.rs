@@ -1,5 +1,6 @@
 //! Benchmark data: JSONL files, plain or compressed, and Parquet files, read whole or not at all.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -46,6 +47,11 @@ impl Split {
     }
 }
 
+/// How the names of data files end, in the order they are tried.
+const ENDINGS: [&str; 4] = ["jsonl", "jsonl.gz", "jsonl.zst", "parquet"];
+/// Beside the parts of a split in a set of the hub: their number, which their names do not say.
+pub const PARTS_FILE: &str = ".parts";
+
 /// Where data files are looked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DataSource {
@@ -87,7 +93,7 @@ impl DataSource {
         match self {
             Self::Folder(folder) => {
                 for name in names(stems, split) {
-                    for ending in ["jsonl", "jsonl.gz", "jsonl.zst", "parquet"] {
+                    for ending in ENDINGS {
                         let path = folder.join(format!("{name}.{ending}"));
                         if path.is_file() {
                             return Ok(vec![path]);
@@ -108,8 +114,7 @@ impl DataSource {
                         _ => folder.join("default"),
                     },
                 };
-                let part = |number: usize| config.join(split.name()).join(format!("{number:04}.parquet"));
-                Ok((0..).map(part).take_while(|path| path.is_file()).collect())
+                hub_parts(&config.join(split.name()))
             }
         }
     }
@@ -128,22 +133,65 @@ fn names(stems: &[&str], split: Split) -> Vec<String> {
     names
 }
 
-/// The files `BASE-00000-of-00003.parquet` and so on, named as the hub names them.
+/// The files `BASE-00000-of-00003.parquet` and so on, named as the hub names them; also with other endings.
 fn parts(base: &Path) -> Result<Vec<PathBuf>> {
     let (Some(folder), Some(name)) = (base.parent(), base.file_name()) else { return Ok(Vec::new()) };
-    let first = format!("{}-00000-of-", name.to_string_lossy());
-    let count = fs::read_dir(folder).into_iter().flatten().flatten().find_map(|entry| {
-        let found = entry.file_name();
-        let count = found.to_str()?.strip_prefix(&first)?.strip_suffix(".parquet")?;
-        (count.len() == 5).then(|| count.parse::<usize>().ok())?
-    });
-    let Some(count) = count else { return Ok(Vec::new()) };
-    (0..count)
-        .map(|part| {
-            let path = folder.join(format!("{}-{part:05}-of-{count:05}.parquet", name.to_string_lossy()));
-            if path.is_file() { Ok(path) } else { Err(Error::malformed(&path, "file", "this part is missing")) }
-        })
-        .collect()
+    let prefix = format!("{}-", name.to_string_lossy());
+    let mut found = BTreeMap::new();
+    let mut families = BTreeSet::new();
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        let Some((number, family)) = name.strip_prefix(&prefix).and_then(|rest| rest.split_once("-of-")) else {
+            continue;
+        };
+        let Some((count, ending)) = family.split_once('.') else { continue };
+        if let (Some(number), Some(_), true) = (digits(number), digits(count), ENDINGS.contains(&ending)) {
+            found.insert(number, entry.path());
+            families.insert(family.to_owned());
+        }
+    }
+    let Some(family) = families.pop_first() else { return Ok(Vec::new()) };
+    if let Some(other) = families.first() {
+        let problem = format!("parts 'of-{family}' and 'of-{other}' are both there: remove those of one");
+        return Err(Error::malformed(base, "parts", problem));
+    }
+    let count = family.split_once('.').and_then(|(count, _)| digits(count)).unwrap_or(0);
+    complete(found, count, |number| folder.join(format!("{prefix}{number:05}-of-{family}")))
+}
+
+/// The files `0000.parquet`, `0001.parquet` and so on of a split in a set of the hub.
+fn hub_parts(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        if let Some(number) = name.to_str().and_then(|name| digits(name.strip_suffix(".parquet")?)) {
+            found.insert(number, entry.path());
+        }
+    }
+    let last = found.last_key_value().map_or(0, |(number, _)| number + 1);
+    let path = folder.join(PARTS_FILE);
+    let count = match fs::read_to_string(&path) {
+        Ok(text) => digits(text.trim()).ok_or_else(|| Error::malformed(&path, "file", "holds no number of parts"))?,
+        // Written by another program: only gaps show.
+        Err(_) => last,
+    };
+    complete(found, count, |number| folder.join(format!("{number:04}.parquet")))
+}
+
+/// A number of digits and nothing else.
+fn digits(text: &str) -> Option<usize> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
+}
+
+/// The `found` parts in order, if they are those of 0 to `count - 1`. `name` makes the name of one that is missing.
+fn complete(found: BTreeMap<usize, PathBuf>, count: usize, name: impl Fn(usize) -> PathBuf) -> Result<Vec<PathBuf>> {
+    if let Some(missing) = (0..count).find(|number| !found.contains_key(number)) {
+        return Err(Error::malformed(&name(missing), "file", "this part is missing"));
+    }
+    if let Some((_, path)) = found.range(count..).next() {
+        return Err(Error::malformed(path, "file", format!("a part too many: there are {count}")));
+    }
+    Ok(found.into_values().collect())
 }
 
 fn subfolders(folder: &Path) -> Vec<PathBuf> {
@@ -419,6 +467,64 @@ mod tests {
         assert_eq!(count("set", Some("only"), Split::Test), None);
         assert_eq!(count("two", Some("b"), Split::Test), Some(48));
         assert_eq!(count("two", None, Split::Test), None);
+    }
+
+    #[test]
+    fn a_split_is_read_whole_or_not_at_all() {
+        let place = tempfile::tempdir().unwrap();
+        let put = |name: &str| {
+            let path = place.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "{\"a\": 1}\n").unwrap();
+        };
+        let remove = |name: &str| fs::remove_file(place.path().join(name)).unwrap();
+        // Parts that say how many they are, in every ending; the first, one in the middle, the last.
+        let folder = DataSource::Folder(place.path().to_path_buf());
+        for ending in ENDINGS {
+            let name = |part: usize| format!("x_test-{part:05}-of-00003.{ending}");
+            (0..3).for_each(|part| put(&name(part)));
+            assert_eq!(folder.files(&["x"], None, Split::Test).unwrap().len(), 3, "{ending}");
+            for part in 0..3 {
+                remove(&name(part));
+                let error = folder.files(&["x"], None, Split::Test).unwrap_err().to_string();
+                assert!(error.contains(&name(part)) && error.contains("missing"), "{error}");
+                put(&name(part));
+            }
+            for other in [format!("x_test-00000-of-00004.{ending}"), format!("x_test-00003-of-00003.{ending}")] {
+                put(&other);
+                let error = folder.files(&["x"], None, Split::Test).unwrap_err().to_string();
+                assert!(error.contains("x_test") && error.contains("part"), "{error}");
+                remove(&other);
+            }
+            (0..3).for_each(|part| remove(&name(part)));
+        }
+        put("x_test-00000-of-00001.txt");
+        put("x_test-extra.jsonl");
+        assert_eq!(folder.files(&["x"], None, Split::Test).unwrap(), Vec::<PathBuf>::new());
+        // Parts in the hub's cache, whose names do not say it.
+        let set = DataSource::HubSet(place.path().join("set"));
+        let name = |part: usize| format!("set/c/train/{part:04}.parquet");
+        (0..3).for_each(|part| put(&name(part)));
+        let files = || set.files(&["unused"], Some("c"), Split::Train);
+        assert_eq!(files().unwrap().len(), 3);
+        for part in 0..2 {
+            remove(&name(part));
+            let error = files().unwrap_err().to_string();
+            assert!(error.contains(&format!("{part:04}.parquet")) && error.contains("missing"), "{error}");
+            put(&name(part));
+        }
+        let count = place.path().join("set/c/train").join(PARTS_FILE);
+        for (said, expected) in
+            [("3\n", None), ("4\n", Some("0003.parquet")), ("2\n", Some("too many")), ("x", Some(PARTS_FILE))]
+        {
+            fs::write(&count, said).unwrap();
+            match (files(), expected) {
+                (Ok(files), None) => assert_eq!(files.len(), 3),
+                (Err(error), Some(part)) => assert!(error.to_string().contains(part), "{error}"),
+                (other, _) => panic!("{said}: {other:?}"),
+            }
+        }
+        assert!(set.files(&["unused"], Some("c"), Split::Test).unwrap().is_empty());
     }
 
     #[test]

@@ -63,9 +63,12 @@ impl Hybrid {
         let head = reader.varint()?;
         self.at += reader.position();
         if head & 1 == 1 {
-            let groups = usize::try_from(head >> 1).ok().filter(|groups| *groups < 1 << 40).ok_or("a run too long")?;
-            self.run = Run::Packed { bit: self.at * 8, left: groups as u64 * 8 };
-            self.at += groups * usize::from(self.width);
+            // Groups of eight numbers. A run may claim more than the page holds: what is not there is not read, and a
+            // place beyond the page is as good as any other.
+            let groups = head >> 1;
+            let bytes = usize::try_from(groups.saturating_mul(self.width.into())).unwrap_or(usize::MAX);
+            self.run = Run::Packed { bit: self.at * 8, left: groups.saturating_mul(8) };
+            self.at = self.at.saturating_add(bytes);
         } else {
             let bytes = usize::from(self.width).div_ceil(8);
             let value = bits(data, self.at * 8, (bytes * 8) as u8).ok_or_else(ends_early)?;

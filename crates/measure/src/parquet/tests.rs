@@ -113,3 +113,22 @@ fn bombs_do_not_go_off() {
     }
     assert!(unpack(0, &[0; 10], 11).is_err());
 }
+
+#[test]
+fn a_run_may_claim_more_than_there_is() {
+    use super::encoding::Hybrid;
+    // 2^k groups of eight numbers of 3 bits; there are three numbers, in the bits of two bytes.
+    for claimed in [1u64, 1 << 20, 1 << 31, 1 << 40, 1 << 62] {
+        let mut data = Vec::new();
+        let mut head = claimed << 1 | 1;
+        while head >= 128 {
+            data.push(head as u8 | 128);
+            head >>= 7;
+        }
+        data.extend([head as u8, 0b10_001_010, 0b1]);
+        let mut numbers = Hybrid::new(0, 3).unwrap();
+        let mut read = || numbers.next(&data);
+        assert_eq!((read(), read(), read()), (Ok(2), Ok(1), Ok(6)), "{claimed}");
+        assert!((0..3).map(|_| read()).any(|read| read.is_err()), "{claimed}");
+    }
+}
