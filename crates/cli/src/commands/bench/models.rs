@@ -10,8 +10,8 @@ use sherry::model::{ArchConfig, Checkpoint, Family, KvType, MemoryEstimate, Mode
 use sherry_measure::bench::models::{self, Measurement, Options};
 use sherry_measure::bench::{RandomModel, ReadProbe, WeightFormat};
 
+use sherry_kernels::Matrix;
 use sherry_kernels::format::{ScaleGroup, TernaryFormat};
-use sherry_kernels::{Matrix, Pool};
 
 use super::output::{self, Record, Subject};
 use super::{BenchArgs, usable_memory};
