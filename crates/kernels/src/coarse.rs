@@ -20,11 +20,10 @@
 
 use std::fmt;
 
+use crate::Pool;
 use crate::format::random::SplitMix;
-use crate::kernels::Kernels;
+use crate::lines::Lines;
 use crate::panel::{BLOCK, ROWS};
-use crate::ternary::lines::Lines;
-use crate::{Isa, Pool};
 
 /// Bytes of the codes of 32 inputs.
 pub(crate) const CODES: usize = 192;
@@ -43,9 +42,15 @@ pub(crate) struct Coarse {
 }
 
 impl Coarse {
-    /// The coarse copy of `rows` x `cols` weights, which `row` gives as f32; `None` when there are none, when a weight is
-    /// not finite or too large, when `cols` is not a multiple of 32, and when the system refuses the memory.
-    pub fn new(rows: usize, cols: usize, pool: &Pool, row: impl Fn(usize, &mut [f32]) + Sync) -> Option<Self> {
+    /// The coarse copy of `rows` x `cols` weights. `code_row(row, signs, codes)` gives the codes of a row and its factors, as
+    /// [`coarse_row`](crate::generic::coarse::coarse_row) makes them. `None` when there are no weights, when one is not
+    /// finite or too large, when `cols` is not a multiple of 32, and when the system refuses the memory.
+    pub fn new(
+        rows: usize,
+        cols: usize,
+        pool: &Pool,
+        code_row: impl Fn(usize, &[f32], &mut [u8]) -> [f32; 2] + Sync,
+    ) -> Option<Self> {
         if rows == 0 || cols == 0 || !cols.is_multiple_of(BLOCK) || cols > MOST_COLS {
             return None;
         }
@@ -53,15 +58,10 @@ impl Coarse {
         // Signs that no model was trained with.
         let mut random = SplitMix(0);
         let signs: Vec<f32> = (0..cols).map(|_| if random.next() >> 63 == 0 { 1.0 } else { -1.0 }).collect();
-        // Every set gives the same bits.
-        let kernels = Kernels::of(Isa::best());
         pool.for_chunks(lines.bytes_mut(), panel_bytes(cols), |panel, out| {
-            let (mut values, mut codes) = (vec![0.0; cols], vec![0u8; cols]);
+            let mut codes = vec![0u8; cols];
             for r in 0..ROWS.min(rows - panel * ROWS) {
-                row(panel * ROWS + r, &mut values);
-                let mut factors = [0.0; 2];
-                // SAFETY: the best instruction set is available.
-                unsafe { (kernels.coarse_row)(&mut values, &signs, &mut codes, &mut factors) };
+                let factors = code_row(panel * ROWS + r, &signs, &mut codes);
                 out[4 * r..][..4].copy_from_slice(&factors[0].to_le_bytes());
                 out[64 + 4 * r..][..4].copy_from_slice(&factors[1].to_le_bytes());
                 for (codes, out) in codes.chunks_exact(BLOCK).zip(out[CODE_START..].chunks_exact_mut(CODES)) {
@@ -100,6 +100,19 @@ impl Coarse {
     /// The panels, one after the other.
     pub fn bytes(&self) -> &[u8] {
         self.lines.bytes()
+    }
+}
+
+#[cfg(test)]
+impl Coarse {
+    /// The copy of the weights that `row` gives as f32, made by the best instruction set.
+    pub fn of_rows(rows: usize, cols: usize, pool: &Pool, row: impl Fn(usize, &mut [f32]) + Sync) -> Option<Self> {
+        Self::new(rows, cols, pool, |index, signs, codes| {
+            let (mut values, mut factors) = (vec![0.0; cols], [0.0; 2]);
+            row(index, &mut values);
+            crate::arch::dispatch::best().coarse_row(&mut values, signs, codes, &mut factors);
+            factors
+        })
     }
 }
 

@@ -1,30 +1,18 @@
-//! The safe entry points: shapes are checked once here, then a table of kernels runs.
+//! The safe entry points: shapes are checked once, then the functions of an instruction set run.
 
-mod attention;
-mod matmul;
+pub(crate) mod attention;
+pub(crate) mod matmul;
+mod ternary;
 #[cfg(test)]
 mod tests;
 mod top;
 
-use std::sync::Mutex;
-
-use crate::kernels::Kernels;
-use crate::ternary;
+use crate::arch::dispatch;
+use crate::table::Table;
 use crate::{Isa, Matrix, Pool};
-
-pub use attention::{AttentionShape, KvHead};
-pub(crate) use matmul::WIDEN_TOKENS;
-
-/// How activations enter a product with packed weights.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Precision {
-    /// int8 activations, one scale per token and block of inputs: exact integer dot products, the fast way. Dense
-    /// weights, and block-quantized ones that were not [repacked](Matrix::repacked_on), are multiplied in f32.
-    #[default]
-    Int8,
-    /// f32 activations against dequantized weights: slow, for comparison with references.
-    F32,
-}
+use attention::{AttentionShape, KvHead};
+use matmul::{Precision, Product};
+use top::Top;
 
 /// Kernels, threads and scratch space of one running model.
 #[derive(Debug)]
@@ -32,23 +20,10 @@ pub struct Engine {
     isa: Isa,
     pool: Pool,
     precision: Precision,
-    ternary: ternary::Scratch,
-    kernels: &'static Kernels,
-    /// int8 activations of the current product.
-    inputs: matmul::Inputs,
-    /// Per worker: rows as f32.
-    rows: Vec<Mutex<Vec<f32>>>,
+    table: &'static Table,
+    matmul: matmul::Scratch,
     attention: attention::Scratch,
     top: top::Scratch,
-}
-
-/// One product of a group that shares its input: `y[t, r] = sum_c w[r, c] x[t, c]`.
-#[derive(Debug)]
-pub struct Product<'a> {
-    /// Weights, rows x cols.
-    pub w: &'a Matrix,
-    /// Result, tokens x rows.
-    pub y: &'a mut [f32],
 }
 
 impl Engine {
@@ -57,19 +32,17 @@ impl Engine {
     /// # Panics
     /// When `isa` is not available on this processor; check [`Isa::is_available`] first.
     pub fn new(isa: Isa, threads: usize, precision: Precision) -> Self {
-        assert!(isa.is_available(), "{isa} is not available on this processor");
+        let table = dispatch::expect(isa);
         let pool = Pool::new(threads);
-        let rows: Vec<_> = (0..pool.threads()).map(|_| Mutex::default()).collect();
+        let workers = pool.threads();
         Self {
             isa,
             pool,
             precision,
-            kernels: Kernels::of(isa),
-            inputs: matmul::Inputs::default(),
-            attention: attention::Scratch::new(rows.len()),
+            table,
+            matmul: matmul::Scratch::new(workers),
+            attention: attention::Scratch::new(workers),
             top: top::Scratch::default(),
-            rows,
-            ternary: ternary::Scratch::default(),
         }
     }
 
@@ -101,8 +74,7 @@ impl Engine {
         }
         assert!(x.len().is_multiple_of(w.len()), "x is not a whole number of rows");
         for (x, out) in x.chunks_exact(w.len()).zip(out.chunks_exact_mut(w.len())) {
-            // SAFETY: `new` has checked the instruction set.
-            unsafe { (self.kernels.rms_norm)(x, w, eps, plus, out) };
+            self.table.rms_norm(x, w, eps, plus, out);
         }
     }
 
@@ -112,8 +84,7 @@ impl Engine {
     /// When the lengths differ.
     pub fn silu_mul(&self, gate: &mut [f32], up: &[f32]) {
         assert_eq!(gate.len(), up.len());
-        // SAFETY: `new` has checked the instruction set.
-        unsafe { (self.kernels.silu_mul)(gate, up) };
+        self.table.silu_mul(gate, up);
     }
 
     /// `gate = gelu(gate) * up`, gelu by its tanh approximation.
@@ -122,8 +93,7 @@ impl Engine {
     /// When the lengths differ.
     pub fn gelu_mul(&self, gate: &mut [f32], up: &[f32]) {
         assert_eq!(gate.len(), up.len());
-        // SAFETY: `new` has checked the instruction set.
-        unsafe { (self.kernels.gelu_mul)(gate, up) };
+        self.table.gelu_mul(gate, up);
     }
 
     /// `x += y`.
@@ -132,8 +102,7 @@ impl Engine {
     /// When the lengths differ.
     pub fn add(&self, x: &mut [f32], y: &[f32]) {
         assert_eq!(x.len(), y.len());
-        // SAFETY: `new` has checked the instruction set.
-        unsafe { (self.kernels.add)(x, y) };
+        self.table.add(x, y);
     }
 
     /// Rotates components `i` and `i + n` of every head by the angle with `cos[i]` and `sin[i]`, `n = cos.len()`, at most
@@ -143,8 +112,7 @@ impl Engine {
     /// When a shape does not fit.
     pub fn rope_halves(&self, x: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32]) {
         check_rope(x, head_dim, cos, sin);
-        // SAFETY: `new` has checked the instruction set.
-        unsafe { (self.kernels.rope_halves)(x, head_dim, cos, sin) };
+        self.table.rope_halves(x, head_dim, cos, sin);
     }
 
     /// Rotates components `2 i` and `2 i + 1` of every head by the angle with `cos[i]` and `sin[i]`; otherwise like
@@ -154,30 +122,59 @@ impl Engine {
     /// When a shape does not fit.
     pub fn rope_interleaved(&self, x: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32]) {
         check_rope(x, head_dim, cos, sin);
-        // SAFETY: `new` has checked the instruction set.
-        unsafe { (self.kernels.rope_interleaved)(x, head_dim, cos, sin) };
+        self.table.rope_interleaved(x, head_dim, cos, sin);
+    }
+
+    /// Several products of the same input `x` (tokens x cols), in one parallel region per kind of weights. The result for a
+    /// token does not depend on the number of tokens, of threads, or on which other products are in the group.
+    ///
+    /// # Panics
+    /// When a shape does not fit.
+    pub fn matmul(&mut self, x: &[f32], tokens: usize, products: &mut [Product<'_>]) {
+        matmul::matmul(self.table, &self.pool, self.precision, &mut self.matmul, x, tokens, products);
+    }
+
+    /// Of the products `w x` of each token the `k` largest, and some more: `x` is tokens x cols, `k` one number per token, and
+    /// `y` (tokens x rows) gets the bits that [`matmul`](Self::matmul) would give, or -inf where the coarse copy of the matrix
+    /// says that a product is smaller than the `k`-th largest. It is wrong about one of these `k` once in 10^9 times, if the
+    /// inputs know nothing of the random signs that the copy was made with. Returns how many products of each token are exact.
+    ///
+    /// `None`, and the token's part of `y` holds nothing of use, when the matrix has no [coarse copy](Matrix::with_coarse_on),
+    /// when more than a third of it would have to be computed, when `k` is 0 or anything is not finite; use `matmul` then.
+    ///
+    /// # Panics
+    /// When a shape does not fit.
+    pub fn top(&mut self, x: &[f32], w: &Matrix, k: &[usize], y: &mut [f32]) -> Vec<Option<usize>> {
+        if self.precision != Precision::Int8 {
+            return vec![None; k.len()];
+        }
+        let Self { table, pool, matmul, top, .. } = self;
+        Top { table, pool, inputs: &mut matmul.inputs, scratch: top }.top(x, w, k, y)
+    }
+
+    /// Attention of all tokens of a batch, spread over the workers. `q` and `out`: tokens x heads x head_dim.
+    /// `kv(token, kv_head)` gives the positions that the token sees, itself included; tokens may belong to different
+    /// sequences. Without positions the result is 0.
+    ///
+    /// Units of tokens x kv head are spread over the workers; when they are few (decoding), their chunks of positions are,
+    /// and the partial results are folded afterwards in the same order. Chunks are counted from absolute position 0, so the
+    /// result for a token does not depend on the other tokens of the batch, on how a prompt was cut into batches, or on the
+    /// number of threads.
+    ///
+    /// # Panics
+    /// When a shape does not fit.
+    pub fn attention<'kv>(
+        &self,
+        shape: AttentionShape,
+        q: &[f32],
+        kv: impl Fn(usize, usize) -> KvHead<'kv>,
+        out: &mut [f32],
+    ) {
+        attention::attention(self.table, &self.pool, &self.attention, shape, q, kv, out);
     }
 }
 
 fn check_rope(x: &[f32], head_dim: usize, cos: &[f32], sin: &[f32]) {
     assert!(head_dim > 0 && x.len().is_multiple_of(head_dim), "x is not a whole number of heads");
     assert!(cos.len() == sin.len() && 2 * cos.len() <= head_dim, "more rotated pairs than a head has");
-}
-
-/// Where each of `parts` workers starts in `costs.len()` items, so that their costs are about equal; `parts + 1` bounds.
-fn partition(costs: impl Iterator<Item = u64> + Clone, parts: usize) -> Vec<usize> {
-    let total: u64 = costs.clone().sum();
-    let mut bounds = vec![0];
-    let (mut items, mut before) = (0, 0);
-    for cost in costs {
-        // An item belongs to the part in which its middle lies.
-        let middle = before + cost / 2;
-        while bounds.len() < parts && u128::from(middle) * parts as u128 >= u128::from(total) * bounds.len() as u128 {
-            bounds.push(items);
-        }
-        before += cost;
-        items += 1;
-    }
-    bounds.resize(parts + 1, items);
-    bounds
 }

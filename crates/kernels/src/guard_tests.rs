@@ -5,6 +5,7 @@ use std::ffi::{c_int, c_void};
 use std::ops::{Deref, DerefMut};
 use std::ptr;
 
+use crate::arch::dispatch;
 use crate::coarse::Coarse;
 use crate::format::{PackedLayout, QuadOrder, ScaleGroup, TensorType, TernaryFormat};
 use crate::generic::attention::int8::Int8Query;
@@ -12,15 +13,12 @@ use crate::generic::attention::{QueryRow, TilesChunk, partial_len};
 use crate::generic::coarse::{CoarseInput, Estimate};
 use crate::generic::dense::DenseBlock;
 use crate::generic::panel::{InputBlock, PanelBlock};
-use crate::kernels::Kernels;
 use crate::kv::{KvTiles, KvType};
 use crate::panel::Panels;
-use crate::ternary::activations::{ActBlock, Arrangement};
-use crate::ternary::kernels::{
-    BLOCK_TABLES, Codebook, IndexedSegment, Segment, TABLE_BYTES, TernaryKernels, TokenBlocks,
-};
-use crate::ternary::matrix::{BIT_CHUNK_BYTES, BLOCK_ROWS, CODE_CHUNK_BYTES, RowBlock, SCALE_BYTES};
-use crate::ternary::transpose::transpose;
+use crate::ternary::activations::{ActBlock, Arrangement, TokenBlocks};
+use crate::ternary::block::{BIT_CHUNK_BYTES, BLOCK_ROWS, CODE_CHUNK_BYTES, RowBlock, SCALE_BYTES};
+use crate::ternary::codebook::Codebook;
+use crate::ternary::segment::{BLOCK_TABLES, IndexedSegment, Segment, TABLE_BYTES};
 use crate::{Engine, Isa, Matrix, Pool, Precision, Product};
 
 unsafe extern "C" {
@@ -148,31 +146,25 @@ fn ternary_gemv(chunks: usize, group_chunks: usize, chunk_bytes: usize) {
     let x = floats(128 * chunks.div_ceil(4));
     let mut expected = Vec::new();
     for isa in available() {
-        let kernels = TernaryKernels::of(isa);
+        let table = &dispatch::expect(isa).ternary;
         let mut acts = Guarded::new(&vec![ActBlock::ZERO; chunks.div_ceil(4)]);
-        let table_bytes = 32 * kernels.table_bytes;
+        let table_bytes = 32 * table.table_bytes;
         let mut tables = Guarded::new(&vec![0u8; acts.len() * table_bytes]);
         let mut out = Guarded::new(&[[f32::NAN; BLOCK_ROWS]; 3]);
         for ((x, act), tables) in x.chunks(128).zip(acts.iter_mut()).zip(tables.chunks_mut(table_bytes)) {
-            // SAFETY: `isa` is available, here and below.
-            unsafe {
-                (kernels.quantize)(Arrangement::Quads, x, act);
-                (kernels.build_tables)(Codebook::SHERRY, act, tables);
-            }
+            table.quantize(Arrangement::Quads, x, act);
+            table.build_tables(Codebook::SHERRY, act, tables);
         }
         let blocks = TokenBlocks { blocks: &acts, stride: 1 };
         let (one, two) = out.split_at_mut(1);
         let (first, second) = two.split_at_mut(1);
         let (mut one, mut two) = ([&mut one[0]], [&mut first[0], &mut second[0]]);
-        // SAFETY: see above.
-        unsafe {
-            if chunk_bytes == CODE_CHUNK_BYTES {
-                (kernels.gemv_codes)(&[block(1)], blocks, &tables, &mut one);
-                (kernels.gemv_codes)(&[block(0), block(1)], blocks, &tables, &mut two);
-            } else {
-                (kernels.gemv_bits)(&[block(1)], blocks, &mut one);
-                (kernels.gemv_bits)(&[block(0), block(1)], blocks, &mut two);
-            }
+        if chunk_bytes == CODE_CHUNK_BYTES {
+            table.gemv_codes(&[block(1)], blocks, &tables, &mut one);
+            table.gemv_codes(&[block(0), block(1)], blocks, &tables, &mut two);
+        } else {
+            table.gemv_bits(&[block(1)], blocks, &mut one);
+            table.gemv_bits(&[block(0), block(1)], blocks, &mut two);
         }
         let found = bits(out.as_flattened());
         if isa == Isa::Scalar {
@@ -186,19 +178,17 @@ fn ternary_gemv(chunks: usize, group_chunks: usize, chunk_bytes: usize) {
 #[test]
 fn ternary_tiles() {
     for isa in available() {
-        let Some(gemm) = &TernaryKernels::of(isa).gemm else { continue };
+        let table = &dispatch::expect(isa).ternary;
+        let Some(gemm) = &table.decoded else { continue };
         for chunks in [1, 2, 4] {
             for (decoded_by_code, chunk_bytes) in [(true, CODE_CHUNK_BYTES), (false, BIT_CHUNK_BYTES)] {
                 let codes = bytes(chunk_bytes);
                 let mut panel = Guarded::new(&vec![0u8; chunks * 8 * BLOCK_ROWS * 4]);
                 for panel in panel.chunks_mut(8 * BLOCK_ROWS * 4) {
-                    // SAFETY: `isa` is available, here and below.
-                    unsafe {
-                        if decoded_by_code {
-                            (gemm.decode_codes)(Codebook::SHERRY, &codes, panel);
-                        } else {
-                            (gemm.decode_bits)(&codes, panel);
-                        }
+                    if decoded_by_code {
+                        gemm.decode_codes(Codebook::SHERRY, &codes, panel);
+                    } else {
+                        gemm.decode_bits(&codes, panel);
                     }
                 }
                 let scales: Guarded<[u8; SCALE_BYTES]> = Guarded::new(bytes(SCALE_BYTES).as_chunks().0);
@@ -206,20 +196,16 @@ fn ternary_tiles() {
                     let mut acts = Guarded::new(&vec![ActBlock::ZERO; tokens]);
                     let x = floats(128);
                     for act in acts.iter_mut() {
-                        // SAFETY: see above.
-                        unsafe { (TernaryKernels::of(isa).quantize)(Arrangement::Quads, &x, act) };
+                        table.quantize(Arrangement::Quads, &x, act);
                     }
                     for scales in [None, Some(&scales[0])] {
                         let mut acc = Guarded::new(&vec![[0.0f32; BLOCK_ROWS]; tokens]);
                         let segment = Segment { panel: &panel, first_chunk: 4 - chunks, chunks, scales };
                         let mut out = Guarded::new(&[[0.0f32; BLOCK_ROWS]]);
                         let row_scales = Guarded::new(&[[0.5f32; BLOCK_ROWS]]);
-                        // SAFETY: see above.
-                        unsafe {
-                            (gemm.segment)(segment, &acts, &mut acc);
-                            (gemm.finish_codes)(&acc[tokens - 1], Some(&row_scales[0]), &mut out[0]);
-                            (gemm.finish_bits)(&acc[tokens - 1], None, &mut out[0]);
-                        }
+                        gemm.segment(segment, &acts, &mut acc);
+                        gemm.finish_codes(&acc[tokens - 1], Some(&row_scales[0]), &mut out[0]);
+                        gemm.finish_bits(&acc[tokens - 1], None, &mut out[0]);
                         // All tokens are alike, so their sums are, whatever tile they were in.
                         assert!(acc.iter().all(|sums| bits(sums) == bits(&acc[0])), "{isa}");
                     }
@@ -232,36 +218,30 @@ fn ternary_tiles() {
 #[test]
 fn ternary_look_up_for_many_tokens() {
     for isa in available() {
-        let Some(look_up) = TernaryKernels::of(isa).look_up else { continue };
+        let table = &dispatch::expect(isa).ternary;
+        let Some(look_up) = table.look_up else { continue };
         for (chunks, blocks) in [(1, 1), (1, 2), (2, 2), (4, 1), (4, 2)] {
             let mut panel = Guarded::new(&vec![[0u8; 2 * BLOCK_ROWS]; chunks * 8 * blocks]);
             let codes = bytes(chunks * CODE_CHUNK_BYTES);
             let scales: Guarded<[u8; SCALE_BYTES]> = Guarded::new(bytes(SCALE_BYTES).as_chunks().0);
             for block in 0..blocks {
-                // SAFETY: `isa` is available, here and below.
-                unsafe { (look_up.decode)(&codes, &mut panel[block..], blocks) };
+                look_up.decode(&codes, &mut panel[block..], blocks);
             }
             for tokens in [1, 2, 3, 4, 7] {
                 let mut acts = Guarded::new(&vec![ActBlock::ZERO; tokens]);
                 // The tables of the last token end with the last code of the segment.
                 let mut all = vec![0u8; tokens * BLOCK_TABLES];
                 for (act, tables) in acts.iter_mut().zip(all.chunks_mut(BLOCK_TABLES)) {
-                    // SAFETY: see above.
-                    unsafe {
-                        (TernaryKernels::of(isa).quantize)(Arrangement::Quads, &floats(128), act);
-                        (look_up.build_tables)(Codebook::SHERRY, act, tables);
-                    }
+                    table.quantize(Arrangement::Quads, &floats(128), act);
+                    look_up.build_tables(Codebook::SHERRY, act, tables);
                 }
                 let tables = Guarded::new(&all[..(tokens - 1) * BLOCK_TABLES + chunks * 8 * TABLE_BYTES]);
                 for scales in [None, Some(&scales[0])] {
                     let mut acc = Guarded::new(&vec![[0.0f32; BLOCK_ROWS]; tokens * blocks]);
                     let mut out = Guarded::new(&[[0.0f32; BLOCK_ROWS]]);
                     let segment = IndexedSegment { panel: &panel, scales: &vec![scales; blocks] };
-                    // SAFETY: see above.
-                    unsafe {
-                        (look_up.segment)(&segment, &tables, &acts, &mut acc);
-                        (look_up.finish)(&acc[tokens * blocks - 1], None, &mut out[0]);
-                    }
+                    look_up.segment(&segment, &tables, &acts, &mut acc);
+                    look_up.finish(&acc[tokens * blocks - 1], None, &mut out[0]);
                     // All tokens and blocks are alike.
                     assert!(acc.iter().all(|sums| bits(sums) == bits(&acc[0])), "{isa}");
                 }
@@ -272,10 +252,10 @@ fn ternary_look_up_for_many_tokens() {
 
 #[test]
 fn transposition_of_codes() {
-    for stride in [16, 32, 48] {
+    for (isa, stride) in available().flat_map(|isa| [16, 32, 48].map(|stride| (isa, stride))) {
         let rows = bytes(64 * stride);
         let mut lines = Guarded::new(&[[[0u8; BLOCK_ROWS]; 16]]);
-        transpose(&rows, stride, stride - 16, &mut lines[0]);
+        dispatch::expect(isa).ternary.transpose(&rows, stride, stride - 16, &mut lines[0]);
         assert_eq!(lines[0][15][63], rows[64 * stride - 1]);
     }
 }
@@ -321,16 +301,16 @@ fn every_isa(w: &Matrix, tokens: &[usize]) {
 #[test]
 fn dense_and_block_quantized_products() {
     for isa in available() {
-        let kernels = Kernels::of(isa);
+        let table = dispatch::expect(isa);
         for (rows, cols) in [(1, 1), (3, 15), (4, 16), (5, 17), (7, 33), (4, 100)] {
             for tokens in [1, 2, 5, 6, 7] {
-                for (kernel, size) in [(kernels.dense_f32, 4), (kernels.dense_f16, 2), (kernels.dense_bf16, 2)] {
+                for (kernel, size) in [(table.dense_f32, 4), (table.dense_f16, 2), (table.dense_bf16, 2)] {
                     let (weights, x) = (bytes(rows * cols * size), floats(tokens * cols));
                     let mut y = Guarded::new(&vec![f32::NAN; tokens * rows]);
                     let y_stride = rows;
                     let (x, y_start) = (x.as_ptr(), y.as_mut_ptr());
                     let block = DenseBlock { weights: weights.as_ptr(), rows, cols, x, tokens, y: y_start, y_stride };
-                    // SAFETY: `isa` is available; the pointers are of buffers of these sizes.
+                    // SAFETY: the pointers are of buffers of these sizes.
                     unsafe { kernel(&block) };
                     assert!(y.iter().all(|y| !y.is_nan()), "{isa}");
                 }
@@ -346,10 +326,10 @@ fn dense_and_block_quantized_products() {
                 let mut q = Guarded::new(&vec![0i8; tokens * cols]);
                 let mut blocks = Guarded::new(&vec![InputBlock::default(); tokens * cols / 32]);
                 let mut y = Guarded::new(&vec![f32::NAN; tokens * rows]);
+                table.quantize(&x, &mut q, &mut blocks);
                 // SAFETY: as above.
                 unsafe {
-                    (kernels.quantize)(&x, &mut q, &mut blocks);
-                    (kernels.panels)(&PanelBlock {
+                    (table.panels)(&PanelBlock {
                         shape: panels.shape,
                         panels: packed.as_ptr(),
                         count: rows.div_ceil(16),
@@ -370,23 +350,20 @@ fn dense_and_block_quantized_products() {
 #[test]
 fn coarse_copies() {
     for isa in available() {
-        let kernels = Kernels::of(isa);
+        let table = dispatch::expect(isa);
         for (rows, cols) in [(1, 32), (15, 96), (17, 256)] {
             let (weights, signs) = (floats(rows * cols).to_vec(), floats(cols));
             let row = |row: usize, out: &mut [f32]| out.copy_from_slice(&weights[row * cols..][..cols]);
-            let w = Coarse::new(rows, cols, &Pool::new(1), row).unwrap();
+            let w = Coarse::of_rows(rows, cols, &Pool::new(1), row).unwrap();
             let mut x = floats(cols);
             let mut codes = bytes(cols);
             let mut factors = Guarded::new(&[[0.0f32; 2]]);
             let q = Guarded::new(&vec![3i8; cols]);
             let input = CoarseInput { q: &q, sum: 3 * cols as i32, scale: 1.0, reach: 1.0 };
             let mut out = Guarded::new(&vec![Estimate::default(); w.panels()]);
-            // SAFETY: `isa` is available.
-            unsafe {
-                (kernels.rotate)(&mut x);
-                (kernels.coarse_row)(&mut x, &signs, &mut codes, &mut factors[0]);
-                (kernels.coarse_estimate)(&w, 0, &input, &mut out);
-            }
+            table.rotate(&mut x);
+            table.coarse_row(&mut x, &signs, &mut codes, &mut factors[0]);
+            table.coarse_estimate(&w, 0, &input, &mut out);
             assert!(out.iter().all(|e| e.best.is_finite() && e.most > e.best), "{isa}");
         }
     }
@@ -395,28 +372,22 @@ fn coarse_copies() {
 #[test]
 fn elementwise_functions() {
     for isa in available() {
-        let kernels = Kernels::of(isa);
+        let table = dispatch::expect(isa);
         for n in [1, 7, 8, 9, 15, 16, 17, 33] {
             let (x, w) = (floats(n), floats(n));
             let mut out = floats(n);
             let stored = bytes(2 * n);
-            // SAFETY: `isa` is available; all buffers have `n` values.
-            unsafe {
-                (kernels.rms_norm)(&x, &w, 1e-5, 0.0, &mut out);
-                (kernels.silu_mul)(&mut out, &x);
-                (kernels.gelu_mul)(&mut out, &x);
-                (kernels.add)(&mut out, &x);
-                (kernels.widen_f16)(stored.as_ptr(), &mut out);
-                (kernels.widen_bf16)(stored.as_ptr(), &mut out);
-            }
+            table.rms_norm(&x, &w, 1e-5, 0.0, &mut out);
+            table.silu_mul(&mut out, &x);
+            table.gelu_mul(&mut out, &x);
+            table.add(&mut out, &x);
+            table.widen_f16(&stored, &mut out);
+            table.widen_bf16(&stored, &mut out);
             let head_dim = 2 * n;
             let (cos, sin) = (floats(n), floats(n));
             let mut heads = floats(3 * head_dim);
-            // SAFETY: `isa` is available; three heads, half as many angles as components.
-            unsafe {
-                (kernels.rope_halves)(&mut heads, head_dim, &cos, &sin);
-                (kernels.rope_interleaved)(&mut heads, head_dim, &cos, &sin);
-            }
+            table.rope_halves(&mut heads, head_dim, &cos, &sin);
+            table.rope_interleaved(&mut heads, head_dim, &cos, &sin);
         }
     }
 }
@@ -424,7 +395,7 @@ fn elementwise_functions() {
 #[test]
 fn attention() {
     for isa in available() {
-        let kernels = Kernels::of(isa);
+        let table = dispatch::expect(isa);
         for (kv, head_dim) in KvType::ALL.iter().flat_map(|kv| [1, 8, 33, 64].map(|d| (*kv, d))) {
             let layout = KvTiles::new(kv, head_dim);
             for (count, end) in [(1, 1), (2, 31), (3, 32), (4, 33), (5, 65), (9, 256)] {
@@ -435,8 +406,7 @@ fn attention() {
                 let mut rounded = Guarded::new(&vec![0i8; count * layout.width]);
                 let mut blocks = Guarded::new(&vec![InputBlock::default(); count * layout.width / 32]);
                 if kv.has_codes() {
-                    // SAFETY: `isa` is available; an integer for each value and a block for each 32.
-                    unsafe { (kernels.quantize)(&floats(count * layout.width), &mut rounded, &mut blocks) };
+                    table.quantize(&floats(count * layout.width), &mut rounded, &mut blocks);
                 }
                 let row = |i: usize| {
                     let q = &rounded[i * layout.width..][..layout.width];
@@ -445,13 +415,13 @@ fn attention() {
                 let (scale, first, start, ahead, tiles, to) = (0.1, 0, 0, 0, tiles.as_ptr(), partials.as_mut_ptr());
                 let rows: Vec<_> = q.chunks(head_dim).map(|q| QueryRow { q: q.as_ptr(), first, end }).collect();
                 let of_floats = TilesChunk { layout, rows: &rows, scale, tiles, start, ahead, partials: to };
-                // SAFETY: `isa` is available; the tiles hold all positions; queries and partials have their lengths.
+                // SAFETY: the tiles hold all positions; queries and partials have their lengths.
                 unsafe {
                     match kv {
-                        KvType::F32 => (kernels.attend_f32)(&of_floats),
-                        KvType::F16 => (kernels.attend_f16)(&of_floats),
+                        KvType::F32 => (table.attend_f32)(&of_floats),
+                        KvType::F16 => (table.attend_f16)(&of_floats),
                         KvType::Q8 | KvType::Q4 => {
-                            let attend = if kv == KvType::Q8 { kernels.attend_q8 } else { kernels.attend_q4 };
+                            let attend = if kv == KvType::Q8 { table.attend_q8 } else { table.attend_q4 };
                             let rows: Vec<_> = (0..count).map(|i| QueryRow { q: row(i), first, end }).collect();
                             let partials = to;
                             attend(&TilesChunk { layout, rows: &rows, scale, tiles, start, ahead, partials });
@@ -459,8 +429,7 @@ fn attention() {
                     }
                 }
                 let mut state = Guarded::new(&partials[..partial_len(layout)]);
-                // SAFETY: `isa` is available.
-                unsafe { (kernels.fold)(&mut state, &partials[..partial_len(layout)]) };
+                table.fold(&mut state, &partials[..partial_len(layout)]);
                 assert!(state.iter().all(|x| !x.is_nan()), "{isa} {kv:?}");
             }
         }

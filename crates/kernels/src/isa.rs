@@ -43,49 +43,52 @@ impl Isa {
         Self::Simd128,
     ];
 
+    /// The processor features that it needs, and whether each is there.
+    pub fn features(self) -> Vec<(&'static str, bool)> {
+        let names: &[&str] = match self {
+            Self::Scalar => &[],
+            Self::Avx2 => &["avx2", "fma", "f16c"],
+            Self::Avx2Gfni => &["avx2", "fma", "f16c", "gfni"],
+            // AVX-512 has the same instructions, where AVX-VNNI is missing.
+            Self::AvxVnni if !has("avxvnni") && has("avx512vnni") => {
+                &["avx2", "fma", "f16c", "gfni", "avx512f", "avx512vl", "avx512vnni"]
+            }
+            Self::AvxVnni => &["avx2", "fma", "f16c", "gfni", "avxvnni"],
+            Self::Avx512 => &["avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl"],
+            Self::Avx512Vnni => &["avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512vnni"],
+            Self::Avx512Vbmi => &["avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512vnni", "avx512vbmi"],
+            Self::Neon => &["neon"],
+            Self::NeonDot => &["neon", "dotprod"],
+            Self::Simd128 => &["simd128"],
+        };
+        names.iter().map(|&name| (name, has(name))).collect()
+    }
+
     /// Whether this processor has it.
     pub fn is_available(self) -> bool {
-        match self {
-            Self::Scalar => true,
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => {
-                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
-            }
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2Gfni => Self::Avx2.is_available() && is_x86_feature_detected!("gfni"),
-            #[cfg(target_arch = "x86_64")]
-            Self::AvxVnni => {
-                let evex = is_x86_feature_detected!("avx512f")
-                    && is_x86_feature_detected!("avx512vl")
-                    && is_x86_feature_detected!("avx512vnni");
-                Self::Avx2Gfni.is_available() && (is_x86_feature_detected!("avxvnni") || evex)
-            }
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => {
-                Self::Avx2.is_available()
-                    && is_x86_feature_detected!("avx512f")
-                    && is_x86_feature_detected!("avx512bw")
-                    && is_x86_feature_detected!("avx512vl")
-            }
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512Vnni => Self::Avx512.is_available() && is_x86_feature_detected!("avx512vnni"),
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512Vbmi => Self::Avx512Vnni.is_available() && is_x86_feature_detected!("avx512vbmi"),
-            #[cfg(target_arch = "aarch64")]
-            Self::Neon => std::arch::is_aarch64_feature_detected!("neon"),
-            #[cfg(target_arch = "aarch64")]
-            Self::NeonDot => Self::Neon.is_available() && std::arch::is_aarch64_feature_detected!("dotprod"),
-            #[cfg(target_arch = "wasm32")]
-            Self::Simd128 => cfg!(target_feature = "simd128"),
-            // Those of other architectures.
-            _ => false,
-        }
+        self.features().iter().all(|(_, found)| *found)
     }
 
     /// The best tier of this processor.
     pub fn best() -> Self {
         Self::ALL.into_iter().rev().find(|isa| isa.is_available()).unwrap_or(Self::Scalar)
     }
+}
+
+/// Whether this processor has the feature called `name`.
+fn has(name: &str) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    macro_rules! find {
+        ($($known:tt)*) => { $(name == $known && std::arch::is_x86_feature_detected!($known))||* };
+    }
+    #[cfg(target_arch = "x86_64")]
+    return find!("avx2" "fma" "f16c" "gfni" "avxvnni" "avx512f" "avx512bw" "avx512vl" "avx512vnni" "avx512vbmi");
+    #[cfg(target_arch = "aarch64")]
+    return name == "neon" && std::arch::is_aarch64_feature_detected!("neon")
+        || name == "dotprod" && std::arch::is_aarch64_feature_detected!("dotprod");
+    // WebAssembly detects nothing: a module that uses vectors does not load without them.
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    return name == "simd128" && cfg!(target_feature = "simd128");
 }
 
 impl fmt::Display for Isa {

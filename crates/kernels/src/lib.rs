@@ -3,35 +3,34 @@
 //! All `unsafe` code of the project lives here (and in one file-mapping module of the library). This crate never reads
 //! files, the environment or clocks.
 
-#[cfg(target_arch = "aarch64")]
-mod aarch64;
+mod arch;
 mod bytes;
 mod coarse;
 mod engine;
+mod error;
 pub mod format;
 mod generic;
 #[cfg(all(test, any(target_os = "linux", target_os = "macos")))]
 mod guard_tests;
 mod huge;
 mod isa;
-mod kernels;
 mod kv;
+mod lines;
 mod matrix;
 mod panel;
 mod pool;
 pub mod probe;
 mod rotation;
-mod scalar;
+mod table;
 mod ternary;
 mod vector;
-#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
-mod wasm32;
-#[cfg(target_arch = "x86_64")]
-mod x86;
 
 pub use bytes::Bytes;
-pub use engine::{AttentionShape, Engine, KvHead, Precision, Product};
+pub use engine::Engine;
+pub use engine::attention::{AttentionShape, KvHead};
+pub use engine::matmul::{Precision, Product};
+pub use error::MatrixError;
 pub use isa::Isa;
 pub use kv::{KvTiles, KvType};
-pub use matrix::{Matrix, MatrixError};
+pub use matrix::Matrix;
 pub use pool::{Claims, Pool};

@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
+use crate::arch::dispatch;
 use crate::coarse::Coarse;
+use crate::error::MatrixError;
 use crate::format::ggml::dequantize;
-use crate::format::{PackedError, PackedLayout, TensorType};
-use crate::kernels::Kernels;
+use crate::format::{PackedLayout, TensorType};
 use crate::panel::Panels;
-use crate::ternary::TernaryMatrix;
-use crate::{Bytes, Isa, Pool};
+use crate::table::Table;
+use crate::ternary::matrix::{TernaryMatrix, Transpose};
+use crate::ternary::transpose::Columns;
+use crate::{Bytes, Pool};
 
 /// A weight matrix, `rows` = out features, `cols` = in features.
 #[derive(Clone, Debug)]
@@ -27,40 +30,6 @@ pub(crate) enum Repr {
     Ternary(Arc<TernaryMatrix>),
     /// Block-quantized weights in kernel order.
     Panels(Panels),
-}
-
-/// Why bytes cannot become a [`Matrix`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum MatrixError {
-    /// The type has no kernel.
-    UnsupportedType(TensorType),
-    /// Columns are not a whole number of blocks of the type.
-    Columns {
-        /// The type.
-        ty: TensorType,
-        /// In features.
-        cols: usize,
-    },
-    /// The byte count does not fit the shape.
-    Size {
-        /// Bytes the shape needs.
-        expected: usize,
-        /// Bytes given.
-        found: usize,
-    },
-    /// Packed ternary weights that do not hold together.
-    Packed(PackedError),
-    /// Memory ran out.
-    OutOfMemory {
-        /// Bytes asked for.
-        bytes: usize,
-    },
-}
-
-impl From<PackedError> for MatrixError {
-    fn from(error: PackedError) -> Self {
-        Self::Packed(error)
-    }
 }
 
 impl Matrix {
@@ -102,8 +71,14 @@ impl Matrix {
     /// it is.
     pub fn with_coarse_on(mut self, pool: &Pool) -> Self {
         if matches!(self.repr, Repr::Panels(_)) {
-            let row = |row: usize, out: &mut [f32]| self.row_f32(row, out);
-            self.coarse = Coarse::new(self.rows, self.cols, pool, row).map(Arc::new);
+            let table = dispatch::best(); // every instruction set gives the same bits
+            let code_row = |row: usize, signs: &[f32], codes: &mut [u8]| {
+                let (mut values, mut factors) = (vec![0.0; self.cols], [0.0; 2]);
+                self.row_f32(row, &mut values);
+                table.coarse_row(&mut values, signs, codes, &mut factors);
+                factors
+            };
+            self.coarse = Coarse::new(self.rows, self.cols, pool, code_row).map(Arc::new);
         }
         self
     }
@@ -124,7 +99,7 @@ impl Matrix {
     /// # Errors
     /// [`MatrixError`] when sizes do not fit, a code is illegal, padding is not zero or a scale is not finite.
     pub fn from_packed_on(pool: &Pool, layout: PackedLayout, codes: &[u8], scales: &[u8]) -> Result<Self, MatrixError> {
-        let matrix = TernaryMatrix::from_packed(layout, codes, scales, pool)?;
+        let matrix = TernaryMatrix::from_packed(layout, codes, scales, pool, transpose())?;
         Ok(Self { rows: layout.rows, cols: layout.cols, repr: Repr::Ternary(Arc::new(matrix)), coarse: None })
     }
 
@@ -142,7 +117,7 @@ impl Matrix {
     /// # Errors
     /// [`MatrixError`] when sizes do not fit or a scale is not finite.
     pub fn from_stq1_0_on(pool: &Pool, rows: usize, cols: usize, blocks: &[u8]) -> Result<Self, MatrixError> {
-        let matrix = TernaryMatrix::from_stq1_0(rows, cols, blocks, pool)?;
+        let matrix = TernaryMatrix::from_stq1_0(rows, cols, blocks, pool, transpose())?;
         Ok(Self { rows, cols, repr: Repr::Ternary(Arc::new(matrix)), coarse: None })
     }
 
@@ -170,11 +145,11 @@ impl Matrix {
     /// # Panics
     /// When the matrix has no such row, or `out` has another length.
     pub fn row_f32(&self, row: usize, out: &mut [f32]) {
-        self.row_f32_with(Kernels::of(Isa::Scalar), row, out);
+        self.row_f32_by(dispatch::scalar(), row, out);
     }
 
-    /// [`row_f32`](Self::row_f32) by the functions of an available instruction set.
-    pub(crate) fn row_f32_with(&self, kernels: &Kernels, row: usize, out: &mut [f32]) {
+    /// [`row_f32`](Self::row_f32) by the functions of an instruction set.
+    pub(crate) fn row_f32_by(&self, table: &Table, row: usize, out: &mut [f32]) {
         assert!(row < self.rows && out.len() == self.cols);
         match &self.repr {
             Repr::Ternary(matrix) => matrix.row_f32(row, out),
@@ -182,14 +157,18 @@ impl Matrix {
                 let len = bytes.len() / self.rows;
                 let bytes = &bytes[row * len..(row + 1) * len];
                 match ty {
-                    // SAFETY: the table belongs to an available instruction set; the row has `cols` values.
-                    TensorType::F16 => unsafe { (kernels.widen_f16)(bytes.as_ptr(), out) },
-                    // SAFETY: as above.
-                    TensorType::BF16 => unsafe { (kernels.widen_bf16)(bytes.as_ptr(), out) },
+                    TensorType::F16 => table.widen_f16(bytes, out),
+                    TensorType::BF16 => table.widen_bf16(bytes, out),
                     _ => dequantize(*ty, bytes, out),
                 }
             }
             Repr::Panels(panels) => panels.row_f32(row, out),
         }
     }
+}
+
+/// The transposition of the best instruction set.
+fn transpose() -> impl Transpose {
+    let table = &dispatch::best().ternary;
+    |rows: &[u8], stride: usize, column: usize, out: &mut Columns| table.transpose(rows, stride, column, out)
 }

@@ -25,7 +25,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle, Thread};
 
 pub use claims::Claims;
-use claims::Share;
+use claims::{Alone, Seat, Share};
 
 /// Rounds of busy waiting before a waiting worker starts to yield its core (some microseconds).
 const SPINS: usize = 400;
@@ -44,10 +44,6 @@ pub struct Pool {
     workers: Vec<JoinHandle<()>>,
 }
 
-/// A value alone on its cache lines (two, because x86 prefetches lines in pairs).
-#[repr(align(128))]
-struct Alone<T>(T);
-
 type Work<'a> = dyn Fn(&mut Claims<'_>) + Sync + 'a;
 
 /// A region as workers see it.
@@ -56,17 +52,6 @@ struct Job {
     work: *const Work<'static>,
     items: usize,
     grain: usize,
-}
-
-/// What one thread of the pool shows to the others.
-#[derive(Default)]
-struct Seat {
-    /// The region whose job the worker may be running; 0 outside.
-    inside: AtomicU64,
-    /// Items of the region left to this thread.
-    share: Share,
-    /// Whether the worker sleeps, or is about to.
-    parked: AtomicBool,
 }
 
 struct Shared {

@@ -67,7 +67,7 @@ pub fn run(_: &DoctorArgs, context: &Context) -> Result<ExitCode> {
     writeln!(out, "cpu       {}", machine::cpu_name())?;
     writeln!(out, "features  {}", features().join(" "))?;
     for isa in Isa::ALL.into_iter().rev() {
-        let features = probe::features(isa);
+        let features = isa.features();
         let names = |wanted: bool| {
             let names: Vec<&str> =
                 features.iter().filter(|(_, found)| *found == wanted).map(|(name, _)| *name).collect();
@@ -107,7 +107,7 @@ pub fn run(_: &DoctorArgs, context: &Context) -> Result<ExitCode> {
 /// What every tier needs and has.
 fn tiers() -> Vec<Value> {
     let tier = |isa: Isa| {
-        let (found, missing): (Vec<_>, Vec<_>) = probe::features(isa).into_iter().partition(|(_, found)| *found);
+        let (found, missing): (Vec<_>, Vec<_>) = isa.features().into_iter().partition(|(_, found)| *found);
         let names =
             |features: Vec<(&'static str, bool)>| features.into_iter().map(|(name, _)| name).collect::<Vec<_>>();
         json!({

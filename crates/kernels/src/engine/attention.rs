@@ -3,12 +3,12 @@
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-use super::{Engine, partition};
 use crate::generic::attention::int8::Int8Query;
 use crate::generic::attention::{QueryRow, TilesChunk, partial_len};
 use crate::generic::panel::InputBlock;
 use crate::kv::{BLOCK, CHUNK, KvTiles, KvType};
-use crate::pool::SharedPtr;
+use crate::pool::{Pool, SharedPtr};
+use crate::table::Table;
 
 /// What one token sees of one kv head.
 #[derive(Clone, Copy, Debug)]
@@ -136,7 +136,8 @@ fn next(units: &[Unit<'_>], i: usize, chunk: usize) -> *const u8 {
 
 /// What all workers share.
 struct Call<'a> {
-    engine: &'a Engine,
+    table: &'a Table,
+    scratch: &'a Scratch,
     shape: AttentionShape,
     layout: KvTiles,
     q: &'a [f32],
@@ -144,98 +145,106 @@ struct Call<'a> {
     seen: &'a [Range<usize>],
 }
 
-impl Engine {
-    /// Attention of all tokens of a batch, spread over the workers. `q` and `out`: tokens x heads x head_dim.
-    /// `kv(token, kv_head)` gives the positions that the token sees, itself included; tokens may belong to different
-    /// sequences. Without positions the result is 0.
-    ///
-    /// Units of tokens x kv head are spread over the workers; when they are few (decoding), their chunks of positions are,
-    /// and the partial results are folded afterwards in the same order. Chunks are counted from absolute position 0, so the
-    /// result for a token does not depend on the other tokens of the batch, on how a prompt was cut into batches, or on the
-    /// number of threads.
-    ///
-    /// # Panics
-    /// When a shape does not fit.
-    pub fn attention<'kv>(
-        &self,
-        shape: AttentionShape,
-        q: &[f32],
-        kv: impl Fn(usize, usize) -> KvHead<'kv>,
-        out: &mut [f32],
-    ) {
-        let AttentionShape { heads, kv_heads, head_dim, .. } = shape;
-        assert!(heads > 0 && kv_heads > 0 && head_dim > 0 && heads.is_multiple_of(kv_heads));
-        assert!(q.len() == out.len() && q.len().is_multiple_of(heads * head_dim));
-        let layout = KvTiles::new(shape.kv, head_dim);
-        let tokens = q.len() / (heads * head_dim);
-        let range = |head: KvHead<'_>| head.first..head.end;
-        let seen: Vec<Range<usize>> = (0..tokens).map(|token| range(kv(token, 0))).collect();
-        assert!(seen.iter().all(|seen| seen.start <= seen.end), "positions in ascending order");
-        let mut units = Vec::new();
-        let mut chunks = 0;
-        let mut token = 0;
-        while token < tokens {
-            let first = kv(token, 0).place();
-            let same = (token..tokens.min(token + TOKENS)).take_while(|t| kv(*t, 0).place() == first).count();
-            let tokens_of_unit = token..token + same;
-            let start = seen[tokens_of_unit.clone()].iter().map(|seen| seen.start).min().unwrap_or(0) / CHUNK;
-            let end = seen[tokens_of_unit.clone()].iter().map(|seen| seen.end).max().unwrap_or(0);
-            let last = end.div_ceil(CHUNK);
-            for kv_head in 0..kv_heads {
-                let head = kv(token, kv_head);
-                for token in tokens_of_unit.clone() {
-                    let other = kv(token, kv_head);
-                    assert!(range(other) == seen[token] && other.place() == head.place(), "kv heads of one token");
-                }
-                assert!(head.holds(layout, start..last, end), "the tiles do not hold what is seen");
-                let unit = Unit {
-                    tokens: tokens_of_unit.clone(),
-                    kv_head,
-                    kv: head,
-                    chunks: start..last.max(start + 1),
-                    at: chunks,
-                };
-                chunks += unit.chunks.len();
-                units.push(unit);
+/// See [`Engine::attention`](crate::Engine::attention).
+pub(super) fn attention<'kv>(
+    table: &Table,
+    pool: &Pool,
+    scratch: &Scratch,
+    shape: AttentionShape,
+    q: &[f32],
+    kv: impl Fn(usize, usize) -> KvHead<'kv>,
+    out: &mut [f32],
+) {
+    let AttentionShape { heads, kv_heads, head_dim, .. } = shape;
+    assert!(heads > 0 && kv_heads > 0 && head_dim > 0 && heads.is_multiple_of(kv_heads));
+    assert!(q.len() == out.len() && q.len().is_multiple_of(heads * head_dim));
+    let layout = KvTiles::new(shape.kv, head_dim);
+    let tokens = q.len() / (heads * head_dim);
+    let range = |head: KvHead<'_>| head.first..head.end;
+    let seen: Vec<Range<usize>> = (0..tokens).map(|token| range(kv(token, 0))).collect();
+    assert!(seen.iter().all(|seen| seen.start <= seen.end), "positions in ascending order");
+    let mut units = Vec::new();
+    let mut chunks = 0;
+    let mut token = 0;
+    while token < tokens {
+        let first = kv(token, 0).place();
+        let same = (token..tokens.min(token + TOKENS)).take_while(|t| kv(*t, 0).place() == first).count();
+        let tokens_of_unit = token..token + same;
+        let start = seen[tokens_of_unit.clone()].iter().map(|seen| seen.start).min().unwrap_or(0) / CHUNK;
+        let end = seen[tokens_of_unit.clone()].iter().map(|seen| seen.end).max().unwrap_or(0);
+        let last = end.div_ceil(CHUNK);
+        for kv_head in 0..kv_heads {
+            let head = kv(token, kv_head);
+            for token in tokens_of_unit.clone() {
+                let other = kv(token, kv_head);
+                assert!(range(other) == seen[token] && other.place() == head.place(), "kv heads of one token");
             }
-            token += same;
+            assert!(head.holds(layout, start..last, end), "the tiles do not hold what is seen");
+            let unit = Unit {
+                tokens: tokens_of_unit.clone(),
+                kv_head,
+                kv: head,
+                chunks: start..last.max(start + 1),
+                at: chunks,
+            };
+            chunks += unit.chunks.len();
+            units.push(unit);
         }
-        let call = Call { engine: self, shape, layout, q, seen: &seen };
-        let workers = self.pool.threads();
-        if workers == 1 || units.len() >= 4 * workers || chunks == units.len() {
-            let bounds = partition(units.iter().map(|unit| call.cost(unit)), workers);
-            let out = SharedPtr(out.as_mut_ptr());
-            self.pool.run(&|worker| {
-                // SAFETY: every unit belongs to one worker, units write different outputs, and `out` is borrowed mutably
-                // for the whole call and as long as `q`.
-                unsafe { call.whole(&units[bounds[worker]..bounds[worker + 1]], worker, out) };
-            });
-        } else {
-            let bounds: Vec<usize> = (0..=workers).map(|worker| chunks * worker / workers).collect();
-            let mut partials = self.attention.partials.lock().unwrap_or_else(PoisonError::into_inner);
-            let row = partial_len(layout);
-            let rows = |unit: &Unit<'_>| unit.tokens.len() * (heads / kv_heads);
-            let most = units.iter().map(rows).max().unwrap_or(0);
-            partials.resize(chunks * most * row, 0.0);
-            let to = SharedPtr(partials.as_mut_ptr());
-            self.pool.run(&|worker| {
-                let mine = bounds[worker]..bounds[worker + 1];
-                // SAFETY: every chunk of a unit belongs to one worker and has room for `most` rows of its own.
-                unsafe { call.parts(&units, mine, worker, to, most) };
-            });
-            let out = SharedPtr(out.as_mut_ptr());
-            for unit in &units {
-                let rows = rows(unit);
-                let (first, rest) =
-                    partials[unit.at * most * row..][..unit.chunks.len() * most * row].split_at_mut(most * row);
-                for partial in rest.chunks_exact(most * row) {
-                    call.fold(&mut first[..rows * row], &partial[..rows * row]);
-                }
-                // SAFETY: units write different outputs; `out` is borrowed mutably and as long as `q`.
-                unsafe { call.finish(unit, &first[..rows * row], out) };
+        token += same;
+    }
+    let call = Call { table, scratch, shape, layout, q, seen: &seen };
+    let workers = pool.threads();
+    if workers == 1 || units.len() >= 4 * workers || chunks == units.len() {
+        let bounds = partition(units.iter().map(|unit| call.cost(unit)), workers);
+        let out = SharedPtr(out.as_mut_ptr());
+        pool.run(&|worker| {
+            // SAFETY: every unit belongs to one worker, units write different outputs, and `out` is borrowed mutably
+            // for the whole call and as long as `q`.
+            unsafe { call.whole(&units[bounds[worker]..bounds[worker + 1]], worker, out) };
+        });
+    } else {
+        let bounds: Vec<usize> = (0..=workers).map(|worker| chunks * worker / workers).collect();
+        let mut partials = scratch.partials.lock().unwrap_or_else(PoisonError::into_inner);
+        let row = partial_len(layout);
+        let rows = |unit: &Unit<'_>| unit.tokens.len() * (heads / kv_heads);
+        let most = units.iter().map(rows).max().unwrap_or(0);
+        partials.resize(chunks * most * row, 0.0);
+        let to = SharedPtr(partials.as_mut_ptr());
+        pool.run(&|worker| {
+            let mine = bounds[worker]..bounds[worker + 1];
+            // SAFETY: every chunk of a unit belongs to one worker and has room for `most` rows of its own.
+            unsafe { call.parts(&units, mine, worker, to, most) };
+        });
+        let out = SharedPtr(out.as_mut_ptr());
+        for unit in &units {
+            let rows = rows(unit);
+            let (first, rest) =
+                partials[unit.at * most * row..][..unit.chunks.len() * most * row].split_at_mut(most * row);
+            for partial in rest.chunks_exact(most * row) {
+                call.fold(&mut first[..rows * row], &partial[..rows * row]);
             }
+            // SAFETY: units write different outputs; `out` is borrowed mutably and as long as `q`.
+            unsafe { call.finish(unit, &first[..rows * row], out) };
         }
     }
+}
+
+/// Where each of `parts` workers starts in `costs.len()` items, so that their costs are about equal; `parts + 1` bounds.
+pub(super) fn partition(costs: impl Iterator<Item = u64> + Clone, parts: usize) -> Vec<usize> {
+    let total: u64 = costs.clone().sum();
+    let mut bounds = vec![0];
+    let (mut items, mut before) = (0, 0);
+    for cost in costs {
+        // An item belongs to the part in which its middle lies.
+        let middle = before + cost / 2;
+        while bounds.len() < parts && u128::from(middle) * parts as u128 >= u128::from(total) * bounds.len() as u128 {
+            bounds.push(items);
+        }
+        before += cost;
+        items += 1;
+    }
+    bounds.resize(parts + 1, items);
+    bounds
 }
 
 impl Call<'_> {
@@ -276,12 +285,10 @@ impl Call<'_> {
         for (row, padded) in padded.chunks_exact_mut(width).enumerate() {
             padded[..head_dim].copy_from_slice(query(row));
             if self.shape.kv == KvType::Q4 {
-                // SAFETY: the engine has checked the instruction set.
-                unsafe { (self.engine.kernels.rotate)(&mut padded[..head_dim]) };
+                self.table.rotate(&mut padded[..head_dim]);
             }
         }
-        // SAFETY: the engine has checked the instruction set.
-        unsafe { (self.engine.kernels.quantize)(&padded, q, blocks) };
+        self.table.quantize(&padded, q, blocks);
         let rounded = q.chunks_exact(width).zip(blocks.chunks_exact(width / BLOCK));
         let rows = rounded.enumerate().map(|(row, (q, blocks))| {
             let Range { start: first, end } = seen(row);
@@ -300,15 +307,15 @@ impl Call<'_> {
                 Queries::Floats(rows) => {
                     let chunk = self.tiles_chunk(unit, rows, chunk, next, partials);
                     match self.shape.kv {
-                        KvType::F32 => (self.engine.kernels.attend_f32)(&chunk),
-                        _ => (self.engine.kernels.attend_f16)(&chunk),
+                        KvType::F32 => (self.table.attend_f32)(&chunk),
+                        _ => (self.table.attend_f16)(&chunk),
                     }
                 }
                 Queries::Int8(rows) => {
                     let chunk = self.tiles_chunk(unit, rows, chunk, next, partials);
                     match self.shape.kv {
-                        KvType::Q4 => (self.engine.kernels.attend_q4)(&chunk),
-                        _ => (self.engine.kernels.attend_q8)(&chunk),
+                        KvType::Q4 => (self.table.attend_q4)(&chunk),
+                        _ => (self.table.attend_q8)(&chunk),
                     }
                 }
             }
@@ -334,8 +341,7 @@ impl Call<'_> {
     fn fold(&self, states: &mut [f32], partials: &[f32]) {
         let row = partial_len(self.layout);
         for (state, partial) in states.chunks_exact_mut(row).zip(partials.chunks_exact(row)) {
-            // SAFETY: the engine has checked the instruction set.
-            unsafe { (self.engine.kernels.fold)(state, partial) };
+            self.table.fold(state, partial);
         }
     }
 
@@ -355,8 +361,7 @@ impl Call<'_> {
                 *out = if total == 0.0 { 0.0 } else { sum / total };
             }
             if self.shape.kv == KvType::Q4 {
-                // SAFETY: the engine has checked the instruction set.
-                unsafe { (self.engine.kernels.rotate)(out) };
+                self.table.rotate(out);
             }
         }
     }
@@ -366,7 +371,7 @@ impl Call<'_> {
     /// # Safety
     /// As [`finish`](Self::finish), for all of them.
     unsafe fn whole(&self, units: &[Unit<'_>], worker: usize, out: SharedPtr<f32>) {
-        let mut worker = self.engine.attention.workers[worker].lock().unwrap_or_else(PoisonError::into_inner);
+        let mut worker = self.scratch.workers[worker].lock().unwrap_or_else(PoisonError::into_inner);
         let Worker { rounded, partials, states } = &mut *worker;
         let len = partial_len(self.layout);
         for (i, unit) in units.iter().enumerate() {
@@ -388,7 +393,7 @@ impl Call<'_> {
     /// # Safety
     /// `to` has room for all chunks, and nobody else writes those of `mine`.
     unsafe fn parts(&self, units: &[Unit<'_>], mine: Range<usize>, worker: usize, to: SharedPtr<f32>, most: usize) {
-        let mut worker = self.engine.attention.workers[worker].lock().unwrap_or_else(PoisonError::into_inner);
+        let mut worker = self.scratch.workers[worker].lock().unwrap_or_else(PoisonError::into_inner);
         let Worker { rounded, .. } = &mut *worker;
         let len = partial_len(self.layout);
         for (i, unit) in units.iter().enumerate() {

@@ -3,16 +3,35 @@
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-use super::{Engine, Precision, Product};
+use super::ternary::{self, TernaryProduct};
 use crate::Pool;
 use crate::format::TensorType;
 use crate::generic::dense::DenseBlock;
 use crate::generic::panel::{InputBlock, PanelBlock};
-use crate::kernels::Kernels;
 use crate::matrix::{Matrix, Repr};
 use crate::panel::{BLOCK, ROWS};
 use crate::pool::SharedPtr;
-use crate::ternary::{self, TernaryProduct};
+use crate::table::Table;
+
+/// How activations enter a product with packed weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Precision {
+    /// int8 activations, one scale per token and block of inputs: exact integer dot products, the fast way. Dense
+    /// weights, and block-quantized ones that were not [repacked](Matrix::repacked_on), are multiplied in f32.
+    #[default]
+    Int8,
+    /// f32 activations against dequantized weights: slow, for comparison with references.
+    F32,
+}
+
+/// One product of a group that shares its input: `y[t, r] = sum_c w[r, c] x[t, c]`.
+#[derive(Debug)]
+pub struct Product<'a> {
+    /// Weights, rows x cols.
+    pub w: &'a Matrix,
+    /// Result, tokens x rows.
+    pub y: &'a mut [f32],
+}
 
 /// From this many tokens on, f16 and bf16 rows are widened once instead of per tile.
 pub(crate) const WIDEN_TOKENS: usize = 3;
@@ -30,15 +49,15 @@ pub(super) struct Inputs {
 
 impl Inputs {
     /// Rounds `x` (tokens x cols, `cols` a positive multiple of 32).
-    pub fn quantize(&mut self, kernels: &Kernels, pool: &Pool, x: &[f32], cols: usize) {
+    pub fn quantize(&mut self, table: &Table, pool: &Pool, x: &[f32], cols: usize) {
         self.q.resize(x.len(), 0);
         self.blocks.resize(x.len() / BLOCK, InputBlock::default());
         let q = SharedPtr(self.q.as_mut_ptr());
         let one = |token: usize, blocks: &mut [InputBlock]| {
-            // SAFETY: token < tokens, so its `cols` values lie inside `q`; every token is rounded by one worker.
+            // SAFETY: `q` has x.len() values, and the input just below is a slice of as many from the same place, so the
+            // token lies inside both; `for_chunks` gives every token to one worker.
             let q = unsafe { std::slice::from_raw_parts_mut(q.get().add(token * cols), cols) };
-            // SAFETY: the engine has checked the instruction set.
-            unsafe { (kernels.quantize)(&x[token * cols..][..cols], q, blocks) };
+            table.quantize(&x[token * cols..][..cols], q, blocks);
         };
         pool.for_chunks(&mut self.blocks, cols / BLOCK, one);
     }
@@ -52,82 +71,103 @@ struct Job<'a> {
     int8: bool,
 }
 
+/// Memory that products reuse.
+#[derive(Debug)]
+pub(super) struct Scratch {
+    /// int8 activations of the current product.
+    pub inputs: Inputs,
+    /// Per worker: rows as f32.
+    rows: Vec<Mutex<Vec<f32>>>,
+    ternary: ternary::Scratch,
+}
+
+impl Scratch {
+    pub fn new(workers: usize) -> Self {
+        let rows = (0..workers).map(|_| Mutex::default()).collect();
+        Self { inputs: Inputs::default(), rows, ternary: ternary::Scratch::default() }
+    }
+}
+
 /// What all jobs of a call share.
 struct Call<'a> {
-    kernels: &'static Kernels,
+    table: &'a Table,
     x: &'a [f32],
     tokens: usize,
     inputs: &'a Inputs,
 }
 
-impl Engine {
-    /// Several products of the same input `x` (tokens x cols), in one parallel region per kind of weights. The result for a token does not
-    /// depend on the number of tokens, of threads, or on which other products are in the group.
-    ///
-    /// # Panics
-    /// When a shape does not fit.
-    pub fn matmul(&mut self, x: &[f32], tokens: usize, products: &mut [Product<'_>]) {
-        for product in products.iter() {
-            let (rows, cols) = (product.w.rows(), product.w.cols());
-            assert_eq!(Some(x.len()), tokens.checked_mul(cols), "x is tokens x cols");
-            assert_eq!(Some(product.y.len()), tokens.checked_mul(rows), "y is tokens x rows");
-        }
-        if tokens == 0 {
-            return;
-        }
-        let mut jobs = Vec::with_capacity(products.len());
-        let mut packed = Vec::new();
-        for product in products {
-            if let (Repr::Ternary(w), Precision::Int8) = (&product.w.repr, self.precision) {
-                packed.push(TernaryProduct { w, y: &mut *product.y });
-                continue;
-            }
-            let int8 = self.precision == Precision::Int8 && matches!(product.w.repr, Repr::Panels(_));
-            jobs.push(Job { w: product.w, y: SharedPtr(product.y.as_mut_ptr()), int8 });
-        }
-        if !packed.is_empty() {
-            ternary::multiply(self.isa, &self.pool, &mut self.ternary, x, tokens, &mut packed);
-        }
-        if jobs.is_empty() {
-            return;
-        }
-        let cols = x.len() / tokens;
-        if cols > 0 && jobs.iter().any(|job| job.int8) {
-            self.inputs.quantize(self.kernels, &self.pool, x, cols);
-        }
-        // Units of 16 rows of all products, one after the other; a claim of some microseconds.
-        let units = jobs.iter().map(|job| job.w.rows().div_ceil(ROWS)).sum();
-        let unit_bytes = jobs.iter().map(|job| job.w.bytes() / job.w.rows().max(1) * ROWS).max().unwrap_or(0);
-        let grain = (CLAIM_BYTES / (unit_bytes * tokens).max(1)).max(1);
-        let call = Call { kernels: self.kernels, x, tokens, inputs: &self.inputs };
-        self.pool.share(units, grain, &|claims| {
-            while let Some(Range { start, end }) = claims.next() {
-                let mut first = 0;
-                for job in &jobs {
-                    let units = job.w.rows().div_ceil(ROWS);
-                    let range = start.clamp(first, first + units) - first..end.clamp(first, first + units) - first;
-                    if !range.is_empty() {
-                        // SAFETY: every unit is claimed once, `y` is borrowed mutably for the whole call, and shapes are
-                        // checked above.
-                        unsafe { job.run(&call, range, &self.rows[claims.thread()]) };
-                    }
-                    first += units;
-                }
-            }
-        });
+/// See [`Engine::matmul`](crate::Engine::matmul).
+pub(super) fn matmul(
+    table: &Table,
+    pool: &Pool,
+    precision: Precision,
+    scratch: &mut Scratch,
+    x: &[f32],
+    tokens: usize,
+    products: &mut [Product<'_>],
+) {
+    for product in products.iter() {
+        let (rows, cols) = (product.w.rows(), product.w.cols());
+        assert_eq!(Some(x.len()), tokens.checked_mul(cols), "x is tokens x cols");
+        assert_eq!(Some(product.y.len()), tokens.checked_mul(rows), "y is tokens x rows");
     }
+    if tokens == 0 {
+        return;
+    }
+    let mut jobs = Vec::with_capacity(products.len());
+    let mut packed = Vec::new();
+    for product in products {
+        if let (Repr::Ternary(w), Precision::Int8) = (&product.w.repr, precision) {
+            packed.push(TernaryProduct { w, y: &mut *product.y });
+            continue;
+        }
+        let int8 = precision == Precision::Int8 && matches!(product.w.repr, Repr::Panels(_));
+        jobs.push(Job { w: product.w, y: SharedPtr(product.y.as_mut_ptr()), int8 });
+    }
+    if !packed.is_empty() {
+        ternary::multiply(&table.ternary, pool, &mut scratch.ternary, x, tokens, &mut packed);
+    }
+    if jobs.is_empty() {
+        return;
+    }
+    let cols = x.len() / tokens;
+    if cols > 0 && jobs.iter().any(|job| job.int8) {
+        scratch.inputs.quantize(table, pool, x, cols);
+    }
+    // Units of 16 rows of all products, one after the other; a claim of some microseconds.
+    let units = jobs.iter().map(|job| job.w.rows().div_ceil(ROWS)).sum();
+    let unit_bytes = jobs.iter().map(|job| job.w.bytes() / job.w.rows().max(1) * ROWS).max().unwrap_or(0);
+    let grain = (CLAIM_BYTES / (unit_bytes * tokens).max(1)).max(1);
+    let call = Call { table, x, tokens, inputs: &scratch.inputs };
+    let rows = &scratch.rows;
+    pool.share(units, grain, &|claims| {
+        while let Some(Range { start, end }) = claims.next() {
+            let mut first = 0;
+            for job in &jobs {
+                let units = job.w.rows().div_ceil(ROWS);
+                let range = start.clamp(first, first + units) - first..end.clamp(first, first + units) - first;
+                if !range.is_empty() {
+                    // SAFETY: every unit is claimed once and `products` borrows the outputs for the whole call, so nobody
+                    // else touches these rows; shapes were checked above, and inputs rounded if the job wants int8.
+                    unsafe { job.run(&call, range, &rows[claims.thread()]) };
+                }
+                first += units;
+            }
+        }
+    });
 }
 
 impl Job<'_> {
     /// Computes units `units` of 16 rows.
     ///
     /// # Safety
-    /// The engine's instruction set is available; `x` and `y` have the shapes that the matrix asks for; nobody else
-    /// touches these rows of the output.
+    /// - `call.x` is tokens x cols of the matrix, `y` tokens x rows.
+    /// - With `int8`, `call.inputs` are those of `call.x`.
+    /// - `units` are not empty and end within the matrix; nobody else touches their rows of the output meanwhile.
     unsafe fn run(&self, call: &Call<'_>, units: Range<usize>, scratch: &Mutex<Vec<f32>>) {
         let (rows, cols) = (self.w.rows(), self.w.cols());
         let range = units.start * ROWS..rows.min(units.end * ROWS);
-        // SAFETY: range.start < rows, so the output of the first token has it.
+        // SAFETY: units are within the matrix, so range.start < rows, and the output of the first token has that row.
         let y = unsafe { self.y.get().add(range.start) };
         let dense = |weights: *const u8, rows: usize, y: *mut f32| DenseBlock {
             weights,
@@ -152,16 +192,17 @@ impl Job<'_> {
                     y,
                     y_stride: rows,
                 };
-                // SAFETY: the caller's promise; the inputs were rounded for all tokens and `cols` inputs.
-                unsafe { (call.kernels.panels)(&block) };
+                // SAFETY: the panels are those of whole units of 16 rows, inside the matrix (sliced just above); the caller
+                // gives rounded inputs for all tokens, and outputs that are ours. The table's instruction set is there.
+                unsafe { (call.table.panels)(&block) };
                 return;
             }
-            Repr::Rows { ty: TensorType::F32, bytes } => Some((call.kernels.dense_f32, bytes)),
+            Repr::Rows { ty: TensorType::F32, bytes } => Some((call.table.dense_f32, bytes)),
             Repr::Rows { ty: TensorType::F16, bytes } if call.tokens < WIDEN_TOKENS => {
-                Some((call.kernels.dense_f16, bytes))
+                Some((call.table.dense_f16, bytes))
             }
             Repr::Rows { ty: TensorType::BF16, bytes } if call.tokens < WIDEN_TOKENS => {
-                Some((call.kernels.dense_bf16, bytes))
+                Some((call.table.dense_bf16, bytes))
             }
             _ => None,
         };
@@ -171,7 +212,8 @@ impl Job<'_> {
             for row in range.clone().step_by(step) {
                 let rows = step.min(range.end - row);
                 let weights = bytes[row * row_bytes..(row + rows) * row_bytes].as_ptr();
-                // SAFETY: the caller's promise; the weights are `rows` rows of the kernel's type.
+                // SAFETY: the weights are `rows` rows of the kernel's type (sliced just above), followed in the output by
+                // as many rows that the caller gives; inputs have the shape that he promises.
                 unsafe { kernel(&dense(weights, rows, y.add(row - range.start))) };
             }
             return;
@@ -181,10 +223,10 @@ impl Job<'_> {
         for row in range.clone().step_by(ROWS) {
             let rows = ROWS.min(range.end - row);
             for r in 0..rows {
-                self.w.row_f32_with(call.kernels, row + r, &mut scratch[r * cols..][..cols]);
+                self.w.row_f32_by(call.table, row + r, &mut scratch[r * cols..][..cols]);
             }
-            // SAFETY: the caller's promise; the scratch space holds `rows` rows of f32.
-            unsafe { (call.kernels.dense_f32)(&dense(scratch.as_ptr().cast(), rows, y.add(row - range.start))) };
+            // SAFETY: the scratch space holds `rows` rows of f32, written just above; inputs and outputs as before.
+            unsafe { (call.table.dense_f32)(&dense(scratch.as_ptr().cast(), rows, y.add(row - range.start))) };
         }
     }
 }

@@ -1,15 +1,15 @@
 //! The largest products of a matrix, without reading all of it.
 
-use super::{Engine, Precision};
-use crate::Matrix;
+use super::matmul::Inputs;
 use crate::coarse::Coarse;
 use crate::generic::coarse::{CoarseInput, Estimate, PEAK};
 use crate::generic::panel::PanelBlock;
-use crate::matrix::Repr;
+use crate::matrix::{Matrix, Repr};
 use crate::panel::{BLOCK, PanelShape, ROWS};
-use crate::pool::SharedPtr;
+use crate::pool::{Pool, SharedPtr};
+use crate::table::Table;
 
-/// Scratch space of [`Engine::top`].
+/// Reused between calls.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
     /// Spans of panels x tokens x the panels of a span.
@@ -47,17 +47,16 @@ struct Search {
     first: usize,
 }
 
-impl Engine {
-    /// Of the products `w x` of each token the `k` largest, and some more: `x` is tokens x cols, `k` one number per token, and
-    /// `y` (tokens x rows) gets the bits that [`matmul`](Self::matmul) would give, or -inf where the coarse copy of the matrix
-    /// says that a product is smaller than the `k`-th largest. It is wrong about one of these `k` once in 10^9 times, if the
-    /// inputs know nothing of the random signs that the copy was made with. Returns how many products of each token are exact.
-    ///
-    /// `None`, and the token's part of `y` holds nothing of use, when the matrix has no [coarse copy](Matrix::with_coarse_on),
-    /// when more than a third of it would have to be computed, when `k` is 0 or anything is not finite; use `matmul` then.
-    ///
-    /// # Panics
-    /// When a shape does not fit.
+/// What a search for the largest products works with: parts of an engine.
+pub(super) struct Top<'a> {
+    pub table: &'a Table,
+    pub pool: &'a Pool,
+    pub inputs: &'a mut Inputs,
+    pub scratch: &'a mut Scratch,
+}
+
+impl Top<'_> {
+    /// See [`Engine::top`](crate::Engine::top).
     pub fn top(&mut self, x: &[f32], w: &Matrix, k: &[usize], y: &mut [f32]) -> Vec<Option<usize>> {
         let tokens = k.len();
         assert_eq!(Some(x.len()), tokens.checked_mul(w.cols()), "x is tokens x cols");
@@ -67,12 +66,12 @@ impl Engine {
         let shape = panels.shape;
         let limit = shape.panels() / MOST_PANELS;
         let possible = |k: &usize| (1..=limit).contains(k);
-        if self.precision != Precision::Int8 || !k.iter().any(possible) {
+        if !k.iter().any(possible) {
             return nothing;
         }
-        self.inputs.quantize(self.kernels, &self.pool, x, w.cols());
+        self.inputs.quantize(self.table, self.pool, x, w.cols());
         let span = self.estimate(coarse, tokens);
-        let estimates = Estimates { all: &self.top.estimates, tokens, span, panels: shape.panels() };
+        let estimates = Estimates { all: &self.scratch.estimates, tokens, span, panels: shape.panels() };
         let mut searches: Vec<Search> =
             k.iter().map(|&k| Search { k, panels: possible(&k).then(Vec::new), first: 0 }).collect();
         self.pool.for_chunks(&mut searches, 1, |token, searches| {
@@ -125,13 +124,14 @@ impl Engine {
                     q: self.inputs.q[token * shape.cols..].as_ptr(),
                     blocks: self.inputs.blocks[token * shape.cols / BLOCK..].as_ptr(),
                     tokens: 1,
-                    // SAFETY: the matrix has this panel, and `y` has as many values for each token as the matrix has rows.
+                    // SAFETY: the matrix has this panel (sliced just above), and `y` has as many values for each search,
+                    // which is a token, as the matrix has rows (asserted above).
                     y: unsafe { to.get().add(token * shape.rows + panel * ROWS) },
                     y_stride: shape.rows,
                 };
-                // SAFETY: the engine has checked the instruction set; the inputs are `cols` columns of this token; every
-                // entry of the list is another panel or another token.
-                unsafe { (self.kernels.panels)(&block) };
+                // SAFETY: panel and inputs are those of whole panels and tokens (sliced just above). A search names a panel
+                // once and every entry of the list has one worker, so nobody else writes these rows of this token.
+                unsafe { (self.table.panels)(&block) };
             }
         });
     }
@@ -139,7 +139,7 @@ impl Engine {
     /// Estimates every panel of `coarse` for the `tokens` tokens that were rounded last; returns the panels per span. What is
     /// not finite is estimated as NaN.
     fn estimate(&mut self, coarse: &Coarse, tokens: usize) -> usize {
-        let Self { kernels, pool, inputs, top: Scratch { estimates, rotated, q }, .. } = self;
+        let Self { table, pool, inputs, scratch: Scratch { estimates, rotated, q } } = self;
         q.resize(tokens * coarse.cols, 0);
         let mut rounded = Vec::with_capacity(tokens);
         for (token, q) in q.chunks_exact_mut(coarse.cols).enumerate() {
@@ -150,8 +150,7 @@ impl Engine {
             for ((q, signs), block) in exact.zip(signs).zip(&inputs.blocks[token * coarse.cols / BLOCK..]) {
                 rotated.extend(q.iter().zip(signs).map(|(q, sign)| f32::from(*q) * block.scale * sign));
             }
-            // SAFETY: the engine has checked the instruction set.
-            unsafe { (kernels.rotate)(rotated) };
+            table.rotate(rotated);
             let square: f64 = rotated.iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
             let largest = rotated.iter().fold(0.0f32, |a, x| a.max(x.abs()));
             let (scale, length) = (largest / 127.0, square.sqrt() as f32);
@@ -182,8 +181,7 @@ impl Engine {
         pool.for_chunks(estimates, span * tokens, |index, estimates| {
             let panels = span.min(coarse.panels() - index * span);
             for (input, estimates) in inputs.iter().zip(estimates.chunks_exact_mut(span)) {
-                // SAFETY: the engine has checked the instruction set; shapes are checked by the kernel.
-                unsafe { (kernels.coarse_estimate)(coarse, index * span, input, &mut estimates[..panels]) };
+                table.coarse_estimate(coarse, index * span, input, &mut estimates[..panels]);
             }
         });
         span

@@ -185,16 +185,18 @@ unsafe fn tile<V: Floats, E: Element, const R: usize, const T: usize>(block: &De
     }
 }
 
-/// A row as f32.
+/// A row as f32. `from`: as many values as `out`.
 ///
 /// # Safety
-/// The instruction set of `V` is available; `from` covers `out.len()` values.
+/// The instruction set of `V` is available.
 #[inline(always)]
-pub(crate) unsafe fn widen<V: Floats, E: Element>(from: *const u8, out: &mut [f32]) {
+pub(crate) unsafe fn widen<V: Floats, E: Element>(from: &[u8], out: &mut [f32]) {
     let len = out.len();
-    let out = out.as_mut_ptr();
+    assert_eq!(from.len(), len * E::BYTES);
+    let (from, out) = (from.as_ptr(), out.as_mut_ptr());
     let mut i = 0;
-    // SAFETY: the caller's promise; i + LANES <= len, and the last part covers len - i values.
+    // SAFETY: the caller has the instruction set; i + LANES <= len, the last part covers len - i values, and both slices
+    // have `len` of them.
     unsafe {
         while i + V::LANES <= len {
             E::load::<V>(from.add(i * E::BYTES)).store(out.add(i));

@@ -1,8 +1,8 @@
 //! The algorithms, once for every instruction set, over [`Floats`](crate::vector::Floats) and
 //! [`RowLanes`](crate::vector::RowLanes).
 //!
-//! Each is `#[inline(always)]` and becomes part of a wrapper function compiled for one instruction set (see
-//! [`kernels`](crate::kernels)); calling one directly would leave every vector operation a function call.
+//! Each is `#[inline(always)]` and becomes part of a function compiled for one instruction set (see
+//! [`table`](crate::table)); calling one directly would leave every vector operation a function call.
 //!
 //! Order of float sums: fixed by the shape of one output alone. It depends on the number of lanes, so that instruction
 //! sets differ in the last bits, but never on how many tokens or rows are computed together or by which thread.
@@ -11,6 +11,7 @@ pub(crate) mod activation;
 pub(crate) mod attention;
 pub(crate) mod coarse;
 pub(crate) mod dense;
+pub(crate) mod limits;
 pub(crate) mod panel;
 #[cfg(any(target_arch = "aarch64", all(target_arch = "wasm32", target_feature = "simd128")))]
 pub(crate) mod ternary;

@@ -1,12 +1,14 @@
-//! Ternary products with vectors of 128 bits. See [`crate::ternary::kernels`] for what each function computes.
+//! Ternary products with vectors of 128 bits. [`TernaryTable`](crate::table::TernaryTable) says what each function
+//! computes.
 //!
 //! The 5-bit formats run by table look-up for one token: the partial sums of four inputs, |T| <= 381, are split into two
 //! signed digits, T = 31 h + l with |l|, |h| <= 15, so that bytes can add up the digits of a whole chunk of eight codes.
 //! Bytes then widen to int16 (32 x 381 fits) and, once per segment, to int32. Rows stay in natural order.
 
-use crate::ternary::activations::{ActBlock, BLOCK_CODES};
-use crate::ternary::kernels::{Codebook, Rows, Segment, TokenBlocks};
-use crate::ternary::matrix::{BIT_CHUNK_BYTES, BLOCK_ROWS, CODE_CHUNK_BYTES, RowBlock, SCALE_BYTES, slot_row};
+use crate::ternary::activations::{ActBlock, BLOCK_CODES, TokenBlocks};
+use crate::ternary::block::{BIT_CHUNK_BYTES, BLOCK_ROWS, CODE_CHUNK_BYTES, RowBlock, Rows, SCALE_BYTES, slot_row};
+use crate::ternary::codebook::Codebook;
+use crate::ternary::segment::Segment;
 use crate::vector::{Floats, RowLanes};
 
 /// Bytes between what is in use and what is asked for. Not measured on any processor that runs this.
@@ -61,7 +63,7 @@ pub(crate) trait Vectors {
 
 type F<V> = <<V as Vectors>::Ints as RowLanes>::Floats;
 
-/// See [`TernaryKernels`](crate::ternary::kernels::TernaryKernels).
+/// See [`TernaryTable`](crate::table::TernaryTable).
 ///
 /// # Safety
 /// The instruction set of `V` is available.
@@ -72,12 +74,37 @@ pub(crate) unsafe fn build_tables<V: Vectors>(book: &Codebook, acts: &ActBlock, 
     unsafe { V::build_tables(book, acts, out) };
 }
 
+/// See [`TernaryTable`](crate::table::TernaryTable).
+///
+/// # Safety
+/// The instruction set of `V` is available.
+#[inline(always)]
+pub(crate) unsafe fn gemv_codes<V: Vectors>(
+    blocks: &[RowBlock<'_>],
+    acts: TokenBlocks<'_>,
+    tables: &[u8],
+    out: &mut [&mut Rows],
+) {
+    // SAFETY: as promised by the caller.
+    unsafe { gemv::<V, false>(blocks, acts, tables, out) };
+}
+
+/// See [`TernaryTable`](crate::table::TernaryTable).
+///
+/// # Safety
+/// The instruction set of `V` is available.
+#[inline(always)]
+pub(crate) unsafe fn gemv_bits<V: Vectors>(blocks: &[RowBlock<'_>], acts: TokenBlocks<'_>, out: &mut [&mut Rows]) {
+    // SAFETY: as promised by the caller.
+    unsafe { gemv::<V, true>(blocks, acts, &[], out) };
+}
+
 /// One token, blocks of rows one after the other: a 5-bit format, or with `BITS` the 2-bit format (without tables).
 ///
 /// # Safety
 /// The instruction set of `V` is available.
 #[inline(always)]
-pub(crate) unsafe fn gemv<V: Vectors, const BITS: bool>(
+unsafe fn gemv<V: Vectors, const BITS: bool>(
     blocks: &[RowBlock<'_>],
     acts: TokenBlocks<'_>,
     tables: &[u8],
@@ -222,7 +249,7 @@ unsafe fn prefetch<V: Vectors>(bytes: &[u8]) {
     }
 }
 
-/// See [`GemmKernels`](crate::ternary::kernels::GemmKernels).
+/// See [`DecodedGemm`](crate::table::DecodedGemm).
 ///
 /// # Safety
 /// The instruction set of `V` is available.
@@ -235,7 +262,7 @@ pub(crate) unsafe fn decode_codes<V: Vectors>(book: &Codebook, codes: &[u8], pan
     unsafe { V::decode_codes(book, codes, panel) };
 }
 
-/// See [`GemmKernels`](crate::ternary::kernels::GemmKernels).
+/// See [`DecodedGemm`](crate::table::DecodedGemm).
 ///
 /// # Safety
 /// The instruction set of `V` is available.
@@ -258,12 +285,12 @@ pub(crate) unsafe fn decode_bits<V: Vectors>(codes: &[u8], panel: &mut [u8]) {
     }
 }
 
-/// See [`GemmKernels`](crate::ternary::kernels::GemmKernels).
+/// See [`DecodedGemm`](crate::table::DecodedGemm).
 ///
 /// # Safety
 /// The instruction set of `V` is available.
 #[inline(always)]
-pub(crate) unsafe fn segment<V: Vectors>(segment: &Segment<'_>, acts: &[ActBlock], acc: &mut [Rows]) {
+pub(crate) unsafe fn segment<V: Vectors>(segment: Segment<'_>, acts: &[ActBlock], acc: &mut [Rows]) {
     assert_eq!(acts.len(), acc.len());
     let mut t = 0;
     while t < acts.len() {
@@ -271,15 +298,15 @@ pub(crate) unsafe fn segment<V: Vectors>(segment: &Segment<'_>, acts: &[ActBlock
         // SAFETY: as promised by the caller.
         t += unsafe {
             if V::TILE_TOKENS >= 8 && acts.len() >= 8 {
-                tile::<V, 8>(segment, acts, acc)
+                tile::<V, 8>(&segment, acts, acc)
             } else if V::TILE_TOKENS >= 6 && acts.len() >= 6 {
-                tile::<V, 6>(segment, acts, acc)
+                tile::<V, 6>(&segment, acts, acc)
             } else if V::TILE_TOKENS >= 4 && acts.len() >= 4 {
-                tile::<V, 4>(segment, acts, acc)
+                tile::<V, 4>(&segment, acts, acc)
             } else if acts.len() >= 2 {
-                tile::<V, 2>(segment, acts, acc)
+                tile::<V, 2>(&segment, acts, acc)
             } else {
-                tile::<V, 1>(segment, acts, acc)
+                tile::<V, 1>(&segment, acts, acc)
             }
         };
     }
@@ -320,7 +347,7 @@ unsafe fn tile<V: Vectors, const T: usize>(segment: &Segment<'_>, acts: &[ActBlo
     T
 }
 
-/// See [`GemmKernels`](crate::ternary::kernels::GemmKernels).
+/// See [`DecodedGemm`](crate::table::DecodedGemm).
 #[inline(always)]
 pub(crate) fn finish_codes(acc: &Rows, row_scales: Option<&Rows>, out: &mut Rows) {
     let mut rows = [0.0; BLOCK_ROWS];
@@ -330,7 +357,7 @@ pub(crate) fn finish_codes(acc: &Rows, row_scales: Option<&Rows>, out: &mut Rows
     finish_bits(&rows, row_scales, out);
 }
 
-/// See [`GemmKernels`](crate::ternary::kernels::GemmKernels).
+/// See [`DecodedGemm`](crate::table::DecodedGemm).
 #[inline(always)]
 pub(crate) fn finish_bits(acc: &Rows, row_scales: Option<&Rows>, out: &mut Rows) {
     match row_scales {
@@ -339,72 +366,25 @@ pub(crate) fn finish_bits(acc: &Rows, row_scales: Option<&Rows>, out: &mut Rows)
     }
 }
 
-/// Defines the module `products` with a table, `KERNELS`, of every algorithm above for `$vectors`, compiled with the given
-/// attributes. The fewest tokens from which on decoded panels pay are those of AVX2, not measured.
-macro_rules! ternary_kernels {
-    ($vectors:ident $(, #[$attribute:meta])?) => {
-        pub(crate) mod products {
-            use super::$vectors;
-            use crate::generic::ternary::{self, Vectors, wrap};
-            use crate::ternary::activations::{ActBlock, Arrangement, quantize_block};
-            use crate::ternary::kernels::{Codebook, GemmKernels, Rows, Segment, TernaryKernels, TokenBlocks};
-            use crate::ternary::matrix::RowBlock;
-
-            /// The functions of this instruction set.
-            pub(crate) static KERNELS: TernaryKernels = TernaryKernels {
-                quantize,
-                table_bytes: $vectors::TABLE_BYTES,
-                build_tables,
-                gemv_codes,
-                gemv_bits,
-                gemm: Some(GemmKernels {
-                    min_tokens_codes: 8,
-                    min_tokens_bits: 6,
-                    decode_codes,
-                    decode_bits,
-                    segment,
-                    finish_codes,
-                    finish_bits,
-                }),
-                look_up: None,
-            };
-
-            wrap! { [$($attribute)?]
-                quantize(arrangement: Arrangement, x: &[f32], out: &mut ActBlock)
-                    => quantize_block(arrangement, x, out);
-                build_tables(book: &Codebook, acts: &ActBlock, out: &mut [u8])
-                    => ternary::build_tables::<$vectors>(book, acts, out);
-                gemv_codes(blocks: &[RowBlock<'_>], acts: TokenBlocks<'_>, tables: &[u8], out: &mut [&mut Rows])
-                    => ternary::gemv::<$vectors, false>(blocks, acts, tables, out);
-                gemv_bits(blocks: &[RowBlock<'_>], acts: TokenBlocks<'_>, out: &mut [&mut Rows])
-                    => ternary::gemv::<$vectors, true>(blocks, acts, &[], out);
-                decode_codes(book: &Codebook, codes: &[u8], panel: &mut [u8])
-                    => ternary::decode_codes::<$vectors>(book, codes, panel);
-                decode_bits(codes: &[u8], panel: &mut [u8]) => ternary::decode_bits::<$vectors>(codes, panel);
-                segment(segment: Segment<'_>, acts: &[ActBlock], acc: &mut [Rows])
-                    => ternary::segment::<$vectors>(&segment, acts, acc);
-                finish_codes(acc: &Rows, row_scales: Option<&Rows>, out: &mut Rows)
-                    => ternary::finish_codes(acc, row_scales, out);
-                finish_bits(acc: &Rows, row_scales: Option<&Rows>, out: &mut Rows)
-                    => ternary::finish_bits(acc, row_scales, out);
-            }
+/// The [`TernaryTable`](crate::table::TernaryTable) of every algorithm above for `$vectors`, compiled for the given features.
+/// The fewest tokens from which on decoded panels pay are those of AVX2, not measured.
+macro_rules! ternary_table_of {
+    ($vectors:ty; features $($features:literal)?) => {
+        $crate::table::ternary_table! {
+            features $($features)?;
+            transpose $crate::ternary::transpose::transpose;
+            table_bytes <$vectors as $crate::generic::ternary::Vectors>::TABLE_BYTES;
+            build_tables $crate::generic::ternary::build_tables::<$vectors>;
+            gemv_codes $crate::generic::ternary::gemv_codes::<$vectors>;
+            gemv_bits $crate::generic::ternary::gemv_bits::<$vectors>;
+            decoded from 8, 6;
+            decode_codes $crate::generic::ternary::decode_codes::<$vectors>;
+            decode_bits $crate::generic::ternary::decode_bits::<$vectors>;
+            segment $crate::generic::ternary::segment::<$vectors>;
+            finish_codes $crate::generic::ternary::finish_codes;
+            finish_bits $crate::generic::ternary::finish_bits;
+            look_up None;
         }
     };
 }
-pub(crate) use ternary_kernels;
-
-/// Functions compiled with the given attribute.
-macro_rules! wrap {
-    ($attribute:tt $($name:ident $arguments:tt => $body:expr;)*) => {
-        $(wrap! { @one $attribute $name $arguments => $body })*
-    };
-    (@one [$($attribute:meta)?] $name:ident ($($argument:ident: $ty:ty),*) => $body:expr) => {
-        $(#[$attribute])?
-        #[allow(unused_unsafe)] // some bodies are safe
-        unsafe fn $name($($argument: $ty),*) {
-            // SAFETY: the caller has the instruction set.
-            unsafe { $body }
-        }
-    };
-}
-pub(crate) use wrap;
+pub(crate) use ternary_table_of;

@@ -1,9 +1,22 @@
 //! Who works on which items.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::{Alone, Seat};
+/// A value alone on its cache lines (two, because x86 prefetches lines in pairs).
+#[repr(align(128))]
+pub(super) struct Alone<T>(pub(super) T);
+
+/// What one thread of the pool shows to the others.
+#[derive(Default)]
+pub(super) struct Seat {
+    /// The region whose job the worker may be running; 0 outside.
+    pub(super) inside: AtomicU64,
+    /// Items of the region left to this thread.
+    pub(super) share: Share,
+    /// Whether the worker sleeps, or is about to.
+    pub(super) parked: AtomicBool,
+}
 
 /// A range of grains that its owner takes from at the front and others at the back: start in the upper half, end in the
 /// lower half of one word.

@@ -101,6 +101,23 @@ impl Arrangement {
     }
 }
 
+/// The activation blocks of one token among those of several.
+#[derive(Clone, Copy)]
+pub(crate) struct TokenBlocks<'a> {
+    /// From the token's first block on.
+    pub(crate) blocks: &'a [ActBlock],
+    /// Distance from a block of the token to its next: the number of tokens.
+    pub(crate) stride: usize,
+}
+
+impl<'a> TokenBlocks<'a> {
+    /// The block that chunk `chunk` multiplies.
+    #[inline(always)]
+    pub(crate) fn of_chunk(&self, chunk: usize) -> &'a ActBlock {
+        &self.blocks[chunk / BLOCK_CHUNKS * self.stride]
+    }
+}
+
 /// Quantizes one block: `q = round_ties_even(x * (127 / amax))`, `scale = amax / 127`, all in f32.
 ///
 /// A block of zeros, or of values so small that `127 / amax` is infinite (below 3.7e-37), becomes zeros with scale 0. A

@@ -1,74 +1,18 @@
-//! Ternary weights in the order the kernels read them.
-//!
-//! Rows are taken in **blocks** of 64 (the last one padded with zero codes), the columns of a block in **chunks** of
-//! eight 5-bit codes, or of 32 weights at 2 bits. Everything a thread reads for a block lies in one ascending stream:
-//!
-//! - 5-bit formats, 320 bytes a chunk, five lines: line 0 holds the sign bytes of the 64 rows (code `g` at bit `g`), line
-//!   `1 + v` the bytes with the nibbles of codes `2v` (low) and `2v + 1` (high). These are the bytes of the row-major
-//!   units, transposed.
-//! - 2-bit format, 512 bytes a chunk: two halves of 16 weights, each the row-major 4 bytes of the 64 rows in turn. The
-//!   bits `2j` of the four bytes belong to inputs `j, 4 + j, 8 + j, 12 + j` of the 16; the activations are laid out to
-//!   match.
-//! - Group scales: 128 bytes, 64 f16, before the chunks of each group, in **slot** order: the order in which widening
-//!   byte sums without crossing 128-bit lanes leaves the rows.
+//! Ternary weights in [kernel order](super::block), and how they get there.
 
+use super::block::{
+    BIT_CHUNK_BYTES, BLOCK_ROWS, CODE_CHUNK_BYTES, RowBlock, SCALE_BYTES, chunk_bytes, code_line, scale_row,
+};
+use super::transpose::{COLUMNS, Columns};
 use crate::Pool;
+use crate::error::MatrixError;
 use crate::format::half::f16_to_f32;
 use crate::format::{PackedError, PackedLayout, ScaleGroup, TernaryFormat, UNIT_BYTES, UNIT_CODES, stq1_0};
-use crate::matrix::MatrixError;
+use crate::lines::{Lines, OutOfMemory};
 
-use super::lines::{Lines, OutOfMemory};
-use super::transpose::{COLUMNS, transpose};
-
-/// Rows per block.
-pub(crate) const BLOCK_ROWS: usize = 64;
-/// Bytes of the f16 scales of one group of one block.
-pub(crate) const SCALE_BYTES: usize = 2 * BLOCK_ROWS;
-/// Bytes per chunk of a 5-bit format.
-pub(crate) const CODE_CHUNK_BYTES: usize = BLOCK_ROWS * UNIT_BYTES;
-/// Bytes per chunk of the 2-bit format: 32 weights a row.
-pub(crate) const BIT_CHUNK_BYTES: usize = BLOCK_ROWS * 8;
-
-/// The row of a block whose value stands at `slot` of a vector of 64, for the 5-bit formats.
-pub(crate) const fn slot_row(slot: usize) -> usize {
-    let (vector, lane, k) = (slot / 16, slot % 16 / 4, slot % 4);
-    16 * lane + 8 * (vector / 2) + 2 * k + vector % 2
-}
-
-/// One block of rows, as the kernels see it.
-#[derive(Clone, Copy)]
-pub(crate) struct RowBlock<'a> {
-    /// Chunks, with group scales in between.
-    pub(crate) stream: &'a [u8],
-    /// Scales per row in natural order; `None` when they are in the stream.
-    pub(crate) row_scales: Option<&'a [f32; BLOCK_ROWS]>,
-    /// Chunks per row.
-    pub(crate) chunks: usize,
-    /// Chunks per scale, 1, 2, 4 or 8; 0 with row scales.
-    pub(crate) group_chunks: usize,
-}
-
-impl RowBlock<'_> {
-    /// Chunks whose integer sums share one factor: they lie in one activation block and in one scale group.
-    pub(crate) const fn segment_chunks(&self) -> usize {
-        match self.group_chunks {
-            1 => 1,
-            2 => 2,
-            _ => 4,
-        }
-    }
-
-    /// Whether scales stand in the stream before chunk `chunk`.
-    pub(crate) const fn starts_group(&self, chunk: usize) -> bool {
-        self.group_chunks != 0 && chunk & (self.group_chunks - 1) == 0
-    }
-
-    /// Bytes of the stream when a chunk takes `chunk_bytes`.
-    pub(crate) const fn stream_bytes(&self, chunk_bytes: usize) -> usize {
-        let groups = if self.group_chunks == 0 { 0 } else { self.chunks.div_ceil(self.group_chunks) };
-        self.chunks * chunk_bytes + groups * SCALE_BYTES
-    }
-}
+/// Transposes bytes: see [`transpose`](super::transpose::transpose).
+pub(crate) trait Transpose: Fn(&[u8], usize, usize, &mut Columns) + Sync {}
+impl<F: Fn(&[u8], usize, usize, &mut Columns) + Sync> Transpose for F {}
 
 /// A packed ternary matrix in kernel order.
 #[derive(Debug)]
@@ -86,12 +30,14 @@ pub(crate) struct TernaryMatrix {
 }
 
 impl TernaryMatrix {
-    /// Repacks row-major codes and f16 scales (little-endian bytes), spread over `pool`.
+    /// Repacks row-major codes and f16 scales (little-endian bytes), spread over `pool`, with the `transpose` of any
+    /// instruction set.
     pub(crate) fn from_packed(
         layout: PackedLayout,
         codes: &[u8],
         scales: &[u8],
         pool: &Pool,
+        transpose: impl Transpose,
     ) -> Result<Self, MatrixError> {
         layout.check_codes(codes)?;
         let (scales, rest) = scales.as_chunks::<2>();
@@ -104,13 +50,20 @@ impl TernaryMatrix {
         Self::build(
             layout,
             pool,
+            transpose,
             |row, out| out.copy_from_slice(&codes[row * row_bytes..][..row_bytes]),
             |row, group| u16::from_le_bytes(scales[row * row_scales + group]),
         )
     }
 
-    /// Repacks the blocks of a GGUF STQ1_0 tensor, spread over `pool`.
-    pub(crate) fn from_stq1_0(rows: usize, cols: usize, bytes: &[u8], pool: &Pool) -> Result<Self, MatrixError> {
+    /// Repacks the blocks of a GGUF STQ1_0 tensor likewise.
+    pub(crate) fn from_stq1_0(
+        rows: usize,
+        cols: usize,
+        bytes: &[u8],
+        pool: &Pool,
+        transpose: impl Transpose,
+    ) -> Result<Self, MatrixError> {
         let per_row = stq1_0::check_size(rows, cols, bytes.len())? / rows;
         let layout = stq1_0::layout(rows, cols);
         let (blocks, _) = bytes.as_chunks::<{ stq1_0::BLOCK_BYTES }>();
@@ -119,6 +72,7 @@ impl TernaryMatrix {
         Self::build(
             layout,
             pool,
+            transpose,
             |row, out| stq1_0::unpack_codes(&blocks[row * per_row..][..per_row], out),
             |row, group| scale(&blocks[row * per_row + group]),
         )
@@ -129,6 +83,7 @@ impl TernaryMatrix {
     fn build(
         layout: PackedLayout,
         pool: &Pool,
+        transpose: impl Transpose,
         codes: impl Fn(usize, &mut [u8]) + Sync,
         scale: impl Fn(usize, usize) -> u16 + Sync,
     ) -> Result<Self, MatrixError> {
@@ -176,7 +131,7 @@ impl TernaryMatrix {
                 at += chunk_bytes(format);
             }
             if format != TernaryFormat::Ternary2 {
-                transpose_units(&rows_codes, stride, &shape, stream);
+                transpose_units(&transpose, &rows_codes, stride, &shape, stream);
             }
         });
         Ok(Self { layout, chunks, group_chunks, blocks, block_bytes, row_scales })
@@ -245,29 +200,8 @@ impl TernaryMatrix {
     }
 }
 
-/// Bytes per chunk of 64 rows.
-pub(crate) const fn chunk_bytes(format: TernaryFormat) -> usize {
-    match format {
-        TernaryFormat::Sherry | TernaryFormat::Ternary167 => CODE_CHUNK_BYTES,
-        TernaryFormat::Ternary2 => BIT_CHUNK_BYTES,
-    }
-}
-
-/// The row whose group scale stands at `slot`.
-const fn scale_row(format: TernaryFormat, slot: usize) -> usize {
-    match format {
-        TernaryFormat::Sherry | TernaryFormat::Ternary167 => slot_row(slot),
-        TernaryFormat::Ternary2 => slot,
-    }
-}
-
-/// The line of a chunk that holds byte `plane` of the row-major units.
-const fn code_line(plane: usize) -> usize {
-    (plane + 1) % UNIT_BYTES
-}
-
 /// Row-major units of 64 rows to the lines of the chunks.
-fn transpose_units(rows: &[u8], stride: usize, shape: &RowBlock<'_>, stream: &mut [u8]) {
+fn transpose_units(transpose: &impl Transpose, rows: &[u8], stride: usize, shape: &RowBlock<'_>, stream: &mut [u8]) {
     let mut lines = [[0; BLOCK_ROWS]; COLUMNS];
     let columns = shape.chunks * UNIT_BYTES;
     // Scales before a chunk; groups are a power of two of chunks.

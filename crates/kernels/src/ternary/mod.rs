@@ -1,22 +1,18 @@
 //! Products with packed ternary weights.
 //!
-//! - [`matrix`]: weights in kernel order, and how they get there;
+//! - [`block`]: the order of weights;
+//! - [`matrix`]: weights in that order, and how they get there;
 //! - [`transpose`]: the byte transposition on that way;
+//! - [`codebook`]: what codes mean;
 //! - [`activations`]: inputs as int8 in the order of the codes;
-//! - [`kernels`]: the table of kernels per instruction set, and what they promise;
-//! - [`multiply`]: the driver that cuts products into row blocks and tokens;
-//! - [`look_up`]: what it does with many tokens where look-up is the fastest.
+//! - [`segment`]: parts of weights brought into another form for many tokens.
+//!
+//! What every instruction set does with them says [`TernaryTable`](crate::table::TernaryTable); how products are cut into
+//! row blocks and tokens says [`engine`](crate::engine).
 
 pub(crate) mod activations;
-pub(crate) mod kernels;
-pub(crate) mod lines;
-mod look_up;
+pub(crate) mod block;
+pub(crate) mod codebook;
 pub(crate) mod matrix;
-pub(crate) mod multiply;
+pub(crate) mod segment;
 pub(crate) mod transpose;
-
-pub(crate) use matrix::TernaryMatrix;
-pub(crate) use multiply::{Scratch, TernaryProduct, multiply};
-
-#[cfg(test)]
-mod tests;

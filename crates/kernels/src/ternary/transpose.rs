@@ -1,6 +1,6 @@
 //! Bytes of 64 rows side by side: the work of loading 5-bit codes.
 
-use super::matrix::BLOCK_ROWS;
+use super::block::BLOCK_ROWS;
 
 /// Columns transposed at a time.
 pub(crate) const COLUMNS: usize = 16;
@@ -8,22 +8,11 @@ pub(crate) const COLUMNS: usize = 16;
 /// Line `c` holds one byte of each of 64 rows.
 pub(crate) type Columns = [[u8; BLOCK_ROWS]; COLUMNS];
 
-/// Byte `column + c` of row `r` goes to `out[c][r]`; row `r` starts at `r * stride` of `rows`.
+/// Byte `column + c` of row `r` goes to `out[c][r]`; row `r` starts at `r * stride` of `rows`. In words of 8 x 8 bytes.
 ///
 /// # Panics
 /// When `rows` does not reach as far.
 pub(crate) fn transpose(rows: &[u8], stride: usize, column: usize, out: &mut Columns) {
-    #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx2") {
-        // SAFETY: the processor has AVX2.
-        unsafe { crate::x86::avx2::transpose::transpose(rows, stride, column, out) };
-        return;
-    }
-    transpose_words(rows, stride, column, out);
-}
-
-/// The same, 8 x 8 bytes at a time.
-fn transpose_words(rows: &[u8], stride: usize, column: usize, out: &mut Columns) {
     for row in (0..BLOCK_ROWS).step_by(8) {
         for half in [0, 8] {
             let mut words = [0u64; 8];
@@ -51,25 +40,4 @@ fn transpose_8x8(mut w: [u64; 8]) -> [u64; 8] {
         }
     }
     w
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn columns_become_lines() {
-        for (stride, column) in [(16, 0), (48, 0), (48, 16), (50, 33)] {
-            let rows: Vec<u8> = (0..64 * stride).map(|i| ((i * i) >> 3 ^ i) as u8).collect();
-            for transpose in [transpose, transpose_words] {
-                let mut out = [[0; 64]; 16];
-                transpose(&rows, stride, column, &mut out);
-                for (c, line) in out.iter().enumerate() {
-                    for (r, &byte) in line.iter().enumerate() {
-                        assert_eq!(byte, rows[r * stride + column + c], "row {r}, column {c}");
-                    }
-                }
-            }
-        }
-    }
 }

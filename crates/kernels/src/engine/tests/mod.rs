@@ -54,7 +54,7 @@ pub(super) fn assert_same_bits(a: &[f32], b: &[f32]) {
 fn partitions_are_complete_and_balanced() {
     for parts in [1, 2, 3, 8] {
         for items in [0usize, 1, 2, 7, 8, 100] {
-            let bounds = super::partition((0..items).map(|_| 5), parts);
+            let bounds = super::attention::partition((0..items).map(|_| 5), parts);
             assert_eq!((bounds.len(), bounds[0], bounds[parts]), (parts + 1, 0, items));
             for pair in bounds.windows(2) {
                 let size = pair[1].checked_sub(pair[0]).expect("bounds ascend");
@@ -62,8 +62,8 @@ fn partitions_are_complete_and_balanced() {
             }
         }
     }
-    assert_eq!(super::partition([1, 1, 1, 97, 100].into_iter(), 2), [0, 4, 5]);
-    assert_eq!(super::partition([0, 0, 0].into_iter(), 2), [0, 0, 3]);
+    assert_eq!(super::attention::partition([1, 1, 1, 97, 100].into_iter(), 2), [0, 4, 5]);
+    assert_eq!(super::attention::partition([0, 0, 0].into_iter(), 2), [0, 0, 3]);
 }
 
 /// Eight lanes and no fused multiply-add, like the scalar code.

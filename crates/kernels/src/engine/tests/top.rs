@@ -1,11 +1,11 @@
 //! Coarse copies: what they estimate, how far off, and a superset of the largest products.
 
 use super::{Random, engine, isas};
+use crate::arch::dispatch;
 use crate::coarse::Coarse;
 use crate::format::TensorType;
 use crate::format::half::f32_to_f16;
 use crate::generic::coarse::{CoarseInput, Estimate};
-use crate::kernels::Kernels;
 use crate::rotation::rotate;
 use crate::{Bytes, Engine, Isa, Matrix, Pool, Product};
 
@@ -38,7 +38,7 @@ fn product(engine: &mut Engine, w: &Matrix, x: &[f32]) -> Vec<f32> {
 
 /// The coarse copy of `w`.
 fn coarse(w: &Matrix) -> Coarse {
-    Coarse::new(w.rows(), w.cols(), &Pool::new(2), |row, out| w.row_f32(row, out)).unwrap()
+    Coarse::of_rows(w.rows(), w.cols(), &Pool::new(2), |row, out| w.row_f32(row, out)).unwrap()
 }
 
 /// The code of `row` and `col`, as the table of the layout says.
@@ -91,11 +91,8 @@ fn estimates_are_those_of_the_codes_on_every_instruction_set() {
         for isa in isas() {
             let mut out = vec![Estimate::default(); w.panels()];
             let (one, rest) = out.split_at_mut(1);
-            // SAFETY: `isa` is available.
-            unsafe {
-                (Kernels::of(isa).coarse_estimate)(&w, 0, &x, one);
-                (Kernels::of(isa).coarse_estimate)(&w, 1, &x, rest);
-            }
+            dispatch::expect(isa).coarse_estimate(&w, 0, &x, one);
+            dispatch::expect(isa).coarse_estimate(&w, 1, &x, rest);
             assert_eq!(out, expected, "{isa} {rows}x{cols}");
         }
     }
@@ -119,7 +116,7 @@ fn errors_are_as_large_as_promised() {
     ];
     for (name, weight) in kinds {
         let row = |row: usize, out: &mut [f32]| out.iter_mut().enumerate().for_each(|(i, w)| *w = weight(row, i));
-        let w = Coarse::new(rows, cols, &Pool::new(1), row).unwrap();
+        let w = Coarse::of_rows(rows, cols, &Pool::new(1), row).unwrap();
         for input in [input.clone(), input.iter().enumerate().map(|(i, x)| spiked(*x, i)).collect()] {
             let mut rotated: Vec<f32> = input.iter().zip(&w.signs).map(|(x, sign)| x * sign).collect();
             rotate(&mut rotated);
@@ -263,7 +260,7 @@ fn only_finite_block_quantized_matrices_have_a_copy() {
         assert!(!matrix(TensorType::Q8_0, 20, 32, bytes).with_coarse_on(&pool).has_coarse());
     }
     // Weights too small to square: the copy knows nothing of them but how large they are.
-    let tiny = Coarse::new(1, 32, &pool, |_, out| out.fill(1e-25)).unwrap();
+    let tiny = Coarse::of_rows(1, 32, &pool, |_, out| out.fill(1e-25)).unwrap();
     let [scale, error] = factors(&tiny, 0);
     assert!(scale == 0.0 && error >= 1e-25 && error.is_finite());
     // Every instruction set makes the same copy.
@@ -271,8 +268,7 @@ fn only_finite_block_quantized_matrices_have_a_copy() {
     let signs = vec![1.0; 576];
     let made = |isa: Isa| {
         let (mut row, mut codes, mut factors) = (row.clone(), vec![0; 576], [0.0; 2]);
-        // SAFETY: `isa` is available.
-        unsafe { (Kernels::of(isa).coarse_row)(&mut row, &signs, &mut codes, &mut factors) };
+        dispatch::expect(isa).coarse_row(&mut row, &signs, &mut codes, &mut factors);
         (codes, factors)
     };
     for isa in isas() {

@@ -3,7 +3,7 @@
 //! 4-bit quants lie two to a byte: value `i` in the low nibble of byte `i`, value `i + 16` in its high nibble. 5-bit
 //! types keep the fifth bit of value `i` in bit `i` of a u32.
 
-use super::{f16_at, f16_bytes, max_abs};
+use super::scale::{f16_at, f16_bytes, max_abs};
 
 /// The 16 levels of IQ4_NL.
 pub(crate) const IQ4_NL_LEVELS: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];

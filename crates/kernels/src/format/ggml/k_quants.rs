@@ -1,7 +1,7 @@
 //! The k-quants: blocks of 256 values in groups of 16 or 32, each group with a small integer scale (and minimum) that a
 //! f16 `d` (and `dmin`) of the block multiplies.
 
-use super::f16_at;
+use super::scale::f16_at;
 
 /// 16 bytes of scales (low nibble) and minima (high nibble) per group of 16, 64 bytes of 2-bit quants, `d`, `dmin`:
 /// `(d * scale) * q - dmin * min`. Byte `32h + i` holds values `128h + 32s + i` at bits `2s`.

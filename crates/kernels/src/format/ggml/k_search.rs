@@ -1,6 +1,6 @@
 //! Encoders of the k-quants: each group's scale is searched for the least weighted squared error, as ggml does.
 
-use super::{f16_at, f16_bytes, max_abs};
+use super::scale::{f16_at, f16_bytes, max_abs};
 
 /// Blocks beyond this magnitude cannot have a finite f16 scale in any k-quant; below it no sum overflows.
 const LARGEST: f32 = 1e9;

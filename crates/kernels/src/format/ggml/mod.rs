@@ -6,6 +6,7 @@
 mod block32;
 mod k_quants;
 mod k_search;
+mod scale;
 mod ternary;
 mod verify;
 
@@ -15,7 +16,8 @@ use super::TensorType;
 pub(crate) use block32::IQ4_NL_LEVELS;
 pub use verify::{BlockProblem, verify};
 
-use super::half::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
+use super::half::{bf16_to_f32, f16_to_f32, f32_to_bf16};
+use scale::f16_bytes;
 
 /// Decodes whole blocks of `ty`: `bytes` holds `out.len() / ty.block_len()` blocks.
 ///
@@ -137,25 +139,9 @@ fn encode_each<const N: usize, const B: usize>(
     Ok(())
 }
 
-/// `value` as f16 bytes; `None` when that is not finite.
-fn f16_bytes(value: f32) -> Option<[u8; 2]> {
-    let bits = f32_to_f16(value);
-    f16_to_f32(bits).is_finite().then_some(bits.to_le_bytes())
-}
-
-/// The largest magnitude.
-fn max_abs(values: &[f32]) -> f32 {
-    values.iter().fold(0.0, |max, v| max.max(v.abs()))
-}
-
 /// Runs `decode` over the blocks of `bytes` (`B` bytes each) and of `out` (`N` values each).
 fn each<const B: usize, const N: usize>(bytes: &[u8], out: &mut [f32], decode: impl Fn(&[u8; B], &mut [f32; N])) {
     for (block, out) in bytes.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
         decode(block, out);
     }
-}
-
-/// The f16 at `bytes[at..at + 2]`.
-fn f16_at(bytes: &[u8], at: usize) -> f32 {
-    f16_to_f32(u16::from_le_bytes([bytes[at], bytes[at + 1]]))
 }

@@ -1,6 +1,6 @@
 //! Ternary blocks of 256 values with one f16 scale `d`.
 
-use super::{f16_at, f16_bytes, max_abs};
+use super::scale::{f16_at, f16_bytes, max_abs};
 use crate::format::sherry::{decode_quad, encode_quad};
 
 /// 48 bytes of five trits, 4 bytes of four trits, `d`. Trit `n` of a byte is the `n`-th digit after the point of

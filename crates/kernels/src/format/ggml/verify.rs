@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::f16_at;
+use super::scale::f16_at;
 use crate::format::TensorType;
 use crate::format::half::bf16_to_f32;
 

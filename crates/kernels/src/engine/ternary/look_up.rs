@@ -1,0 +1,130 @@
+//! Many tokens by look-up: a slice of tokens at a time, whose tables stay in the cache while all weights pass.
+
+use std::sync::{Mutex, PoisonError};
+
+use super::input::{Input, for_each_output, quantize};
+use super::output::Output;
+use crate::Pool;
+use crate::table::{LookUpGemm, TernaryTable};
+use crate::ternary::activations::{ActBlock, BLOCK_CHUNKS};
+use crate::ternary::block::{BLOCK_ROWS, CODE_CHUNK_BYTES, SCALE_BYTES};
+use crate::ternary::codebook::Codebook;
+use crate::ternary::segment::{BLOCK_TABLES, IndexedSegment, Indices, LOOK_UP_BLOCKS, TABLE_BYTES};
+
+/// Tokens of a slice: their tables (16 bytes per input and token) take 768 KiB for 2048 inputs, of 1 MiB of L2.
+const SLICE_TOKENS: usize = 24;
+/// Units of work per thread, so that a slow thread does not hold up the others.
+const UNITS_PER_THREAD: usize = 4;
+/// Codes of a chunk.
+const CHUNK_CODES: usize = 8;
+
+/// All products of one input `x`, tokens x cols. Threads take slices of tokens; where these are few, parts of the rows
+/// besides.
+pub(super) fn multiply(
+    table: &TernaryTable,
+    look_up: &LookUpGemm,
+    pool: &Pool,
+    own: &[Mutex<Vec<Input>>],
+    x: &[f32],
+    tokens: usize,
+    outputs: &[Output<'_>],
+) {
+    let cols = x.len() / tokens;
+    let blocks: usize = outputs.iter().map(|o| o.w.row_blocks()).sum();
+    let slices = tokens.div_ceil(SLICE_TOKENS);
+    let parts = if pool.threads() == 1 { 1 } else { (UNITS_PER_THREAD * pool.threads()).div_ceil(slices) };
+    let parts = parts.min(blocks.div_ceil(LOOK_UP_BLOCKS)).max(1);
+    pool.share(slices * parts, 1, &|claims| {
+        let mut inputs = own[claims.thread()].lock().unwrap_or_else(PoisonError::into_inner);
+        let mut panel = Panel([[0; 2 * BLOCK_ROWS]; BLOCK_CHUNKS * CHUNK_CODES * LOOK_UP_BLOCKS]);
+        let mut built = None;
+        while let Some(range) = claims.next() {
+            for unit in range {
+                let (slice, part) = (unit / parts, unit % parts);
+                let (first, end) = (tokens * slice / slices, tokens * (slice + 1) / slices);
+                if built != Some(slice) {
+                    Input::make_room(&mut inputs, cols, end - first, outputs);
+                    for input in inputs.iter_mut().filter(|input| input.blocks > 0) {
+                        build(table, look_up, input, &x[first * cols..end * cols], end - first);
+                    }
+                    built = Some(slice);
+                }
+                let range = blocks * part / parts..blocks * (part + 1) / parts;
+                for_each_output(outputs, &inputs, range, |output, input, mut range| {
+                    while !range.is_empty() {
+                        let count = LOOK_UP_BLOCKS.min(range.len());
+                        // SAFETY: every row block is claimed once for these tokens, so no other thread touches its rows for
+                        // them, and `outputs` borrows the results for the whole call.
+                        unsafe { row_blocks(look_up, &mut panel, input, output, range.start, count, first..end) };
+                        range.start += count;
+                    }
+                });
+            }
+        }
+    });
+}
+
+/// Quantizes the inputs of `n` tokens and builds their tables, blocks x tokens.
+fn build(table: &TernaryTable, look_up: &LookUpGemm, input: &mut Input, x: &[f32], n: usize) {
+    let Some(book) = Codebook::of(input.arrangement) else { return };
+    let tables = input.tables.at_least(input.acts.len() * BLOCK_TABLES);
+    for ((block, acts), tables) in input.acts.chunks_mut(n).enumerate().zip(tables.chunks_exact_mut(n * BLOCK_TABLES)) {
+        quantize(table, input.arrangement, x, x.len() / n, block, acts);
+        for (act, tables) in acts.iter().zip(tables.chunks_exact_mut(BLOCK_TABLES)) {
+            look_up.build_tables(book, act, tables);
+        }
+    }
+}
+
+/// The indices of a segment of up to [`LOOK_UP_BLOCKS`] row blocks.
+#[repr(align(64))]
+struct Panel([Indices; BLOCK_CHUNKS * CHUNK_CODES * LOOK_UP_BLOCKS]);
+
+/// `count` row blocks, at most [`LOOK_UP_BLOCKS`], from `index` on, for the tokens `tokens` that `input` holds.
+///
+/// # Safety
+/// - No other thread uses the rows of the blocks for these tokens meanwhile.
+unsafe fn row_blocks(
+    look_up: &LookUpGemm,
+    panel: &mut Panel,
+    input: &Input,
+    output: &Output<'_>,
+    index: usize,
+    count: usize,
+    tokens: std::ops::Range<usize>,
+) {
+    let n = tokens.len();
+    let blocks: [_; LOOK_UP_BLOCKS] = std::array::from_fn(|b| output.w.block(index + b.min(count - 1)));
+    let blocks = &blocks[..count];
+    let shape = blocks[0];
+    let mut sums = [[0.0; BLOCK_ROWS]; SLICE_TOKENS * LOOK_UP_BLOCKS];
+    let sums = &mut sums[..n * count];
+    let mut scales = [None; LOOK_UP_BLOCKS];
+    let (mut at, mut chunk) = (0, 0);
+    while chunk < shape.chunks {
+        if shape.starts_group(chunk) {
+            for (scales, block) in scales.iter_mut().zip(blocks) {
+                *scales = block.stream[at..].first_chunk();
+            }
+            at += SCALE_BYTES;
+        }
+        let chunks = shape.segment_chunks().min(shape.chunks - chunk);
+        let panel = &mut panel.0[..chunks * CHUNK_CODES * count];
+        for (b, block) in blocks.iter().enumerate() {
+            look_up.decode(&block.stream[at..at + chunks * CODE_CHUNK_BYTES], &mut panel[b..], count);
+        }
+        let (act_block, first_code) = (chunk / BLOCK_CHUNKS, chunk % BLOCK_CHUNKS * CHUNK_CODES);
+        let tables = &input.tables.bytes()[act_block * n * BLOCK_TABLES + first_code * TABLE_BYTES..];
+        let acts: &[ActBlock] = &input.acts[act_block * n..][..n];
+        let segment = IndexedSegment { panel, scales: &scales[..count] };
+        look_up.segment(&segment, tables, acts, sums);
+        at += chunks * CODE_CHUNK_BYTES;
+        chunk += chunks;
+    }
+    for (token, sums) in tokens.zip(sums.chunks_exact(count)) {
+        for (b, (sums, block)) in sums.iter().zip(blocks).enumerate() {
+            // SAFETY: the rows are this thread's (the caller's promise), and no other slice of them is alive.
+            unsafe { output.write(token, index + b, |y| look_up.finish(sums, block.row_scales, y)) };
+        }
+    }
+}

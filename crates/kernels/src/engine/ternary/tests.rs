@@ -1,0 +1,383 @@
+//! Every kernel against a reference that knows nothing of its layout, bit for bit.
+
+use crate::arch::dispatch;
+use crate::format::half::f16_to_f32;
+use crate::format::{PackedLayout, PackedRows, QuadOrder, ScaleGroup, TernaryFormat, stq1_0};
+use crate::ternary::matrix::TernaryMatrix;
+use crate::ternary::transpose::transpose;
+use crate::{Engine, Isa, Matrix, MatrixError, Pool, Precision, Product};
+
+use super::{Scratch, TernaryProduct, Way, multiply, multiply_by};
+
+/// SplitMix64: enough randomness for test data.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        (self.next() >> 33) % n
+    }
+
+    /// In [-1, 1).
+    fn unit(&mut self) -> f32 {
+        (self.next() as i32 as f32) / 2.0f32.powi(31)
+    }
+}
+
+fn random_weights(layout: PackedLayout, random: &mut Random) -> PackedRows {
+    let mut packed = PackedRows { layout, codes: Vec::new(), scales: Vec::new() };
+    let mut row = vec![0i8; layout.cols];
+    let mut codes = vec![0; layout.row_bytes()];
+    for _ in 0..layout.rows {
+        for code in 0..layout.row_codes() {
+            let zero = random.below(4) as usize;
+            for lane in 0..layout.format.lanes() {
+                let value = match layout.format {
+                    TernaryFormat::Sherry if lane == zero => 0,
+                    TernaryFormat::Sherry => 2 * random.below(2) as i8 - 1,
+                    _ => random.below(3) as i8 - 1,
+                };
+                if let Some(v) = row.get_mut(layout.input(code, lane)) {
+                    *v = value;
+                }
+            }
+        }
+        layout.encode_row(&row, &mut codes).unwrap();
+        packed.codes.extend_from_slice(&codes);
+        // Positive, negative, zero and subnormal scales.
+        packed.scales.extend((0..layout.row_scales()).map(|_| match random.below(8) {
+            0 => random.below(0x400) as u16,
+            1 => 0,
+            _ => (random.below(0x7c00) | random.below(2) << 15) as u16,
+        }));
+    }
+    packed.validate().unwrap();
+    packed
+}
+
+fn scale_bytes(packed: &PackedRows) -> Vec<u8> {
+    packed.scales.iter().flat_map(|s| s.to_le_bytes()).collect()
+}
+
+fn in_kernel_order(packed: &PackedRows, pool: &Pool) -> TernaryMatrix {
+    TernaryMatrix::from_packed(packed.layout, &packed.codes, &scale_bytes(packed), pool, transpose).unwrap()
+}
+
+/// The promise of [`TernaryTable`](crate::table::TernaryTable), from the decoded rows and nothing else: inputs in natural order, i64 dot products.
+fn reference(packed: &PackedRows, x: &[f32]) -> Vec<f32> {
+    let layout = &packed.layout;
+    let block = if layout.format == TernaryFormat::Ternary167 { 96 } else { 128 };
+    let group = match layout.scale {
+        ScaleGroup::Row => usize::MAX,
+        ScaleGroup::Group(n) => n,
+    };
+    let mut q = Vec::new();
+    let mut a_scales = Vec::new();
+    for x in x.chunks(block) {
+        let amax = x.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+        if x.iter().any(|x| !x.is_finite()) {
+            a_scales.push(f32::NAN);
+            q.extend(x.iter().map(|_| 0));
+        } else if (127.0 / amax).is_infinite() {
+            a_scales.push(0.0);
+            q.extend(x.iter().map(|_| 0));
+        } else {
+            a_scales.push(amax / 127.0);
+            q.extend(x.iter().map(|x| (x * (127.0 / amax)).round_ties_even() as i64));
+        }
+    }
+    let mut values = vec![0; layout.cols];
+    (0..layout.rows)
+        .map(|row| {
+            let scales = packed.decode_row(row, &mut values);
+            let mut acc = 0.0f32;
+            let mut col = 0;
+            while col < layout.cols {
+                let step = block.min(group);
+                let end = (col + step).min(layout.cols);
+                let dot: i64 = values[col..end].iter().zip(&q[col..end]).map(|(&w, &q)| i64::from(w) * q).sum();
+                let factor = match layout.scale {
+                    ScaleGroup::Row => a_scales[col / block],
+                    ScaleGroup::Group(n) => a_scales[col / block] * f16_to_f32(scales[col / n]),
+                };
+                acc += dot as f32 * factor;
+                col = end;
+            }
+            match layout.scale {
+                ScaleGroup::Row => acc * f16_to_f32(scales[0]),
+                ScaleGroup::Group(_) => acc,
+            }
+        })
+        .collect()
+}
+
+/// Bits, all NaNs alike.
+fn bits(y: &[f32]) -> Vec<u32> {
+    y.iter().map(|y| if y.is_nan() { f32::NAN.to_bits() } else { y.to_bits() }).collect()
+}
+
+fn run(isa: Isa, threads: usize, w: &TernaryMatrix, x: &[f32], tokens: usize) -> Vec<f32> {
+    let mut y = vec![f32::from_bits(0x7f80_dead); tokens * w.layout().rows];
+    let products = &mut [TernaryProduct { w, y: &mut y }];
+    let table = &dispatch::expect(isa).ternary;
+    multiply(table, &Pool::new(threads), &mut Scratch::default(), x, tokens, products);
+    y
+}
+
+fn available() -> impl Iterator<Item = Isa> {
+    Isa::ALL.into_iter().filter(|isa| isa.is_available())
+}
+
+/// Token `t` of a batch: each is of another class of values.
+fn token(t: usize, cols: usize, random: &mut Random) -> Vec<f32> {
+    (0..cols)
+        .map(|i| match t % 7 {
+            0 => random.unit() * 3.0,
+            1 => 127.0,
+            2 => -127.0,
+            3 => 0.0,
+            // Outliers, tiny blocks.
+            4 => random.unit() * if random.below(50) == 0 { 1e4 } else { 1e-3 },
+            5 => random.unit() * 10.0f32.powi((i / 128 % 80) as i32 - 45),
+            _ => random.unit() * 2.0f32.powi(100),
+        })
+        .collect()
+}
+
+fn layouts(rows: usize, cols: usize) -> Vec<PackedLayout> {
+    let mut all = Vec::new();
+    for format in [TernaryFormat::Sherry, TernaryFormat::Ternary167, TernaryFormat::Ternary2] {
+        for order in [QuadOrder::Contiguous, QuadOrder::Stride16] {
+            for scale in std::iter::once(ScaleGroup::Row).chain(format.group_sizes().map(ScaleGroup::Group)) {
+                let layout = PackedLayout { format, rows, cols, order, scale };
+                if layout.check().is_ok() {
+                    all.push(layout);
+                }
+            }
+        }
+    }
+    all
+}
+
+/// All kernels, one token and many, on one shape.
+fn check_shape(rows: usize, cols: usize) {
+    let mut random = Random((rows * 10_000 + cols) as u64);
+    for layout in layouts(rows, cols) {
+        let packed = random_weights(layout, &mut random);
+        let matrix = in_kernel_order(&packed, &Pool::new(1));
+        let tokens = 33;
+        let x: Vec<f32> = (0..tokens).flat_map(|t| token(t, cols, &mut random)).collect();
+        let expected: Vec<Vec<u32>> = x.chunks(cols).map(|x| bits(&reference(&packed, x))).collect();
+        for isa in available() {
+            for (t, x) in x.chunks(cols).enumerate() {
+                assert_eq!(bits(&run(isa, 1, &matrix, x, 1)), expected[t], "{isa} {layout:?} token {t} alone");
+            }
+            for n in [2, 7, 13, 20, 33] {
+                let y = run(isa, 1, &matrix, &x[..n * cols], n);
+                for (t, y) in y.chunks(rows).enumerate() {
+                    assert_eq!(bits(y), expected[t], "{isa} {layout:?} token {t} of {n}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn narrow_shapes() {
+    for rows in [1, 3, 63, 64, 65, 130] {
+        for cols in [1, 2, 4, 12, 25, 31, 64, 100] {
+            check_shape(rows, cols);
+        }
+    }
+}
+
+#[test]
+fn shapes_of_real_models() {
+    for (rows, cols) in [(64, 172), (130, 172), (192, 192), (65, 576), (3, 1536), (64, 577), (130, 1000)] {
+        check_shape(rows, cols);
+    }
+}
+
+#[test]
+fn every_code_in_every_place() {
+    // Row r holds code r % 32 everywhere, but for one place at a time.
+    for format in [TernaryFormat::Sherry, TernaryFormat::Ternary167] {
+        let cols = 16 * format.lanes();
+        let layout = PackedLayout { format, rows: 64, cols, order: QuadOrder::Contiguous, scale: ScaleGroup::Row };
+        for place in 0..16 {
+            let mut packed = PackedRows { layout, codes: vec![0; 64 * layout.row_bytes()], scales: vec![0x3c00; 64] };
+            for (row, codes) in packed.codes.chunks_mut(layout.row_bytes()).enumerate() {
+                crate::format::write_code(codes, place, row as u8 % 32);
+                if layout.check_codes(&codes.repeat(64)).is_err() {
+                    crate::format::write_code(codes, place, 13);
+                }
+            }
+            let matrix = in_kernel_order(&packed, &Pool::new(1));
+            let x: Vec<f32> = (0..cols).map(|i| (i * i % 255) as f32 - 127.0).collect();
+            for isa in available() {
+                assert_eq!(bits(&run(isa, 1, &matrix, &x, 1)), bits(&reference(&packed, &x)));
+                let many = run(isa, 1, &matrix, &x.repeat(20), 20);
+                assert_eq!(bits(&many), bits(&reference(&packed, &x).repeat(20)));
+            }
+        }
+    }
+}
+
+#[test]
+fn any_number_of_tokens_and_threads_gives_the_same_bits() {
+    let mut random = Random(5);
+    let (rows, cols) = (300, 512);
+    for layout in layouts(rows, cols) {
+        let packed = random_weights(layout, &mut random);
+        let matrix = in_kernel_order(&packed, &Pool::new(2));
+        let x: Vec<f32> = (0..130).flat_map(|t| token(t, cols, &mut random)).collect();
+        let expected = run(Isa::Scalar, 1, &matrix, &x, 130);
+        for isa in available() {
+            for n in (1..=20).chain([130]) {
+                let y = run(isa, 1 + n % 3, &matrix, &x[..n * cols], n);
+                assert_eq!(bits(&y), bits(&expected[..n * rows]), "{isa} {layout:?} {n}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_way_gives_the_same_bits() {
+    let mut random = Random(11);
+    for (rows, cols) in [(70, 200), (300, 640), (513, 128)] {
+        for layout in layouts(rows, cols) {
+            let packed = random_weights(layout, &mut random);
+            let matrix = in_kernel_order(&packed, &Pool::new(1));
+            let x: Vec<f32> = (0..37).flat_map(|t| token(t, cols, &mut random)).collect();
+            let expected = run(Isa::Scalar, 1, &matrix, &x, 37);
+            for isa in available() {
+                let table = &dispatch::expect(isa).ternary;
+                let look_up = table.look_up.is_some() && layout.format != TernaryFormat::Ternary2;
+                let ways = [(Way::Singly, true), (Way::LookUp, look_up), (Way::Decoded, table.decoded.is_some())];
+                for (way, _) in ways.into_iter().filter(|(_, exists)| *exists) {
+                    for (n, threads) in [(1, 1), (2, 2), (3, 1), (5, 3), (16, 1), (37, 2)] {
+                        let mut y = vec![f32::NAN; n * rows];
+                        let products = &mut [TernaryProduct { w: &matrix, y: &mut y }];
+                        let (pool, scratch) = (Pool::new(threads), &mut Scratch::default());
+                        multiply_by(table, &pool, scratch, &x[..n * cols], n, products, &|_| way);
+                        assert_eq!(bits(&y), bits(&expected[..n * rows]), "{isa} {layout:?} {way:?} {n}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn products_of_one_input_do_not_disturb_each_other() {
+    let mut random = Random(6);
+    let cols = 192;
+    let packed: Vec<PackedRows> =
+        (0..3).flat_map(|i| layouts(50 + 70 * i, cols)).map(|layout| random_weights(layout, &mut random)).collect();
+    let matrices: Vec<TernaryMatrix> = packed.iter().map(|p| in_kernel_order(p, &Pool::new(1))).collect();
+    let mut scratch = Scratch::default();
+    for isa in available() {
+        for n in [1, 4, 17] {
+            let x: Vec<f32> = (0..n).flat_map(|t| token(t, cols, &mut random)).collect();
+            let mut results: Vec<Vec<f32>> = packed.iter().map(|p| vec![0.0; n * p.layout.rows]).collect();
+            let mut products: Vec<TernaryProduct<'_>> =
+                matrices.iter().zip(&mut results).map(|(w, y)| TernaryProduct { w, y }).collect();
+            multiply(&dispatch::expect(isa).ternary, &Pool::new(3), &mut scratch, &x, n, &mut products);
+            for (w, y) in matrices.iter().zip(results) {
+                assert_eq!(bits(&y), bits(&run(isa, 1, w, &x, n)));
+            }
+        }
+    }
+}
+
+#[test]
+fn values_that_are_not_finite_spoil_their_token_only() {
+    let mut random = Random(7);
+    for layout in layouts(70, 256) {
+        let matrix = in_kernel_order(&random_weights(layout, &mut random), &Pool::new(1));
+        let mut x: Vec<f32> = (0..16 * 256).map(|_| random.unit()).collect();
+        let clean = run(Isa::Scalar, 1, &matrix, &x, 16);
+        x[3 * 256 + 200] = f32::NAN;
+        x[5 * 256 + 7] = f32::NEG_INFINITY;
+        for isa in available() {
+            let y = run(isa, 1, &matrix, &x, 16);
+            for (t, (y, clean)) in y.chunks(70).zip(clean.chunks(70)).enumerate() {
+                if t == 3 || t == 5 {
+                    assert!(y.iter().all(|y| y.is_nan()), "{isa} {layout:?}");
+                } else {
+                    assert_eq!(bits(y), bits(clean));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_come_back_from_kernel_order() {
+    let mut random = Random(8);
+    for (rows, cols) in [(1, 4), (65, 172), (130, 576), (3, 50)] {
+        for layout in layouts(rows, cols) {
+            let packed = random_weights(layout, &mut random);
+            let matrix = Matrix::from_packed(layout, &packed.codes, &scale_bytes(&packed)).unwrap();
+            let (mut expected, mut found) = (vec![0.0; cols], vec![9.0; cols]);
+            for row in 0..rows {
+                packed.row_f32(row, &mut expected);
+                matrix.row_f32(row, &mut found);
+                assert_eq!(bits(&found), bits(&expected), "{layout:?} row {row}");
+            }
+        }
+    }
+}
+
+#[test]
+fn f32_products_are_close_to_f64() {
+    let mut random = Random(9);
+    for layout in layouts(70, 300) {
+        let packed = random_weights(layout, &mut random);
+        let matrix = Matrix::from_packed(layout, &packed.codes, &scale_bytes(&packed)).unwrap();
+        let x: Vec<f32> = (0..2 * 300).map(|_| random.unit()).collect();
+        let mut y = vec![0.0; 2 * 70];
+        let mut engine = Engine::new(Isa::best(), 2, Precision::F32);
+        engine.matmul(&x, 2, &mut [Product { w: &matrix, y: &mut y }]);
+        let mut row = vec![0.0; 300];
+        for r in 0..70 {
+            packed.row_f32(r, &mut row);
+            for t in 0..2 {
+                let terms = row.iter().zip(&x[t * 300..]).map(|(&w, &x)| f64::from(w) * f64::from(x));
+                let size: f64 = terms.clone().map(f64::abs).sum();
+                assert!((terms.sum::<f64>() - f64::from(y[t * 70 + r])).abs() <= size * 1e-6);
+            }
+        }
+    }
+}
+
+#[test]
+fn stq1_0_goes_straight_to_kernel_order() {
+    let mut random = Random(10);
+    let packed = random_weights(stq1_0::layout(70, 512), &mut random);
+    let blocks = stq1_0::from_packed(&packed).unwrap();
+    let matrix = Matrix::from_stq1_0_on(&Pool::new(2), 70, 512, &blocks).unwrap();
+    let (mut expected, mut found) = (vec![0.0; 512], vec![0.0; 512]);
+    for row in 0..70 {
+        packed.row_f32(row, &mut expected);
+        matrix.row_f32(row, &mut found);
+        assert_eq!(found, expected);
+    }
+    assert!(matches!(Matrix::from_stq1_0_on(&Pool::new(1), 71, 512, &blocks), Err(MatrixError::Packed(_))));
+}
+
+#[test]
+fn bad_contents_do_not_become_a_matrix() {
+    let layout = stq1_0::layout(2, 256);
+    let (codes, scales) = (vec![0; 80], vec![0; 4]);
+    assert!(Matrix::from_packed(layout, &codes, &scales).is_ok());
+    for (codes, scales) in [(&codes[1..], &scales[..]), (&codes, &scales[1..]), (&codes, &[0, 0, 0, 0x7c])] {
+        assert!(matches!(Matrix::from_packed(layout, codes, scales), Err(MatrixError::Packed(_))));
+    }
+}
