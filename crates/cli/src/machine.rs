@@ -14,7 +14,7 @@ pub fn memory() -> Option<(u64, u64)> {
         let line = text.lines().find(|line| line.starts_with(name))?;
         line.split_ascii_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
     };
-    Some((field("MemTotal:")?, field("MemAvailable:")?))
+    Some((field("MemTotal:")?, sherry::available_memory()?))
 }
 
 /// Resident memory of this process now and at its peak, in bytes.

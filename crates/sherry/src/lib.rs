@@ -6,9 +6,11 @@ pub mod chat;
 mod error;
 pub mod generate;
 pub mod io;
+mod memory;
 pub mod model;
 mod progress;
 pub mod tokenizer;
 
 pub use error::{Error, Result};
+pub use memory::available_memory;
 pub use progress::{NoProgress, Progress};

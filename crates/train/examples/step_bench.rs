@@ -72,7 +72,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let limit = sgemm_limit(batch * length, hidden, ffn);
     let network = Network::new(arch, quantizer);
     let len = network.layout.len;
-    let mut params = network.layout.init(&network.quantizer, 1);
+    let mut params = network.layout.init(&network.quantizer, 1, &NoProgress)?;
     let (mut grads, mut moments) = (vec![0.0f32; len], Moments::new(len));
     let mut space = network.workspace(batch, length, recompute);
     let adam = AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.0, clip: 1.0 };

@@ -20,7 +20,7 @@
 //! let arch = Arc::new(pretrained::architecture(&checkpoint)?);
 //! let quantizer = Quantizer { method: Method::Sherry, ..Quantizer::FULL };
 //! let (block, layout) = Block::alone(arch, &quantizer, 3);
-//! let params = pretrained::parameters(&checkpoint, &layout, &quantizer)?;
+//! let params = pretrained::parameters(&checkpoint, &layout, &quantizer, &NoProgress)?;
 //! let mut buffers = block.buffers(4, 512); // four sequences of 512 tokens
 //! let mut kept = block.kept(4, 512);
 //! let mut y = vec![0.0; x.len()]; // tokens x hidden, like x and the target
@@ -215,7 +215,8 @@ impl Block {
             }
         }
         let by_heads = &mut wide[0][..tokens * heads.q_dim()];
-        attention::forward(&mut kept.attended, &mut kept.lse, &kept.heads, by_heads, self.scoring(), heads);
+        let (out, lse) = (&mut kept.attended, &mut kept.lse);
+        attention::forward(out, lse, &kept.heads, by_heads, self.scoring(), heads, pass.progress)?;
         kept.middle.copy_from_slice(x);
         let norm = self.post_attn_norm.as_ref();
         add_branch(&mut kept.middle, &self.o, &kept.attended, norm, &mut kept.attn_out, pass, scratch)?;
@@ -279,7 +280,8 @@ impl Block {
         show(&[Kind::O], &self.o, d_o, scratch);
         self.o.backward(d_attended, d_o, &kept.attended, &kept.attn_out, pass, learn, grads, scratch)?;
         let d_heads = &mut wide1[..tokens * heads.qkv_dim()];
-        attention::backward(d_heads, d_attended, &kept.attended, &kept.lse, &kept.heads, self.scoring(), heads);
+        let (out, lse) = (&kept.attended, &kept.lse);
+        attention::backward(d_heads, d_attended, out, lse, &kept.heads, self.scoring(), heads, pass.progress)?;
         let mut through_norms = |d: &mut [f32], place: QkNorm, order: Order| {
             let Some((_, norms)) = self.qk_norms.as_ref().filter(|(own, _)| *own == place) else { return };
             let gains = norms.each_ref().map(|norm| norm.gains(params));
@@ -309,6 +311,23 @@ impl Block {
         self.qkv.backward(d_normed, d_qkv, normed, qkv, pass, learn, grads, scratch)?;
         self.attn_norm.backward(d, d_normed, x, params, grads);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+impl Kept {
+    pub(crate) fn floats(&self) -> usize {
+        let Self { heads, raw, attended, lse, middle, gate_up, attn_out, ffn_out } = self;
+        [heads, raw, attended, lse, middle, gate_up, attn_out, ffn_out].map(Vec::len).iter().sum()
+    }
+}
+
+#[cfg(test)]
+impl Buffers {
+    pub(crate) fn floats(&self) -> usize {
+        let Self { rotations, normed, wide: [wide0, wide1], outputs, heads, .. } = self;
+        let vectors = [normed, wide0, wide1, outputs].map(Vec::len).iter().sum::<usize>();
+        vectors + rotations.len() * heads.length * heads.head_dim
     }
 }
 

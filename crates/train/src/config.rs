@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use sherry::tokenizer::Learner;
 use sherry_kernels::format::QuadOrder;
 
 use crate::adamw::AdamW;
+use crate::checkpoint::State;
 use crate::error::{Error, Result};
 use crate::loss::{Divergence, Mix};
 use crate::methods::{Method, Quantizer, Scale};
@@ -504,26 +506,50 @@ impl Config {
         Mix { cross_entropy, distillation, divergence, top_k }
     }
 
-    /// The first field whose value makes another run than `other`, with both values. What only says where to keep
-    /// things, how often to look and on how many threads does not count.
-    pub fn difference(&self, other: &serde_json::Value) -> Option<(String, String, String)> {
-        let now = serde_json::to_value(self).unwrap_or_default();
-        first_difference("", other, &now)
+    /// Refuses to go on from a checkpoint of another run: `state` is what the checkpoint `path` says.
+    ///
+    /// # Errors
+    /// [`Error::Changed`] with the first differing field; [`Error::Checkpoint`] when the checkpoint's configuration has
+    /// fields that this version does not know.
+    pub fn resumes(&self, path: &Path, state: &State) -> Result<()> {
+        // Compared by meaning: fields that a version before did not write have the values that they had then.
+        let was: Self = serde_json::from_value(state.config.clone()).map_err(|error| {
+            Error::checkpoint(path, format!("its configuration is not one of this version of the program: {error}"))
+        })?;
+        let was_from = was.model.from.is_some();
+        let [was, now] = [&was, self].map(|config| serde_json::to_value(config).unwrap_or_default());
+        let is_free = |field: &str| match field {
+            "threads" | "checkpoint" | "metrics" | "data.cache" => true,
+            // Contents are compared, whatever their names, where the checkpoint says what they were.
+            "data.train" => true,
+            "model.from" => self.model.from.is_some() && was_from,
+            "data.valid" => state.valid.is_some(),
+            "loss.teacher" => state.teacher.is_some(),
+            _ => false,
+        };
+        match first_difference("", &was, &now, &is_free) {
+            Some((field, was, now)) => Err(Error::Changed { path: path.to_path_buf(), field, was, now }),
+            None => Ok(()),
+        }
     }
 }
 
-const FREE: [&str; 4] = ["threads", "checkpoint", "metrics", "data.cache"];
-
-fn first_difference(path: &str, was: &serde_json::Value, now: &serde_json::Value) -> Option<(String, String, String)> {
-    if FREE.contains(&path) || was == now {
+/// The first field that differs, with both values.
+fn first_difference(
+    path: &str,
+    was: &Value,
+    now: &Value,
+    is_free: &dyn Fn(&str) -> bool,
+) -> Option<(String, String, String)> {
+    if is_free(path) || was == now {
         return None;
     }
     if let (Some(a), Some(b)) = (was.as_object(), now.as_object()) {
         let keys = a.keys().chain(b.keys().filter(|key| !a.contains_key(*key)));
-        let null = serde_json::Value::Null;
         return keys.into_iter().find_map(|key| {
             let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-            first_difference(&path, a.get(key).unwrap_or(&null), b.get(key).unwrap_or(&null))
+            let of = |object: &serde_json::Map<String, Value>| object.get(key).cloned().unwrap_or_default();
+            first_difference(&path, &of(a), &of(b), is_free)
         });
     }
     Some((path.to_owned(), was.to_string(), now.to_string()))
@@ -609,14 +635,42 @@ mod tests {
 
     #[test]
     fn differences_name_the_field_and_forgive_bookkeeping() {
-        let config = parse(&[]).unwrap();
-        let saved = serde_json::to_value(&config).unwrap();
-        assert_eq!(config.difference(&saved), None);
-        let free = ["threads=3", "checkpoint.keep=9", "metrics.every=1", "data.cache=elsewhere"];
-        assert_eq!(parse(&free).unwrap().difference(&saved), None);
-        let (field, was, now) = parse(&["optimizer.lr=2e-3"]).unwrap().difference(&saved).unwrap();
-        assert_eq!((field.as_str(), was.as_str(), now.as_str()), ("optimizer.lr", "0.001", "0.002"));
-        assert_eq!(parse(&["seed=2"]).unwrap().difference(&saved).unwrap().0, "seed");
-        assert_eq!(parse(&["data.valid=[\"v\"]"]).unwrap().difference(&saved).unwrap().0, "data.valid");
+        let state = |config: Value, valid: Option<&str>| State {
+            step: 1,
+            cursor: 1,
+            tokens: 1,
+            lambda: 0.0,
+            best: None,
+            validated: None,
+            data: String::new(),
+            valid: valid.map(str::to_owned),
+            teacher: None,
+            config,
+        };
+        let saved = serde_json::to_value(parse(&[]).unwrap()).unwrap();
+        let against = |state: &State, overrides: &[&str]| {
+            parse(overrides).unwrap().resumes(Path::new("x"), state).map_err(|error| error.to_string())
+        };
+        let old = state(saved.clone(), None);
+        let free = ["threads=3", "checkpoint.keep=9", "metrics.every=1", "data.cache=elsewhere", "data.train=[\"b\"]"];
+        assert_eq!(against(&old, &free), Ok(()));
+        assert_eq!(against(&old, &["data.train=[\"elsewhere.txt\"]"]), Ok(()), "its contents are compared");
+        let refused = |state: &State, change: &str| against(state, &[change]).unwrap_err();
+        assert_eq!(
+            refused(&old, "optimizer.lr=2e-3"),
+            "x: cannot resume: field 'optimizer.lr' was 0.001 and is now 0.002"
+        );
+        assert!(refused(&old, "seed=2").contains("'seed'"));
+        assert!(refused(&old, "data.valid=[\"v\"]").contains("'data.valid'"));
+        assert_eq!(against(&state(saved.clone(), Some("hash")), &["data.valid=[\"v\"]"]), Ok(()));
+        // A field of a later version is missing in a run of an earlier one.
+        let mut older = saved.clone();
+        older["optimizer"].as_object_mut().unwrap().remove("clip");
+        older.as_object_mut().unwrap().remove("loss");
+        assert_eq!(against(&state(older.clone(), None), &[]), Ok(()));
+        assert!(refused(&state(older, None), "optimizer.clip=2.0").contains("'optimizer.clip' was 1.0 and is now 2.0"));
+        let mut newer = saved;
+        newer["optimizer"]["momentum"] = 0.5.into();
+        assert!(refused(&state(newer, None), "seed=1").contains("unknown field `momentum`"));
     }
 }

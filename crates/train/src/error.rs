@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use sherry::Progress;
+
 /// Result with the trainer's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -63,7 +65,16 @@ pub enum Error {
     Library(#[from] sherry::Error),
 }
 
+/// An error once the user asked to stop.
+pub(crate) fn uninterrupted(progress: &dyn Progress) -> sherry::Result<()> {
+    if progress.is_cancelled() { Err(sherry::Error::Interrupted) } else { Ok(()) }
+}
+
 impl Error {
+    pub(crate) fn is_interrupt(&self) -> bool {
+        matches!(self, Self::Library(sherry::Error::Interrupted))
+    }
+
     pub(crate) fn field(path: &Path, field: &str, problem: impl AsRef<str>) -> Self {
         Self::Config { path: path.to_path_buf(), problem: format!("field '{field}': {}", problem.as_ref()) }
     }

@@ -15,7 +15,7 @@ use sherry_kernels::format::{QuadOrder, ScaleGroup, TernaryFormat};
 use sherry_kernels::{Engine, Isa, Precision};
 use sherry_sgemm::{Mat, MatMut, Old, matmul};
 
-use crate::checkpoint;
+use crate::checkpoint::{self, Verified};
 use crate::config::{Config, Quads, QuantizerConfig};
 use crate::data::{Coder, Dataset, Sources};
 use crate::error::{Error, Result};
@@ -24,7 +24,7 @@ use crate::linear::Pass;
 use crate::loss::IGNORED;
 use crate::methods::{Method, Scale};
 use crate::network::Network;
-use crate::pretrained;
+use crate::{pretrained, run_folder};
 
 /// Least share of tokens at which both must rank the same token first.
 const SAME_TOP: f64 = 0.9;
@@ -57,12 +57,11 @@ impl Comparison {
 }
 
 /// The checkpoint to export: `run` itself when it is one, else the newest good one in it.
-fn find(run: &Path, progress: &dyn Progress) -> Result<PathBuf> {
+fn find(run: &Path, progress: &dyn Progress) -> Result<Verified> {
     if run.join("manifest.json").is_file() {
-        checkpoint::verify(run)?;
-        return Ok(run.to_path_buf());
+        return Verified::open(run, progress);
     }
-    checkpoint::newest(run, progress)?.ok_or_else(|| Error::checkpoint(run, "holds no good checkpoint"))
+    run_folder::newest(run, progress)?.ok_or_else(|| Error::checkpoint(run, "holds no good checkpoint"))
 }
 
 /// What a run becomes.
@@ -155,8 +154,8 @@ pub struct Request {
 /// [`Error::Checkpoint`] when lambda is not exactly zero yet or the weights have no packed form; whatever reading and
 /// writing can give. Nothing is left at `out` then.
 pub fn export(run: &Path, out: &Path, request: &Request, progress: &dyn Progress) -> Result<Comparison> {
-    let path = find(run, progress)?;
-    let state = checkpoint::read_state(&path)?;
+    let checkpoint = find(run, progress)?;
+    let (path, state) = (checkpoint.path().to_path_buf(), checkpoint.state().clone());
     let refuse = |why: String| Error::checkpoint(&path, format!("cannot be exported: {why}"));
     if state.lambda != 0.0 {
         let (lambda, step) = (state.lambda, state.step);
@@ -175,7 +174,7 @@ pub fn export(run: &Path, out: &Path, request: &Request, progress: &dyn Progress
     };
     let latent = Checkpoint::open(&path, ReadMode::Map)?;
     let network = Network::new(pretrained::architecture(&latent)?, config.quantizer.build());
-    let params = checkpoint::read_params(&path, &network.layout)?;
+    let params = checkpoint.params(&network.layout, progress)?;
 
     let (effective, base) = match form {
         Form::Projected(_) => (None, latent),
@@ -214,7 +213,7 @@ pub fn export(run: &Path, out: &Path, request: &Request, progress: &dyn Progress
     };
     let cache = config.data.cache.clone().or_else(|| path.parent().map(|run| run.join("data"))).unwrap_or_default();
     let length = config.batch.length;
-    let sources = Sources::open(files, &config.data.text_field)?;
+    let sources = Sources::open(files, &config.data.text_field, progress)?;
     let text = Dataset::open(&sources, &coder, length, &cache, progress)?;
     compare(&network, &params, &path, out, &text, length, request.windows, progress)
 }

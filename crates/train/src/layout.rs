@@ -4,9 +4,14 @@ use std::ops::Range;
 
 use sherry::model::ArchConfig;
 use sherry::model::names::{Naming, Part, Role};
+use sherry::{Progress, Result};
 
+use crate::error::uninterrupted;
 use crate::methods::{Matrix, Quantizer};
 use crate::rng::Rng;
+
+/// Random numbers drawn between two looks at whether to stop; even, since they come in pairs.
+const PIECE: usize = 1 << 20;
 
 /// The projections of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,7 +59,7 @@ impl Kind {
 
 /// The parts of a block in the order of the parameters. Projections that share an input follow each other, so that they
 /// are one matrix.
-const PARTS: [Part; 13] = [
+pub(crate) const PARTS: [Part; 13] = [
     Part::AttnNorm,
     Part::Q,
     Part::K,
@@ -229,7 +234,10 @@ impl Layout {
 
     /// Fresh parameters: normal with standard deviation 0.02, the projections back into the residual stream
     /// 0.02 / sqrt(2 layers) (GPT-2), norms such that they multiply by one. The same seed gives the same parameters.
-    pub fn init(&self, quantizer: &Quantizer, seed: u64) -> Vec<f32> {
+    ///
+    /// # Errors
+    /// [`sherry::Error::Interrupted`].
+    pub fn init(&self, quantizer: &Quantizer, seed: u64, progress: &dyn Progress) -> Result<Vec<f32>> {
         let mut params = vec![0.0f32; self.len];
         let back = 0.02 / (2.0 * self.blocks.len().max(1) as f64).sqrt();
         for (stream, tensor) in self.tensors.iter().enumerate() {
@@ -243,22 +251,31 @@ impl Layout {
                 Purpose::Linear(_, Kind::O | Kind::Down) => back,
                 _ => 0.02,
             };
-            Rng::new(seed, stream as u64).fill_normal(out, std);
+            let mut rng = Rng::new(seed, stream as u64);
+            for out in out.chunks_mut(PIECE) {
+                uninterrupted(progress)?;
+                rng.fill_normal(out, std);
+            }
         }
-        self.init_learned(quantizer, &mut params);
-        params
+        self.init_learned(quantizer, &mut params, progress)?;
+        Ok(params)
     }
 
     /// Sets the learned numbers of the quantizer from the weights.
-    pub fn init_learned(&self, quantizer: &Quantizer, params: &mut [f32]) {
+    ///
+    /// # Errors
+    /// [`sherry::Error::Interrupted`].
+    pub fn init_learned(&self, quantizer: &Quantizer, params: &mut [f32], progress: &dyn Progress) -> Result<()> {
         let kinds = quantizer.method.learned().len();
         if kinds == 0 {
-            return;
+            return Ok(());
         }
         for matrix in self.blocks.iter().flat_map(|block| &block.linears) {
+            uninterrupted(progress)?;
             let mut learned = vec![0.0; kinds * quantizer.learned_len(matrix.rows, matrix.cols)];
             quantizer.init_learned(matrix.rows, matrix.cols, matrix.slice(params), &mut learned);
             params[matrix.learned..][..learned.len()].copy_from_slice(&learned);
         }
+        Ok(())
     }
 }

@@ -4,6 +4,7 @@ use rayon::prelude::*;
 use sherry::{Progress, Result};
 use sherry_sgemm::{Mat, MatMut, Old, matmul};
 
+use crate::error::uninterrupted;
 use crate::layout::Learn;
 use crate::methods::{Matrix, Method, Quantizer};
 
@@ -37,10 +38,13 @@ pub struct Pass<'a> {
     pub progress: &'a dyn Progress,
 }
 
-impl Pass<'_> {
-    fn check(&self) -> Result<()> {
-        if self.progress.is_cancelled() { Err(sherry::Error::Interrupted) } else { Ok(()) }
-    }
+/// Multiplications of a piece of a product: some tenths of a second on one core.
+const PIECE: usize = 1 << 33;
+
+/// Lines of the result that are computed between two looks at whether to stop, each of `inner * width` multiplications.
+/// The cut depends on the shapes only, so equal calls give equal bits.
+fn piece(lines: usize, inner: usize, width: usize) -> usize {
+    (PIECE / inner.saturating_mul(width).max(1)).clamp(1, lines.max(1))
 }
 
 impl Linear {
@@ -72,20 +76,17 @@ impl Linear {
     /// # Errors
     /// [`sherry::Error::Interrupted`]; `y` is then not whole.
     pub fn forward(&self, y: &mut [f32], old: Old, x: &[f32], pass: Pass<'_>, scratch: &mut Scratch) -> Result<()> {
-        pass.check()?;
-        let tokens = x.len() / self.cols;
+        uninterrupted(pass.progress)?;
+        let (rows, cols, tokens) = (self.rows, self.cols, x.len() / self.cols);
         let threads = rayon::current_num_threads();
         let mut bias = std::mem::take(&mut scratch.bias);
-        let w = self.weights(pass, scratch);
-        let out = MatMut::new(y, tokens, self.rows, self.rows);
-        matmul(
-            out,
-            old,
-            1.0,
-            Mat::new(x, tokens, self.cols, self.cols),
-            Mat::new(w, self.rows, self.cols, self.cols).t(),
-            threads,
-        );
+        let w = Mat::new(self.weights(pass, scratch), rows, cols, cols).t();
+        let piece = piece(tokens, rows, cols);
+        for (y, x) in y.chunks_mut(piece * rows).zip(x.chunks(piece * cols)) {
+            uninterrupted(pass.progress)?;
+            let tokens = x.len() / cols;
+            matmul(MatMut::new(y, tokens, rows, rows), old, 1.0, Mat::new(x, tokens, cols, cols), w, threads);
+        }
         if self.quantizer.method == Method::Tequila {
             bias.resize(self.rows, 0.0);
             let mut start = 0;
@@ -117,18 +118,21 @@ impl Linear {
         grads: &mut [f32],
         scratch: &mut Scratch,
     ) -> Result<()> {
-        pass.check()?;
-        let tokens = x.len() / self.cols;
+        uninterrupted(pass.progress)?;
+        let (rows, cols, tokens) = (self.rows, self.cols, x.len() / self.cols);
         let threads = rayon::current_num_threads();
-        let w = self.weights(pass, scratch);
-        let g = Mat::new(dy, tokens, self.rows, self.rows);
-        let x = Mat::new(x, tokens, self.cols, self.cols);
-        let w = Mat::new(w, self.rows, self.cols, self.cols);
-        matmul(MatMut::new(dx, tokens, self.cols, self.cols), Old::Replace, 1.0, g, w, threads);
+        let w = Mat::new(self.weights(pass, scratch), rows, cols, cols);
+        let tokens_at_once = piece(tokens, rows, cols);
+        for (dx, dy) in dx.chunks_mut(tokens_at_once * cols).zip(dy.chunks(tokens_at_once * rows)) {
+            uninterrupted(pass.progress)?;
+            let tokens = dy.len() / rows;
+            let (dx, dy) = (MatMut::new(dx, tokens, cols, cols), Mat::new(dy, tokens, rows, rows));
+            matmul(dx, Old::Replace, 1.0, dy, w, threads);
+        }
         if self.quantizer.learns_from_outputs() {
             let mut row = 0;
             for part in &self.parts {
-                self.quantizer.add_scale_gradient(*part, pass.params, grads, &dy[row..], &y[row..], self.rows);
+                self.quantizer.add_scale_gradient(*part, pass.params, grads, &dy[row..], &y[row..], rows);
                 row += part.rows;
             }
             return Ok(());
@@ -136,20 +140,26 @@ impl Linear {
         if !self.quantizer.learns(learn) {
             return Ok(());
         }
-        pass.check()?;
         let start = self.parts.first().map_or(0, |part| part.weights);
+        let (x, rows_at_once) = (Mat::new(x, tokens, cols, cols), piece(rows, tokens, cols));
+        let add_products = |dw: &mut [f32], old: Old, factor: f32| -> Result<()> {
+            for (i, dw) in dw.chunks_mut(rows_at_once * cols).enumerate() {
+                uninterrupted(pass.progress)?;
+                let count = dw.len() / cols;
+                let g = Mat::new(&dy[i * rows_at_once..], tokens, count, rows).t();
+                matmul(MatMut::new(dw, count, cols, cols), old, factor, g, x, threads);
+            }
+            Ok(())
+        };
         if self.quantizer.is_straight_through() {
             let through = if self.quantizer.method == Method::None { 1.0 } else { 1.0 + pass.lambda };
-            let dw = MatMut::new(&mut grads[start..], self.rows, self.cols, self.cols);
-            matmul(dw, Old::Add, through, g.t(), x, threads);
-            return Ok(());
+            return add_products(&mut grads[start..][..rows * cols], Old::Add, through);
         }
         // The effective weights are no longer needed: their place takes their gradient.
-        let dw = MatMut::new(&mut scratch.weights, self.rows, self.cols, self.cols);
-        matmul(dw, Old::Replace, 1.0, g.t(), x, threads);
-        let mut d_bias = vec![0.0f32; self.rows];
+        add_products(&mut scratch.weights[..rows * cols], Old::Replace, 1.0)?;
+        let mut d_bias = vec![0.0f32; rows];
         if self.quantizer.method == Method::Tequila {
-            for dy in dy.chunks_exact(self.rows) {
+            for dy in dy.chunks_exact(rows) {
                 d_bias.iter_mut().zip(dy).for_each(|(d, g)| *d += g);
             }
         }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use sherry::{Progress, Result};
 use sherry_sgemm::{Mat, MatMut, Old, matmul};
 
+use crate::error::uninterrupted;
 use crate::simd;
 
 /// A target that does not count: padding.
@@ -80,6 +81,11 @@ pub struct Gradients<'a> {
 /// Most logits held at once, per side.
 const LOGITS: usize = 1 << 21;
 
+/// Tokens whose logits are held at once, of `tokens`.
+pub(crate) fn rows_at_once(vocab: usize, tokens: usize) -> usize {
+    (LOGITS / vocab).clamp(64, 512).min(tokens.max(1))
+}
+
 /// The loss of `student` on `targets` and, when asked for, its gradients.
 ///
 /// # Errors
@@ -94,14 +100,12 @@ pub fn head_loss(
 ) -> Result<Sums> {
     let (tokens, vocab) = (targets.len(), student.head.len() / student.width);
     let threads = rayon::current_num_threads();
-    let chunk = (LOGITS / vocab).clamp(64, 512).min(tokens.max(1));
+    let chunk = rows_at_once(vocab, tokens);
     let mut logits = vec![0.0f32; chunk * vocab];
     let mut teacher_logits = vec![0.0f32; if teacher.is_some() { chunk * vocab } else { 0 }];
     let mut sums = Sums::default();
     for start in (0..tokens).step_by(chunk) {
-        if progress.is_cancelled() {
-            return Err(sherry::Error::Interrupted);
-        }
+        uninterrupted(progress)?;
         let rows = chunk.min(tokens - start);
         let product = |side: &Side<'_>, out: &mut [f32]| {
             let x = Mat::new(&side.hidden[start * side.width..], rows, side.width, side.width);

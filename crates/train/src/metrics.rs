@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use serde::Serialize;
+use sherry::Progress;
 use sherry::io::write_atomic;
 use sherry_sgemm::{Mat, MatMut, Old, matmul};
 
 use crate::block::Probe;
-use crate::error::Result;
+use crate::error::{Result, uninterrupted};
 use crate::layout::{Kind, Layout};
 use crate::methods::{Matrix, Method, Quantizer};
 
@@ -164,15 +165,19 @@ pub struct WeightProbe {
 
 impl WeightProbe {
     /// Of the parameters `params`; empty for full precision.
-    pub fn new(layout: &Layout, quantizer: &Quantizer, params: &[f32]) -> Self {
+    ///
+    /// # Errors
+    /// [`sherry::Error::Interrupted`].
+    pub fn new(layout: &Layout, quantizer: &Quantizer, params: &[f32], progress: &dyn Progress) -> Result<Self> {
         let mut probe = Self::default();
         if quantizer.method == Method::None {
-            return probe;
+            return Ok(probe);
         }
         let mut counts: BTreeMap<&'static str, ([u64; BINS], u64)> = BTreeMap::new();
         let mut q = Vec::new();
         for block in &layout.blocks {
             for (kind, matrix) in Kind::ALL.into_iter().zip(block.linears) {
+                uninterrupted(progress)?;
                 q.resize(matrix.count(), 0.0f32);
                 quantizer.effective(matrix, params, 0.0, &mut q);
                 let unit = quantizer.unit(matrix.rows, matrix.cols);
@@ -203,7 +208,7 @@ impl WeightProbe {
             let share = |count: u64| (1e5 * count as f64 / all).round() / 1e5;
             probe.histogram.insert(kind, bins.into_iter().map(share).collect());
         }
-        probe
+        Ok(probe)
     }
 }
 
@@ -411,6 +416,8 @@ impl MetricsFile {
 
 #[cfg(test)]
 mod tests {
+    use sherry::NoProgress;
+
     use super::*;
     use crate::rng::Rng;
 
@@ -466,7 +473,7 @@ mod tests {
         // The mean magnitude of every row is 1.
         let row = [0.0, 0.25, -0.25, 0.5, -1.0, 1.0, 1.0, -4.0];
         params[up.weights..][..up.count()].chunks_mut(8).for_each(|out| out.copy_from_slice(&row));
-        let probe = WeightProbe::new(&layout, &quantizer, &params);
+        let probe = WeightProbe::new(&layout, &quantizer, &params, &NoProgress).unwrap();
         let mut expected = [0.0; BINS];
         for bin in [12, 13, 11, 14, 8, 16, 16, 0] {
             expected[bin] += 0.125;

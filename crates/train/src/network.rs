@@ -29,10 +29,10 @@ pub struct Network {
 /// Buffers for batches of one shape, made once.
 #[derive(Debug)]
 pub struct Workspace {
-    recompute: bool,
-    /// Residual stream before each block and after the last, `tokens x hidden` each.
+    /// Residual stream before each block and after the last, `tokens x hidden` each; two that take turns when there is no
+    /// backward.
     stream: Vec<Vec<f32>>,
-    /// One per block, or one for all when recomputing.
+    /// One per block, or one for all where it is computed again or not needed.
     kept: Vec<Kept>,
     buffers: Buffers,
 }
@@ -71,12 +71,19 @@ impl Network {
     /// Buffers for `batch` sequences of `length` tokens. With `recompute` a block's intermediates are computed a
     /// second time in backward instead of being kept (activation checkpointing).
     pub fn workspace(&self, batch: usize, length: usize, recompute: bool) -> Workspace {
+        self.workspace_of(batch, length, self.arch.layers + 1, if recompute { 1 } else { self.arch.layers })
+    }
+
+    /// The same for forward passes alone.
+    pub fn forward_workspace(&self, batch: usize, length: usize) -> Workspace {
+        self.workspace_of(batch, length, 2, 1)
+    }
+
+    fn workspace_of(&self, batch: usize, length: usize, streams: usize, kept: usize) -> Workspace {
         let width = batch * length * self.arch.hidden;
-        let kept = self.blocks.iter().take(if recompute { 1 } else { usize::MAX });
         Workspace {
-            recompute,
-            stream: (0..=self.arch.layers).map(|_| vec![0.0; width]).collect(),
-            kept: kept.map(|block| block.kept(batch, length)).collect(),
+            stream: (0..streams).map(|_| vec![0.0; width]).collect(),
+            kept: self.blocks.iter().take(kept).map(|block| block.kept(batch, length)).collect(),
             buffers: self.blocks[0].buffers(batch, length),
         }
     }
@@ -86,17 +93,17 @@ impl Network {
     /// # Errors
     /// [`sherry::Error::Interrupted`].
     pub fn forward<'a>(&self, pass: Pass<'_>, tokens: &[u32], space: &'a mut Workspace) -> Result<&'a [f32]> {
-        let Workspace { recompute, stream, kept, buffers } = space;
+        let Workspace { stream, kept, buffers } = space;
         embedding::forward(&mut stream[0], &pass.params[self.layout.embedding.clone()], tokens, self.arch.hidden);
         if self.arch.embed_scale != 1.0 {
             stream[0].iter_mut().for_each(|x| *x *= self.arch.embed_scale);
         }
         for (layer, block) in self.blocks.iter().enumerate() {
-            let (before, after) = stream.split_at_mut(layer + 1);
-            let kept = &mut kept[if *recompute { 0 } else { layer }];
-            block.forward(pass, &before[layer], &mut after[0], kept, buffers)?;
+            let at = layer.min(kept.len() - 1);
+            let (x, y) = around(stream, layer);
+            block.forward(pass, x, y, &mut kept[at], buffers)?;
         }
-        self.final_norm.forward(&mut buffers.normed, &stream[self.arch.layers], pass.params);
+        self.final_norm.forward(&mut buffers.normed, &stream[self.arch.layers % stream.len()], pass.params);
         Ok(&buffers.normed)
     }
 
@@ -120,6 +127,9 @@ impl Network {
     ///
     /// # Errors
     /// [`sherry::Error::Interrupted`]; `grads` are then not whole.
+    ///
+    /// # Panics
+    /// With a [workspace for forward passes alone](Self::forward_workspace).
     pub fn train(
         &self,
         pass: Pass<'_>,
@@ -131,8 +141,9 @@ impl Network {
     ) -> Result<Sums> {
         self.forward(pass, examples.tokens, space)?;
         let (arch, params, layers) = (&self.arch, pass.params, self.arch.layers);
-        let Workspace { recompute, stream, kept, buffers } = space;
-        let count = examples.tokens.len();
+        let Workspace { stream, kept, buffers } = space;
+        assert!(stream.len() > layers, "the workspace keeps nothing for backward");
+        let (count, recompute) = (examples.tokens.len(), kept.len() < layers);
         // The gradient of the normed hidden states goes to a wide buffer, from there through the norm into `d`, which
         // carries the gradient of the residual stream down through the blocks.
         let d_hidden = &mut buffers.wide[1][..count * arch.hidden];
@@ -145,13 +156,12 @@ impl Network {
         let mut d = vec![0.0f32; count * arch.hidden];
         self.final_norm.backward(&mut d, d_hidden, &stream[layers], params, grads);
         for (layer, block) in self.blocks.iter().enumerate().rev() {
-            let kept = &mut kept[if *recompute { 0 } else { layer }];
-            let (before, after) = stream.split_at_mut(layer + 1);
-            if *recompute {
-                block.forward(pass, &before[layer], &mut after[0], kept, buffers)?;
+            let kept = &mut kept[if recompute { 0 } else { layer }];
+            let (x, y) = around(stream, layer);
+            if recompute {
+                block.forward(pass, x, y, kept, buffers)?;
             }
-            let probe = probe.as_deref_mut();
-            block.backward(pass, learn, &before[layer], &mut d, grads, kept, buffers, probe)?;
+            block.backward(pass, learn, x, &mut d, grads, kept, buffers, probe.as_deref_mut())?;
         }
         if everything {
             if arch.embed_scale != 1.0 {
@@ -161,4 +171,19 @@ impl Network {
         }
         Ok(sums)
     }
+}
+
+#[cfg(test)]
+impl Workspace {
+    pub(crate) fn floats(&self) -> usize {
+        let Self { stream, kept, buffers } = self;
+        stream.iter().map(Vec::len).sum::<usize>() + kept.iter().map(Kept::floats).sum::<usize>() + buffers.floats()
+    }
+}
+
+/// The streams before and after block `layer`.
+fn around(stream: &mut [Vec<f32>], layer: usize) -> (&[f32], &mut [f32]) {
+    let (x, y) = (layer % stream.len(), (layer + 1) % stream.len());
+    let (low, high) = stream.split_at_mut(x.max(y));
+    if x < y { (&low[x], &mut high[0]) } else { (&high[0], &mut low[y]) }
 }

@@ -1,12 +1,18 @@
 //! Parameters from a model on disk: a Hugging Face folder or a GGUF file.
 
+use sha2::{Digest, Sha256};
+use sherry::Progress;
+use sherry::io::hex;
 use sherry::model::names::{Naming, Role};
-use sherry::model::{ArchConfig, Checkpoint};
+use sherry::model::{ArchConfig, Checkpoint, config_hf};
 use sherry_convert::{Moves, Rows};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, uninterrupted};
 use crate::layout::Layout;
 use crate::methods::Quantizer;
+
+/// Floats hashed between two looks at whether to stop.
+const PIECE: usize = 1 << 20;
 
 /// The architecture of `checkpoint` in Hugging Face's terms.
 ///
@@ -20,12 +26,33 @@ pub fn architecture(checkpoint: &Checkpoint) -> Result<ArchConfig> {
     Ok(arch)
 }
 
+/// Identifies a model by what it computes with, wherever it lies and however it is stored: SHA-256 of its architecture and
+/// its parameters.
+///
+/// # Errors
+/// [`sherry::Error::Interrupted`].
+pub fn hash(arch: &ArchConfig, params: &[f32], progress: &dyn Progress) -> Result<String> {
+    let mut hash = Sha256::new();
+    hash.update(config_hf::write(arch).unwrap_or_default().to_string());
+    for piece in params.chunks(PIECE) {
+        uninterrupted(progress)?;
+        let bytes: Vec<u8> = piece.iter().flat_map(|x| x.to_le_bytes()).collect();
+        hash.update(bytes);
+    }
+    Ok(hex(&hash.finalize()))
+}
+
 /// All parameters of `checkpoint` as f32, blocks decoded, everything as a Hugging Face folder holds it; learned numbers
 /// of the quantizer from the weights.
 ///
 /// # Errors
-/// [`sherry::Error`] naming the tensor that is missing or damaged.
-pub fn parameters(checkpoint: &Checkpoint, layout: &Layout, quantizer: &Quantizer) -> Result<Vec<f32>> {
+/// [`sherry::Error`] naming the tensor that is missing or damaged; [`sherry::Error::Interrupted`].
+pub fn parameters(
+    checkpoint: &Checkpoint,
+    layout: &Layout,
+    quantizer: &Quantizer,
+    progress: &dyn Progress,
+) -> Result<Vec<f32>> {
     let (config, moves) = (checkpoint.config(), Moves::for_folder(checkpoint));
     let mut params = vec![0.0f32; layout.len];
     for tensor in &layout.tensors {
@@ -34,6 +61,7 @@ pub fn parameters(checkpoint: &Checkpoint, layout: &Layout, quantizer: &Quantize
         let rows = Rows::open(checkpoint.source(), config, role, stored, moves)?;
         let (_, cols) = rows.shape();
         for (row, out) in params[tensor.range()].chunks_exact_mut(cols).enumerate() {
+            uninterrupted(progress)?;
             rows.fill(row, out);
             if let Some(col) = out.iter().position(|x| !x.is_finite()) {
                 let problem = format!("tensor '{}' holds {} at row {row}, column {col}", tensor.name, out[col]);
@@ -42,6 +70,6 @@ pub fn parameters(checkpoint: &Checkpoint, layout: &Layout, quantizer: &Quantize
         }
         rows.release();
     }
-    layout.init_learned(quantizer, &mut params);
+    layout.init_learned(quantizer, &mut params, progress)?;
     Ok(params)
 }

@@ -65,6 +65,7 @@ pub(crate) fn tiny() -> ArchConfig {
 mod tests {
     use std::path::Path;
 
+    use sherry::NoProgress;
     use sherry::model::config_hf;
 
     use super::*;
@@ -91,7 +92,7 @@ mod tests {
         for (family, weight) in [("llama", 1.0), ("qwen3", 1.0), ("gemma3", 0.0)] {
             let layout =
                 Layout::new(&architecture(&parsed(&[&format!("model.family={family}")]), 16), &Quantizer::FULL);
-            let params = layout.init(&Quantizer::FULL, 1);
+            let params = layout.init(&Quantizer::FULL, 1, &NoProgress).unwrap();
             let norms: Vec<_> = layout.tensors.iter().filter(|t| t.purpose == Purpose::Norm).collect();
             assert_eq!(
                 norms.len(),

@@ -38,7 +38,7 @@ fn losses_and_gradients_of_every_family() {
         let folder = model(&synthetic::tiny(family));
         let checkpoint = Checkpoint::open(folder.path(), ReadMode::Read).unwrap();
         let network = Network::new(pretrained::architecture(&checkpoint).unwrap(), Quantizer::FULL);
-        let params = pretrained::parameters(&checkpoint, &network.layout, &Quantizer::FULL).unwrap();
+        let params = pretrained::parameters(&checkpoint, &network.layout, &Quantizer::FULL, &NoProgress).unwrap();
         let (batch, length) = (2, 11);
         let tokens: Vec<u32> = (0..batch * length).map(|i| (i * i * 7 + 3 * i) as u32 % 61).collect();
         let mut targets: Vec<u32> = tokens.iter().map(|token| (token * 5 + 1) % 61).collect();
@@ -102,7 +102,7 @@ fn gguf_files_are_the_same_models_as_the_folders_they_were_made_from() {
         let converted = Checkpoint::open(&file, ReadMode::Read).unwrap();
         let [expected, found] = [&checkpoint, &converted].map(|checkpoint| {
             let network = Network::new(pretrained::architecture(checkpoint).unwrap(), Quantizer::FULL);
-            (pretrained::parameters(checkpoint, &network.layout, &Quantizer::FULL).unwrap(), network)
+            (pretrained::parameters(checkpoint, &network.layout, &Quantizer::FULL, &NoProgress).unwrap(), network)
         });
         assert_eq!(found.1.arch, expected.1.arch);
         let off = expected.0.iter().zip(&found.0).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);

@@ -31,7 +31,7 @@ fn log_probabilities_equal_those_of_transformers() {
         serde_json::from_slice(&fs::read(data.join("reference/smollm2_reference.json")).unwrap()).unwrap();
     let checkpoint = Checkpoint::open(&model, ReadMode::Map).unwrap();
     let network = Network::new(pretrained::architecture(&checkpoint).unwrap(), Quantizer::FULL);
-    let params = pretrained::parameters(&checkpoint, &network.layout, &Quantizer::FULL).unwrap();
+    let params = pretrained::parameters(&checkpoint, &network.layout, &Quantizer::FULL, &NoProgress).unwrap();
     for prompt in reference["prompts"].as_array().unwrap().iter().take(4) {
         let ids: Vec<u32> = prompt["ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
         let expected = prompt["prompt_token_logprobs"].as_array().unwrap();

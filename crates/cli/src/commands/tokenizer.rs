@@ -41,7 +41,7 @@ pub fn run(args: &TokenizerArgs, context: &Context) -> Result<ExitCode> {
     if existing.exists() && !args.force {
         bail!("{}: exists; --force replaces it", existing.display());
     }
-    let sources = Sources::open(&args.files, &args.text_field)?;
+    let sources = Sources::open(&args.files, &args.text_field, &context.console)?;
     let tokenizer = learn(&sources, args.vocab, &context.console)?;
     let paths = save_tokenizer(&tokenizer, &args.out)?;
     let mut out = Stdout::lock();

@@ -5,10 +5,11 @@ use std::ops::Range;
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
+use sherry::Progress;
 use sherry::io::{AtomicFile, FileBytes, ReadMode};
 use sherry_kernels::Bytes;
 
-use crate::error::Result;
+use crate::error::{Result, uninterrupted};
 
 const MAGIC: &[u8; 8] = b"SHRYTOK1";
 /// Magic, bytes per token (u64), tokens (u64), key of the sources, SHA-256 of the tokens as stored.
@@ -84,23 +85,36 @@ impl Writer {
     }
 }
 
-/// The tokens in `path`, mapped and checked; `None` when there is no such file. The error says why it cannot be used.
-pub(super) fn open(path: &Path, key: &[u8; 32]) -> Result<Option<Tokens>, String> {
+/// Bytes hashed between two looks at whether to stop.
+const PIECE: usize = 1 << 24;
+
+/// The tokens in `path`, mapped and checked; `None` when there is no such file. The inner error says why it cannot be used.
+///
+/// # Errors
+/// [`sherry::Error::Interrupted`].
+pub(super) fn open(path: &Path, key: &[u8; 32], progress: &dyn Progress) -> Result<Result<Option<Tokens>, String>> {
     let file = match FileBytes::open(path, ReadMode::Map) {
         Ok(file) => file,
-        Err(sherry::Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error.to_string()),
+        Err(sherry::Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(Ok(None)),
+        Err(error) => return Ok(Err(error.to_string())),
     };
-    let damaged = || format!("{}: damaged", path.display());
     let bytes = file.bytes();
-    let (header, payload) = bytes.split_at_checked(HEADER).ok_or_else(damaged)?;
+    let mut hash = Sha256::new();
+    for piece in bytes.get(HEADER..).unwrap_or_default().chunks(PIECE) {
+        uninterrupted(progress)?;
+        hash.update(piece);
+    }
+    Ok(checked(bytes, key, hash.finalize().into()).ok_or_else(|| format!("{}: damaged", path.display())).map(Some))
+}
+
+/// The tokens in `bytes`, a whole file whose tokens have this hash; `None` when the header says otherwise.
+fn checked(bytes: &Bytes, key: &[u8; 32], hash: [u8; 32]) -> Option<Tokens> {
+    let (header, payload) = bytes.split_at_checked(HEADER)?;
     let number = |at: usize| header[at..at + 8].iter().rev().fold(0u64, |n, &byte| n << 8 | u64::from(byte));
     let (width, count) = (number(8), number(16));
     let whole = width.checked_mul(count) == Some(payload.len() as u64) && (width == 2 || width == 4);
-    let hash: [u8; 32] = Sha256::digest(payload).into();
     if header[..8] != *MAGIC || header[24..56] != *key || !whole || header[56..88] != hash {
-        return Err(damaged());
+        return None;
     }
-    let bytes = bytes.slice(HEADER..bytes.len()).ok_or_else(damaged)?;
-    Ok(Some(Tokens { bytes, width: width as usize, hash }))
+    Some(Tokens { bytes: bytes.slice(HEADER..bytes.len())?, width: width as usize, hash })
 }

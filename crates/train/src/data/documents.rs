@@ -13,10 +13,12 @@ use sherry::Progress;
 use sherry_measure::parquet::Rows;
 
 use super::Sources;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, uninterrupted};
 
 /// Longest line of a JSONL file, and largest text file once unpacked.
 const MAX_DOCUMENT: u64 = 1 << 30;
+/// Largest window of a zstd file, as a power of two: what the zstd tool unpacks unless told otherwise, 128 MiB.
+const MAX_WINDOW_LOG: u32 = 27;
 /// Text worked on at a time: enough for all threads, little enough for memory.
 const BATCH_BYTES: usize = 8 << 20;
 
@@ -78,9 +80,9 @@ impl<'a> Batches<'a> {
                 let now = consumed.load(Ordering::Relaxed);
                 progress.advance(now - shown);
                 shown = now;
-                if progress.is_cancelled() { Err(sherry::Error::Interrupted.into()) } else { Ok(()) }
+                Ok(uninterrupted(progress)?)
             };
-            read(file, &self.sources.text_field, &consumed, |text| {
+            read(file, &self.sources.text_field, &consumed, progress, |text| {
                 any = true;
                 bytes += text.len();
                 texts.push(text);
@@ -111,28 +113,44 @@ impl Read for Counted {
     }
 }
 
+/// Fails once the user asked to stop.
+struct Interruptible<'a>(Box<dyn Read>, &'a dyn Progress);
+
+impl Read for Interruptible<'_> {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        uninterrupted(self.1).map_err(std::io::Error::other)?;
+        self.0.read(out)
+    }
+}
+
 /// Calls `document` with every document of `path`; empty ones are left out.
 fn read(
     path: &Path,
     field: &str,
     consumed: &Arc<AtomicU64>,
+    progress: &dyn Progress,
     mut document: impl FnMut(String) -> Result<()>,
 ) -> Result<()> {
     if Kind::of(path) == Kind::Parquet {
-        return read_parquet(path, field, consumed, document);
+        return read_parquet(path, field, consumed, progress, document);
     }
     let file = File::open(path).map_err(sherry::Error::io(path, "open"))?;
     let file = Counted(file, Arc::clone(consumed));
-    let failed = |error: std::io::Error| Error::data(path, format!("cannot be read to its end: {error}"));
+    let failed = |error: std::io::Error| match error.downcast::<sherry::Error>() {
+        Ok(interrupted) => interrupted.into(),
+        Err(error) => Error::data(path, format!("cannot be read to its end: {error}")),
+    };
     let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
     let reader: Box<dyn Read> = if extension == "gz" {
         Box::new(MultiGzDecoder::new(BufReader::new(file)))
     } else if extension == "zst" {
-        Box::new(zstd::Decoder::new(file).map_err(failed)?)
+        let mut decoder = zstd::Decoder::new(file).map_err(failed)?;
+        decoder.window_log_max(MAX_WINDOW_LOG).map_err(failed)?;
+        Box::new(decoder)
     } else {
         Box::new(file)
     };
-    let mut reader = BufReader::with_capacity(1 << 20, reader);
+    let mut reader = BufReader::with_capacity(1 << 20, Interruptible(reader, progress));
     if Kind::of(path) == Kind::Text {
         let mut bytes = Vec::new();
         let read = reader.take(MAX_DOCUMENT + 1).read_to_end(&mut bytes).map_err(failed)?;
@@ -170,12 +188,14 @@ fn read_parquet(
     path: &Path,
     field: &str,
     consumed: &AtomicU64,
+    progress: &dyn Progress,
     mut document: impl FnMut(String) -> Result<()>,
 ) -> Result<()> {
     let bytes = std::fs::metadata(path).map_err(sherry::Error::io(path, "read the size of"))?.len();
     let rows = Rows::open(path, Some(&[field]))?;
     let count = rows.count_rows().max(1);
     for (row, found) in rows.enumerate() {
+        uninterrupted(progress)?;
         let text = text_of(found?.remove(field), field);
         let text = text.map_err(|problem| Error::data(path, format!("row {}: {problem}", row + 1)))?;
         consumed.store((bytes as f64 * ((row + 1) as f64 / count as f64).min(1.0)) as u64, Ordering::Relaxed);

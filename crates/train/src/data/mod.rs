@@ -23,7 +23,7 @@ use documents::Batches;
 pub use coder::{Coder, learn, save_tokenizer};
 
 use crate::checkpoint;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, uninterrupted};
 use crate::loss::IGNORED;
 use crate::rng::Rng;
 
@@ -39,9 +39,9 @@ impl Sources {
     /// These files; `text_field` of a JSONL line holds the text.
     ///
     /// # Errors
-    /// [`sherry::Error::Io`] for one that cannot be read.
-    pub fn open(files: &[PathBuf], text_field: &str) -> Result<Self> {
-        let hashes = files.par_iter().map(|file| checkpoint::file_hash(file)).collect::<Result<_>>()?;
+    /// [`sherry::Error::Io`] for one that cannot be read; [`sherry::Error::Interrupted`].
+    pub fn open(files: &[PathBuf], text_field: &str, progress: &dyn Progress) -> Result<Self> {
+        let hashes = files.par_iter().map(|file| checkpoint::file_hash(file, progress)).collect::<Result<_>>()?;
         Ok(Self { files: files.to_vec(), hashes, text_field: text_field.to_owned() })
     }
 
@@ -95,7 +95,7 @@ impl Dataset {
         let key: [u8; 32] = key.finalize().into();
         let file = format!("{}.tokens", hex(&key[..8]));
         let path = cache.join(&file);
-        let tokens = match cache::open(&path, &key) {
+        let tokens = match cache::open(&path, &key, progress)? {
             Ok(Some(tokens)) => tokens,
             other => {
                 if let Err(problem) = other {
@@ -105,7 +105,7 @@ impl Dataset {
                 let mut writer = cache::Writer::create(&path, coder.vocab())?;
                 tokenize(sources, coder, &mut writer, progress)?;
                 writer.finish(&key)?;
-                let written = cache::open(&path, &key).map_err(|problem| Error::data(&path, problem))?;
+                let written = cache::open(&path, &key, progress)?.map_err(|problem| Error::data(&path, problem))?;
                 written.ok_or_else(|| Error::data(&path, "vanished"))?
             }
         };
@@ -143,10 +143,15 @@ impl Dataset {
         serde_json::json!({ "file": self.file, "tokens": self.tokens(), "hash": self.hash() })
     }
 
+    /// Targets of window `index` that count.
+    pub fn targets(&self, index: usize) -> usize {
+        self.length.min(self.tokens.len() - 1 - index * self.length)
+    }
+
     /// Appends window `index`: inputs to `tokens`, the token after each to `targets`; padding is ignored.
     pub fn push_window(&self, index: usize, tokens: &mut Vec<u32>, targets: &mut Vec<u32>) {
         let start = index * self.length;
-        let end = (start + self.length).min(self.tokens.len() - 1);
+        let end = start + self.targets(index);
         let padding = self.length - (end - start);
         self.tokens.extend(start..end, tokens);
         tokens.extend(std::iter::repeat_n(0, padding));
@@ -195,9 +200,13 @@ impl Order {
 
 fn tokenize(sources: &Sources, coder: &Coder, out: &mut cache::Writer, progress: &dyn Progress) -> Result<()> {
     Batches::of(sources, "tokenize").each(progress, |file, texts| {
-        let encoded: Vec<_> = texts.par_iter().map(|text| coder.encode(text)).collect();
+        let encode = |text: &String| uninterrupted(progress).and_then(|()| coder.encode(text));
+        let encoded: Vec<_> = texts.par_iter().map(encode).collect();
         for ids in encoded {
-            out.write(&ids.map_err(|error| Error::data(file, error.to_string()))?)?;
+            out.write(&ids.map_err(|error| match error {
+                sherry::Error::Interrupted => error.into(),
+                error => Error::data(file, error.to_string()),
+            })?)?;
         }
         Ok(())
     })

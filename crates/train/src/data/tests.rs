@@ -7,7 +7,7 @@ use sherry::NoProgress;
 use super::*;
 
 fn open(folder: &Path, name: &str, length: usize) -> Result<Dataset> {
-    let sources = Sources::open(&[folder.join(name)], "text")?;
+    let sources = Sources::open(&[folder.join(name)], "text", &NoProgress)?;
     Dataset::open(&sources, &Coder::Bytes, length, &folder.join("cache"), &NoProgress)
 }
 
@@ -82,7 +82,7 @@ fn parquet_rows_are_documents() {
     let rows: Vec<serde_json::Value> = serde_json::from_slice(&fs::read(golden.join("rows.json")).unwrap()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let open = |field| {
-        let sources = Sources::open(&[golden.join("snappy.parquet")], field)?;
+        let sources = Sources::open(&[golden.join("snappy.parquet")], field, &NoProgress)?;
         Dataset::open(&sources, &Coder::Bytes, 8, folder.path(), &NoProgress)
     };
     let expected: Vec<u32> =
@@ -156,7 +156,7 @@ fn a_learned_tokenizer_is_kept_and_made_again_for_other_text() {
     words(folder.path(), "a.jsonl", 1, 50);
     let cache = folder.path().join("cache");
     let coder = |vocab| {
-        let sources = Sources::open(&[folder.path().join("a.jsonl")], "text").unwrap();
+        let sources = Sources::open(&[folder.path().join("a.jsonl")], "text", &NoProgress).unwrap();
         Coder::learned(&sources, vocab, &cache, &NoProgress).unwrap()
     };
     let folders = || fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
@@ -172,7 +172,7 @@ fn a_learned_tokenizer_is_kept_and_made_again_for_other_text() {
     assert_eq!(folders().len(), 2);
 
     // What it says comes back, with a separator after each document.
-    let sources = Sources::open(&[folder.path().join("a.jsonl")], "text").unwrap();
+    let sources = Sources::open(&[folder.path().join("a.jsonl")], "text", &NoProgress).unwrap();
     let data = Dataset::open(&sources, &first, 16, &cache, &NoProgress).unwrap();
     let Coder::Model { tokenizer, separator, .. } = &first else { panic!("not a tokenizer") };
     let tokens = all(&data);
@@ -198,7 +198,7 @@ fn the_same_text_under_another_name_is_noticed() {
     }
     let sources = |names: &[&str]| {
         let files: Vec<PathBuf> = names.iter().map(|name| folder.path().join(name)).collect();
-        Sources::open(&files, "text").unwrap()
+        Sources::open(&files, "text", &NoProgress).unwrap()
     };
     assert!(sources(&["b.jsonl"]).shared_with(&sources(&["a.jsonl", "c.jsonl"])).is_none());
     let (a, c) = (folder.path().join("a.jsonl"), folder.path().join("c.jsonl"));

@@ -7,13 +7,15 @@
 use std::ops::Range;
 
 use rayon::prelude::*;
+use sherry::{Progress, Result};
 use sherry_sgemm::{Mat, MatMut, Old, matmul};
 
 use super::rope::Heads;
+use crate::error::uninterrupted;
 use crate::simd;
 
 /// Queries per block.
-const BLOCK: usize = 64;
+pub(crate) const BLOCK: usize = 64;
 
 /// How queries score keys.
 #[derive(Clone, Copy, Debug)]
@@ -39,20 +41,32 @@ impl Scoring {
 
 /// `out` (rows of `heads * head_dim` per token) and `lse` (`[batch][heads][length]`) from `qkv` as
 /// [`rope::forward`](super::rope::forward) lays it out. `scratch` holds `tokens * heads * head_dim`.
-pub fn forward(out: &mut [f32], lse: &mut [f32], qkv: &[f32], scratch: &mut [f32], how: Scoring, shape: Heads) {
+///
+/// # Errors
+/// [`sherry::Error::Interrupted`]; `out` is then not whole.
+pub fn forward(
+    out: &mut [f32],
+    lse: &mut [f32],
+    qkv: &[f32],
+    scratch: &mut [f32],
+    how: Scoring,
+    shape: Heads,
+    progress: &dyn Progress,
+) -> Result<()> {
     let (group, length, dim) = (shape.group(), shape.length, shape.head_dim);
     let head = shape.head_len();
     scratch
         .par_chunks_mut(group * head)
         .zip(lse.par_chunks_mut(group * length).zip(qkv.par_chunks((group + 2) * head)))
-        .for_each_init(
+        .try_for_each_init(
             || vec![0.0f32; BLOCK * length],
-            |scores, (out, (lse, qkv))| {
+            |scores, (out, (lse, qkv))| -> Result<()> {
                 let (queries, kv) = qkv.split_at(group * head);
                 let (keys, values) = kv.split_at(head);
                 let heads = out.chunks_exact_mut(head).zip(lse.chunks_exact_mut(length));
                 for ((out, lse), queries) in heads.zip(queries.chunks_exact(head)) {
                     for start in (0..length).step_by(BLOCK) {
+                        uninterrupted(progress)?;
                         let rows = BLOCK.min(length - start);
                         let keys_seen = how.seen_by_block(start, rows);
                         let (first, seen) = (keys_seen.start, keys_seen.len());
@@ -66,8 +80,9 @@ pub fn forward(out: &mut [f32], lse: &mut [f32], qkv: &[f32], scratch: &mut [f32
                         matmul(MatMut::new(out, rows, dim, dim), Old::Replace, 1.0, p, v, 1);
                     }
                 }
+                Ok(())
             },
-        );
+        )?;
     let row = shape.q_dim();
     out.par_chunks_mut(row).enumerate().for_each(|(token, out)| {
         let (sequence, position) = (token / length, token % length);
@@ -75,6 +90,7 @@ pub fn forward(out: &mut [f32], lse: &mut [f32], qkv: &[f32], scratch: &mut [f32
             out.copy_from_slice(&scratch[((sequence * shape.heads + h) * length + position) * dim..][..dim]);
         }
     });
+    Ok(())
 }
 
 /// Rows of scores of the queries from `start` on become probabilities; what a query does not see becomes zero.
@@ -108,16 +124,29 @@ fn softmax(scores: &mut [f32], lse: &mut [f32], how: Scoring, start: usize) {
 ///
 /// With `P` the probabilities: `dV = P^T dO`, `dS = P * (dO V^T - rowsum(dO * O))`, `dQ = scale dS K`,
 /// `dK = scale dS^T Q`.
-pub fn backward(d_qkv: &mut [f32], d_out: &[f32], out: &[f32], lse: &[f32], qkv: &[f32], how: Scoring, shape: Heads) {
+///
+/// # Errors
+/// [`sherry::Error::Interrupted`]; `d_qkv` is then not whole.
+#[allow(clippy::too_many_arguments)] // what forward was given and gave
+pub fn backward(
+    d_qkv: &mut [f32],
+    d_out: &[f32],
+    out: &[f32],
+    lse: &[f32],
+    qkv: &[f32],
+    how: Scoring,
+    shape: Heads,
+    progress: &dyn Progress,
+) -> Result<()> {
     let (group, length, dim) = (shape.group(), shape.length, shape.head_dim);
     let (head, row) = (shape.head_len(), shape.q_dim());
     d_qkv
         .par_chunks_mut((group + 2) * head)
         .zip(qkv.par_chunks((group + 2) * head).zip(lse.par_chunks(group * length)))
         .enumerate()
-        .for_each_init(
+        .try_for_each_init(
             || (vec![0.0f32; BLOCK * length], vec![0.0f32; BLOCK * length]),
-            |(p, ds), (index, (d_qkv, (qkv, lse)))| {
+            |(p, ds), (index, (d_qkv, (qkv, lse)))| -> Result<()> {
                 let (sequence, kv_head) = (index / shape.kv_heads, index % shape.kv_heads);
                 let (queries, kv) = qkv.split_at(group * head);
                 let (keys, values) = kv.split_at(head);
@@ -127,6 +156,7 @@ pub fn backward(d_qkv: &mut [f32], d_out: &[f32], out: &[f32], lse: &[f32], qkv:
                 for g in 0..group {
                     let lse = &lse[g * length..][..length];
                     for start in (0..length).step_by(BLOCK) {
+                        uninterrupted(progress)?;
                         let rows = BLOCK.min(length - start);
                         let keys_seen = how.seen_by_block(start, rows);
                         let (first, seen) = (keys_seen.start, keys_seen.len());
@@ -168,6 +198,7 @@ pub fn backward(d_qkv: &mut [f32], d_out: &[f32], out: &[f32], lse: &[f32], qkv:
                         matmul(d_k, Old::Add, how.scale, ds.t(), q, 1);
                     }
                 }
+                Ok(())
             },
-        );
+        )
 }

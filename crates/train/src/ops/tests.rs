@@ -1,6 +1,7 @@
 //! Every operation against a plain f64 program of its formula: the forward values, and the gradients by central
 //! differences of that program.
 
+use sherry::NoProgress;
 use sherry::model::{Activation, RopeLayout};
 
 use super::attention::{self, Scoring};
@@ -233,10 +234,10 @@ fn attention_and_its_gradients() {
         let (x, d_out) = (numbers(len, 1), numbers(out_len, 2));
         let (mut out, mut lse) = (vec![9.0; out_len], vec![9.0; 2 * heads * length]);
         let how = Scoring { scale, window };
-        attention::forward(&mut out, &mut lse, &x, &mut vec![9.0; out_len], how, shape);
+        attention::forward(&mut out, &mut lse, &x, &mut vec![9.0; out_len], how, shape, &NoProgress).unwrap();
         close(&out, &attend(&wide(&x)), "attention");
         let mut dx = vec![9.0; len];
-        attention::backward(&mut dx, &d_out, &out, &lse, &x, how, shape);
+        attention::backward(&mut dx, &d_out, &out, &lse, &x, how, shape, &NoProgress).unwrap();
         close(&dx, &differences(&wide(&x), &d_out, attend), "d attention");
     }
 }

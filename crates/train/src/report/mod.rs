@@ -16,6 +16,7 @@ use serde_json::Value;
 use crate::checkpoint;
 use crate::error::{Error, Result};
 use crate::metrics::Watchdog;
+use crate::run_folder;
 use svg::{Chart, Series, heat_map};
 
 /// Numbers per kind of projection; `None` where one was not finite.
@@ -73,7 +74,7 @@ impl Run {
         if rows.is_empty() {
             return Err(Error::data(&path, "holds no metrics yet"));
         }
-        let newest = checkpoint::checkpoints(folder)?.into_iter().next();
+        let newest = run_folder::checkpoints(folder)?.into_iter().next();
         let config = newest.and_then(|(_, path)| checkpoint::read_state(&path).ok()).map(|state| state.config);
         let absolute = folder.canonicalize().unwrap_or_else(|_| folder.to_path_buf());
         let name = absolute.file_name().map_or_else(|| folder.display().to_string(), |n| n.to_string_lossy().into());

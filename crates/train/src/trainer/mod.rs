@@ -8,12 +8,14 @@ use std::path::{Path, PathBuf};
 use sherry::Progress;
 
 use crate::adamw::Moments;
-use crate::checkpoint::{RunFolder, State};
+use crate::checkpoint::State;
 use crate::config::Config;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::metrics::Line;
 use crate::network::Network;
+use crate::run_folder::RunFolder;
+use crate::simd;
 
 pub use open::Resume;
 
@@ -54,6 +56,8 @@ pub enum Event<'a> {
 struct Teacher {
     network: Network,
     params: Vec<f32>,
+    /// What identifies it.
+    hash: String,
 }
 
 /// A run in progress.
@@ -134,11 +138,19 @@ impl Trainer {
     }
 
     fn save(&mut self) -> Result<PathBuf> {
+        if !simd::sum_of_squares(&self.params).is_finite() {
+            return Err(self.not_finite(self.state.step, "a weight"));
+        }
         let Self { network, params, moments, state, files, .. } = self;
         let path = self.folder.save(&network.layout, params, moments, state, files)?;
         self.folder.prune(self.config.checkpoint.keep, self.state.best.map(|(_, step)| step))?;
         self.saved = Some((self.state.step, path.clone()));
         Ok(path)
+    }
+
+    fn not_finite(&self, step: u64, what: &'static str) -> Error {
+        let kept = self.saved.as_ref().map_or("none".to_owned(), |(_, path)| path.display().to_string());
+        Error::NotFinite { step, what, kept }
     }
 }
 

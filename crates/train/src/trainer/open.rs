@@ -2,22 +2,26 @@
 
 use std::path::{Path, PathBuf};
 
-use sherry::Progress;
+use serde_json::Value;
 use sherry::io::{ReadMode, write_atomic};
-use sherry::model::{Checkpoint, config_hf};
+use sherry::model::{ArchConfig, Checkpoint, config_hf};
+use sherry::{Progress, available_memory};
 
 use super::{Teacher, Trainer};
 use crate::adamw::Moments;
-use crate::checkpoint::{self, RunFolder, State};
+use crate::checkpoint::{Loaded, State, Verified};
 use crate::config::{Config, TokenizerChoice};
 use crate::data::{Coder, Dataset, Sources};
 use crate::error::{Error, Result};
 use crate::methods::Quantizer;
 use crate::network::Network;
-use crate::{pretrained, scratch};
+use crate::run_folder::{self, RunFolder};
+use crate::{memory, pretrained, scratch};
 
 /// The file in the run folder that says which files of the cache hold its tokens.
 const DATA_INDEX: &str = "data.json";
+/// Most passes over the training text in one step.
+const MAX_PASSES: usize = 16;
 
 /// Where to begin.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,10 +40,24 @@ struct Opening<'a> {
     run: &'a Path,
     /// The model that training goes on from.
     base: Option<Checkpoint>,
+    /// The model to learn from besides the text.
+    teacher: Option<Checkpoint>,
     pool: rayon::ThreadPool,
     /// Where tokenized text is kept.
     cache: PathBuf,
     progress: &'a dyn Progress,
+}
+
+/// Training and validation text.
+struct Texts {
+    train: Sources,
+    valid: Option<Sources>,
+}
+
+/// The same as tokens.
+struct Data {
+    train: Dataset,
+    valid: Option<Dataset>,
 }
 
 impl Trainer {
@@ -51,17 +69,28 @@ impl Trainer {
         let folder = RunFolder::open(run)?;
         let from = starting_point(&folder, &config, resume, progress)?;
         let opening = Opening::new(&config, run, progress)?;
-        let (train_text, valid_text) = opening.sources()?;
-        let coder = opening.coder(&train_text)?;
-        let network = opening.network(&coder)?;
-        let (train, valid) = opening.datasets(&train_text, &valid_text, &coder)?;
-        let (params, moments, state) = match &from {
-            Some(path) => opening.resumed(path, &network, &train)?,
-            None => opening.fresh(&network, &train)?,
-        };
-        let teacher = opening.teacher(&network)?;
+        let coder = opening.given_coder()?;
+        let arch = opening.architecture(coder.as_ref())?;
+        opening.check_memory(&arch)?;
+        let texts = opening.texts()?;
+        let coder = coder.map_or_else(|| opening.learned_coder(&texts.train), Ok)?;
+        let network = opening.network(arch, &coder)?;
         let files = opening.files(&coder, &network)?;
-        let (pool, saved) = (opening.pool, from.map(|path| (state.step, path)));
+        let data = opening.data(&texts, &coder)?;
+        let teacher = opening.teacher(&network)?;
+        let state = opening.state(&data, teacher.as_ref());
+        let saved = from.as_ref().map(|from| (from.state().step, from.path().to_path_buf()));
+        let Loaded { params, moments, state } = match from {
+            Some(from) => {
+                unchanged(&from, &config, &state, &files)?;
+                opening.resumed(from, &network, state)?
+            }
+            None => opening.fresh(&network, state)?,
+        };
+        for path in folder.abandon_after(saved.as_ref().map(|(step, path)| (*step, path.as_path())))? {
+            progress.note(&format!("set aside as {}: it lies ahead of where this run goes on", path.display()));
+        }
+        let (pool, Data { train, valid }) = (opening.pool, data);
         Ok(Self { config, folder, network, params, moments, state, train, valid, teacher, files, pool, saved })
     }
 }
@@ -72,91 +101,180 @@ fn starting_point(
     config: &Config,
     resume: &Resume,
     progress: &dyn Progress,
-) -> Result<Option<PathBuf>> {
+) -> Result<Option<Verified>> {
     let run = folder.path();
-    let from = match resume {
-        Resume::Auto => checkpoint::newest(run, progress)?,
-        Resume::From(path) => Some(path.clone()),
-        Resume::Never => match folder.checkpoints()?.first() {
-            Some((step, _)) => {
-                let problem = format!("already holds a checkpoint of step {step}; resume it or use another folder");
+    let newest = folder.checkpoints()?.into_iter().next();
+    let from = match (resume, newest) {
+        (Resume::Auto, _) => run_folder::newest(run, progress)?,
+        (Resume::Never, None) => None,
+        (Resume::Never, Some((step, _))) => {
+            let problem = format!("already holds a checkpoint of step {step}; resume it or use another folder");
+            return Err(Error::checkpoint(run, problem));
+        }
+        (Resume::From(path), newest) => {
+            let from = Verified::open(path, progress)?;
+            let canonical = |path: &Path| path.canonicalize().map_err(sherry::Error::io(path, "open"));
+            let own = canonical(path)?.parent() == Some(&canonical(run)?);
+            if let Some((step, _)) = newest.filter(|_| !own) {
+                let problem = format!(
+                    "holds a checkpoint of step {step} of its own; go on from {} in another folder",
+                    path.display()
+                );
                 return Err(Error::checkpoint(run, problem));
             }
-            None => None,
-        },
-    };
-    if let Some(path) = &from {
-        let state = checkpoint::read_state(path)?;
-        if let Some((field, was, now)) = config.difference(&state.config) {
-            return Err(Error::Changed { path: path.clone(), field, was, now });
+            Some(from)
         }
+    };
+    if let Some(from) = &from {
+        config.resumes(from.path(), from.state())?;
     }
     Ok(from)
 }
 
+/// Refuses what the configuration cannot show: contents that changed under the same name. `now` is the state of a run that
+/// begins, `files` are what goes with its checkpoints.
+fn unchanged(from: &Verified, config: &Config, now: &State, files: &[(String, Vec<u8>)]) -> Result<()> {
+    let was = from.state();
+    // A run of an earlier version does not say what it was validated with or taught by.
+    let said = |was: &Option<String>, is_used: bool| was.is_some() || !is_used;
+    let describe = |hash: &Option<String>| hash.clone().unwrap_or_else(|| "none".to_owned());
+    let contents = [
+        (true, "data.train (contents)", was.data.clone(), now.data.clone()),
+        (said(&was.valid, now.valid.is_some()), "data.valid (contents)", describe(&was.valid), describe(&now.valid)),
+        (
+            said(&was.teacher, now.teacher.is_some()),
+            "loss.teacher (contents)",
+            describe(&was.teacher),
+            describe(&now.teacher),
+        ),
+    ];
+    let changed = |field: &str, was: String, now: String| {
+        Err(Error::Changed { path: from.path().to_path_buf(), field: field.to_owned(), was, now })
+    };
+    for (is_known, field, was, now) in contents {
+        if is_known && was != now {
+            return changed(field, was, now);
+        }
+    }
+    // Both read by the same program: what another version writes differently may still mean the same.
+    let path = from.path().join(CONFIG);
+    let now = files.iter().find(|(name, _)| name == CONFIG).map(|(_, bytes)| bytes);
+    if let (Ok(was), Some(now)) = (std::fs::read(&path), now) {
+        let parse = |bytes: &[u8]| -> Result<(ArchConfig, Value)> {
+            let value: Value =
+                serde_json::from_slice(bytes).map_err(|error| Error::checkpoint(&path, error.to_string()))?;
+            Ok((config_hf::parse(&path, &value)?, value))
+        };
+        let (was, now) = (parse(&was)?, parse(now)?);
+        if was.0 != now.0 {
+            let field =
+                config.model.from.as_ref().map_or("model".to_owned(), |_| "model.from (config.json)".to_owned());
+            let different = was.1.as_object().into_iter().flatten().find(|(key, value)| now.1.get(key) != Some(value));
+            let key = different.map_or_else(String::new, |(key, _)| key.clone());
+            let of = |value: &Value| value.get(&key).map_or_else(|| "none".to_owned(), Value::to_string);
+            return changed(&format!("{field}: {key}"), of(&was.1), of(&now.1));
+        }
+    }
+    Ok(())
+}
+
+/// The file that describes the architecture.
+const CONFIG: &str = "config.json";
+
 impl<'a> Opening<'a> {
     fn new(config: &'a Config, run: &'a Path, progress: &'a dyn Progress) -> Result<Self> {
-        let base = match &config.model.from {
-            Some(path) => Some(Checkpoint::open(path, ReadMode::Map)?),
-            None => None,
-        };
+        let open = |path: &PathBuf| Checkpoint::open(path, ReadMode::Map);
+        let base = config.model.from.as_ref().map(open).transpose()?;
+        let teacher = config.loss.teacher.as_ref().filter(|_| config.loss.distillation > 0.0);
+        let teacher = teacher.map(open).transpose()?;
         let pool = rayon::ThreadPoolBuilder::new().num_threads(config.threads).build();
         let pool = pool.map_err(|error| Error::field(run, "threads", error.to_string()))?;
         let cache = config.data.cache.clone().unwrap_or_else(|| run.join("data"));
-        Ok(Self { config, run, base, pool, cache, progress })
+        Ok(Self { config, run, base, teacher, pool, cache, progress })
     }
 
-    fn invalid(&self, field: &str, problem: String) -> Error {
+    fn invalid(&self, field: &str, problem: impl AsRef<str>) -> Error {
         Error::field(self.run, field, problem)
     }
 
-    /// Training and validation text.
-    fn sources(&self) -> Result<(Sources, Sources)> {
-        let data = &self.config.data;
-        let open = |files: &[PathBuf]| self.pool.install(|| Sources::open(files, &data.text_field));
-        let (train, valid) = (open(&data.train)?, open(&data.valid)?);
-        if let Some((valid, train)) = valid.shared_with(&train) {
-            let problem = format!("{} holds the same as {}, which is trained on", valid.display(), train.display());
-            return Err(self.invalid("data.valid", problem));
-        }
-        Ok((train, valid))
-    }
-
-    fn coder(&self, train: &Sources) -> Result<Coder> {
+    /// The tokenizer that there is already; `None` when it is to be learned.
+    fn given_coder(&self) -> Result<Option<Coder>> {
         match (&self.config.data.tokenizer, &self.base) {
-            (Some(TokenizerChoice::Path(path)), _) => Coder::open(path),
-            (Some(TokenizerChoice::Learned { vocab }), _) => {
-                self.pool.install(|| Coder::learned(train, *vocab, &self.cache, self.progress))
-            }
-            (None, Some(base)) => Coder::of_checkpoint(base),
-            (None, None) => Err(self.invalid("data.tokenizer", "missing".to_owned())),
+            (Some(TokenizerChoice::Path(path)), _) => Coder::open(path).map(Some),
+            (Some(TokenizerChoice::Learned { .. }), _) => Ok(None),
+            (None, Some(base)) => Coder::of_checkpoint(base).map(Some),
+            (None, None) => Err(self.invalid("data.tokenizer", "missing")),
         }
     }
 
-    fn network(&self, coder: &Coder) -> Result<Network> {
+    fn learned_coder(&self, train: &Sources) -> Result<Coder> {
+        let Some(TokenizerChoice::Learned { vocab }) = self.config.data.tokenizer else {
+            return Err(self.invalid("data.tokenizer", "missing"));
+        };
+        self.pool.install(|| Coder::learned(train, vocab, &self.cache, self.progress))
+    }
+
+    /// The architecture; a vocabulary that is still to be learned counts as full.
+    fn architecture(&self, coder: Option<&Coder>) -> Result<ArchConfig> {
+        let vocab = match (&self.config.data.tokenizer, coder) {
+            (_, Some(coder)) => coder.vocab(),
+            (Some(TokenizerChoice::Learned { vocab }), None) => *vocab,
+            _ => return Err(self.invalid("data.tokenizer", "missing")),
+        };
         let arch = match &self.base {
             Some(base) => pretrained::architecture(base)?,
-            None => scratch::architecture(self.config, coder.vocab()),
+            None => scratch::architecture(self.config, vocab),
         };
-        if coder.vocab() > arch.vocab {
-            let problem = format!("{} rows for a tokenizer of {} tokens", arch.vocab, coder.vocab());
-            return Err(self.invalid("model.vocab", problem));
-        }
         let quantizer = self.config.quantizer.build();
         for cols in [arch.hidden, arch.heads * arch.head_dim, arch.ffn] {
             if let Some(problem) = quantizer.problem(cols) {
                 return Err(self.invalid("quantizer", problem));
             }
         }
-        Ok(Network::new(arch, quantizer))
+        Ok(arch)
+    }
+
+    /// Refuses a run that does not fit into memory, before anything is read or made.
+    fn check_memory(&self, arch: &ArchConfig) -> Result<()> {
+        let Some(available) = available_memory() else { return Ok(()) };
+        let teacher = self.teacher.as_ref().map(pretrained::architecture).transpose()?;
+        let threads = self.pool.current_num_threads();
+        memory::check(self.config, arch, teacher.as_ref(), threads, available as f64)
+            .map_err(|(field, problem)| self.invalid(field, problem))
+    }
+
+    fn texts(&self) -> Result<Texts> {
+        let data = &self.config.data;
+        let open = |files: &[PathBuf]| self.pool.install(|| Sources::open(files, &data.text_field, self.progress));
+        let train = open(&data.train)?;
+        let valid = if data.valid.is_empty() { None } else { Some(open(&data.valid)?) };
+        if let Some((valid, train)) = valid.as_ref().and_then(|valid| valid.shared_with(&train)) {
+            let problem = format!("{} holds the same as {}, which is trained on", valid.display(), train.display());
+            return Err(self.invalid("data.valid", problem));
+        }
+        Ok(Texts { train, valid })
+    }
+
+    fn network(&self, arch: ArchConfig, coder: &Coder) -> Result<Network> {
+        // A text may have had patterns for fewer tokens than were asked for.
+        let vocab = match (&self.base, self.config.model.vocab) {
+            (None, None) => coder.vocab(),
+            _ => arch.vocab,
+        };
+        if coder.vocab() > vocab {
+            let problem = format!("{vocab} rows for a tokenizer of {} tokens", coder.vocab());
+            return Err(self.invalid("model.vocab", problem));
+        }
+        Ok(Network::new(ArchConfig { vocab, ..arch }, self.config.quantizer.build()))
     }
 
     /// The tokens of both texts; the run folder says where they lie.
-    fn datasets(&self, train: &Sources, valid: &Sources, coder: &Coder) -> Result<(Dataset, Option<Dataset>)> {
+    fn data(&self, texts: &Texts, coder: &Coder) -> Result<Data> {
         let (length, cache, progress) = (self.config.batch.length, &self.cache, self.progress);
         let open = |sources: &Sources| self.pool.install(|| Dataset::open(sources, coder, length, cache, progress));
-        let train = open(train)?;
-        let valid = if self.config.data.valid.is_empty() { None } else { Some(open(valid)?) };
+        let train = open(&texts.train)?;
+        self.check_text(&train)?;
+        let valid = texts.valid.as_ref().map(open).transpose()?;
         progress.note(&format!(
             "{} training tokens in {} windows, {} for validation",
             train.tokens(),
@@ -165,52 +283,80 @@ impl<'a> Opening<'a> {
         ));
         let index = serde_json::json!({ "train": train.describe(), "valid": valid.as_ref().map(Dataset::describe) });
         write_atomic(&self.run.join(DATA_INDEX), &serde_json::to_vec_pretty(&index).unwrap_or_default())?;
-        Ok((train, valid))
+        Ok(Data { train, valid })
     }
 
-    /// Parameters, moments and state of the checkpoint `path`.
-    fn resumed(&self, path: &Path, network: &Network, train: &Dataset) -> Result<(Vec<f32>, Moments, State)> {
-        let loaded = checkpoint::load(path, &network.layout)?;
-        let was = loaded.state.data.clone();
-        if was != train.hash() {
-            let (path, field) = (path.to_path_buf(), "data.train (contents)".to_owned());
-            return Err(Error::Changed { path, field, was, now: train.hash() });
+    /// Refuses batches that the training text cannot fill.
+    fn check_text(&self, train: &Dataset) -> Result<()> {
+        let (batch, windows) = (&self.config.batch, train.windows());
+        let most = train.tokens() - 1;
+        if batch.length > most {
+            let problem = format!("{} tokens per sequence, but the training text has {most} to predict", batch.length);
+            return Err(self.invalid("batch.length", format!("{problem}: lower it, or give more text")));
         }
-        self.progress.note(&format!("resuming at step {} of {}", loaded.state.step, path.display()));
-        let config = serde_json::to_value(self.config).unwrap_or_default();
-        Ok((loaded.params, loaded.moments, State { config, ..loaded.state }))
+        if windows > u32::MAX as usize {
+            let problem = format!("{windows} windows of training text, at most {} can be put into order", u32::MAX);
+            return Err(self.invalid("batch.length", format!("{problem}: raise it")));
+        }
+        let sequences = batch.size.saturating_mul(batch.accumulate);
+        if sequences > windows.saturating_mul(MAX_PASSES) {
+            let field = if batch.size > batch.accumulate { "batch.size" } else { "batch.accumulate" };
+            let problem = format!("{sequences} sequences in a step, but the training text has {windows}");
+            return Err(self.invalid(field, format!("{problem} of {} tokens: lower it", batch.length)));
+        }
+        if sequences > windows {
+            self.progress
+                .note(&format!("a step of {sequences} sequences sees each of the text's {windows} more than once"));
+        }
+        Ok(())
     }
 
-    /// The same of a run that begins.
-    fn fresh(&self, network: &Network, train: &Dataset) -> Result<(Vec<f32>, Moments, State)> {
-        let params = match &self.base {
-            Some(base) => pretrained::parameters(base, &network.layout, &network.quantizer)?,
-            None => network.layout.init(&network.quantizer, self.config.seed),
-        };
-        let state = State {
+    fn teacher(&self, student: &Network) -> Result<Option<Teacher>> {
+        let Some(checkpoint) = &self.teacher else { return Ok(None) };
+        let network = Network::new(pretrained::architecture(checkpoint)?, Quantizer::FULL);
+        if network.arch.vocab != student.arch.vocab {
+            let problem = format!("has {} tokens, the student {}", network.arch.vocab, student.arch.vocab);
+            return Err(self.invalid("loss.teacher", problem));
+        }
+        let params = pretrained::parameters(checkpoint, &network.layout, &Quantizer::FULL, self.progress)?;
+        let hash = pretrained::hash(&network.arch, &params, self.progress)?;
+        Ok(Some(Teacher { network, params, hash }))
+    }
+
+    /// The state of a run that begins.
+    fn state(&self, data: &Data, teacher: Option<&Teacher>) -> State {
+        State {
             step: 0,
             cursor: 0,
             tokens: 0,
             lambda: 0.0,
             best: None,
-            data: train.hash(),
+            validated: None,
+            data: data.train.hash(),
+            valid: data.valid.as_ref().map(Dataset::hash),
+            teacher: teacher.map(|teacher| teacher.hash.clone()),
             config: serde_json::to_value(self.config).unwrap_or_default(),
-        };
-        Ok((params, Moments::new(network.layout.len), state))
+        }
     }
 
-    fn teacher(&self, student: &Network) -> Result<Option<Teacher>> {
-        let Some(path) = self.config.loss.teacher.as_ref().filter(|_| self.config.loss.distillation > 0.0) else {
-            return Ok(None);
+    /// What the checkpoint `from` holds, with what `now` says of configuration and contents.
+    fn resumed(&self, from: Verified, network: &Network, now: State) -> Result<Loaded> {
+        let path = from.path().display().to_string();
+        let loaded = from.load(&network.layout, self.progress)?;
+        let was = loaded.state;
+        self.progress.note(&format!("resuming at step {} of {path}", was.step));
+        let (step, cursor, tokens, lambda) = (was.step, was.cursor, was.tokens, was.lambda);
+        let state = State { step, cursor, tokens, lambda, best: was.best, validated: was.validated, ..now };
+        Ok(Loaded { state, ..loaded })
+    }
+
+    fn fresh(&self, network: &Network, state: State) -> Result<Loaded> {
+        let layout = &network.layout;
+        let params = match &self.base {
+            Some(base) => pretrained::parameters(base, layout, &network.quantizer, self.progress)?,
+            None => layout.init(&network.quantizer, self.config.seed, self.progress)?,
         };
-        let checkpoint = Checkpoint::open(path, ReadMode::Map)?;
-        let network = Network::new(pretrained::architecture(&checkpoint)?, Quantizer::FULL);
-        if network.arch.vocab != student.arch.vocab {
-            let problem = format!("has {} tokens, the student {}", network.arch.vocab, student.arch.vocab);
-            return Err(self.invalid("loss.teacher", problem));
-        }
-        let params = pretrained::parameters(&checkpoint, &network.layout, &Quantizer::FULL)?;
-        Ok(Some(Teacher { network, params }))
+        Ok(Loaded { state, params, moments: Moments::new(layout.len) })
     }
 
     /// Files that go with every checkpoint: the tokenizer and the architecture.
@@ -226,7 +372,7 @@ impl<'a> Opening<'a> {
                 fields.remove("quantization_config");
                 fields.insert("torch_dtype".to_owned(), "float32".into());
             }
-            files.push(("config.json".to_owned(), serde_json::to_vec_pretty(&described).unwrap_or_default()));
+            files.push((CONFIG.to_owned(), serde_json::to_vec_pretty(&described).unwrap_or_default()));
         }
         Ok(files)
     }

@@ -1,6 +1,6 @@
 //! The training loop: batches, one optimizer step after the other, measurements, checkpoints.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use sherry::Progress;
 
@@ -9,7 +9,7 @@ use crate::adamw::AdamW;
 use crate::block::Probe;
 use crate::config::Config;
 use crate::data::Order;
-use crate::error::{Error, Result};
+use crate::error::{Result, uninterrupted};
 use crate::layout::Learn;
 use crate::linear::Pass;
 use crate::loss::{IGNORED, Mix, Sums};
@@ -31,13 +31,31 @@ struct Loop<'a> {
     grads: Vec<f32>,
     log: MetricsFile,
     watchdog: Watchdog,
-    /// Since when, and over how many tokens, speed is measured.
-    since: Instant,
-    tokens_since: u64,
+    speed: Speed,
     loss: Option<f64>,
     valid_loss: Option<f64>,
     progress: &'a dyn Progress,
     watch: &'a (dyn Fn(Event<'_>) + Sync),
+}
+
+/// Tokens per second of steps, whatever else takes time between them.
+#[derive(Default)]
+struct Speed {
+    tokens: u64,
+    spent: Duration,
+}
+
+impl Speed {
+    fn add(&mut self, tokens: u64, spent: Duration) {
+        self.tokens += tokens;
+        self.spent += spent;
+    }
+
+    /// Since this was asked last.
+    fn take(&mut self) -> f64 {
+        let Self { tokens, spent } = std::mem::take(self);
+        tokens as f64 / spent.as_secs_f64().max(1e-9)
+    }
 }
 
 /// What one optimizer step was made of.
@@ -61,25 +79,28 @@ impl Trainer {
     pub(super) fn steps(&mut self, progress: &dyn Progress, watch: &(dyn Fn(Event<'_>) + Sync)) -> Result<Outcome> {
         let mut run = Loop::new(self, progress, watch)?;
         let steps = run.config.steps;
-        while self.state.step < steps {
-            match run.step(self).and_then(|step| run.finish_step(self, &step)) {
-                Err(Error::Library(sherry::Error::Interrupted)) => break,
-                result => result?,
-            }
+        let mut result = run.make_up(self);
+        while result.is_ok() && self.state.step < steps {
+            result = run.step(self).and_then(|step| run.finish_step(self, &step));
         }
-        if self.saved.as_ref().is_none_or(|(step, _)| *step != self.state.step) {
-            watch(Event::Saved(&self.save()?));
+        if let Err(error) = result {
+            if !error.is_interrupt() || self.state.step == 0 && self.saved.is_none() {
+                return Err(error);
+            }
+            if self.saved.as_ref().is_none_or(|(step, _)| *step != self.state.step) {
+                watch(Event::Saved(&self.save()?));
+            }
         }
         let checkpoint = self.prepare()?;
         if let Some(warning) = Watchdog::end(self.state.step, steps, self.state.lambda) {
             progress.note(&format!("warning: {warning}"));
         }
-        let (step, finished) = (self.state.step, self.state.step >= steps);
+        let (step, finished) = (self.state.step, self.state.step >= steps && !run.owes_validation(self));
         Ok(Outcome { step, finished, loss: run.loss, valid_loss: run.valid_loss, checkpoint })
     }
 
-    fn weights(&self) -> WeightProbe {
-        WeightProbe::new(&self.network.layout, &self.network.quantizer, &self.params)
+    fn weights(&self, progress: &dyn Progress) -> Result<WeightProbe> {
+        WeightProbe::new(&self.network.layout, &self.network.quantizer, &self.params, progress)
     }
 }
 
@@ -96,12 +117,11 @@ impl<'a> Loop<'a> {
             mix: config.mix(),
             order: Order::new(config.seed, trainer.train.windows(), trainer.state.cursor),
             space: trainer.network.workspace(batch.size, batch.length, batch.recompute),
-            teacher_space: teacher.map(|teacher| teacher.network.workspace(batch.size, batch.length, true)),
+            teacher_space: teacher.map(|teacher| teacher.network.forward_workspace(batch.size, batch.length)),
             grads: vec![0.0f32; trainer.params.len()],
             watchdog: log.watchdog()?,
             log,
-            since: Instant::now(),
-            tokens_since: 0,
+            speed: Speed::default(),
             loss: None,
             valid_loss: None,
             config,
@@ -115,28 +135,50 @@ impl<'a> Loop<'a> {
         every > 0 && step.is_multiple_of(every)
     }
 
+    /// Whether the validation after the last step is still to be done: it was interrupted.
+    fn owes_validation(&self, trainer: &Trainer) -> bool {
+        let (step, every) = (trainer.state.step, self.config.metrics.valid_every);
+        let is_due = step == self.config.steps || every > 0 && step.is_multiple_of(every);
+        trainer.valid.is_some() && step > 0 && is_due && trainer.state.validated != Some(step)
+    }
+
+    /// Does what an interrupt kept the last step of a resumed run from doing.
+    fn make_up(&mut self, trainer: &mut Trainer) -> Result<()> {
+        if self.owes_validation(trainer) {
+            self.conclude(trainer, Line { step: trainer.state.step, ..Line::default() })?;
+        }
+        Ok(())
+    }
+
     /// One optimizer step. The state changes at its end only.
     fn step(&mut self, trainer: &mut Trainer) -> Result<Step> {
+        uninterrupted(self.progress)?;
+        let started = Instant::now();
         let (step, steps) = (trainer.state.step, self.config.steps);
         let (lr, lambda) = (self.rate.at(step, steps), self.arenas.at(step, steps));
-        let mut probe = self.is_probed(step + 1).then(|| (RankProbe::default(), trainer.weights().codes));
-        let passes: Vec<_> = (0..self.config.batch.accumulate).map(|_| self.next_batch(trainer)).collect();
-        let live = passes.iter().flat_map(|(_, targets)| targets).filter(|&&t| t != IGNORED).count();
+        let mut probe = match self.is_probed(step + 1) {
+            true => Some((RankProbe::default(), trainer.weights(self.progress)?.codes)),
+            false => None,
+        };
+        let batch = &self.config.batch;
+        let windows: Vec<usize> = (0..batch.size * batch.accumulate).map(|_| self.order.next_window()).collect();
+        let live: usize = windows.iter().map(|window| trainer.train.targets(*window)).sum();
+        let (size, scale) = (batch.size, 1.0 / live.max(1) as f32);
         self.grads.fill(0.0);
         let mut sums = Sums::default();
-        for (pass, (tokens, targets)) in passes.iter().enumerate() {
+        for (pass, windows) in windows.chunks(size).enumerate() {
             let probe = probe.as_mut().filter(|_| pass == 0).map(|(ranks, _)| ranks as &mut dyn Probe);
-            let part = self.add_gradients(trainer, tokens, targets, lambda as f32, 1.0 / live.max(1) as f32, probe)?;
+            let part = self.add_gradients(trainer, windows, lambda as f32, scale, probe)?;
             sums.cross_entropy += part.cross_entropy;
             sums.divergence += part.divergence;
             sums.tokens += part.tokens;
         }
         let grad_norm = simd::sum_of_squares(&self.grads).sqrt();
         let done = Step { lr, lambda, sums, grad_norm, probe };
-        for (what, value) in [("loss", done.mean(sums.cross_entropy + sums.divergence)), ("gradient norm", grad_norm)] {
+        let loss = done.mean(sums.cross_entropy + sums.divergence);
+        for (what, value) in [("loss", loss), ("gradient norm", grad_norm)] {
             if !value.is_finite() {
-                let kept = trainer.saved.as_ref().map_or("none".to_owned(), |(_, path)| path.display().to_string());
-                return Err(Error::NotFinite { step: step + 1, what, kept });
+                return Err(trainer.not_finite(step + 1, what));
             }
         }
         let tensors = &trainer.network.layout.tensors;
@@ -144,28 +186,22 @@ impl<'a> Loop<'a> {
         let state = &mut trainer.state;
         (state.step, state.cursor, state.lambda) = (step + 1, self.order.cursor(), lambda);
         state.tokens += sums.tokens;
+        self.speed.add(sums.tokens, started.elapsed());
         Ok(done)
     }
 
-    /// The windows of one pass: inputs and targets.
-    fn next_batch(&mut self, trainer: &Trainer) -> (Vec<u32>, Vec<u32>) {
-        let (mut tokens, mut targets) = (Vec::new(), Vec::new());
-        for _ in 0..self.config.batch.size {
-            trainer.train.push_window(self.order.next_window(), &mut tokens, &mut targets);
-        }
-        (tokens, targets)
-    }
-
-    /// Forward and backward of one pass.
+    /// Forward and backward of one pass over these windows.
     fn add_gradients(
         &mut self,
         trainer: &Trainer,
-        tokens: &[u32],
-        targets: &[u32],
+        windows: &[usize],
         lambda: f32,
         scale: f32,
         probe: Option<&mut dyn Probe>,
     ) -> Result<Sums> {
+        let (mut tokens, mut targets) = (Vec::new(), Vec::new());
+        windows.iter().for_each(|window| trainer.train.push_window(*window, &mut tokens, &mut targets));
+        let (tokens, targets) = (&tokens[..], &targets[..]);
         let Self { progress, mix, grads, space, teacher_space, .. } = self;
         let progress = *progress;
         let teacher = match (&trainer.teacher, teacher_space) {
@@ -184,52 +220,54 @@ impl<'a> Loop<'a> {
     /// What follows a step: its metrics, a validation, a checkpoint, as far as they are due.
     fn finish_step(&mut self, trainer: &mut Trainer, done: &Step) -> Result<()> {
         let step = trainer.state.step;
-        let (every, valid_every) = (self.config.metrics.every, self.config.metrics.valid_every);
-        let last = step == self.config.steps;
         let loss = done.mean(done.sums.cross_entropy);
         self.loss = Some(loss);
-        self.tokens_since += done.sums.tokens;
         (self.watch)(Event::Step { step, loss, tokens: trainer.state.tokens });
 
         let mut line = Line { step, ..Line::default() };
-        if step.is_multiple_of(every) || last || done.probe.is_some() {
+        if step.is_multiple_of(self.config.metrics.every) || step == self.config.steps || done.probe.is_some() {
             self.describe(&mut line, trainer, done);
         }
-        if let Some((ranks, before)) = &done.probe {
-            self.look_closely(&mut line, trainer, ranks, before);
-        }
-        if trainer.valid.is_some() && (last || valid_every > 0 && step.is_multiple_of(valid_every)) {
-            let (exported, lambda) = (self.validate(trainer, 0.0)?, done.lambda as f32);
-            line.valid_loss = Some(exported);
-            line.valid_loss_with_lambda = if lambda > 0.0 { Some(self.validate(trainer, lambda)?) } else { None };
-            self.valid_loss = Some(exported);
-            self.since = Instant::now();
-        }
+        let looked = match &done.probe {
+            Some((ranks, before)) => self.look_closely(&mut line, trainer, ranks, before),
+            None => Ok(()),
+        };
+        self.conclude(trainer, line)?;
+        looked
+    }
+
+    /// Validates where that is due, writes the line down, saves a checkpoint where that is due.
+    fn conclude(&mut self, trainer: &mut Trainer, mut line: Line) -> Result<()> {
+        let step = trainer.state.step;
+        let validated = if self.owes_validation(trainer) { self.validate(trainer, &mut line) } else { Ok(()) };
         if line.loss.is_some() || line.valid_loss.is_some() {
             self.log.write(&line)?;
             (self.watch)(Event::Line(&line));
         }
-        let better = line.valid_loss.filter(|&v| trainer.state.best.is_none_or(|(best, _)| v < best));
-        if let Some(value) = better {
-            trainer.state.best = Some((value, step));
+        validated?;
+        if line.valid_loss.is_some_and(|loss| !loss.is_finite()) {
+            self.progress.note(&format!("warning: the validation loss is not a number at step {step}"));
         }
-        if last || step.is_multiple_of(self.config.checkpoint.every) || better.is_some() {
+        let is_better = |loss: &f64| loss.is_finite() && trainer.state.best.is_none_or(|(best, _)| *loss < best);
+        let better = line.valid_loss.filter(is_better);
+        if let Some(loss) = better {
+            trainer.state.best = Some((loss, step));
+        }
+        if step == self.config.steps || step.is_multiple_of(self.config.checkpoint.every) || better.is_some() {
             (self.watch)(Event::Saved(&trainer.save()?));
         }
         Ok(())
     }
 
     fn describe(&mut self, line: &mut Line, trainer: &Trainer, done: &Step) {
-        let speed = self.tokens_since as f64 / self.since.elapsed().as_secs_f64().max(1e-9);
         line.loss = self.loss;
         line.divergence = trainer.teacher.as_ref().map(|_| done.mean(done.sums.divergence));
         (line.lr, line.lambda, line.grad_norm) = (Some(done.lr), Some(done.lambda), Some(done.grad_norm));
-        (line.tokens_per_second, line.tokens) = (Some(speed), Some(trainer.state.tokens));
-        (self.since, self.tokens_since) = (Instant::now(), 0);
+        (line.tokens_per_second, line.tokens) = (Some(self.speed.take()), Some(trainer.state.tokens));
     }
 
-    fn look_closely(&mut self, line: &mut Line, trainer: &Trainer, ranks: &RankProbe, before: &[i8]) {
-        let after = trainer.weights();
+    fn look_closely(&mut self, line: &mut Line, trainer: &Trainer, ranks: &RankProbe, before: &[i8]) -> Result<()> {
+        let after = trainer.weights(self.progress)?;
         let flips = before.iter().zip(&after.codes).filter(|(a, b)| a != b).count();
         line.flip_rate = (!before.is_empty()).then(|| flips as f64 / before.len() as f64);
         (line.valley_share, line.histogram) = (after.valley, after.histogram);
@@ -237,10 +275,22 @@ impl<'a> Loop<'a> {
         let warning = self.watchdog.ranks(line.step, line.effective_rank.values().copied());
         warning.into_iter().for_each(|warning| self.progress.note(&format!("warning: {warning}")));
         line.grad_norms = metrics::gradient_norms(&trainer.network.layout, &self.grads);
+        Ok(())
+    }
+
+    /// Validates as an export would be, and with lambda while there is any.
+    fn validate(&mut self, trainer: &mut Trainer, line: &mut Line) -> Result<()> {
+        let lambda = trainer.state.lambda as f32;
+        let exported = self.validation_loss(trainer, 0.0)?;
+        let with_lambda = if lambda > 0.0 { Some(self.validation_loss(trainer, lambda)?) } else { None };
+        (line.valid_loss, line.valid_loss_with_lambda) = (Some(exported), with_lambda);
+        self.valid_loss = Some(exported);
+        trainer.state.validated = Some(trainer.state.step);
+        Ok(())
     }
 
     /// Mean cross entropy over the validation windows at strength `lambda`; NaN without any.
-    fn validate(&mut self, trainer: &Trainer, lambda: f32) -> Result<f64> {
+    fn validation_loss(&mut self, trainer: &Trainer, lambda: f32) -> Result<f64> {
         let Some(valid) = &trainer.valid else { return Ok(f64::NAN) };
         let batch = &self.config.batch;
         let limit = match self.config.metrics.valid_sequences {

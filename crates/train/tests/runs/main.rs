@@ -1,5 +1,9 @@
 //! Whole runs of tiny models: resuming, killing, damage, refusals, learning, exporting.
 
+mod interrupts;
+mod resume;
+mod sizes;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -10,10 +14,11 @@ use sherry::io::ReadMode;
 use sherry::model::{Checkpoint, QkNorm};
 use sherry::{NoProgress, Progress};
 use sherry_convert::Embeddings;
-use sherry_train::checkpoint::{self, RunFolder};
+use sherry_train::checkpoint::{self, Verified};
 use sherry_train::export::{Comparison, Request};
 use sherry_train::rng::Rng;
-use sherry_train::{Config, Error, Outcome, Resume, Trainer};
+use sherry_train::run_folder::{self, RunFolder};
+use sherry_train::{Config, Error, Event, Outcome, Resume, Trainer};
 
 /// A text with structure to learn.
 fn text(lines: usize) -> String {
@@ -45,6 +50,10 @@ fn config(folder: &Path, overrides: &[&str]) -> Config {
 
 fn train(folder: &Path, run: &str, overrides: &[&str], progress: &dyn Progress) -> Result<Outcome, Error> {
     Trainer::open(config(folder, overrides), &folder.join(run), &Resume::Auto, progress)?.run(progress)
+}
+
+fn verify(checkpoint: &Path) -> Result<Verified, Error> {
+    Verified::open(checkpoint, &NoProgress)
 }
 
 fn export(run: &Path, out: &Path, dense: bool) -> Result<Comparison, Error> {
@@ -125,7 +134,7 @@ fn a_prepared_run_begins_where_another_program_can_take_over() {
     let run = folder.path().join("prepared");
     let open = || Trainer::open(config(folder.path(), &overrides), &run, &Resume::Auto, &NoProgress).unwrap();
     let prepared = open().prepare().unwrap();
-    checkpoint::verify(&prepared).unwrap();
+    verify(&prepared).unwrap();
     assert_eq!(prepared, run.join("checkpoint-00000000"));
     assert_eq!(open().prepare().unwrap(), prepared);
     let index: serde_json::Value = serde_json::from_slice(&fs::read(run.join("data.json")).unwrap()).unwrap();
@@ -215,17 +224,17 @@ fn damaged_checkpoints_are_passed_over() {
         cuts.extend((0..10).map(|_| rng.below(good.len())));
         for cut in cuts {
             fs::write(newest.join(name), &good[..cut]).unwrap();
-            assert!(checkpoint::verify(&newest).is_err(), "{name:?} cut at {cut}");
+            assert!(verify(&newest).is_err(), "{name:?} cut at {cut}");
             let mut flipped = good.clone();
             flipped[cut] ^= 1 << rng.below(7);
             // A flip inside the manifest's white space or digits of its own is for the other files to notice.
             fs::write(newest.join(name), &flipped).unwrap();
-            assert!(name == "manifest.json" || checkpoint::verify(&newest).is_err(), "{name:?} flipped at {cut}");
+            assert!(name == "manifest.json" || verify(&newest).is_err(), "{name:?} flipped at {cut}");
         }
         fs::remove_file(newest.join(name)).unwrap();
-        assert!(checkpoint::verify(&newest).is_err());
+        assert!(verify(&newest).is_err());
         fs::write(newest.join(name), &good).unwrap();
-        checkpoint::verify(&newest).unwrap();
+        verify(&newest).unwrap();
     }
     fs::write(newest.join("model.safetensors"), b"half").unwrap();
     let notes = StopAt::new("never");
@@ -267,7 +276,7 @@ fn a_loss_that_is_not_a_number_stops_the_run_and_keeps_what_was_good() {
     let trainer = Trainer::open(config(folder.path(), &["steps=6"]), &run, &Resume::Auto, &NoProgress).unwrap();
     let layout = trainer.network().layout.clone();
     drop(trainer);
-    let mut loaded = checkpoint::load(&good.checkpoint, &layout).unwrap();
+    let mut loaded = verify(&good.checkpoint).unwrap().load(&layout, &NoProgress).unwrap();
     loaded.params[layout.final_norm.start] = f32::NAN;
     loaded.state.step += 1;
     let poisoned = RunFolder::open(&run).unwrap();
@@ -275,7 +284,7 @@ fn a_loss_that_is_not_a_number_stops_the_run_and_keeps_what_was_good() {
     drop(poisoned);
     let error = train(folder.path(), "run", &["steps=6"], &NoProgress).unwrap_err();
     assert!(matches!(error, Error::NotFinite { step: 5, what: "loss", .. }), "{error}");
-    checkpoint::verify(&good.checkpoint).unwrap();
+    verify(&good.checkpoint).unwrap();
 }
 
 #[test]
