@@ -44,6 +44,9 @@ class State:
     best: Optional[tuple[float, int]]
     data: str
     config: dict[str, Any]
+    validated: Optional[int] = None
+    valid: Optional[str] = None
+    teacher: Optional[str] = None
 
     @staticmethod
     def read(folder: Path) -> "State":
@@ -51,7 +54,12 @@ class State:
         try:
             fields = json.loads(path.read_text(encoding="utf-8"))
             fields["lam"] = fields.pop("lambda")
-            return State(**{f.name: fields[f.name] for f in dataclasses.fields(State)})
+            needed = {f.name: fields[f.name] for f in dataclasses.fields(State) if f.default is dataclasses.MISSING}
+            # Runs of earlier versions do not have them.
+            more = {name: fields.get(name) for name in ("validated", "valid", "teacher")}
+            if needed["best"] and needed["best"][0] is None:
+                needed["best"] = None  # a loss that is not a number
+            return State(**needed, **more)
         except (OSError, ValueError, KeyError) as error:
             raise CheckpointError(f"{path}: {error!r}") from error
 

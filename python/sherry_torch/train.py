@@ -159,8 +159,11 @@ class Trainer:
                 since, tokens_since = time.monotonic(), 0
             validating = self.valid is not None and (last or every.valid_every > 0 and state.step % every.valid_every == 0)
             if validating:
+                began = time.monotonic()
                 line["valid_loss"] = self.validate(0.0)
                 line["valid_loss_with_lambda"] = self.validate(lam) if lam > 0 else None
+                state.validated = state.step
+                since += time.monotonic() - began  # speed is that of steps
             if probing:
                 after, valley, histogram = metrics.codes(self.model, self.first)
                 flips = sum(int((a != b).sum()) for a, b in zip(before, after, strict=True))
@@ -171,9 +174,8 @@ class Trainer:
             if len(line) > 1 and log:
                 log.write(line)
                 self.note(metrics.describe(line, config.steps, batch.length * batch.size * batch.accumulate))
-            if validating:
-                since = time.monotonic()
-            better = validating and (state.best is None or line["valid_loss"] < state.best[0])
+            better = validating and math.isfinite(line["valid_loss"])
+            better = better and (state.best is None or line["valid_loss"] < state.best[0])
             if better:
                 state.best = (line["valid_loss"], state.step)
             if last or stopped or better or state.step % config.checkpoint.every == 0:
