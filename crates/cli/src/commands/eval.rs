@@ -24,7 +24,7 @@ use sherry::tokenizer::Tokenizer;
 use super::Context;
 use super::engine::{ContextSize, EngineArgs, positive};
 use crate::output::{Align, Stdout, Table, bytes};
-use crate::pull::{DataCache, Hub, HubError};
+use crate::pull::{Cache, Hub, HubError, Settings};
 
 /// Measure a model: benchmarks equal to lm-evaluation-harness 0.4.13, perplexity, KL divergence
 #[derive(Args)]
@@ -212,16 +212,17 @@ impl EvalArgs {
             }
             Ok(names)
         };
-        let Some(cache) = DataCache::from_env().filter(|_| self.data.is_none()) else { return Ok((sources, None)) };
-        if !missing(&sources)?.is_empty() {
-            sources.extend(cache.snapshot(task.dataset).map(DataSource::HubSet));
-        }
-        let wanted = missing(&sources)?;
-        let offline = std::env::var("HF_HUB_OFFLINE").is_ok_and(|value| !matches!(&value[..], "" | "0"));
-        if wanted.is_empty() || offline {
+        if self.data.is_some() || missing(&sources)?.is_empty() {
             return Ok((sources, None));
         }
-        match cache.fetch(&Hub::from_env(), task.dataset, task.dataset_config, Some(&wanted), &context.console) {
+        let settings = Settings::from_env()?;
+        let Some(cache) = Cache::new(&settings) else { return Ok((sources, None)) };
+        sources.extend(cache.dataset(task.dataset).map(DataSource::HubSet));
+        let wanted = missing(&sources)?;
+        if wanted.is_empty() || settings.offline {
+            return Ok((sources, None));
+        }
+        match cache.fetch(&Hub::new(settings), task.dataset, task.dataset_config, Some(&wanted), &context.console) {
             Ok(folder) => {
                 sources.truncate(1);
                 sources.push(DataSource::HubSet(folder));

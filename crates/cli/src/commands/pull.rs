@@ -1,5 +1,8 @@
 //! `sherry pull`: a model or benchmark data onto this machine.
 
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -7,11 +10,12 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use serde_json::json;
 use sherry::Progress;
+use sherry::io::AtomicFile;
 use sherry_measure::eval::Task;
 
 use super::Context;
 use crate::output::{Stdout, bytes};
-use crate::pull::{DEMO_NAME, DEMO_REPO, DataCache, Hub, HubError, RemoteFile, Repo, fetch_demo};
+use crate::pull::{Cache, DEMO_NAME, DEMO_REPO, Hub, HubError, RemoteFile, Repo, Settings, fetch_demo, is_plain_path};
 
 /// Download a model or benchmark data from the Hugging Face hub (resumes; checks sizes and checksums)
 #[derive(Args)]
@@ -25,8 +29,8 @@ Examples:
   sherry pull --dataset piqa,hellaswag                 the data of these tasks, into the hub's cache, for `sherry eval`
   sherry pull --dataset allenai/ai2_arc                a data set of the hub by its name
 
-HF_ENDPOINT names another hub, HF_TOKEN opens private and gated repositories. Data
-sets go to HF_HOME, where other tools find them, too.")]
+HF_ENDPOINT names another hub, HF_TOKEN opens private and gated repositories. Data sets go to HF_HUB_CACHE (or hub in
+HF_HOME), where other tools find them, too; model files that are there are copied. HF_HUB_OFFLINE=1: only from there.")]
 pub struct PullArgs {
     /// OWNER/NAME[@REVISION], or smollm2-135m-instruct; with --dataset a data set or tasks
     name: String,
@@ -73,10 +77,10 @@ pub fn pull_demo(to: Option<&Path>, package: bool, console: &dyn Progress) -> Re
     if !package {
         match pull_repo(DEMO_REPO, "main", &[], &folder, console) {
             Ok(()) => return Ok(folder),
-            Err(error) if matches!(error.downcast_ref(), Some(HubError::Unreachable { .. })) => {
-                console.note(&format!("{error:#}"));
-            }
-            Err(error) => return Err(error),
+            Err(error) => match error.downcast_ref() {
+                Some(HubError::Unreachable { .. } | HubError::Offline { .. }) => console.note(&format!("{error:#}")),
+                _ => return Err(error),
+            },
         }
     }
     fetch_demo(to.unwrap_or(Path::new("models")), console)
@@ -84,15 +88,20 @@ pub fn pull_demo(to: Option<&Path>, package: bool, console: &dyn Progress) -> Re
 
 /// All splits of a data set, or of the sets of a comma-separated list of tasks; the folder of the last.
 fn pull_data(name: &str, console: &dyn Progress) -> Result<PathBuf> {
-    let cache = DataCache::from_env().context("no folder to keep data sets in: set HF_HOME")?;
-    let hub = Hub::from_env();
+    let settings = Settings::from_env()?;
+    let cache = Cache::new(&settings).context("no folder to keep data sets in: set HF_HOME")?;
+    let hub = Hub::new(settings);
+    let fetch = |dataset: &str, config: Option<&str>| match cache.dataset(dataset) {
+        Some(folder) if hub.settings().offline => Ok(folder),
+        _ => cache.fetch(&hub, dataset, config, None, console),
+    };
     if name.contains('/') {
         folder_for(name, None)?; // checks the name
-        return cache.fetch(&hub, name, None, None, console);
+        return fetch(name, None);
     }
     let mut folder = PathBuf::new();
     for task in Task::find_all(name)? {
-        folder = cache.fetch(&hub, task.dataset, task.dataset_config, None, console)?;
+        folder = fetch(task.dataset, task.dataset_config)?;
     }
     Ok(folder)
 }
@@ -113,27 +122,91 @@ fn folder_for(repo: &str, to: Option<&Path>) -> Result<PathBuf> {
 }
 
 fn pull_repo(repo: &str, revision: &str, only: &[String], folder: &Path, console: &dyn Progress) -> Result<()> {
-    let hub = Hub::from_env();
-    let listing = hub.list(Repo::Model(repo), revision)?;
-    let files: Vec<&RemoteFile> = if only.is_empty() {
-        listing.iter().filter(|file| is_model_file(&file.path)).collect()
-    } else {
-        for name in only {
-            if !listing.iter().any(|file| file.path == *name) {
-                bail!("{repo}: no file '{name}' at revision {revision}");
-            }
-        }
-        listing.iter().filter(|file| only.contains(&file.path)).collect()
-    };
-    if files.is_empty() {
-        bail!("{repo}: holds no safetensors model; name a file with --file");
+    let hub = Hub::new(Settings::from_env()?);
+    if hub.settings().offline {
+        return copy_repo(&hub, repo, revision, only, folder, console);
     }
-    let total: u64 = files.iter().map(|file| file.size).sum();
-    console.note(&format!("{repo}: {} files, {}", files.len(), bytes(total)));
+    // By commit: what is read does not change while it is read.
+    let commit = hub.commit(Repo::Model(repo), revision)?;
+    let listing = hub.list(Repo::Model(repo), &commit)?;
+    let names = listing.iter().map(|file| file.path.as_str());
+    let wanted = select(repo, revision, names, only)?;
+    let files: Vec<&RemoteFile> = listing.iter().filter(|file| wanted.contains(file.path.as_str())).collect();
+    let total = files.iter().fold(0u64, |sum, file| sum.saturating_add(file.size));
+    console.note(&format!("{repo} at commit {commit}: {} files, {}", files.len(), bytes(total)));
     for file in files {
-        hub.download(Repo::Model(repo), revision, file, folder, console)?;
+        hub.download(Repo::Model(repo), &commit, file, folder, console)?;
+    }
+    if only.is_empty() {
+        for name in names_in(folder).iter().filter(|name| is_model_file(name) && !wanted.contains(name.as_str())) {
+            console.note(&format!("{}: not a file of this revision", folder.join(name).display()));
+        }
     }
     Ok(())
+}
+
+/// The same without the hub: from its cache on this machine.
+fn copy_repo(
+    hub: &Hub,
+    repo: &str,
+    revision: &str,
+    only: &[String],
+    folder: &Path,
+    console: &dyn Progress,
+) -> Result<()> {
+    let cache = Cache::new(hub.settings());
+    let snapshot = cache.as_ref().and_then(|cache| cache.snapshot(Repo::Model(repo), revision));
+    let Some(snapshot) = snapshot else {
+        let place = cache.map_or(String::new(), |cache| format!(" (in {})", cache.root().display()));
+        bail!(HubError::Offline { what: format!("{repo} at revision {revision}{place}") });
+    };
+    let mut names = names_in(&snapshot);
+    names.extend(only.iter().filter(|name| is_plain_path(name) && snapshot.join(name).is_file()).cloned());
+    let wanted = select(repo, revision, names.iter().map(String::as_str), only)?;
+    console.note(&format!("{repo}: {} files from {}", wanted.len(), snapshot.display()));
+    for name in wanted {
+        let (from, to) = (snapshot.join(name), folder.join(name));
+        let problem = || format!("cannot copy {} to {}", from.display(), to.display());
+        fs::create_dir_all(to.parent().unwrap_or(folder)).with_context(problem)?;
+        let mut source = fs::File::open(&from).with_context(problem)?;
+        let mut target = AtomicFile::create(&to)?;
+        let mut buffer = vec![0; 1 << 20];
+        loop {
+            if console.is_cancelled() {
+                bail!(HubError::Interrupted);
+            }
+            match source.read(&mut buffer).with_context(problem)? {
+                0 => break,
+                n => target.write(&buffer[..n])?,
+            }
+        }
+        target.commit()?;
+    }
+    Ok(())
+}
+
+/// Files directly in `folder`.
+fn names_in(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.path().is_file()).filter_map(|entry| entry.file_name().into_string().ok()).collect()
+}
+
+/// Those of the files `names` that are wanted: the ones asked for by name, or a whole model.
+fn select<'a>(
+    repo: &str,
+    revision: &str,
+    names: impl Iterator<Item = &'a str>,
+    only: &[String],
+) -> Result<BTreeSet<&'a str>> {
+    let asked = |name: &&str| if only.is_empty() { is_model_file(name) } else { only.iter().any(|only| only == name) };
+    let found: BTreeSet<&str> = names.filter(asked).collect();
+    if let Some(missing) = only.iter().find(|name| !found.contains(name.as_str())) {
+        bail!("{repo}: no file '{missing}' at revision {revision}");
+    }
+    if found.is_empty() {
+        bail!("{repo}: holds no safetensors model; name a file with --file");
+    }
+    Ok(found)
 }
 
 /// The files that make a Hugging Face model folder; weights in other frameworks' formats stay out.

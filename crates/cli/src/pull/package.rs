@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use sherry::Progress;
 use sherry::io::{AtomicFile, AtomicFolder};
 
-use super::hub::sha256_file;
+use super::download::sha256_file;
 
 /// What users type to get the demo model.
 pub const DEMO_NAME: &str = "smollm2-135m-instruct";

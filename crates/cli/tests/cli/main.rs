@@ -6,6 +6,9 @@ mod evaluate;
 mod fixture;
 mod models;
 mod process;
+mod pull;
 mod streams;
+#[path = "../../src/pull/test_hub.rs"]
+mod test_hub;
 mod training;
 mod usage;

@@ -1,4 +1,6 @@
-//! Benchmark data from the hub, kept where Python's `huggingface_hub` keeps it.
+//! The folder in which Python's `huggingface_hub` keeps what comes from the hub: `REPOSITORY/refs/REVISION` names a
+//! commit, `REPOSITORY/snapshots/COMMIT` holds its files. Benchmark data is kept there; a model that is there need not
+//! come from the hub.
 //!
 //! The hub converts every public data set to Parquet on the branch `refs/convert/parquet`, always with the same names:
 //! `CONFIGURATION/SPLIT/0000.parquet`. That is what is fetched, so one reader does for all sets. In the cache a split's
@@ -11,39 +13,50 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use sherry::Progress;
 use sherry::io::write_atomic;
+use sherry_measure::eval::data::PARTS_FILE;
 
+use super::address::is_plain_path;
 use super::hub::{Hub, RemoteFile, Repo};
+use super::{HubError, Settings};
 use crate::output::bytes;
 
 /// The branch with the converted files.
-const REVISION: &str = "refs/convert/parquet";
+const PARQUET: &str = "refs/convert/parquet";
 
-/// Data sets on this machine.
-pub struct DataCache {
+/// What is on this machine.
+pub struct Cache {
     root: PathBuf,
 }
 
-impl DataCache {
-    /// The cache of the Hugging Face tools: `HF_HUB_CACHE`, or `hub` in `HF_HOME`, or in `~/.cache/huggingface`. `None`
-    /// when the environment names no home folder.
-    pub fn from_env() -> Option<Self> {
-        let folder = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let home = || folder("HF_HOME").or_else(|| cache_home().map(|cache| cache.join("huggingface")));
-        let root = folder("HF_HUB_CACHE").or_else(|| Some(home()?.join("hub")))?;
-        Some(Self { root })
+impl Cache {
+    /// The cache of these settings, if there is a place for one.
+    pub fn new(settings: &Settings) -> Option<Self> {
+        settings.cache.clone().map(|root| Self { root })
     }
 
-    fn folder(&self, dataset: &str) -> PathBuf {
-        self.root.join(format!("datasets--{}", dataset.replace('/', "--")))
+    pub fn root(&self) -> &Path {
+        &self.root
     }
 
-    /// The folder of a data set that was fetched before.
-    pub fn snapshot(&self, dataset: &str) -> Option<PathBuf> {
-        let folder = self.folder(dataset);
-        let commit = fs::read_to_string(folder.join("refs").join(REVISION)).ok()?;
+    fn folder(&self, repo: Repo<'_>) -> PathBuf {
+        self.root.join(repo.cache_name())
+    }
+
+    /// The files of `repo` at `revision`, a branch, a tag or a commit, if some were fetched before.
+    pub fn snapshot(&self, repo: Repo<'_>, revision: &str) -> Option<PathBuf> {
+        if !is_plain_path(revision) {
+            return None;
+        }
+        let folder = self.folder(repo);
+        let commit = fs::read_to_string(folder.join("refs").join(revision)).unwrap_or_else(|_| revision.to_owned());
         let commit = commit.trim();
         let legal = !commit.is_empty() && commit.bytes().all(|byte| byte.is_ascii_hexdigit());
         legal.then(|| folder.join("snapshots").join(commit)).filter(|path| path.is_dir())
+    }
+
+    /// The Parquet files of a data set that were fetched before.
+    pub fn dataset(&self, dataset: &str) -> Option<PathBuf> {
+        self.snapshot(Repo::Dataset(dataset), PARQUET)
     }
 
     /// Fetches the splits of `dataset` that are not there yet: of one configuration or all, the named splits or all.
@@ -61,7 +74,7 @@ impl DataCache {
     ) -> Result<PathBuf> {
         let repo = Repo::Dataset(dataset);
         let what = || format!("data set {dataset}");
-        let commit = hub.commit(repo, REVISION).with_context(what)?;
+        let commit = hub.commit(repo, PARQUET).with_context(what)?;
         let listing = hub.list(repo, &commit).with_context(what)?;
         let wanted = select(&listing, config, splits);
         if wanted.is_empty() {
@@ -69,38 +82,36 @@ impl DataCache {
             let splits = splits.map(|splits| format!(", split {}", splits.join(" or "))).unwrap_or_default();
             bail!("data set {dataset}{config}{splits}: the hub has no Parquet files of it");
         }
-        let snapshots = self.folder(dataset).join("snapshots");
+        let snapshots = self.folder(repo).join("snapshots");
         let (folder, arriving) = (snapshots.join(&commit), snapshots.join(format!("{commit}.part")));
         for (split, files) in wanted {
+            if !is_plain_path(&split) {
+                bail!(HubError::BadName { what: dataset.to_owned(), name: split });
+            }
             if folder.join(&split).is_dir() {
                 continue;
             }
-            let size = files.iter().map(|file| file.size).sum();
+            let size = files.iter().fold(0u64, |sum, file| sum.saturating_add(file.size));
             progress.note(&format!("{dataset}: {split}, {} files, {}", files.len(), bytes(size)));
+            let count = files.len();
             for file in files {
                 hub.download(repo, &commit, file, &arriving, progress).with_context(what)?;
             }
             let (from, to) = (arriving.join(&split), folder.join(&split));
+            // The names do not say how many files make a split.
+            write_atomic(&from.join(PARTS_FILE), format!("{count}\n").as_bytes())?;
             fs::create_dir_all(to.parent().unwrap_or(&folder))
                 .and_then(|()| fs::rename(&from, &to))
                 .with_context(|| format!("{}: cannot write", to.display()))?;
         }
         // What another run is fetching stays: folders that are not empty are not removed.
         remove_empty(&arriving);
-        let name = self.folder(dataset).join("refs").join(REVISION);
+        let name = self.folder(repo).join("refs").join(PARQUET);
         fs::create_dir_all(name.parent().unwrap_or(&folder))
             .with_context(|| format!("{}: cannot write", name.display()))?;
         write_atomic(&name, commit.as_bytes())?;
         Ok(folder)
     }
-}
-
-/// Where programs keep what they can get again.
-fn cache_home() -> Option<PathBuf> {
-    let folder = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    folder("XDG_CACHE_HOME")
-        .or_else(|| Some(folder("HOME")?.join(".cache")))
-        .or_else(|| Some(folder("USERPROFILE")?.join(".cache")))
 }
 
 /// The files by "CONFIGURATION/SPLIT".
@@ -133,5 +144,5 @@ fn remove_empty(folder: &Path) {
 }
 
 #[cfg(test)]
-#[path = "datasets_tests.rs"]
+#[path = "cache_tests.rs"]
 mod tests;

@@ -1,0 +1,125 @@
+//! Downloads, from a hub on this machine.
+
+use std::fs;
+use std::path::Path;
+
+use crate::fixture::{Outcome, command, is_refusal, names, workplace};
+use crate::test_hub::{Answer, COMMIT, TestHub, file, large, repository};
+
+fn model() -> Vec<crate::test_hub::TestFile> {
+    vec![
+        file("config.json", "{\"a\": 1}"),
+        large("model.safetensors", vec![7; 30_000]),
+        file("tokenizer.json", "{}"),
+        file("README.md", "not a part of the model"),
+        file("onnx/model.onnx", "nor this"),
+        file("../evil", "nobody asks for this"),
+    ]
+}
+
+/// `sherry pull` with these arguments and variables.
+fn pull(place: &Path, endpoint: &str, args: &str, variables: &[(&str, &str)]) -> Outcome {
+    let mut command = command(place, ["pull"].into_iter().chain(args.split(' ')));
+    for name in ["HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_TOKEN", "HF_TOKEN_PATH", "TRANSFORMERS_OFFLINE"] {
+        command.env_remove(name);
+    }
+    command.env("HF_HOME", place.join("home")).env("HF_ENDPOINT", endpoint).envs(variables.iter().copied());
+    command.output().unwrap().into()
+}
+
+#[test]
+fn a_model_is_pulled_by_commit_and_only_once() {
+    let place = workplace();
+    let place = place.path();
+    let server = TestHub::start(repository("models", model(), 2));
+    let outcome = pull(place, &server.endpoint, "o/n", &[]);
+    assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(0), "models/n\n"), "{outcome:?}");
+    assert_eq!(names(&place.join("models/n")), ["config.json", "model.safetensors", "tokenizer.json"]);
+    let paths = server.paths();
+    assert!(paths[0].ends_with("/revision/main") && paths[1..].iter().all(|path| path.contains(COMMIT)), "{paths:?}");
+    assert_eq!(paths.len(), 1 + 3 + 3, "{paths:?}");
+    // Again: the commit and its listing, but no file. What an older revision had is noted.
+    fs::write(place.join("models/n/model-00001-of-00002.safetensors"), "old").unwrap();
+    let outcome = pull(place, &server.endpoint, "o/n", &[]);
+    assert_eq!((outcome.code, server.paths().len()), (Some(0), paths.len() + 4), "{outcome:?}");
+    assert!(outcome.stderr.contains("model-00001-of-00002.safetensors: not a file of this revision"), "{outcome:?}");
+    // An edited file of the same size is restored.
+    fs::write(place.join("models/n/config.json"), "{\"a\": 2}").unwrap();
+    assert_eq!(pull(place, &server.endpoint, "o/n", &[]).code, Some(0));
+    assert_eq!(fs::read_to_string(place.join("models/n/config.json")).unwrap(), "{\"a\": 1}");
+
+    let outcome = pull(place, &server.endpoint, "o/n@refs/pr/7 --file onnx/model.onnx --to here -q", &[]);
+    assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(0), "here\n"), "{outcome:?}");
+    assert!(place.join("here/onnx/model.onnx").is_file());
+    assert!(server.paths().iter().any(|path| path.ends_with("/revision/refs%2Fpr%2F7")));
+    for (args, parts) in [
+        ("o/n --file none -q", ["o/n", "no file 'none'"]),
+        ("o/n --file ../evil -q", ["o/n", "refused"]),
+        ("o/other -q", ["o/other", "404"]),
+    ] {
+        is_refusal(&pull(place, &server.endpoint, args, &[]), &parts);
+    }
+    assert!(!place.join("models/evil").exists() && !place.join("evil").exists());
+}
+
+#[test]
+fn offline_only_the_cache_is_used() {
+    let place = workplace();
+    let place = place.path();
+    let server = TestHub::start(repository("models", model(), 100));
+    let offline = [("HF_HUB_OFFLINE", "1")];
+    is_refusal(&pull(place, &server.endpoint, "o/n -q", &offline), &["o/n", "HF_HUB_OFFLINE", "home/hub"]);
+    let folder = place.join("home/hub/models--o--n");
+    fs::create_dir_all(folder.join("refs")).unwrap();
+    fs::create_dir_all(folder.join("snapshots").join(COMMIT)).unwrap();
+    fs::write(folder.join("refs/main"), COMMIT).unwrap();
+    for file in model().iter().filter(|file| !file.path.contains('/')) {
+        fs::write(folder.join("snapshots").join(COMMIT).join(&file.path), &file.contents).unwrap();
+    }
+    let outcome = pull(place, &server.endpoint, "o/n", &offline);
+    assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(0), "models/n\n"), "{outcome:?}");
+    assert_eq!(names(&place.join("models/n")), ["config.json", "model.safetensors", "tokenizer.json"]);
+    for args in ["o/n@other -q", "o/n --file none -q", "o/n --file ../../refs/main -q", "o/n@../refs -q"] {
+        is_refusal(&pull(place, &server.endpoint, args, &offline), &["o/n", ""]);
+    }
+    is_refusal(&pull(place, &server.endpoint, "--dataset o/n -q", &offline), &["o/n", "HF_HUB_OFFLINE"]);
+    assert!(server.paths().is_empty());
+    is_refusal(&pull(place, "nonsense", "o/n -q", &[]), &["HF_ENDPOINT", "nonsense"]);
+}
+
+#[test]
+fn the_token_is_sent_and_never_shown() {
+    let place = workplace();
+    let server = TestHub::start(|request| {
+        let known = request.headers.get("authorization").is_some_and(|value| value == "Bearer hf_secret");
+        Some(if known { Answer::new(500, "hf_secret") } else { Answer::new(401, "") })
+    });
+    let with = [("HF_TOKEN", "hf_secret")];
+    for (variables, parts) in [(&[][..], ["401", "HF_TOKEN"]), (&with, ["500", "try again later"])] {
+        let outcome = pull(place.path(), &server.endpoint, "o/n -q", variables);
+        is_refusal(&outcome, &parts);
+        assert!(!outcome.stderr.contains("hf_secret"), "{outcome:?}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_full_disk_loses_nothing_that_arrived() {
+    let place = workplace();
+    let place = place.path();
+    let server = TestHub::start(repository("models", model(), 100));
+    // No file may grow beyond 8 KiB.
+    let sherry = env!("CARGO_BIN_EXE_sherry");
+    let limited = format!("ulimit -f 16; trap '' XFSZ; exec '{sherry}' pull o/n -q");
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", &limited]).current_dir(place).env_remove("HF_HUB_OFFLINE").env("HF_HOME", place.join("home"));
+    let outcome: Outcome = shell.env("HF_ENDPOINT", &server.endpoint).output().unwrap().into();
+    is_refusal(&outcome, &["model.safetensors.part", "cannot write"]);
+    let kept = fs::metadata(place.join("models/n/model.safetensors.part")).unwrap().len();
+    assert!(kept > 0 && kept <= 8192, "{kept}");
+    let outcome = pull(place, &server.endpoint, "o/n -q", &[]);
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    let resumed = server.asked.lock().unwrap().iter().map(crate::test_hub::Request::from).max().unwrap();
+    assert_eq!(resumed as u64, kept);
+    assert_eq!(fs::read(place.join("models/n/model.safetensors")).unwrap(), [7; 30_000]);
+}
