@@ -3,43 +3,43 @@
 //! A few items run by default; everything with
 //! `SHERRY_TEST_THREADS=2 cargo test --release -p sherry-measure --test eval_smollm2 -- --ignored --nocapture`.
 
-#![allow(clippy::print_stderr)] // skipped tests and measurements say so
+#![allow(clippy::print_stderr)] // measurements say what they found
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::Value;
+use sherry::NoProgress;
 use sherry::io::ReadMode;
 use sherry::model::{Checkpoint, Decoder, KvType};
-use sherry::{NoProgress, Result};
 use sherry_kernels::{Engine, Isa, Pool, Precision};
 use sherry_measure::eval::data::{DataSource, read_text};
 use sherry_measure::eval::{DecoderLm, Limit, Lm, Metric, Request, Score, Task, Windows, harness, perplexity};
+use sherry_testing::{Missing, Outcome, data, demo_model};
 
-fn setting(name: &str, default: &str) -> Option<PathBuf> {
-    let path =
-        std::env::var_os(name).map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(default), PathBuf::from);
-    if path.exists() {
-        return Some(path);
-    }
-    eprintln!("skipped: {} is not there (set {name})", path.display());
-    None
-}
-
+sherry_testing::main![
+    a_few_items_equal_the_harness,
+    first_windows_of_wikitext_equal_the_reference,
+    scores_do_not_depend_on_company,
+    text_is_generated_until_a_stop,
+    conventions_of_perplexity_are_consistent;
+    slow:
+    all_items_equal_the_harness,
+    wikitext_perplexity_equals_the_reference,
+    the_longest_item_equals_oracle_and_harness,
+];
 /// Threads of the model: one unless `SHERRY_TEST_THREADS` says otherwise, since tests run side by side.
 fn threads() -> usize {
     std::env::var("SHERRY_TEST_THREADS").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
 }
 
-/// The data folder and the model in f32.
-fn setup() -> Option<(PathBuf, DecoderLm)> {
-    let data = setting("SHERRY_DATA", "../../../shared/data")?;
-    let path = setting("SHERRY_SMOLLM2_GGUF", "../../models/SmolLM2-135M-Instruct.Q4_1.gguf")?;
-    let checkpoint = Checkpoint::open(&path, ReadMode::Map).unwrap();
+/// The model in f32.
+fn setup() -> Result<DecoderLm, Missing> {
+    let checkpoint = Checkpoint::open(&demo_model()?, ReadMode::Map).unwrap();
     let tokenizer = Arc::new(checkpoint.tokenizer().unwrap());
     let model = Arc::new(checkpoint.load(&Pool::new(2), &NoProgress).unwrap());
     let decoder = Decoder::new(model, Engine::new(Isa::best(), threads(), Precision::F32));
-    Some((data, DecoderLm::new(decoder, tokenizer, KvType::F32, usize::MAX)))
+    Ok(DecoderLm::new(decoder, tokenizer, KvType::F32, usize::MAX))
 }
 
 fn json(path: &Path) -> Value {
@@ -47,14 +47,12 @@ fn json(path: &Path) -> Value {
 }
 
 /// Compares `items` (all when `None`) of every task with the reference; returns the largest difference.
-fn check_items(data: &Path, lm: &mut DecoderLm, items: Option<&[usize]>) -> f64 {
-    let reference = json(&data.join("reference/smollm2_lmeval.json"));
+fn check_items(lm: &mut DecoderLm, items: Option<&[usize]>) -> Result<f64, Missing> {
+    let reference = json(&data("reference/smollm2_lmeval.json")?);
     let mut largest = 0.0f64;
     for (name, entry) in reference["tasks"].as_object().unwrap() {
-        let mut run = Task::find(name)
-            .unwrap()
-            .prepare(&[DataSource::Folder(data.join("eval"))], Limit::Items(200), 0, 0)
-            .unwrap();
+        let mut run =
+            Task::find(name).unwrap().prepare(&[DataSource::Folder(data("eval")?)], Limit::Items(200), 0, 0).unwrap();
         if let Some(items) = items {
             run.items.retain(|item| items.contains(&item.index));
         }
@@ -93,27 +91,27 @@ fn check_items(data: &Path, lm: &mut DecoderLm, items: Option<&[usize]>) -> f64 
         );
         largest = largest.max(task_largest);
     }
-    largest
+    Ok(largest)
 }
 
-#[test]
-fn a_few_items_equal_the_harness() {
-    let Some((data, mut lm)) = setup() else { return };
-    let largest = check_items(&data, &mut lm, Some(&[0]));
+fn a_few_items_equal_the_harness() -> Outcome {
+    let mut lm = setup()?;
+    let largest = check_items(&mut lm, Some(&[0]))?;
     assert!(largest > 0.0);
+    Ok(())
 }
 
-#[test]
-#[ignore = "about two minutes: all 200 items of five tasks"]
-fn all_items_equal_the_harness() {
-    let Some((data, mut lm)) = setup() else { return };
-    check_items(&data, &mut lm, None);
+/// Takes about two minutes: all 200 items of five tasks.
+fn all_items_equal_the_harness() -> Outcome {
+    let mut lm = setup()?;
+    check_items(&mut lm, None)?;
+    Ok(())
 }
 
-fn check_perplexity(data: &Path, lm: &mut DecoderLm, windows: usize) {
-    let reference = json(&data.join("reference/smollm2_reference.json"));
+fn check_perplexity(lm: &mut DecoderLm, windows: usize) -> Outcome {
+    let reference = json(&data("reference/smollm2_reference.json")?);
     let expected = &reference["wikitext2"];
-    let mut text = read_text(&data.join("corpus/wikitext2-raw-test.txt.gz")).unwrap();
+    let mut text = read_text(&data("corpus/wikitext2-raw-test.txt.gz")?).unwrap();
     if windows < 5 {
         // Enough text for the windows; the tokens of the first ones stay the same.
         let end = text.char_indices().nth(20_000).unwrap().0;
@@ -121,7 +119,7 @@ fn check_perplexity(data: &Path, lm: &mut DecoderLm, windows: usize) {
     }
     let mut sums: Vec<f64> = Vec::new();
     // Stops by an error once there are enough windows.
-    let result: Result<()> = lm.loglikelihood_rolling(&text, Windows::Disjoint { size: 512 }, &mut |window| {
+    let result: sherry::Result<()> = lm.loglikelihood_rolling(&text, Windows::Disjoint { size: 512 }, &mut |window| {
         sums.push(-window.logprobs.iter().sum::<f64>());
         if sums.len() == windows { Err(sherry::Error::Interrupted) } else { Ok(()) }
     });
@@ -135,24 +133,24 @@ fn check_perplexity(data: &Path, lm: &mut DecoderLm, windows: usize) {
     if windows == 20 {
         assert!((ppl / expected["ppl"].as_f64().unwrap() - 1.0).abs() < 1e-3);
     }
+    Ok(())
 }
 
-#[test]
-fn first_windows_of_wikitext_equal_the_reference() {
-    let Some((data, mut lm)) = setup() else { return };
-    check_perplexity(&data, &mut lm, 1);
+fn first_windows_of_wikitext_equal_the_reference() -> Outcome {
+    let mut lm = setup()?;
+    check_perplexity(&mut lm, 1)?;
+    Ok(())
 }
 
-#[test]
-#[ignore = "about a minute: 20 windows of 512 tokens"]
-fn wikitext_perplexity_equals_the_reference() {
-    let Some((data, mut lm)) = setup() else { return };
-    check_perplexity(&data, &mut lm, 20);
+/// Takes about a minute: 20 windows of 512 tokens.
+fn wikitext_perplexity_equals_the_reference() -> Outcome {
+    let mut lm = setup()?;
+    check_perplexity(&mut lm, 20)?;
+    Ok(())
 }
 
-#[test]
-fn scores_do_not_depend_on_company() {
-    let Some((_, mut lm)) = setup() else { return };
+fn scores_do_not_depend_on_company() -> Outcome {
+    let mut lm = setup()?;
     let request =
         |context: &str, continuation: &str| Request { context: context.into(), continuation: continuation.into() };
     let groups = vec![
@@ -186,20 +184,20 @@ fn scores_do_not_depend_on_company() {
     }
     assert_eq!(together[0][0], together[2][0]);
     assert!(together[0][0].is_greedy);
+    Ok(())
 }
 
-#[test]
-fn text_is_generated_until_a_stop() {
-    let Some((_, mut lm)) = setup() else { return };
+fn text_is_generated_until_a_stop() -> Outcome {
+    let mut lm = setup()?;
     let text = lm.generate_until("The capital of France is", &[".".to_string()], 12).unwrap();
     assert!(text.contains("Paris") && !text.contains('.'), "{text:?}");
     assert_eq!(lm.generate_until("x", &[], 0).unwrap(), "");
+    Ok(())
 }
 
-#[test]
-fn conventions_of_perplexity_are_consistent() {
-    let Some((data, mut lm)) = setup() else { return };
-    let text: String = read_text(&data.join("corpus/tinyshakespeare.txt.gz")).unwrap().chars().take(900).collect();
+fn conventions_of_perplexity_are_consistent() -> Outcome {
+    let mut lm = setup()?;
+    let text: String = read_text(&data("corpus/tinyshakespeare.txt.gz")?).unwrap().chars().take(900).collect();
     let mut of = |windows| perplexity(&mut lm, &text, windows, &NoProgress, &mut |_, _| {}).unwrap();
     let chunks = of(Windows::Chunks { size: 64 });
     let disjoint = of(Windows::Disjoint { size: 64 });
@@ -211,18 +209,17 @@ fn conventions_of_perplexity_are_consistent() {
     let error =
         perplexity(&mut lm, &text, Windows::Disjoint { size: 1 << 20 }, &NoProgress, &mut |_, _| {}).unwrap_err();
     assert!(error.to_string().contains("longer than the model's context"), "{error}");
+    Ok(())
 }
 
 /// The longest item of the reference, where the harness's f32 softmax is 1.15e-3 off: probabilities of a text are exact,
 /// scores of requests are the harness's.
-#[test]
-#[ignore = "two minutes: 168 tokens through the oracle"]
-fn the_longest_item_equals_oracle_and_harness() {
-    let Some((data, mut lm)) = setup() else { return };
-    let path = setting("SHERRY_SMOLLM2_GGUF", "../../models/SmolLM2-135M-Instruct.Q4_1.gguf").unwrap();
-    let tokenizer = Checkpoint::open(&path, ReadMode::Map).unwrap().tokenizer().unwrap();
+/// Takes two minutes: 168 tokens through the oracle.
+fn the_longest_item_equals_oracle_and_harness() -> Outcome {
+    let mut lm = setup()?;
+    let tokenizer = Checkpoint::open(&demo_model()?, ReadMode::Map).unwrap().tokenizer().unwrap();
     let run =
-        Task::find("piqa").unwrap().prepare(&[DataSource::Folder(data.join("eval"))], Limit::Items(143), 0, 0).unwrap();
+        Task::find("piqa").unwrap().prepare(&[DataSource::Folder(data("eval")?)], Limit::Items(143), 0, 0).unwrap();
     let request = run.items[142].requests[0].clone();
     let text = format!("{}{}", request.context, request.continuation);
     let tokens = tokenizer.encode(&text, true, true).unwrap();
@@ -251,4 +248,5 @@ fn the_longest_item_equals_oracle_and_harness() {
     eprintln!("read {read:.5}, oracle {oracle:.5}; asked {asked:.5}, harness -421.77280");
     assert!((read - oracle).abs() < 1e-4);
     assert!((asked - -421.772_80).abs() < 1e-4);
+    Ok(())
 }

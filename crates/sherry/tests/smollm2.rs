@@ -1,9 +1,7 @@
 //! SmolLM2-135M-Instruct from its Q4_1 GGUF against transformers in float32 (weights dequantized from the same file).
-#![allow(clippy::print_stderr)] // says why a test was skipped
 
 use std::io::Read;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -13,22 +11,17 @@ use sherry::generate::{log_prob, log_probs};
 use sherry::io::ReadMode;
 use sherry::model::{Checkpoint, Decoder, HeadStatistics, KvCache, KvType, Wanted};
 use sherry_kernels::{Engine, Isa, Pool, Precision};
+use sherry_testing::{Missing, Outcome, data, demo_model};
 
-/// A path from the environment variable `name` or at `default` under the workspace; `None` (with a message) where there
-/// is nothing.
-fn find(name: &str, default: &str) -> Option<PathBuf> {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let path = std::env::var_os(name).map_or_else(|| workspace.join(default), PathBuf::from);
-    if path.exists() {
-        return Some(path);
-    }
-    eprintln!("skipped: nothing at {} (set {name})", path.display());
-    None
-}
+sherry_testing::main![
+    log_probabilities_and_greedy_tokens_are_those_of_transformers,
+    a_wikitext_window_scores_as_in_transformers,
+    int8_activations_stay_close_and_answer,
+    two_stage_head_generates_the_same,
+];
 
-fn model() -> Option<Checkpoint> {
-    let path = find("SHERRY_SMOLLM2_GGUF", "models/SmolLM2-135M-Instruct.Q4_1.gguf")?;
-    Some(Checkpoint::open(&path, ReadMode::Map).unwrap())
+fn model() -> Result<Checkpoint, Missing> {
+    Ok(Checkpoint::open(&demo_model()?, ReadMode::Map).unwrap())
 }
 
 fn decoder(checkpoint: &Checkpoint, precision: Precision) -> Decoder {
@@ -48,12 +41,11 @@ fn best(logits: &[f32]) -> u32 {
     (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap() as u32
 }
 
-#[test]
-fn log_probabilities_and_greedy_tokens_are_those_of_transformers() {
-    let (Some(checkpoint), Some(data)) = (model(), find("SHERRY_DATA", "../shared/data")) else { return };
+fn log_probabilities_and_greedy_tokens_are_those_of_transformers() -> Outcome {
+    let checkpoint = model()?;
     assert_eq!(checkpoint.describe(), "GGUF file, LLaMA, 30 layers, 134.5 M parameters, Q4_1, tied embeddings");
     let tokenizer = checkpoint.tokenizer().unwrap();
-    let text = std::fs::read_to_string(data.join("reference/smollm2_reference.json")).unwrap();
+    let text = std::fs::read_to_string(data("reference/smollm2_reference.json")?).unwrap();
     let reference: Value = serde_json::from_str(&text).unwrap();
     let mut decoder = decoder(&checkpoint, Precision::F32);
     let mut cache = KvCache::new(checkpoint.config(), 64, KvType::F32).unwrap();
@@ -85,28 +77,28 @@ fn log_probabilities_and_greedy_tokens_are_those_of_transformers() {
             }
         }
     }
+    Ok(())
 }
 
-#[test]
-fn a_wikitext_window_scores_as_in_transformers() {
-    let (Some(checkpoint), Some(data)) = (model(), find("SHERRY_DATA", "../shared/data")) else { return };
+fn a_wikitext_window_scores_as_in_transformers() -> Outcome {
+    let checkpoint = model()?;
     let mut text = String::new();
-    let file = std::fs::File::open(data.join("corpus/wikitext2-raw-test.txt.gz")).unwrap();
+    let file = std::fs::File::open(data("corpus/wikitext2-raw-test.txt.gz")?).unwrap();
     // The first window lies well within the first 16 kB.
     flate2::read::GzDecoder::new(file).take(16_000).read_to_string(&mut text).unwrap();
     let tokens = checkpoint.tokenizer().unwrap().encode(&text, false, false).unwrap();
-    let json = std::fs::read_to_string(data.join("reference/smollm2_reference.json")).unwrap();
+    let json = std::fs::read_to_string(data("reference/smollm2_reference.json")?).unwrap();
     let reference: Value = serde_json::from_str(&json).unwrap();
     let expected = reference["wikitext2"]["nll_sums"][0].as_f64().unwrap();
     let mut decoder = decoder(&checkpoint, Precision::F32);
     let mut cache = KvCache::new(checkpoint.config(), 512, KvType::F32).unwrap();
     let found = -log_probs(&mut decoder, &mut cache, &tokens[..512]).unwrap().iter().sum::<f64>();
     assert!((found / expected - 1.0).abs() < 1e-4, "{found} instead of {expected}");
+    Ok(())
 }
 
-#[test]
-fn int8_activations_stay_close_and_answer() {
-    let Some(checkpoint) = model() else { return };
+fn int8_activations_stay_close_and_answer() -> Outcome {
+    let checkpoint = model()?;
     let tokenizer = Arc::new(checkpoint.tokenizer().unwrap());
     let decoder = decoder(&checkpoint, Precision::Int8);
     let mut session = Session::new(decoder, Arc::clone(&tokenizer), 128, KvType::F16).unwrap();
@@ -116,13 +108,13 @@ fn int8_activations_stay_close_and_answer() {
     let mut sampler = Sampler::new(SamplingParams::GREEDY).unwrap();
     let generated = session.generate(&request, &mut sampler, &mut |_| ControlFlow::Continue(())).unwrap();
     assert_eq!((generated.text.as_str(), generated.finish), (" Paris", Finish::Stop));
+    Ok(())
 }
 
 /// A head with a coarse copy gives the same tokens as the whole one, greedy and with a small top-k, on every instruction
 /// set.
-#[test]
-fn two_stage_head_generates_the_same() {
-    let Some(checkpoint) = model() else { return };
+fn two_stage_head_generates_the_same() -> Outcome {
+    let checkpoint = model()?;
     let tokenizer = Arc::new(checkpoint.tokenizer().unwrap());
     let prompt = tokenizer.encode("Once upon a time there was a lighthouse", true, false).unwrap();
     for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available() && *isa != Isa::Scalar) {
@@ -146,4 +138,5 @@ fn two_stage_head_generates_the_same() {
             assert!(head.found > 0 && head.found + head.failed + head.skipped == 60, "{isa}: {head:?}");
         }
     }
+    Ok(())
 }

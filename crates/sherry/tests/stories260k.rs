@@ -1,7 +1,5 @@
 //! A real trained model of 0.26 M parameters (karpathy/tinyllamas stories260K) against answers computed in f64.
-#![allow(clippy::print_stderr)] // says why a test was skipped
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -14,17 +12,9 @@ use sherry::model::{
     Weights, reference,
 };
 use sherry_kernels::{Engine, Isa, Pool, Precision};
+use sherry_testing::{Outcome, data};
 
-/// The test data folder, or `None` (with a message) where it is not there.
-fn data() -> Option<PathBuf> {
-    let folder = std::env::var_os("SHERRY_DATA")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data"), PathBuf::from);
-    if folder.is_dir() {
-        return Some(folder);
-    }
-    eprintln!("skipped: no test data at {} (set SHERRY_DATA)", folder.display());
-    None
-}
+sherry_testing::main![stories260k_reproduces_its_reference];
 
 /// Reads llama2.c's version-0 checkpoint: seven i32, then every tensor of a kind for all layers together, f32.
 fn import(bytes: &[u8]) -> Model {
@@ -82,11 +72,9 @@ fn floats(value: &Value) -> Vec<f64> {
     value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
 }
 
-#[test]
-fn stories260k_reproduces_its_reference() {
-    let Some(data) = data() else { return };
-    let model = Arc::new(import(&std::fs::read(data.join("models/stories260K.bin")).unwrap()));
-    let text = std::fs::read_to_string(data.join("reference/stories260K_reference.json")).unwrap();
+fn stories260k_reproduces_its_reference() -> Outcome {
+    let model = Arc::new(import(&std::fs::read(data("models/stories260K.bin")?).unwrap()));
+    let text = std::fs::read_to_string(data("reference/stories260K_reference.json")?).unwrap();
     let expected: Value = serde_json::from_str(&text).unwrap();
     let mut decoder = Decoder::new(Arc::clone(&model), Engine::new(Isa::best(), 2, Precision::F32));
     let mut cache = KvCache::new(&model.config, model.config.context, KvType::F32).unwrap();
@@ -121,4 +109,5 @@ fn stories260k_reproduces_its_reference() {
         found.push(best as u32);
     }
     assert_eq!(found, greedy);
+    Ok(())
 }

@@ -1,34 +1,23 @@
 //! The forward pass on a real model: SmolLM2-135M-Instruct against log-probabilities computed by transformers.
-#![allow(clippy::print_stderr)] // says why a test was skipped
 
 use std::fs;
-use std::path::PathBuf;
 
 use serde_json::Value;
 use sherry::NoProgress;
 use sherry::io::ReadMode;
 use sherry::model::Checkpoint;
+use sherry_testing::{Outcome, data, demo_model};
 use sherry_train::linear::Pass;
 use sherry_train::methods::Quantizer;
 use sherry_train::network::Network;
 use sherry_train::pretrained;
 
-fn locate(variable: &str, default: &str) -> Option<PathBuf> {
-    let default = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../")).join(default);
-    let path = std::env::var_os(variable).map_or(default, PathBuf::from);
-    if !path.exists() {
-        eprintln!("skipped: {} is not there; set {variable}", path.display());
-        return None;
-    }
-    Some(path)
-}
+sherry_testing::main![log_probabilities_equal_those_of_transformers];
 
-#[test]
-fn log_probabilities_equal_those_of_transformers() {
-    let Some(model) = locate("SHERRY_SMOLLM2_GGUF", "models/SmolLM2-135M-Instruct.Q4_1.gguf") else { return };
-    let Some(data) = locate("SHERRY_DATA", "../shared/data") else { return };
+fn log_probabilities_equal_those_of_transformers() -> Outcome {
+    let model = demo_model()?;
     let reference: Value =
-        serde_json::from_slice(&fs::read(data.join("reference/smollm2_reference.json")).unwrap()).unwrap();
+        serde_json::from_slice(&fs::read(data("reference/smollm2_reference.json")?).unwrap()).unwrap();
     let checkpoint = Checkpoint::open(&model, ReadMode::Map).unwrap();
     let network = Network::new(pretrained::architecture(&checkpoint).unwrap(), Quantizer::FULL);
     let params = pretrained::parameters(&checkpoint, &network.layout, &Quantizer::FULL, &NoProgress).unwrap();
@@ -46,4 +35,5 @@ fn log_probabilities_equal_those_of_transformers() {
             assert!((found - expected).abs() < 2e-3, "{}: token {i}: {found}, expected {expected}", prompt["prompt"]);
         }
     }
+    Ok(())
 }

@@ -1,0 +1,104 @@
+//! Tests that need what may not be there: the data folder, the demo model, Python packages.
+//!
+//! A test of the standard harness cannot be skipped when it runs: one that returns early counts as passed. So tests that
+//! need something are in files of their own, with `harness = false` in the crate's manifest. They return an [`Outcome`],
+//! get what they need with `?`, and are listed in [`main!`], which makes the file's `main`: what is missing then shows
+//! as ignored, with the reason. (A test that is not listed is dead code, which the compiler notes.)
+//!
+//! ```no_run
+//! use sherry_testing::{Outcome, data};
+//!
+//! sherry_testing::main![corpus_is_text];
+//!
+//! fn corpus_is_text() -> Outcome {
+//!     let text = std::fs::read_to_string(data("corpus/text.txt")?).unwrap();
+//!     assert!(!text.is_empty());
+//!     Ok(())
+//! }
+//! ```
+
+#![forbid(unsafe_code)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use libtest_mimic::{Arguments, Completion, Trial};
+
+/// What a test needs and this machine lacks.
+#[derive(Debug)]
+pub struct Missing(String);
+
+/// What a test comes to, unless it panics.
+pub type Outcome = Result<(), Missing>;
+
+/// A test.
+pub type Test = (&'static str, fn() -> Outcome);
+
+/// The `main` of a test file: `main![a, b]`, or `main![a, b; slow: c]` for tests that run with `--ignored` only.
+#[macro_export]
+macro_rules! main {
+    ($($test:ident),* $(,)? $(; slow: $($slow:ident),* $(,)?)?) => {
+        fn main() -> ::std::process::ExitCode {
+            $crate::run(&[$((stringify!($test), $test)),*], &[$($((stringify!($slow), $slow)),*)?])
+        }
+    };
+}
+
+/// Runs the tests that the command line selects, as the standard harness does.
+pub fn run(tests: &[Test], slow: &[Test]) -> ExitCode {
+    let trial = |&(name, test): &Test| {
+        Trial::ignorable_test(name, move || {
+            Ok(test().map_or_else(|Missing(what)| Completion::ignored_with(what), |()| Completion::Completed))
+        })
+    };
+    let quick = tests.iter().map(trial);
+    let trials = quick.chain(slow.iter().map(trial).map(|trial| trial.with_ignored_flag(true)));
+    libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
+}
+
+/// The folder that holds this repository's files.
+pub fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// The file or folder that the environment variable `name` names, or that is at `default`, seen from the workspace.
+///
+/// # Panics
+/// The variable names something that is not there: whoever sets it wants these tests to run.
+fn find(name: &str, default: &str) -> Result<PathBuf, Missing> {
+    let path = match std::env::var_os(name).filter(|value| !value.is_empty()) {
+        Some(value) => {
+            let path = PathBuf::from(value);
+            assert!(path.exists(), "{name} is {}, and nothing is there", path.display());
+            path
+        }
+        None => workspace().join(default),
+    };
+    if path.exists() { Ok(path) } else { Err(Missing(format!("nothing at {default} ({name} names another place)"))) }
+}
+
+/// The file or folder `name` of the data folder, which is at `SHERRY_DATA` or beside the checkout.
+///
+/// # Panics
+/// There is a data folder, but it is incomplete.
+pub fn data(name: &str) -> Result<PathBuf, Missing> {
+    let path = find("SHERRY_DATA", "../shared/data")?.join(name);
+    assert!(path.exists(), "{} is missing: the data folder is incomplete", path.display());
+    Ok(path)
+}
+
+/// The demo model, a GGUF file: at `SHERRY_SMOLLM2_GGUF`, or where `sherry pull smollm2-135m-instruct --package` puts it.
+pub fn demo_model() -> Result<PathBuf, Missing> {
+    find("SHERRY_SMOLLM2_GGUF", "models/SmolLM2-135M-Instruct.Q4_1.gguf")
+}
+
+/// Python, if it has all of `modules`.
+pub fn python(modules: &[&str]) -> Result<Command, Missing> {
+    let wanted = modules.join(", ");
+    let imports = if wanted.is_empty() { String::new() } else { format!("import {wanted}") };
+    let found = Command::new("python3").args(["-c", &imports]).output();
+    match found {
+        Ok(output) if output.status.success() => Ok(Command::new("python3")),
+        _ => Err(Missing(format!("no python3 with {wanted}"))),
+    }
+}
