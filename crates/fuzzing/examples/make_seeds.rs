@@ -22,12 +22,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         fs::create_dir_all(&folder).and_then(|()| fs::write(folder.join(name), bytes))
     };
     for family in [Family::Llama, Family::Qwen3, Family::HunyuanDense, Family::Gemma3] {
-        let config = config_hf::write(&synthetic::tiny(family))?;
+        let config = config_hf::write(&synthetic::tiny(family)).ok_or("no configuration for it")?;
         put("config_json", &format!("{family:?}.json").to_lowercase(), config.to_string().as_bytes())?;
         let scheme =
             PackedScheme { format: TernaryFormat::Sherry, order: QuadOrder::Contiguous, scale: ScaleGroup::Row };
-        let packed = scheme.add_to_config(&config).to_string();
-        put("config_json", &format!("{family:?}_packed.json").to_lowercase(), packed.as_bytes())?;
+        let mut packed = config;
+        packed["quantization_config"] = scheme.to_json();
+        put("config_json", &format!("{family:?}_packed.json").to_lowercase(), packed.to_string().as_bytes())?;
     }
     let (bytes, pieces) = (byte_tokenizer()?, piece_tokenizer()?);
     put("tokenizer_json", "bytes.json", bytes.to_json()?.as_bytes())?;
@@ -162,7 +163,7 @@ fn model(tokenizer: &Tokenizer) -> Result<Vec<u8>, Box<dyn Error>> {
         ..synthetic::tiny(Family::Llama)
     };
     let source = synthetic::source(&config, Naming::HuggingFace, 7);
-    fs::write(folder.join("config.json"), config_hf::write(&config)?.to_string())?;
+    fs::write(folder.join("config.json"), config_hf::write(&config).ok_or("no configuration for it")?.to_string())?;
     fs::write(folder.join("tokenizer.json"), tokenizer.to_json()?)?;
     fs::write(folder.join("tokenizer_config.json"), tokenizer.to_config_json())?;
     let path = folder.join("model.safetensors");

@@ -16,7 +16,8 @@ pub fn config_json(data: &[u8]) {
     let text = data.strip_prefix(b"\xef\xbb\xbf").unwrap_or(data);
     assert_eq!(serde_json::from_slice::<serde_json::Value>(text).ok().as_ref(), Some(&value));
     if let Ok(Some(scheme)) = PackedScheme::from_config(path, &value) {
-        let config = scheme.add_to_config(&value);
+        let mut config = value.clone();
+        config["quantization_config"] = scheme.to_json();
         assert_eq!(PackedScheme::from_config(path, &config).ok(), Some(Some(scheme)));
     }
     if let Ok(config) = config_hf::parse(path, &value) {

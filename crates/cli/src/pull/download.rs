@@ -58,7 +58,7 @@ impl Hub {
         part.restart()?;
         let Ok(mut blob) = File::open(&blob) else { return Ok(false) };
         io::copy(&mut blob, &mut part.file).map_err(disk(&part.path))?;
-        Ok(part.is(file)?)
+        part.is(file)
     }
 
     fn fetch(
