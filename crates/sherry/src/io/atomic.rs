@@ -211,7 +211,10 @@ fn recover(target: &Path) {
 }
 
 /// Makes the entry of `target` in its folder durable.
-fn sync_folder(target: &Path) -> Result<()> {
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn sync_folder(target: &Path) -> Result<()> {
     let folder = folder_of(target);
     // Windows cannot open folders as files; there the rename is as durable as it gets.
     #[cfg(unix)]

@@ -10,7 +10,7 @@ mod source;
 mod temporary;
 mod verify;
 
-pub use atomic::{AtomicFile, AtomicFolder, write_atomic};
+pub use atomic::{AtomicFile, AtomicFolder, sync_folder, write_atomic};
 pub use mmap::{FileBytes, ReadMode};
 pub use safetensors::Safetensors;
 pub use source::{TensorInfo, TensorSource};
