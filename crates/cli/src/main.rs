@@ -7,7 +7,6 @@ mod interrupt;
 mod machine;
 mod output;
 mod pull;
-mod threads;
 
 use std::process::ExitCode;
 

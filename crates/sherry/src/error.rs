@@ -57,6 +57,12 @@ pub enum Error {
         /// Pages there are.
         free: usize,
     },
+    /// Too many jobs wait already.
+    #[error("the queue is full: {waiting} sequences wait already")]
+    Busy {
+        /// Sequences that wait.
+        waiting: usize,
+    },
     /// An allocation that the system refuses or that would not fit.
     #[error("not enough memory for {what}: {} needed", gib(*.needed))]
     OutOfMemory {

@@ -1,15 +1,14 @@
 //! SmolLM2-135M-Instruct from its Q4_1 GGUF against transformers in float32 (weights dequantized from the same file).
 
 use std::io::Read;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use serde_json::Value;
-use sherry::NoProgress;
-use sherry::generate::{Finish, Request, Sampler, SamplingParams, Session, StopStrings};
-use sherry::generate::{log_prob, log_probs};
+use sherry::batch::{BatchEngine, Budget, Finish, Job, JobId, Options, Output};
+use sherry::generate::{SamplingParams, log_prob, log_probs};
 use sherry::io::ReadMode;
 use sherry::model::{Checkpoint, Decoder, HeadStatistics, KvCache, KvType, Wanted};
+use sherry::{Generate, Llm, NoProgress};
 use sherry_kernels::{Engine, Isa, Pool, Precision};
 use sherry_testing::{Missing, Outcome, data, demo_model};
 
@@ -101,42 +100,51 @@ fn int8_activations_stay_close_and_answer() -> Outcome {
     let checkpoint = model()?;
     let tokenizer = Arc::new(checkpoint.tokenizer().unwrap());
     let decoder = decoder(&checkpoint, Precision::Int8);
-    let mut session = Session::new(decoder, Arc::clone(&tokenizer), 128, KvType::F16).unwrap();
-    let prompt = tokenizer.encode("The capital of France is", true, false).unwrap();
-    let stop = StopStrings::new([".".to_owned()]).unwrap();
-    let request = Request { prompt: &prompt, max_tokens: 8, end: tokenizer.end_ids(), stop: &stop };
-    let mut sampler = Sampler::new(SamplingParams::GREEDY).unwrap();
-    let generated = session.generate(&request, &mut sampler, &mut |_| ControlFlow::Continue(())).unwrap();
-    assert_eq!((generated.text.as_str(), generated.finish), (" Paris", Finish::Stop));
+    let mut llm = Llm::new(decoder, tokenizer, checkpoint.generation(), Options::new(128, 1)).unwrap();
+    let options = Generate { max_tokens: Some(8), sampling: Some(SamplingParams::GREEDY), stop: vec![".".to_owned()] };
+    let generated = llm.generate("The capital of France is", &options).unwrap().complete().unwrap();
+    assert_eq!((generated.text.as_str(), generated.finish), (" Paris", Some(Finish::Stop)));
     Ok(())
 }
 
-/// A head with a coarse copy gives the same tokens as the whole one, greedy and with a small top-k, on every instruction
-/// set.
+/// A head with a coarse copy gives the same tokens as the whole one, greedy and with a small top-k, alone and beside each
+/// other, on every instruction set.
 fn two_stage_head_generates_the_same() -> Outcome {
     let checkpoint = model()?;
     let tokenizer = Arc::new(checkpoint.tokenizer().unwrap());
-    let prompt = tokenizer.encode("Once upon a time there was a lighthouse", true, false).unwrap();
+    let prompt: Arc<[u32]> = tokenizer.encode("Once upon a time there was a lighthouse", true, false).unwrap().into();
+    let top_k = SamplingParams { temperature: 1.0, top_k: 3, seed: 7, ..SamplingParams::GREEDY };
     for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available() && *isa != Isa::Scalar) {
-        let generate = |two_stage: bool, params: SamplingParams| {
+        let generate = |two_stage: bool, jobs: &[SamplingParams]| {
             let mut model = checkpoint.load(&Pool::new(2), &NoProgress).unwrap();
             let engine = Engine::new(isa, 2, Precision::Int8);
             assert_eq!(two_stage && model.weights.add_coarse_head(engine.pool()), two_stage);
             let decoder = Decoder::new(Arc::new(model), engine);
-            let mut session = Session::new(decoder, Arc::clone(&tokenizer), 128, KvType::Q8).unwrap();
-            let request = Request { prompt: &prompt, max_tokens: 60, end: &[], stop: &StopStrings::default() };
-            let mut sampler = Sampler::new(params).unwrap();
-            let tokens = session.generate(&request, &mut sampler, &mut |_| ControlFlow::Continue(())).unwrap().tokens;
-            (tokens, session.decoder().head_statistics())
+            let options = Options { kv: KvType::Q8, ..Options::new(128, 2) };
+            let mut engine = BatchEngine::new(decoder, Arc::clone(&tokenizer), options).unwrap();
+            let ids = jobs.iter().map(|params| engine.submit(Job::new(Arc::clone(&prompt), 60, *params)).unwrap());
+            let ids: Vec<JobId> = ids.collect();
+            let mut tokens = vec![Vec::new(); jobs.len()];
+            while !engine.is_idle() {
+                let deliver = &mut |id, output| {
+                    if let Output::Token { token, .. } = output {
+                        tokens[ids.iter().position(|other| *other == id).unwrap()].push(token);
+                    }
+                };
+                engine.step(Budget::Tokens(128), deliver).unwrap();
+            }
+            (tokens, engine.decoder().head_statistics())
         };
-        let top_k = SamplingParams { temperature: 1.0, top_k: 3, seed: 7, ..SamplingParams::GREEDY };
-        for params in [SamplingParams::GREEDY, top_k] {
-            let (whole, nothing) = generate(false, params);
-            let (found, head) = generate(true, params);
-            assert_eq!(whole, found, "{isa}");
-            assert_eq!(nothing, HeadStatistics::default());
+        let (whole, nothing) = generate(false, &[SamplingParams::GREEDY, top_k]);
+        assert_eq!(nothing, HeadStatistics::default());
+        for (which, params) in [SamplingParams::GREEDY, top_k].into_iter().enumerate() {
+            let (found, head) = generate(true, &[params]);
+            assert_eq!(whole[which], found[0], "{isa}");
             assert!(head.found > 0 && head.found + head.failed + head.skipped == 60, "{isa}: {head:?}");
         }
+        let (found, head) = generate(true, &[SamplingParams::GREEDY, top_k]);
+        assert_eq!(whole, found, "{isa}: beside each other");
+        assert!(head.found > 0 && head.found + head.failed + head.skipped == 120, "{isa}: {head:?}");
     }
     Ok(())
 }

@@ -8,7 +8,6 @@ use anyhow::Result;
 use clap::Args;
 use serde_json::{Value, json};
 use sherry::Progress as _;
-use sherry::chat::Message;
 use sherry::io::ReadMode;
 use sherry::model::Checkpoint;
 use sherry_convert::quant::QuantSpec;
@@ -20,7 +19,7 @@ use sherry_measure::eval::{DecoderLm, Windows, perplexity};
 use super::Context;
 use super::engine::{ContextSize, EngineArgs, resolve};
 use super::pull::pull_demo;
-use super::run::Chat;
+use super::run::Speaker;
 use super::sampling::SamplingArgs;
 use crate::output::{Align, Stdout, Table, bytes};
 
@@ -116,11 +115,11 @@ fn measure(
     let tokenizer = Arc::clone(&loaded.tokenizer);
     let sampling =
         SamplingArgs { max_tokens: Some(args.max_tokens), temperature: Some(0.0), ..SamplingArgs::default() };
-    let (mut chat, _) = Chat::new(loaded, false, &sampling, &args.engine)?;
-    let generated = chat.answer(&[Message::new("user", args.prompt.as_str())], false)?;
-    console.say(&format!("{label}: {}", chat.statistics(&generated)));
+    let (mut speaker, _) = Speaker::new(loaded, false, &sampling, &args.engine)?;
+    let generated = speaker.answer(&args.prompt, false)?;
+    console.say(&format!("{label}: {}", speaker.statistics(&generated)));
 
-    let mut lm = DecoderLm::new(chat.into_decoder(), tokenizer, args.engine.kv(), window);
+    let mut lm = DecoderLm::new(speaker.into_decoder(), tokenizer, args.engine.kv(), window);
     let windows = Windows::Strided { size: window, stride: window.div_ceil(2) };
     let perplexity = perplexity(&mut lm, text, windows, console, &mut |_, _| {})?;
     console.finish();

@@ -11,7 +11,7 @@ use sherry_measure::bench::{ReadProbe, limits, statistics};
 use super::Context;
 use crate::machine;
 use crate::output::{Stdout, bytes};
-use crate::threads::{Threads, default_threads};
+use sherry::threads::{Threads, default_threads};
 
 /// Show processor features, chosen kernels, threads, memory, and the limits of memory and processor
 #[derive(Args)]

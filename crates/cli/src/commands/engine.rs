@@ -14,7 +14,7 @@ use sherry_kernels::{Engine, Isa, Matrix, Pool, Precision};
 
 use crate::builtin;
 use crate::machine;
-use crate::threads::default_threads;
+use sherry::threads::default_threads;
 
 /// How a model runs.
 #[derive(Args, Clone)]

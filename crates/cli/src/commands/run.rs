@@ -1,18 +1,16 @@
 //! `sherry run`: one answer, or a conversation.
 
 use std::io::{self, BufRead as _, IsTerminal, Read as _};
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use serde_json::json;
-use sherry::chat::{ChatTemplate, Message};
-use sherry::generate::{Event, Finish, Generated, Request, Sampler, SamplingParams, Session, StopStrings};
+use sherry::batch::{Finish, Options};
 use sherry::model::Decoder;
+use sherry::{Chat, Event, Generate, Generated, Llm};
 
 use super::Context;
 use super::engine::{ContextSize, EngineArgs, Loaded, positive};
@@ -59,75 +57,77 @@ const DEFAULT_CONTEXT: usize = 4096;
 /// Text read from stdin.
 const MAX_STDIN_BYTES: u64 = 64 << 20;
 
-/// A loaded model with everything that answering takes.
-pub struct Chat {
-    session: Session,
-    template: Option<ChatTemplate>,
-    end: Vec<u32>,
-    stop: StopStrings,
-    params: SamplingParams,
-    max_tokens: usize,
+/// A loaded model that answers.
+pub struct Speaker {
+    voice: Voice,
     load_time: Duration,
 }
 
-impl Chat {
-    /// Prepares `loaded` for answering. `raw`: without a chat template.
+/// How it answers.
+enum Voice {
+    /// In a conversation.
+    Chat(Chat),
+    /// By going on with the text.
+    Text(Llm, Generate),
+}
+
+impl Speaker {
+    /// Prepares `loaded` for answering, and says how it samples. `raw`: without a chat template.
     pub fn new(loaded: Loaded, raw: bool, sampling: &SamplingArgs, engine: &EngineArgs) -> Result<(Self, String)> {
         let Loaded { checkpoint, decoder, tokenizer, context, load_time } = loaded;
-        let template = if raw { None } else { chat_template(&tokenizer)? };
         let (params, line) = sampling.resolve(checkpoint.generation())?;
-        let mut end = checkpoint.generation().eos_token_ids.clone();
-        end.extend(tokenizer.end_ids());
-        let chat = Self {
-            template,
-            end,
-            stop: sampling.stop_strings()?,
-            params,
-            max_tokens: sampling.max_tokens.unwrap_or(usize::MAX),
-            load_time,
-            session: Session::new(decoder, Arc::clone(&tokenizer), context, engine.kv())?,
+        let options = Generate { max_tokens: sampling.max_tokens, sampling: Some(params), stop: sampling.stop.clone() };
+        let size = Options { kv: engine.kv(), ..Options::new(context, 1) };
+        let llm = Llm::new(decoder, tokenizer, checkpoint.generation(), size)?;
+        let voice = if raw || !llm.can_chat() {
+            Voice::Text(llm, options)
+        } else {
+            let mut chat = Chat::new(llm)?;
+            chat.options = options;
+            Voice::Chat(chat)
         };
-        Ok((chat, line))
+        Ok((Self { voice, load_time }, line))
     }
 
-    /// The tokens of the conversation `messages`, or of the last message alone when there is no template.
-    fn prompt(&self, messages: &[Message]) -> Result<Vec<u32>> {
-        let tokenizer = self.session.tokenizer();
-        match (&self.template, messages.last()) {
-            (Some(template), _) => Ok(template.render(tokenizer, messages, true)?.encode(tokenizer)?),
-            (None, Some(last)) => Ok(tokenizer.encode(&last.content, true, false)?),
-            (None, None) => Ok(Vec::new()),
+    /// The answer to `text`, shown on stdout as it appears when `stream`. An interrupt breaks it off.
+    pub fn answer(&mut self, text: &str, stream: bool) -> Result<Generated> {
+        match &mut self.voice {
+            Voice::Chat(chat) => {
+                let mut answer = chat.say(text)?;
+                show(stream, || answer.step())?;
+                Ok(answer.so_far().clone())
+            }
+            Voice::Text(llm, options) => {
+                let mut generation = llm.generate(text, options)?;
+                show(stream, || generation.step())?;
+                Ok(generation.stop())
+            }
         }
     }
 
-    /// The answer to `messages`, shown on stdout as it appears when `stream`.
-    pub fn answer(&mut self, messages: &[Message], stream: bool) -> Result<Generated> {
-        let prompt = self.prompt(messages)?;
-        let request = Request { prompt: &prompt, max_tokens: self.max_tokens, end: &self.end, stop: &self.stop };
-        let mut out = Stdout::lock();
-        let mut written = Ok(());
-        let generated = self.session.generate(&request, &mut Sampler::new(self.params)?, &mut |event| {
-            if let (Event::Text(text), true) = (event, stream) {
-                written = out.answer(text);
-            }
-            let enough = interrupt::requested() || written.is_err() || Stdout::is_closed();
-            if enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        })?;
-        written?;
-        Ok(generated)
+    /// The model.
+    fn llm(&self) -> &Llm {
+        match &self.voice {
+            Voice::Chat(chat) => chat.llm(),
+            Voice::Text(llm, _) => llm,
+        }
     }
 
     /// The decoder, for other work.
     pub fn into_decoder(self) -> Decoder {
-        self.session.into_decoder()
+        let llm = match self.voice {
+            Voice::Chat(chat) => chat.into_llm(),
+            Voice::Text(llm, _) => llm,
+        };
+        llm.into_engine().into_decoder()
     }
 
     /// One line of statistics.
-    pub fn statistics(&mut self, generated: &Generated) -> String {
+    pub fn statistics(&self, generated: &Generated) -> String {
         let s = &generated.statistics;
         let memory = machine::resident()
             .map_or(String::new(), |(now, peak)| format!(" | memory {} (peak {})", bytes(now), bytes(peak)));
-        let head = self.session.decoder().head_statistics();
+        let head = self.llm().decoder().head_statistics();
         let tried = head.found + head.failed + head.skipped;
         let head = if tried == 0 {
             String::new()
@@ -146,10 +146,19 @@ impl Chat {
     }
 }
 
-/// The model's chat template, or the one its special tokens point to; `None` for models without either.
-fn chat_template(tokenizer: &sherry::tokenizer::Tokenizer) -> Result<Option<ChatTemplate>> {
-    let known = tokenizer.chat_template().is_some() || sherry::chat::Preset::detect(tokenizer).is_some();
-    if known { Ok(Some(ChatTemplate::for_tokenizer(tokenizer)?)) } else { Ok(None) }
+/// Pulls events until there are no more, the user interrupts or nobody reads them, and shows their text on stdout when
+/// `stream`.
+fn show(stream: bool, mut step: impl FnMut() -> Option<sherry::Result<Event>>) -> Result<()> {
+    let mut out = Stdout::lock();
+    while !interrupt::requested()
+        && !Stdout::is_closed()
+        && let Some(event) = step()
+    {
+        if let (Event::Text(text), true) = (event?, stream) {
+            out.answer(&text)?;
+        }
+    }
+    Ok(())
 }
 
 pub fn run(args: &RunArgs, context: &Context) -> Result<ExitCode> {
@@ -173,19 +182,18 @@ pub fn run(args: &RunArgs, context: &Context) -> Result<ExitCode> {
     let loaded = args.engine.load(args.model.as_deref(), size, &context.console)?;
     // The model inside goes on with texts.
     let raw = args.raw || args.model.is_none();
-    let (mut chat, sampling) = Chat::new(loaded, raw, &args.sampling, &args.engine)?;
+    let (mut speaker, sampling) = Speaker::new(loaded, raw, &args.sampling, &args.engine)?;
     context.console.say(&format!("sampling  {sampling}"));
-    let mut messages = Vec::new();
     if let Some(system) = &args.system {
-        if chat.template.is_none() {
+        let Voice::Chat(chat) = &mut speaker.voice else {
             let model = args.model.as_deref().unwrap_or(Path::new(builtin::NAME));
             bail!("--system needs a chat template; {} has none", model.display());
-        }
-        messages.push(Message::new("system", system.as_str()));
+        };
+        chat.set_system(Some(system));
     }
     match prompt {
-        Some(prompt) => one_answer(&mut chat, messages, prompt, context),
-        None => converse(&mut chat, messages, context),
+        Some(prompt) => one_answer(&mut speaker, &prompt, context),
+        None => converse(&mut speaker, context),
     }
 }
 
@@ -202,9 +210,8 @@ fn read_stdin() -> Result<String> {
     Ok(text.to_owned())
 }
 
-fn one_answer(chat: &mut Chat, mut messages: Vec<Message>, prompt: String, context: &Context) -> Result<ExitCode> {
-    messages.push(Message::new("user", prompt));
-    let generated = chat.answer(&messages, !context.json)?;
+fn one_answer(speaker: &mut Speaker, prompt: &str, context: &Context) -> Result<ExitCode> {
+    let generated = speaker.answer(prompt, !context.json)?;
     if Stdout::is_closed() {
         return Ok(ExitCode::SUCCESS); // nobody wants to know the rest
     }
@@ -219,29 +226,28 @@ fn one_answer(chat: &mut Chat, mut messages: Vec<Message>, prompt: String, conte
             "prompt_tokens_per_second": s.prompt_rate(),
             "generated_tokens": s.generated_tokens,
             "generated_tokens_per_second": s.generation_rate(),
-            "load_seconds": chat.load_time.as_secs_f64(),
+            "load_seconds": speaker.load_time.as_secs_f64(),
             "resident_bytes": machine::resident().map(|(now, _)| now),
         });
         out.json(&document)?;
     } else {
         writeln!(out)?;
-        context.console.say(&chat.statistics(&generated));
+        context.console.say(&speaker.statistics(&generated));
     }
-    Ok(if generated.finish == Finish::Cancelled { ExitCode::from(interrupt::EXIT_CODE) } else { ExitCode::SUCCESS })
+    Ok(if generated.finish.is_none() { ExitCode::from(interrupt::EXIT_CODE) } else { ExitCode::SUCCESS })
 }
 
-fn finish_name(finish: Finish) -> &'static str {
+fn finish_name(finish: Option<Finish>) -> &'static str {
     match finish {
-        Finish::Stop => "stop",
-        Finish::Length => "length",
-        Finish::ContextFull => "context",
-        Finish::Cancelled => "cancelled",
+        Some(Finish::Stop) => "stop",
+        Some(Finish::Length) => "length",
+        Some(Finish::ContextFull) => "context",
+        None => "cancelled",
     }
 }
 
-fn converse(chat: &mut Chat, start: Vec<Message>, context: &Context) -> Result<ExitCode> {
+fn converse(speaker: &mut Speaker, context: &Context) -> Result<ExitCode> {
     context.console.say("/clear forgets the conversation, /bye or Ctrl-D ends it");
-    let mut messages = start.clone();
     let mut lines = io::stdin().lock().lines();
     loop {
         let mut out = Stdout::lock();
@@ -259,26 +265,24 @@ fn converse(chat: &mut Chat, start: Vec<Message>, context: &Context) -> Result<E
             "" => continue,
             "/bye" | "/exit" | "/quit" => return Ok(ExitCode::SUCCESS),
             "/clear" => {
-                messages.clone_from(&start);
+                if let Voice::Chat(chat) = &mut speaker.voice {
+                    chat.clear();
+                }
                 continue;
             }
-            _ => messages.push(Message::new("user", line)),
+            _ => {}
         }
         interrupt::clear();
-        match chat.answer(&messages, true) {
+        match speaker.answer(&line, true) {
             Ok(generated) => {
                 writeln!(Stdout::lock())?;
-                if generated.finish == Finish::ContextFull {
+                if generated.finish == Some(Finish::ContextFull) {
                     context.console.say("the context is full; /clear starts afresh");
                 }
-                context.console.say(&chat.statistics(&generated));
-                messages.push(Message::new("assistant", generated.text));
+                context.console.say(&speaker.statistics(&generated));
             }
             // A conversation goes on after an answer that failed: the context may be full, the template may object.
-            Err(error) => {
-                messages.pop();
-                crate::report(&error);
-            }
+            Err(error) => crate::report(&error),
         }
     }
 }

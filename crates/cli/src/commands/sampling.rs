@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use sherry::generate::{GenerationConfig, SamplingParams, StopStrings};
+use sherry::generate::{GenerationConfig, SamplingParams};
 
 /// What to use where neither the user nor the model says anything: the values llama.cpp made customary.
 const DEFAULTS: SamplingParams = SamplingParams {
@@ -85,11 +85,6 @@ impl SamplingArgs {
             origin(self.repeat_penalty.is_some(), model.repetition_penalty.is_some()),
         );
         Ok((params, line))
-    }
-
-    /// The stop strings.
-    pub fn stop_strings(&self) -> Result<StopStrings> {
-        Ok(StopStrings::new(self.stop.iter().cloned())?)
     }
 }
 

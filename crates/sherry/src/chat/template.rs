@@ -1,14 +1,12 @@
 //! Chat templates as `transformers` renders them.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use serde_json::{Value, json};
 
 use super::guard::Guard;
 use super::jinja::{Budget, Fault, Globals, Template};
 use super::{Message, Preset, Prompt};
 use crate::tokenizer::Tokenizer;
-use crate::{Error, Result};
+use crate::{Error, Result, clock};
 
 /// Longest template.
 const MAX_SOURCE_BYTES: usize = 256 << 10;
@@ -140,8 +138,7 @@ fn explain(fault: Fault) -> Error {
 impl Date {
     /// Today in UTC.
     fn today() -> Self {
-        let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        Self::from_days((seconds / 86_400) as i64)
+        Self::from_days((clock::since_1970().as_secs() / 86_400) as i64)
     }
 
     /// The day that many days after 1 January 1970 (proleptic Gregorian calendar; years counted from March).

@@ -2,8 +2,8 @@
 
 use sherry_kernels::Pool;
 
-use crate::Result;
 use crate::model::{Decoder, KvCache, Wanted};
+use crate::{Error, Result};
 
 /// Values treated together: enough independent sums for the widest vectors.
 const LANES: usize = 16;
@@ -38,6 +38,44 @@ pub struct Score {
     pub logprob: f64,
     /// Whether every token was the most probable one at its place.
     pub is_greedy: bool,
+}
+
+/// How likely a token was, beside the most likely ones.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenScore {
+    /// The token.
+    pub token: u32,
+    /// Its natural log-probability by the model itself: before bias, penalties, mask and temperature.
+    pub logprob: f64,
+    /// The most probable tokens, most probable first (of equals, the lower id), with theirs.
+    pub top: Vec<(u32, f64)>,
+}
+
+impl TokenScore {
+    /// The score of `token` under `logits`, beside the `top` most probable tokens.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when a logit is NaN or +infinity, or `token` is not in the vocabulary.
+    pub fn new(logits: &[f32], token: u32, top: usize) -> Result<Self> {
+        let (Some(own), Some(max)) = (logits.get(token as usize), max(logits)) else {
+            let vocab = logits.len();
+            return Err(Error::Invalid(format!("the model's output is not usable: {vocab} logits for token {token}")));
+        };
+        let total = exp_sum(logits, max, Summation::Exact).ln();
+        let logprob = |logit: f32| f64::from(logit) - f64::from(max) - total;
+        let order = |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
+        let mut best: Vec<(f32, u32)> = Vec::new();
+        if top > 0 {
+            best.extend(logits.iter().copied().zip(0..));
+            if top < best.len() {
+                best.select_nth_unstable_by(top - 1, order);
+                best.truncate(top);
+            }
+            best.sort_unstable_by(order);
+        }
+        let top = best.into_iter().map(|(logit, id)| (id, logprob(logit))).collect();
+        Ok(Self { token, logprob: logprob(*own), top })
+    }
 }
 
 /// Natural log-probabilities of `tokens[1..]`, each given all tokens before it; empty for fewer than two tokens.
@@ -210,6 +248,20 @@ mod tests {
         assert!(log_prob(&[f32::NEG_INFINITY; 3], 0).is_nan());
         assert!(log_prob(&[0.0], 1).is_nan());
         assert!(log_prob(&[], 0).is_nan());
+    }
+
+    #[test]
+    fn the_most_probable_tokens_come_in_order() {
+        let logits = [1.0, 3.0, 3.0, -2.0, 2.5, f32::NEG_INFINITY];
+        let score = TokenScore::new(&logits, 4, 3).unwrap();
+        let expected: Vec<(u32, f64)> = [1, 2, 4].map(|id| (id, log_prob(&logits, id))).to_vec();
+        assert_eq!((score.token, score.logprob, &score.top), (4, log_prob(&logits, 4), &expected));
+        let all = TokenScore::new(&logits, 0, 100).unwrap().top;
+        assert_eq!(all.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [1, 2, 4, 0, 3, 5]);
+        assert_eq!(TokenScore::new(&logits, 5, 0).unwrap().logprob, f64::NEG_INFINITY);
+        for bad in [&[0.0, f32::NAN][..], &[f32::INFINITY, 0.0], &[f32::NEG_INFINITY; 2], &[0.0]] {
+            assert!(TokenScore::new(bad, 1, 1).is_err());
+        }
     }
 
     #[test]

@@ -3,16 +3,11 @@
 mod config;
 mod logprob;
 mod sampler;
-mod session;
 mod stop;
 mod token_set;
 
 pub use config::GenerationConfig;
-pub use logprob::{Score, Summation, log_prob, log_probs, token_score, token_scores};
+pub use logprob::{Score, Summation, TokenScore, log_prob, log_probs, token_score, token_scores};
 pub use sampler::{Sampler, SamplingParams};
-pub use session::{Event, Finish, Generated, Request, Session, Statistics};
 pub use stop::StopStrings;
 pub use token_set::TokenSet;
-
-#[cfg(test)]
-mod tests;

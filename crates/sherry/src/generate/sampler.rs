@@ -143,6 +143,12 @@ impl Sampler {
         })
     }
 
+    /// The same sampler with another seed.
+    #[must_use]
+    pub fn reseeded(&self, seed: u64) -> Self {
+        Self { params: SamplingParams { seed, ..self.params }, ..self.clone() }
+    }
+
     /// The parameters.
     pub fn params(&self) -> &SamplingParams {
         &self.params

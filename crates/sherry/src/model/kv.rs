@@ -48,7 +48,7 @@ pub struct KvPages {
 
 /// A page in use, and free again when the last clone is dropped.
 #[derive(Clone, Debug)]
-struct KvPage(Arc<Page>);
+pub(crate) struct KvPage(Arc<Page>);
 
 #[derive(Debug)]
 struct Page {
@@ -77,8 +77,14 @@ impl Drop for Page {
 
 impl KvPage {
     /// Whether somebody else holds the page, so that it must not change.
-    fn is_shared(&self) -> bool {
+    pub(crate) fn is_shared(&self) -> bool {
         Arc::strong_count(&self.0) > 1
+    }
+
+    /// Which page it is.
+    #[cfg(test)]
+    pub(crate) fn number(&self) -> usize {
+        self.0.number
     }
 }
 
@@ -175,7 +181,7 @@ impl KvPool {
 
     /// Continues a sequence of whole pages by a full page that others hold as well. A page reserved for these positions is
     /// given back.
-    fn append_shared(&self, sequence: &mut KvPages, page: KvPage) {
+    pub(crate) fn append_shared(&self, sequence: &mut KvPages, page: KvPage) {
         assert!(sequence.len.is_multiple_of(PAGE), "the page follows whole pages");
         let (index, start) = (sequence.len / PAGE, self.start(&page));
         if index < sequence.pages.len() {
@@ -191,13 +197,19 @@ impl KvPool {
     ///
     /// # Errors
     /// [`Error::KvFull`] when no page is free.
-    fn append_copy(&mut self, sequence: &mut KvPages, page: &KvPage, positions: usize) -> Result<()> {
+    pub(crate) fn append_copy(&mut self, sequence: &mut KvPages, page: &KvPage, positions: usize) -> Result<()> {
         assert!(sequence.len.is_multiple_of(PAGE) && positions < PAGE, "a part of a page follows whole pages");
         self.reserve(sequence, positions)?;
         let to = sequence.starts[sequence.len / PAGE];
         self.copy(self.start(page), to, positions);
         sequence.len += positions;
         Ok(())
+    }
+
+    /// Makes a sequence hold `page` in place of its own full page `index`, which holds the same keys and values.
+    pub(crate) fn replace(&self, sequence: &mut KvPages, index: usize, page: KvPage) {
+        assert!((index + 1) * PAGE <= sequence.len, "the page is full");
+        (sequence.starts[index], sequence.pages[index]) = (self.start(&page), page);
     }
 
     fn start(&self, page: &KvPage) -> usize {
@@ -308,13 +320,18 @@ impl KvPages {
         }
     }
 
+    /// The pages that hold positions, the last one perhaps in part.
+    pub(crate) fn held(&self) -> &[KvPage] {
+        &self.pages[..self.len.div_ceil(PAGE)]
+    }
+
     /// Whether the page that the next position goes to is in use by others.
     fn must_copy(&self) -> bool {
         !self.len.is_multiple_of(PAGE) && self.pages[self.len / PAGE].is_shared()
     }
 
     /// Counts `tokens` more positions as held, once every layer has written them.
-    pub(super) fn advance(&mut self, tokens: usize) {
+    pub(crate) fn advance(&mut self, tokens: usize) {
         self.len += tokens;
     }
 }

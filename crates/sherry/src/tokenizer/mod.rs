@@ -21,7 +21,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod tiktoken;
-mod vocab;
+pub(crate) mod vocab;
 
 use std::ops::Range;
 
@@ -257,6 +257,12 @@ impl Tokenizer {
     /// Whether [`Self::encode`] with `add_special` puts [`Self::bos`] first.
     pub fn adds_bos(&self) -> bool {
         self.roles.bos.is_some() && self.prefix.first() == self.roles.bos.as_ref()
+    }
+
+    /// Whether `id` stands for a token. The others, in the middle of the vocabulary or beyond its end, are rows of an
+    /// embedding that was filled up to a round size: no model should choose them.
+    pub fn is_token(&self, id: u32) -> bool {
+        self.vocab.kind(id).is_some_and(|kind| kind != TokenKind::Unused)
     }
 
     /// The chat template that came with the tokenizer.

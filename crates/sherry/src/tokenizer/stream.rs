@@ -1,20 +1,24 @@
 //! Text of an answer while it is being generated: whole characters only.
 
+use std::ops::Deref;
+
 use super::Tokenizer;
 use crate::Result;
 
 /// Turns token ids into text piece by piece. A character spread over several tokens comes out when its last byte is
 /// there; the concatenation of all pieces equals [`Tokenizer::decode`] without control tokens.
-pub struct TokenStream<'t> {
-    tokenizer: &'t Tokenizer,
+///
+/// The tokenizer is borrowed (`&Tokenizer`) or shared (`Arc<Tokenizer>`).
+pub struct TokenStream<T> {
+    tokenizer: T,
     pending: Vec<u8>,
     at_start: bool,
 }
 
-impl<'t> TokenStream<'t> {
+impl<T: Deref<Target = Tokenizer>> TokenStream<T> {
     /// A stream for a whole text from its beginning (`at_start`: a SentencePiece vocabulary's first space is dropped)
     /// or for the continuation of a prompt.
-    pub fn new(tokenizer: &'t Tokenizer, at_start: bool) -> Self {
+    pub fn new(tokenizer: T, at_start: bool) -> Self {
         Self { tokenizer, pending: Vec::new(), at_start }
     }
 
@@ -39,8 +43,8 @@ impl<'t> TokenStream<'t> {
     }
 
     /// What is left when no more tokens come: U+FFFD for an unfinished character.
-    pub fn finish(self) -> String {
-        String::from_utf8_lossy(&self.pending).into_owned()
+    pub fn finish(&mut self) -> String {
+        String::from_utf8_lossy(&std::mem::take(&mut self.pending)).into_owned()
     }
 }
 

@@ -19,7 +19,7 @@ use sherry_measure::bench::models::{Options, Phase, Setup, Test};
 use super::Context;
 use super::engine::{KvArg, positive, threads};
 use crate::machine;
-use crate::threads::default_threads;
+use sherry::threads::default_threads;
 
 /// Measure prompts, generation and kernels: llama-bench's table, the paper's speed table
 #[derive(Args)]

@@ -18,7 +18,7 @@ use super::{BenchArgs, usable_memory};
 use crate::commands::Context;
 use crate::commands::engine::resolve;
 use crate::output::{Align, Table};
-use crate::threads::default_threads;
+use sherry::threads::default_threads;
 
 /// A model that is not loaded yet.
 enum Candidate {

@@ -1,0 +1,47 @@
+//! The only room of the library that asks for the time. A browser has no clock that Rust could ask: there, nothing takes any
+//! time, and the day is the first of all.
+
+use std::time::Duration;
+#[cfg(not(all(target_family = "wasm", target_os = "unknown")))]
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// Measures how long something takes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stopwatch {
+    #[cfg(not(all(target_family = "wasm", target_os = "unknown")))]
+    start: Instant,
+}
+
+impl Stopwatch {
+    /// Begins now.
+    pub fn start() -> Self {
+        Self {
+            #[cfg(not(all(target_family = "wasm", target_os = "unknown")))]
+            start: Instant::now(),
+        }
+    }
+
+    /// The time since then.
+    #[cfg(not(all(target_family = "wasm", target_os = "unknown")))]
+    pub fn elapsed(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    /// Nothing.
+    #[cfg(all(target_family = "wasm", target_os = "unknown"))]
+    pub fn elapsed(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+/// The time since the beginning of 1970, UTC.
+#[cfg(not(all(target_family = "wasm", target_os = "unknown")))]
+pub(crate) fn since_1970() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// Nothing.
+#[cfg(all(target_family = "wasm", target_os = "unknown"))]
+pub(crate) fn since_1970() -> Duration {
+    Duration::ZERO
+}
