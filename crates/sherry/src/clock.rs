@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 #[cfg(not(all(target_family = "wasm", target_os = "unknown")))]
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Measures how long something takes.
 #[derive(Clone, Copy, Debug)]
@@ -35,13 +36,18 @@ impl Stopwatch {
 }
 
 /// The time since the beginning of 1970, UTC.
-#[cfg(not(all(target_family = "wasm", target_os = "unknown")))]
 pub(crate) fn since_1970() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+    since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// The time since `moment`; `None` when that lies ahead, or there is no clock.
+#[cfg(not(all(target_family = "wasm", target_os = "unknown")))]
+pub(crate) fn since(moment: SystemTime) -> Option<Duration> {
+    SystemTime::now().duration_since(moment).ok()
 }
 
 /// Nothing.
 #[cfg(all(target_family = "wasm", target_os = "unknown"))]
-pub(crate) fn since_1970() -> Duration {
-    Duration::ZERO
+pub(crate) fn since(_: SystemTime) -> Option<Duration> {
+    None
 }

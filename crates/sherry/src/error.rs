@@ -57,6 +57,9 @@ pub enum Error {
         /// Pages there are.
         free: usize,
     },
+    /// Weights that do not make a matrix.
+    #[error("matrix: {0}")]
+    Matrix(#[from] sherry_kernels::MatrixError),
     /// Too many jobs wait already.
     #[error("the queue is full: {waiting} sequences wait already")]
     Busy {

@@ -49,7 +49,13 @@ mod progress;
 pub mod threads;
 pub mod tokenizer;
 
+pub use batch::{BatchEngine, Finish};
+pub use chat::Message;
 pub use error::{Error, Result};
+pub use generate::SamplingParams;
 pub use llm::{Chat, Event, Generate, Generated, Llm, LoadOptions};
 pub use memory::available_memory;
+pub use model::KvType;
 pub use progress::{NoProgress, Progress};
+pub use sherry_kernels::{Isa, Precision};
+pub use tokenizer::Tokenizer;

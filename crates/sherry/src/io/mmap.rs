@@ -5,8 +5,10 @@ use std::fs::File;
 use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
+#[cfg(feature = "mmap")]
 use std::sync::Arc;
 
+#[cfg(feature = "mmap")]
 use memmap2::Mmap;
 use sherry_kernels::Bytes;
 
@@ -16,7 +18,7 @@ use crate::{Error, Result};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum ReadMode {
     /// Map it: loads lazily, shares pages between processes. A file that another process truncates while it is mapped
-    /// ends this process with SIGBUS. WebAssembly has no mappings: there, files are read.
+    /// ends this process with SIGBUS. Without the feature `mmap`, and in WebAssembly, files are read.
     #[default]
     Map,
     /// Read it into memory at once: slower to start, safe from truncation.
@@ -24,12 +26,14 @@ pub enum ReadMode {
 }
 
 /// Files up to this size are read rather than mapped, so that headers, tokenizers and small models cannot cause SIGBUS.
+#[cfg(feature = "mmap")]
 const ALWAYS_READ: u64 = 1 << 20;
 
 /// The contents of one file.
 #[derive(Clone, Debug)]
 pub struct FileBytes {
     bytes: Bytes,
+    #[cfg(feature = "mmap")]
     map: Option<Arc<Mmap>>,
 }
 
@@ -44,20 +48,22 @@ impl FileBytes {
         if !meta.is_file() {
             return Err(Error::malformed(path, "file", "not a regular file"));
         }
-        if mode == ReadMode::Read || cfg!(target_family = "wasm") || meta.len() <= ALWAYS_READ {
-            let mut bytes = Vec::new();
-            let size = usize::try_from(meta.len()).unwrap_or(usize::MAX);
-            if bytes.try_reserve_exact(size).is_err() {
-                return Err(Error::malformed(path, "file", format!("{size} bytes do not fit into memory")));
-            }
-            file.read_to_end(&mut bytes).map_err(Error::io(path, "read"))?;
-            return Ok(Self { bytes: bytes.into(), map: None });
+        #[cfg(feature = "mmap")]
+        if mode == ReadMode::Map && !cfg!(target_family = "wasm") && meta.len() > ALWAYS_READ {
+            // SAFETY: the mapping is private and read-only; the documented hazard (another process changing or truncating
+            // the file) is inherent to mapping and can be avoided with `ReadMode::Read`.
+            let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path, "map"))?;
+            let map = Arc::new(map);
+            return Ok(Self { bytes: Bytes::new(Arc::<Mmap>::clone(&map)), map: Some(map) });
         }
-        // SAFETY: the mapping is private and read-only; the documented hazard (another process changing or truncating
-        // the file) is inherent to mapping and can be avoided with `ReadMode::Read`.
-        let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path, "map"))?;
-        let map = Arc::new(map);
-        Ok(Self { bytes: Bytes::new(Arc::<Mmap>::clone(&map)), map: Some(map) })
+        let _ = mode; // without mappings both are the same
+        let mut bytes = Vec::new();
+        let size = usize::try_from(meta.len()).unwrap_or(usize::MAX);
+        if bytes.try_reserve_exact(size).is_err() {
+            return Err(Error::malformed(path, "file", format!("{size} bytes do not fit into memory")));
+        }
+        file.read_to_end(&mut bytes).map_err(Error::io(path, "read"))?;
+        Ok(Self::from(Bytes::from(bytes)))
     }
 
     /// All bytes of the file.
@@ -65,31 +71,32 @@ impl FileBytes {
         &self.bytes
     }
 
-    /// Lets the system drop the resident pages wholly inside `range`; reading them again is slower but still correct.
-    /// Does nothing but on Unix.
-    #[cfg(not(unix))]
-    pub fn release(&self, _range: Range<usize>) {
-        let _ = &self.map;
-    }
-
-    /// Lets the system drop the resident pages wholly inside `range`; reading them again is slower but still correct.
-    #[cfg(unix)]
+    /// Lets the system drop the resident pages that hold `range`; reading them again is slower but still correct. Does
+    /// nothing where nothing is mapped.
     pub fn release(&self, range: Range<usize>) {
-        const PAGE: usize = 4096;
-        let Some(map) = &self.map else { return };
-        let start = range.start.next_multiple_of(PAGE);
-        let end = range.end.min(map.len()) / PAGE * PAGE;
-        if start < end {
-            // SAFETY: for a private read-only file mapping DONTNEED only drops clean pages; the next access reads the
-            // file again, so no reference into the mapping ever sees other contents. Failure is harmless.
-            let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, end - start) };
+        #[cfg(all(unix, feature = "mmap"))]
+        if let Some(map) = &self.map {
+            let end = range.end.min(map.len());
+            if range.start < end {
+                let (start, len) = (range.start, end - range.start);
+                // SAFETY: for a private read-only file mapping DONTNEED only drops clean pages, neighbours of the range that
+                // share a page with it included; the next access reads the file again, so no reference into the mapping
+                // ever sees other contents. The range lies in the mapping, and `memmap2` makes it whole pages, whatever
+                // their size. Failure is harmless.
+                let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, len) };
+            }
         }
+        let _ = range;
     }
 }
 
 impl From<Bytes> for FileBytes {
     /// Contents that did not come from a file of their own.
     fn from(bytes: Bytes) -> Self {
-        Self { bytes, map: None }
+        Self {
+            bytes,
+            #[cfg(feature = "mmap")]
+            map: None,
+        }
     }
 }

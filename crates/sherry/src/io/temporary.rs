@@ -11,7 +11,9 @@ use std::fs::{self, File, TryLockError};
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
+
+use crate::clock;
 
 /// Stands between the name of the target and the random part.
 const MARK: &str = ".tmp-";
@@ -101,5 +103,5 @@ fn remove_if_stale(path: &Path) {
 fn untouched_for(path: &Path) -> Option<Duration> {
     let modified = |path: &Path| fs::symlink_metadata(path).and_then(|meta| meta.modified()).ok();
     let inside = fs::read_dir(path).into_iter().flatten().flatten().filter_map(|entry| modified(&entry.path()));
-    SystemTime::now().duration_since(inside.chain(modified(path)).max()?).ok()
+    clock::since(inside.chain(modified(path)).max()?)
 }

@@ -7,8 +7,9 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
+use std::sync::{Mutex, PoisonError};
 
-use rayon::prelude::*;
+use sherry_kernels::Pool;
 
 use super::bpe::{Bpe, Merge, Merges, byte_alphabet};
 use super::special::{Added, Specials};
@@ -50,31 +51,36 @@ impl Learner {
         Ok(Self { pre: by_name(PRE_TOKENIZER)?, counts: HashMap::new() })
     }
 
-    /// Counts the pieces of `texts`. Memory grows with the number of different pieces, up to a bound; where it is
+    /// Counts the pieces of `texts` on the threads of `pool`. Memory grows with the number of different pieces, up to a bound; where it is
     /// reached, which rare pieces are forgotten depends on how texts are put together into calls.
     ///
     /// # Errors
     /// As [`Tokenizer::encode`].
-    pub fn add(&mut self, texts: &[String]) -> Result<()> {
+    pub fn add(&mut self, texts: &[String], pool: &Pool) -> Result<()> {
         let chunks: Vec<&str> = texts.iter().flat_map(|text| chunks(text)).collect();
-        let counted = chunks
-            .into_par_iter()
-            .try_fold(HashMap::<&[u8], u64>::new, |mut counts, chunk| -> Result<_> {
-                for piece in split_all(&self.pre.splits, chunk)? {
-                    if piece.len() <= MAX_PIECE_BYTES {
-                        *counts.entry(&chunk.as_bytes()[piece]).or_default() += 1;
+        let all: Mutex<Result<HashMap<&[u8], u64>>> = Mutex::new(Ok(HashMap::new()));
+        pool.share(chunks.len(), 1, &|claims| {
+            let mut counts = HashMap::new();
+            let mut counted = Ok(());
+            while counted.is_ok()
+                && let Some(range) = claims.next()
+            {
+                counted = chunks[range].iter().try_for_each(|chunk| self.count(chunk, &mut counts));
+            }
+            let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+            match (&mut *all, counted) {
+                (all @ Ok(_), Err(error)) => *all = Err(error),
+                (Ok(all), Ok(())) => {
+                    // The smaller map into the larger one.
+                    if all.len() < counts.len() {
+                        std::mem::swap(all, &mut counts);
                     }
+                    counts.into_iter().for_each(|(piece, count)| *all.entry(piece).or_default() += count);
                 }
-                Ok(counts)
-            })
-            .try_reduce(HashMap::new, |a, b| {
-                let (mut large, small) = if a.len() < b.len() { (b, a) } else { (a, b) };
-                for (piece, count) in small {
-                    *large.entry(piece).or_default() += count;
-                }
-                Ok(large)
-            })?;
-        for (piece, count) in counted {
+                (Err(_), _) => {}
+            }
+        });
+        for (piece, count) in all.into_inner().unwrap_or_else(PoisonError::into_inner)? {
             match self.counts.get_mut(piece) {
                 Some(total) => *total += count,
                 None => {
@@ -88,6 +94,15 @@ impl Learner {
                 if self.counts.len() <= MAX_PIECES / 2 {
                     break;
                 }
+            }
+        }
+        Ok(())
+    }
+
+    fn count<'t>(&self, chunk: &'t str, counts: &mut HashMap<&'t [u8], u64>) -> Result<()> {
+        for piece in split_all(&self.pre.splits, chunk)? {
+            if piece.len() <= MAX_PIECE_BYTES {
+                *counts.entry(&chunk.as_bytes()[piece]).or_default() += 1;
             }
         }
         Ok(())
@@ -340,7 +355,7 @@ mod tests {
 
     fn learn(texts: &[String], vocab: usize) -> Tokenizer {
         let mut learner = Learner::new().unwrap();
-        texts.chunks(7).for_each(|texts| learner.add(texts).unwrap());
+        texts.chunks(7).for_each(|texts| learner.add(texts, &Pool::new(2)).unwrap());
         learner.learn(vocab, &NoProgress).unwrap()
     }
 

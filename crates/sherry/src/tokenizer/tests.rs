@@ -260,7 +260,7 @@ fn learned_vocabularies_equal_hugging_faces() {
     let texts: Vec<String> = text.split_inclusive(" \n = ").map(str::to_string).collect();
     let (vocab, splits) = (2000, split::by_name("smollm").unwrap().splits);
     let mut learner = Learner::new().unwrap();
-    texts.chunks(50).for_each(|texts| learner.add(texts).unwrap());
+    texts.chunks(50).for_each(|texts| learner.add(texts, &sherry_kernels::Pool::new(2)).unwrap());
     let ours = learner.learn(vocab, &crate::NoProgress).unwrap();
 
     let specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];

@@ -7,6 +7,7 @@ use sherry::Progress;
 use sherry::io::{hex, write_atomic};
 use sherry::model::Checkpoint;
 use sherry::tokenizer::{Learner, Tokenizer};
+use sherry_kernels::Pool;
 
 use super::Sources;
 use super::documents::Batches;
@@ -169,8 +170,10 @@ impl Coder {
 /// As reading the sources and [`Learner::learn`].
 pub fn learn(sources: &Sources, vocab: usize, progress: &dyn Progress) -> Result<Tokenizer> {
     let mut learner = Learner::new()?;
-    Batches::of(sources, "read the text")
-        .each(progress, |file, texts| learner.add(texts).map_err(|error| Error::data(file, error.to_string())))?;
+    let pool = Pool::new(rayon::current_num_threads());
+    Batches::of(sources, "read the text").each(progress, |file, texts| {
+        learner.add(texts, &pool).map_err(|error| Error::data(file, error.to_string()))
+    })?;
     Ok(learner.learn(vocab, progress)?)
 }
 
