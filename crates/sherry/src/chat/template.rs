@@ -38,6 +38,15 @@ pub struct Date {
 /// Templates are untrusted programs and are run by an interpreter made for that: no access to anything outside,
 /// bounded recursion, a bounded number of steps (2^20, and 2^10 more per message) and of bytes made (16 MiB, and 24 more
 /// per byte of the messages). The source is at most 256 KiB.
+///
+/// ```
+/// use sherry::chat::{ChatTemplate, Message};
+/// let llm = sherry::Llm::tiny()?;
+/// let template = ChatTemplate::for_tokenizer(llm.tokenizer())?;
+/// let prompt = template.render(llm.tokenizer(), &[Message::new("user", "Hi!")], true)?;
+/// assert!(prompt.text.ends_with("<|im_start|>assistant\n"));
+/// # Ok::<(), sherry::Error>(())
+/// ```
 pub struct ChatTemplate {
     template: Template,
     variables: Vec<(String, Value)>,

@@ -99,6 +99,11 @@ pub fn log_probs(decoder: &mut Decoder, cache: &mut KvCache, tokens: &[u32]) -> 
 /// Natural log-probability of `token` under `logits`: `logits[token] - ln(sum(exp(logits)))`. Exact to about 2e-7, the
 /// rounding of the exponentials; the sum is f64. NaN when a logit is NaN or +infinity or `token` is not in the
 /// vocabulary.
+///
+/// ```
+/// let even = [0.5; 4];
+/// assert!((sherry::generate::log_prob(&even, 2) - 0.25f64.ln()).abs() < 1e-6);
+/// ```
 pub fn log_prob(logits: &[f32], token: u32) -> f64 {
     log_prob_by(logits, token, Summation::Exact)
 }

@@ -9,6 +9,15 @@ const MAX_BYTES: usize = 4096;
 
 /// Looks for stop strings in text that arrives in pieces. Text that may be the beginning of one is held back until
 /// that is decided, so that no part of a stop string is ever shown.
+///
+/// ```
+/// use sherry::generate::StopStrings;
+/// let mut stop = StopStrings::new(["User:".to_owned()])?;
+/// assert_eq!(stop.push("Yes.\nUs"), "Yes.\n");
+/// assert_eq!(stop.push("er: And"), "");
+/// assert!(stop.found());
+/// # Ok::<(), sherry::Error>(())
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct StopStrings {
     strings: Vec<String>,

@@ -18,6 +18,14 @@ use crate::tokenizer::Tokenizer;
 use crate::{Error, Progress, Result};
 
 /// A model on disk whose configuration and tensors have been checked against each other.
+///
+/// ```no_run
+/// use sherry::io::ReadMode;
+/// use sherry::model::Checkpoint;
+/// let checkpoint = Checkpoint::open("model.gguf".as_ref(), ReadMode::Map)?;
+/// println!("{}, {} layers", checkpoint.describe(), checkpoint.config().layers);
+/// # Ok::<(), sherry::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Checkpoint {
     path: PathBuf,

@@ -116,6 +116,24 @@ impl<'a> Logits<'a> {
 ///
 /// The logits of a token depend on the tokens before it in its own sequence and on nothing else: for any number of
 /// threads, any cutting of the prompt into steps and any other sequences in the batch they have the same bits.
+///
+/// ```
+/// # use std::sync::Arc;
+/// use sherry::model::{Decoder, Family, KvPages, KvPool, KvType, Step, Wanted, synthetic};
+/// use sherry_kernels::{Engine, Isa, Precision};
+///
+/// let model = Arc::new(synthetic::model(&synthetic::tiny(Family::Qwen3), 1)?);
+/// let mut decoder = Decoder::new(model, Engine::new(Isa::best(), 2, Precision::Int8));
+/// // Two sequences in one pass over the weights.
+/// let mut pool = KvPool::new(decoder.config(), 2, KvType::F16)?;
+/// let (mut one, mut two) = (KvPages::default(), KvPages::default());
+/// let logits = decoder.forward(&mut pool, &mut [
+///     Step { cache: &mut one, tokens: &[3, 1, 4], logits: Wanted::Last },
+///     Step { cache: &mut two, tokens: &[1, 5], logits: Wanted::All },
+/// ])?;
+/// assert_eq!(logits.rows(), 3);
+/// # Ok::<(), sherry::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Decoder {
     model: Arc<Model>,

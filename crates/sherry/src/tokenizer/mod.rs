@@ -51,6 +51,13 @@ const END_OF_TURN: [&str; 8] = [
 ];
 
 /// Text to token ids and back. See the [module documentation](self).
+///
+/// ```
+/// let llm = sherry::Llm::tiny()?;
+/// let ids = llm.tokenizer().encode("Hi <|im_end|>", true, false)?;
+/// assert_eq!(ids.len(), 13, "typed by a user, a control token is text");
+/// # Ok::<(), sherry::Error>(())
+/// ```
 pub struct Tokenizer {
     vocab: Vocab,
     normalizers: Vec<Normalizer>,
