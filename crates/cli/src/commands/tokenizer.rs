@@ -37,13 +37,13 @@ pub struct TokenizerArgs {
 }
 
 pub fn run(args: &TokenizerArgs, context: &Context) -> Result<ExitCode> {
-    let existing = args.out.join("tokenizer.json");
-    if existing.exists() && !args.force {
+    let files = ["tokenizer.json", "tokenizer_config.json"].map(|name| args.out.join(name));
+    if let Some(existing) = files.iter().find(|path| path.exists() && !args.force) {
         bail!("{}: exists; --force replaces it", existing.display());
     }
     let sources = Sources::open(&args.files, &args.text_field, &context.console)?;
     let tokenizer = learn(&sources, args.vocab, &context.console)?;
-    let paths = save_tokenizer(&tokenizer, &args.out)?;
+    let paths = save_tokenizer(&tokenizer, &args.out, args.force)?;
     let mut out = Stdout::lock();
     if context.json {
         out.json_line(&json!({ "path": paths[0], "vocab": tokenizer.vocab_size() }))?;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 use sherry::Progress;
-use sherry::io::{hex, write_atomic};
+use sherry::io::{AtomicFile, hex};
 use sherry::model::Checkpoint;
 use sherry::tokenizer::{Learner, Tokenizer};
 use sherry_kernels::Pool;
@@ -108,7 +108,7 @@ impl Coder {
         if found < vocab {
             progress.note(&format!("the text has patterns for {found} tokens only, not {vocab}"));
         }
-        save_tokenizer(&tokenizer, &folder)?;
+        save_tokenizer(&tokenizer, &folder, true)?;
         Self::open(&folder)
     }
 
@@ -180,12 +180,18 @@ pub fn learn(sources: &Sources, vocab: usize, progress: &dyn Progress) -> Result
 /// Writes `tokenizer` as `tokenizer.json` and `tokenizer_config.json` into `folder`, which is created if need be.
 ///
 /// # Errors
-/// [`sherry::Error::Io`].
-pub fn save_tokenizer(tokenizer: &Tokenizer, folder: &Path) -> Result<[PathBuf; 2]> {
+/// [`sherry::Error::Io`]; one of the files exists, and `replace` is not set.
+pub fn save_tokenizer(tokenizer: &Tokenizer, folder: &Path, replace: bool) -> Result<[PathBuf; 2]> {
     std::fs::create_dir_all(folder).map_err(sherry::Error::io(folder, "create"))?;
     let paths = [folder.join(TOKENIZER_FILES[0]), folder.join(TOKENIZER_FILES[1])];
-    // The tokenizer last: where it is, the folder is complete.
-    write_atomic(&paths[1], tokenizer.to_config_json().as_bytes())?;
-    write_atomic(&paths[0], tokenizer.to_json()?.as_bytes())?;
+    let write = |path: &Path, text: String| {
+        let mut file = AtomicFile::create(path)?;
+        file.set_replace(replace);
+        file.write(text.as_bytes())?;
+        file.commit()
+    };
+    // The tokenizer last: where it is, the folder is complete. Of several that write at once, one gets past the first.
+    write(&paths[1], tokenizer.to_config_json())?;
+    write(&paths[0], tokenizer.to_json()?)?;
     Ok(paths)
 }

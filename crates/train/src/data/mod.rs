@@ -102,6 +102,7 @@ impl Dataset {
                     progress.note(&format!("{problem}; tokenizing again"));
                 }
                 std::fs::create_dir_all(cache).map_err(sherry::Error::io(cache, "create"))?;
+                sherry::io::sweep(cache); // what killed runs left of other texts
                 let mut writer = cache::Writer::create(&path, coder.vocab())?;
                 tokenize(sources, coder, &mut writer, progress)?;
                 writer.finish(&key)?;
