@@ -29,7 +29,7 @@ pub fn gguf_model(bytes: &[u8]) {
     if let Ok(tokenizer) = checkpoint.tokenizer()
         && let Ok(ids) = tokenizer.encode("ab <|x|> \u{0}é", true, true)
     {
-        tokenizer.decode(&ids, true).expect("ids that encoding gave");
+        tokenizer.decode(&ids, true);
     }
 }
 

@@ -30,9 +30,9 @@ pub fn tokenizer_json(data: &[u8]) {
     let Ok(tokenizer) = Tokenizer::from_json(data, None, None) else { return };
     for text in ["", "ab ab", " <|x|>\u{0}\n\n  é漢😀 123'll"] {
         let Ok(ids) = tokenizer.encode(text, true, true) else { continue };
-        let decoded = tokenizer.decode(&ids, false).expect("ids that encoding gave");
+        let decoded = tokenizer.decode(&ids, false);
         let mut stream = TokenStream::new(&tokenizer, true);
-        let mut streamed: String = ids.iter().map(|id| stream.push(*id).expect("an id that encoding gave")).collect();
+        let mut streamed: String = ids.iter().map(|id| stream.push(*id)).collect();
         streamed.push_str(&stream.finish());
         assert_eq!(streamed, decoded);
     }
@@ -44,7 +44,7 @@ pub fn tokenizer_json(data: &[u8]) {
 pub fn tiktoken(data: &[u8]) {
     let Ok(tokenizer) = Tokenizer::from_tiktoken(data, "llama-bpe", &["<|end|>".into()]) else { return };
     if let Ok(ids) = tokenizer.encode("ab <|end|> 12é", true, true) {
-        tokenizer.decode(&ids, true).expect("ids that encoding gave");
+        tokenizer.decode(&ids, true);
     }
 }
 

@@ -246,6 +246,7 @@ impl EngineArgs {
             })
         };
         let (tokenizer, decoder) = (Arc::new(tokenizer?), decoder?);
+        tokenizer.notes().iter().for_each(|note| progress.note(note));
         Ok(Loaded { checkpoint, decoder, tokenizer, context, load_time: start.elapsed() })
     }
 }

@@ -247,6 +247,7 @@ impl EvalArgs {
         let size = ContextSize { asked: self.ctx_size.map(|n| ("--ctx-size", n)), default: usize::MAX };
         let max_length = size.of(checkpoint.config())?;
         let tokenizer = Arc::new(checkpoint.tokenizer()?);
+        tokenizer.notes().iter().for_each(|note| context.console.note(note));
         if let Some(text) = text {
             let windows = self.windows(max_length);
             if windows.longest() > max_length {

@@ -101,6 +101,7 @@ fn tokenizer(checkpoint: &Checkpoint) -> Value {
             "eos": tokenizer.eos().and_then(|id| tokenizer.id_to_token(id)),
             "adds_bos": tokenizer.adds_bos(),
             "chat_template": tokenizer.chat_template().is_some(),
+            "notes": tokenizer.notes(),
         }),
         Err(error) => json!({ "problem": error.to_string() }),
     }
@@ -249,6 +250,9 @@ fn text(report: &Value, checkpoint: &Checkpoint) -> String {
             if tokenizer["chat_template"] == true { "with a" } else { "no" }
         ),
     };
+    for note in tokenizer["notes"].as_array().into_iter().flatten() {
+        text += &format!("note: {}\n", note.as_str().unwrap_or_default());
+    }
     if let Some(metadata) = report["metadata"].as_object() {
         text += "\nmetadata\n";
         for (key, value) in metadata {

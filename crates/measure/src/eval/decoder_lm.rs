@@ -323,7 +323,7 @@ impl Lm for DecoderLm {
             }
             answer.push(best);
             input = vec![best];
-            text = self.tokenizer.decode(&answer, false)?;
+            text = self.tokenizer.decode(&answer, false);
             let stop = until.iter().filter(|stop| !stop.is_empty()).filter_map(|stop| text.find(stop.as_str())).min();
             if let Some(at) = stop {
                 text.truncate(at);

@@ -247,8 +247,7 @@ impl Sequence {
         if self.job.end.contains(&token) {
             finish = Some(Finish::Stop);
         } else {
-            // Only tokens that have a text are picked.
-            text = self.stream.push(token).unwrap_or_default();
+            text = self.stream.push(token);
             if self.generated() >= self.job.min_tokens {
                 text = self.stops.push(&text);
             }

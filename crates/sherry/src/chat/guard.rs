@@ -47,12 +47,8 @@ impl Guard {
 
     /// Sorted, disjoint ranges: control tokens, parts of one at either end, characters that are stand-ins themselves.
     fn dangerous(&self, text: &str) -> Vec<Range<usize>> {
-        let mut ranges = Vec::new();
-        let mut at = 0;
-        while let Some(found) = self.control.find(text, at, true, &[]) {
-            at = found.range.end;
-            ranges.push(found.range);
-        }
+        let stretches = self.control.split(text, true, |_| None).into_iter();
+        let mut ranges: Vec<_> = stretches.filter(|found| found.id.is_some()).map(|found| found.range).collect();
         let stand_ins = text.char_indices().filter(|(_, c)| stand_in_index(*c).is_some());
         ranges.extend(stand_ins.map(|(at, c)| at..at + c.len_utf8()));
         // Templates trim, so a part of a control token also counts next to white space at either end.

@@ -39,6 +39,7 @@ pub fn read(path: &Path) -> Result<Value> {
 /// [`Error::Malformed`] when `bytes` is not UTF-8 JSON, nests deeper than 128 levels, holds a number beyond f64 or names
 /// a key twice in one object.
 pub fn parse(path: &Path, bytes: &[u8]) -> Result<Value> {
+    check_text(bytes).map_err(|problem| Error::malformed(path, "file", problem))?;
     let trail = RefCell::new(Vec::new());
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let value = Strict { trail: &trail }.deserialize(&mut deserializer).and_then(|value| {
@@ -50,6 +51,23 @@ pub fn parse(path: &Path, bytes: &[u8]) -> Result<Value> {
         let place = if trail.is_empty() { "JSON".to_owned() } else { format!("field '{}'", shown(&trail.join("."))) };
         Error::malformed(path, place, format!("not valid JSON: {error}"))
     })
+}
+
+/// Says what is wrong with a file that does not even begin like JSON.
+pub(crate) fn check_text(bytes: &[u8]) -> Result<(), String> {
+    let problem = match bytes {
+        [0xEF, 0xBB, 0xBF, ..] => {
+            "begins with a byte-order mark, which JSON does not have; save it as UTF-8 without one"
+        }
+        [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..] => "is UTF-16; JSON is UTF-8",
+        [0x1F, 0x8B, ..] => "is compressed with gzip; unpack it",
+        _ if bytes.trim_ascii().is_empty() => "is empty",
+        _ if bytes.starts_with(b"version https://git-lfs") => {
+            "is a pointer of Git LFS, not the file itself; `git lfs pull` gets it"
+        }
+        _ => return Ok(()),
+    };
+    Err(problem.to_owned())
 }
 
 /// A name from a file, short and printable enough for a message.
@@ -162,6 +180,11 @@ impl<'a> Fields<'a> {
     /// The [`Error::Malformed`] that says what is wrong with field `name`, for checks beyond the type.
     pub fn error(&self, name: &str, problem: impl Into<String>) -> Error {
         Error::malformed(self.path, format!("field '{}{}'", shown(&self.prefix), shown(name)), problem)
+    }
+
+    /// Every field, null ones included.
+    pub fn entries(&self) -> impl Iterator<Item = (&'a str, &'a Value)> + use<'a> {
+        self.map.iter().map(|(name, value)| (name.as_str(), value))
     }
 
     /// The field `name` as it stands; `None` when absent or null.

@@ -7,7 +7,7 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 
-use super::vocab::{TokenKind, Vocab, byte_to_char, parse_byte};
+use super::vocab::{TokenKind, Vocab, byte_to_char, char_to_byte, parse_byte};
 use crate::{Error, Result};
 
 /// No symbol: the end of the list, or one that was merged away.
@@ -30,16 +30,45 @@ pub(super) type Merges = HashMap<(u32, u32), Merge>;
 pub(super) enum Alphabet {
     /// One per byte of the UTF-8 text.
     Bytes(Box<[Option<u32>; 256]>),
-    /// One per character; for characters that have no token the tokens of their bytes, or the unknown token.
-    Chars { chars: HashMap<char, u32>, bytes: Option<Box<[u32; 256]>>, fuse_unknown: bool },
+    /// One per character.
+    Chars(HashMap<char, u32>),
+}
+
+/// What becomes of characters without a token.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Unknown {
+    /// The tokens of their bytes, in vocabularies that have them; else the token `id`.
+    pub bytes: Option<Box<[u32; 256]>>,
+    pub id: Option<u32>,
+    /// A run of them becomes one token `id`.
+    pub fuse: bool,
+}
+
+impl Unknown {
+    /// Appends the tokens of the character `text`; `after` says that the character before it became the token `id`, the
+    /// result whether this one did.
+    pub fn push(&self, text: &str, after: bool, out: &mut Vec<u32>) -> Result<bool> {
+        match (&self.bytes, self.id) {
+            (Some(table), _) => {
+                out.extend(text.bytes().map(|byte| table[usize::from(byte)]));
+                Ok(false)
+            }
+            (None, Some(id)) => {
+                if !(after && self.fuse) {
+                    out.push(id);
+                }
+                Ok(true)
+            }
+            (None, None) => Err(Error::Tokenizer(format!("the vocabulary has no token for {text:?}"))),
+        }
+    }
 }
 
 /// Merges, starting symbols and the exceptions.
 pub(super) struct Bpe {
     pub merges: Merges,
     pub alphabet: Alphabet,
-    /// Stands for text without a token.
-    pub unknown: Option<u32>,
+    pub unknown: Unknown,
     /// Pieces that are a token are that token, even if the merges would not build it (Hugging Face `ignore_merges`).
     pub whole_pieces: Option<HashMap<Box<[u8]>, u32>>,
 }
@@ -74,35 +103,20 @@ impl Bpe {
         match &self.alphabet {
             Alphabet::Bytes(table) => {
                 for byte in piece.bytes() {
-                    ids.push(table[usize::from(byte)].or(self.unknown).ok_or_else(|| {
+                    ids.push(table[usize::from(byte)].or(self.unknown.id).ok_or_else(|| {
                         Error::Tokenizer(format!("the vocabulary has no token for byte 0x{byte:02X}"))
                     })?);
                 }
             }
-            Alphabet::Chars { chars, bytes, fuse_unknown } => {
+            Alphabet::Chars(chars) => {
                 let mut after_unknown = false;
                 for c in piece.chars() {
-                    let unknown = match (chars.get(&c), bytes, self.unknown) {
-                        (Some(id), _, _) => {
-                            ids.push(*id);
-                            false
-                        }
-                        (None, Some(table), _) => {
-                            let mut utf8 = [0; 4];
-                            ids.extend(c.encode_utf8(&mut utf8).bytes().map(|byte| table[usize::from(byte)]));
-                            false
-                        }
-                        (None, None, Some(unknown)) => {
-                            if !(after_unknown && *fuse_unknown) {
-                                ids.push(unknown);
-                            }
-                            true
-                        }
-                        (None, None, None) => {
-                            return Err(Error::Tokenizer(format!("the vocabulary has no token for {c:?}")));
-                        }
-                    };
-                    after_unknown = unknown;
+                    if let Some(id) = chars.get(&c) {
+                        ids.push(*id);
+                        after_unknown = false;
+                    } else {
+                        after_unknown = self.unknown.push(c.encode_utf8(&mut [0; 4]), after_unknown, ids)?;
+                    }
                 }
             }
         }
@@ -173,37 +187,34 @@ pub(super) fn byte_alphabet(vocab: &Vocab) -> Alphabet {
     Alphabet::Bytes(table)
 }
 
-/// The character table of a SentencePiece-style vocabulary; byte fallback needs all 256 byte tokens.
-pub(super) fn char_alphabet(vocab: &Vocab, byte_fallback: bool, fuse_unknown: bool) -> Result<Alphabet> {
+/// The character table of a SentencePiece-style vocabulary.
+pub(super) fn char_alphabet(vocab: &Vocab) -> Alphabet {
     let mut chars = HashMap::new();
-    let mut bytes = [None; 256];
-    for (id, text, kind) in vocab.iter() {
+    for (id, text, _) in vocab.iter().filter(|(id, ..)| vocab.is_normal(*id)) {
         let mut rest = text.chars();
-        match (kind, rest.next(), rest.next()) {
-            (TokenKind::Normal | TokenKind::UserDefined, Some(c), None) => {
-                chars.entry(c).or_insert(id);
-            }
-            _ => {
-                if byte_fallback
-                    && matches!(kind, TokenKind::Byte | TokenKind::Normal)
-                    && let Some(byte) = parse_byte(text)
-                {
-                    bytes[usize::from(byte)].get_or_insert(id);
-                }
-            }
+        if let (Some(c), None) = (rest.next(), rest.next()) {
+            chars.entry(c).or_insert(id);
         }
     }
-    let bytes = if byte_fallback {
-        let mut table = Box::new([0; 256]);
-        for (byte, id) in bytes.iter().enumerate() {
-            table[byte] =
-                id.ok_or_else(|| Error::Tokenizer(format!("byte fallback without a token <0x{byte:02X}>")))?;
+    Alphabet::Chars(chars)
+}
+
+/// The tokens of all bytes.
+///
+/// # Errors
+/// [`Error::Tokenizer`] naming the byte that has none.
+pub(super) fn byte_tokens(vocab: &Vocab) -> Result<Box<[u32; 256]>> {
+    let mut found = [None; 256];
+    for (id, text, _) in vocab.iter().filter(|(_, _, kind)| *kind == TokenKind::Byte) {
+        if let Some(byte) = parse_byte(text) {
+            found[usize::from(byte)].get_or_insert(id);
         }
-        Some(table)
-    } else {
-        None
-    };
-    Ok(Alphabet::Chars { chars, bytes, fuse_unknown })
+    }
+    let mut table = Box::new([0; 256]);
+    for (byte, id) in found.iter().enumerate() {
+        table[byte] = id.ok_or_else(|| Error::Tokenizer(format!("byte fallback without a token <0x{byte:02X}>")))?;
+    }
+    Ok(table)
 }
 
 /// Merges from a list of pairs of token texts, best first. Of a repeated pair the last counts, as in Hugging Face
@@ -255,4 +266,37 @@ pub(super) fn merges_from_ranks(vocab: &Vocab, rank: impl Fn(u32) -> Option<u32>
         }
     }
     Ok(merges)
+}
+
+/// Every ordinary token of a byte-level vocabulary by the bytes it stands for.
+pub(super) fn whole_pieces(vocab: &Vocab) -> HashMap<Box<[u8]>, u32> {
+    let mut whole = HashMap::with_capacity(vocab.len());
+    for (id, text, _) in vocab.iter().filter(|(id, ..)| vocab.is_normal(*id)) {
+        if let Some(bytes) = text.chars().map(char_to_byte).collect::<Option<Box<[u8]>>>() {
+            whole.entry(bytes).or_insert(id);
+        }
+    }
+    whole
+}
+
+/// Every ordinary token by its text.
+pub(super) fn whole_texts(vocab: &Vocab) -> HashMap<Box<[u8]>, u32> {
+    let ordinary = vocab.iter().filter(|(id, ..)| vocab.is_normal(*id));
+    ordinary.map(|(id, text, _)| (text.as_bytes().into(), id)).collect()
+}
+
+/// Merges of a SentencePiece vocabulary from a score per token. Equal scores get equal ranks, so that among them the
+/// leftmost pair goes first.
+pub(super) fn merges_from_scores(vocab: &Vocab, scores: &[f32]) -> Result<Merges> {
+    if let Some(at) = scores.iter().position(|score| score.is_nan()) {
+        return Err(Error::Tokenizer(format!("the score of token {at} is not a number")));
+    }
+    let score = |id: u32| scores.get(id as usize).copied().unwrap_or_default() + 0.0;
+    let mut descending: Vec<f32> = (0..vocab.len() as u32).map(score).collect();
+    descending.sort_unstable_by(|a, b| b.total_cmp(a));
+    descending.dedup();
+    merges_from_ranks(vocab, |id| {
+        let normal = vocab.kind(id) == Some(TokenKind::Normal);
+        normal.then(|| descending.partition_point(|other| *other > score(id)) as u32)
+    })
 }

@@ -1,14 +1,19 @@
 //! Tokenizers in GGUF metadata (`tokenizer.ggml.*`), both ways.
 
-use std::collections::HashMap;
-
-use super::bpe::{Bpe, Merges, byte_alphabet, char_alphabet, merges_from_pairs, merges_from_ranks};
-use super::normalize::{Normalizer, SPACE};
-use super::special::Specials;
-use super::split::{by_name, name_of};
+use super::bpe::{
+    Bpe, Merges, Unknown, byte_alphabet, byte_tokens, char_alphabet, merges_from_pairs, merges_from_scores,
+    whole_pieces,
+};
+use super::named::{by_name, name_of};
+use super::pre::PreStep;
+use super::rewrite::{Rewrite, SPACE};
+use super::split::Pattern;
 use super::vocab::Vocab;
-use super::{Decoder, Roles, TokenKind, Tokenizer, added_of, looks_like_control};
+use super::{Decoder, Model, Roles, Strip, TokenKind, Tokenizer, added_of, looks_like_control, specials};
 use crate::{Error, Result};
+
+/// The pre-tokenizer of files that name none, as in llama.cpp.
+const DEFAULT_PRE: &str = "default";
 
 /// A tokenizer as GGUF metadata spells it; the field names are those of `tokenizer.ggml.*`.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -71,29 +76,44 @@ impl Tokenizer {
         }
         .complete(&vocab, check("eot", gguf.eot)?.into_iter().chain(check("eom", gguf.eom)?));
 
-        let mut normalizers = Vec::new();
-        let (bpe, splits, decoder, adds_bos) = match gguf.model.as_str() {
+        let mut notes = Vec::new();
+        let mut rewrites = Vec::new();
+        let (bpe, pre, decoder, adds_bos) = match gguf.model.as_str() {
             "gpt2" => {
-                let pre = by_name(&gguf.pre)?;
+                if gguf.pre.is_empty() {
+                    notes.push(format!(
+                        "the file does not say how its tokenizer cuts text (tokenizer.ggml.pre is missing): \
+                         \"{DEFAULT_PRE}\" is taken, as in llama.cpp. If the model was trained with other pieces its answers \
+                         are worse; a newer conversion of the model names them"
+                    ));
+                }
+                let pre = by_name(if gguf.pre.is_empty() { DEFAULT_PRE } else { &gguf.pre })?;
                 let merges = read_merges(gguf, &vocab)?;
                 let whole_pieces = pre.whole_pieces.then(|| whole_pieces(&vocab));
-                let bpe = Bpe { merges, alphabet: byte_alphabet(&vocab), unknown: roles.unknown, whole_pieces };
-                (bpe, pre.splits, Decoder::ByteLevel, pre.adds_bos)
+                let unknown = Unknown { id: roles.unknown, ..Unknown::default() };
+                let bpe = Bpe { merges, alphabet: byte_alphabet(&vocab), unknown, whole_pieces };
+                let adds_bos = pre.adds_bos;
+                (bpe, pre.steps()?, Decoder::ByteLevel, adds_bos)
             }
             "llama" => {
                 let prefix = gguf.add_space_prefix.unwrap_or(true);
                 if prefix {
-                    normalizers.push(Normalizer::Prepend(" ".into()));
+                    rewrites.push(Rewrite::Prepend(" ".into()));
                 }
-                normalizers.push(Normalizer::Replace { from: " ".into(), to: SPACE.into() });
-                let bytes = vocab.iter().any(|(_, _, kind)| kind == TokenKind::Byte);
+                rewrites.push(Rewrite::Replace { from: " ".into(), to: SPACE.into() });
+                let scores = gguf
+                    .scores
+                    .as_deref()
+                    .ok_or_else(|| Error::Tokenizer("tokenizer.ggml.scores is missing".into()))?;
+                let has_bytes = vocab.iter().any(|(_, _, kind)| kind == TokenKind::Byte);
+                let bytes = if has_bytes { Some(byte_tokens(&vocab)?) } else { None };
                 let bpe = Bpe {
-                    merges: merges_from_scores(gguf, &vocab)?,
-                    alphabet: char_alphabet(&vocab, bytes, false)?,
-                    unknown: roles.unknown,
+                    merges: merges_from_scores(&vocab, scores)?,
+                    alphabet: char_alphabet(&vocab),
+                    unknown: Unknown { bytes, id: roles.unknown, fuse: false },
                     whole_pieces: None,
                 };
-                (bpe, Vec::new(), Decoder::Spaces { strip_first: prefix }, true)
+                (bpe, Vec::new(), Decoder::Spaces(if prefix { Strip::One } else { Strip::None }), true)
             }
             other => {
                 return Err(Error::Tokenizer(format!(
@@ -102,17 +122,20 @@ impl Tokenizer {
             }
         };
         let around = |wanted: bool, id: Option<u32>| id.filter(|_| wanted).into_iter().collect();
+        let [raw, rewritten] = specials(added_of(&vocab), &rewrites)?;
         Ok(Self {
             prefix: around(gguf.add_bos.unwrap_or(adds_bos), roles.bos),
             suffix: around(gguf.add_eos.unwrap_or(false), roles.eos),
-            specials: Specials::new(added_of(&vocab))?,
             vocab,
-            normalizers,
-            splits,
-            bpe,
+            raw,
+            rewrites,
+            rewritten,
+            pre,
+            model: Model::Bpe(bpe),
             decoder,
             roles,
             chat_template: gguf.chat_template.clone(),
+            notes,
         })
     }
 
@@ -121,13 +144,21 @@ impl Tokenizer {
     /// # Errors
     /// What GGUF cannot say: a pre-tokenizer without a name there.
     pub fn to_gguf(&self) -> Result<GgufVocab> {
+        let Model::Bpe(bpe) = &self.model else {
+            return Err(Error::Tokenizer("a unigram tokenizer has no GGUF form here".into()));
+        };
         let byte_level = self.decoder == Decoder::ByteLevel;
         let mut tokens = Vec::with_capacity(self.vocab.len());
         let mut token_types = Vec::with_capacity(self.vocab.len());
         for (id, text, kind) in self.vocab.iter() {
             // Every text is a key in other programs: holes need texts of their own.
             let hole = kind == TokenKind::Unused && text.is_empty();
-            tokens.push(if hole { format!("[PAD{id}]") } else { text.to_string() });
+            tokens.push(match kind {
+                _ if hole => format!("[PAD{id}]"),
+                // GGUF readers look for these in the text as it is, before its spaces become U+2581.
+                TokenKind::UserDefined if !byte_level => text.replace(SPACE, " "),
+                _ => text.to_string(),
+            });
             token_types
                 .push(if !byte_level && super::parse_byte(text).is_some() { TokenKind::Byte } else { kind } as i32);
         }
@@ -135,19 +166,19 @@ impl Tokenizer {
             let unsupported = || {
                 Error::Tokenizer("the pre-tokenizer of this tokenizer has no name in GGUF (tokenizer.ggml.pre)".into())
             };
-            name_of(&self.splits, self.bpe.whole_pieces.is_some()).ok_or_else(unsupported)?
+            name_of(self.pre.iter().filter_map(PreStep::split), bpe.whole_pieces.is_some()).ok_or_else(unsupported)?
         } else {
-            if !self.splits.is_empty() && !self.splits_are_spaces() {
+            if !self.splits_are_spaces() {
                 return Err(Error::Tokenizer("a SentencePiece tokenizer with a pre-tokenizer has no GGUF form".into()));
             }
-            "default"
+            DEFAULT_PRE
         };
-        let strip_first = self.decoder == Decoder::Spaces { strip_first: true };
+        let strip_first = self.decoder == Decoder::Spaces(Strip::One);
         let eos = self.roles.eos;
         Ok(GgufVocab {
             model: if byte_level { "gpt2" } else { "llama" }.into(),
             pre: pre.into(),
-            scores: (!byte_level).then(|| self.scores()),
+            scores: (!byte_level).then(|| self.scores(&bpe.merges)),
             merges: byte_level.then(|| self.merges_by_rank().iter().map(|(l, r)| format!("{l} {r}")).collect()),
             tokens,
             token_types: Some(token_types),
@@ -171,13 +202,17 @@ impl Tokenizer {
 
     /// Whether the only split is Gemma's: at spaces, which the normalizer has already replaced.
     fn splits_are_spaces(&self) -> bool {
-        self.splits.iter().all(|split| split.pattern == super::split::Pattern::Literal(" ".into()))
+        self.pre.iter().all(|step| match step {
+            PreStep::Split(split) => split.pattern == Pattern::Literal(" ".into()),
+            PreStep::Metaspace { split: None, .. } => true,
+            _ => false,
+        })
     }
 
     /// Scores that order merges as the ranks do. Tokens that no merge builds get the lowest.
-    fn scores(&self) -> Vec<f32> {
+    fn scores(&self, merges: &Merges) -> Vec<f32> {
         let mut best = vec![None; self.vocab.len()];
-        for merge in self.bpe.merges.values() {
+        for merge in merges.values() {
             let slot: &mut Option<u32> = &mut best[merge.id as usize];
             *slot = Some(slot.map_or(merge.rank, |rank| rank.min(merge.rank)));
         }
@@ -191,7 +226,8 @@ impl Tokenizer {
 
     /// The merges as pairs of texts, best first.
     pub(super) fn merges_by_rank(&self) -> Vec<(&str, &str)> {
-        let mut merges: Vec<_> = self.bpe.merges.iter().collect();
+        let Model::Bpe(Bpe { merges, .. }) = &self.model else { return Vec::new() };
+        let mut merges: Vec<_> = merges.iter().collect();
         merges.sort_unstable_by_key(|((left, right), merge)| (merge.rank, *left, *right));
         let text = |id: u32| self.vocab.text(id).unwrap_or_default();
         merges.into_iter().map(|((left, right), _)| (text(*left), text(*right))).collect()
@@ -231,31 +267,4 @@ fn read_merges(gguf: &GgufVocab, vocab: &Vocab) -> Result<Merges> {
         pair.ok_or_else(|| Error::Tokenizer(format!("tokenizer.ggml.merges[{at}] is not two tokens and a space")))
     });
     merges_from_pairs(vocab, pairs)
-}
-
-/// Ranks from scores: equal scores get equal ranks, so that among them the leftmost pair goes first.
-fn merges_from_scores(gguf: &GgufVocab, vocab: &Vocab) -> Result<Merges> {
-    let scores = gguf.scores.as_deref().ok_or_else(|| Error::Tokenizer("tokenizer.ggml.scores is missing".into()))?;
-    if let Some(at) = scores.iter().position(|score| score.is_nan()) {
-        return Err(Error::Tokenizer(format!("tokenizer.ggml.scores[{at}] is not a number")));
-    }
-    let mut descending: Vec<f32> = scores.iter().map(|score| score + 0.0).collect();
-    descending.sort_unstable_by(|a, b| b.total_cmp(a));
-    descending.dedup();
-    merges_from_ranks(vocab, |id| {
-        let score = scores[id as usize] + 0.0;
-        (vocab.kind(id) == Some(TokenKind::Normal)).then(|| descending.partition_point(|other| *other > score) as u32)
-    })
-}
-
-/// Every ordinary token by the bytes it stands for.
-pub(super) fn whole_pieces(vocab: &Vocab) -> HashMap<Box<[u8]>, u32> {
-    let mut whole = HashMap::with_capacity(vocab.len());
-    for (id, text, kind) in vocab.iter() {
-        let bytes: Option<Box<[u8]>> = text.chars().map(super::char_to_byte).collect();
-        if let (TokenKind::Normal, Some(bytes)) = (kind, bytes) {
-            whole.entry(bytes).or_insert(id);
-        }
-    }
-    whole
 }

@@ -1,34 +1,43 @@
 //! Text to token ids and back.
 //!
-//! One engine reads Hugging Face `tokenizer.json`, GGUF metadata (byte-level BPE and SentencePiece-BPE) and tiktoken
-//! rank files, and writes the first two. Encoding takes time proportional to the text (times a logarithm), whatever
-//! the text; nothing in a tokenizer file or a prompt makes it panic.
+//! One engine reads Hugging Face `tokenizer.json`, SentencePiece `tokenizer.model`, GGUF metadata (byte-level BPE and
+//! SentencePiece-BPE) and tiktoken rank files, and writes the first and the third. Encoding takes time proportional to
+//! the text (times a logarithm), whatever the text; nothing in a tokenizer file or a prompt makes it panic.
+//!
+//! The way of a text is that of the Hugging Face `tokenizers` crate: added tokens are looked for in the text as it is;
+//! what lies between is rewritten by the normalizers; added tokens that ask for it are looked for in the result; the
+//! rest is cut into pieces by the pre-tokenizers; and the model makes tokens of every piece.
 //!
 //! **Control tokens** (begin of text, end of turn) are recognised in text only on request: `parse_special`. Text typed
 //! by a user never becomes one. A token is a control token when its file says so (`special`, GGUF type 3) or when it
 //! looks like one (`<|...|>`), because some files forget to say so.
 
+mod added;
 mod bpe;
+mod charsmap;
 mod gguf;
 mod gguf_metadata;
 mod hf;
-mod hf_write;
 mod learn;
-mod normalize;
-mod special;
+mod named;
+mod pre;
+mod rewrite;
+mod sentencepiece;
 mod split;
 mod stream;
 #[cfg(test)]
 mod tests;
 mod tiktoken;
+mod unigram;
 pub(crate) mod vocab;
 
 use std::ops::Range;
 
+pub(crate) use added::{Added, Specials};
 use bpe::{Bpe, Scratch};
-use normalize::{Normalizer, SPACE, normalize};
-pub(crate) use special::{Added, Specials};
-use split::{Split, split_all};
+use pre::{PreStep, pieces};
+use rewrite::{Rewrite, SPACE, Text};
+use unigram::Unigram;
 use vocab::{Vocab, char_to_byte, parse_byte};
 
 pub use gguf::GgufVocab;
@@ -36,7 +45,7 @@ pub use learn::Learner;
 pub use stream::TokenStream;
 pub use vocab::{MAX_TOKEN_BYTES, MAX_TOKENS, TokenKind};
 
-use crate::{Error, Result};
+use crate::Result;
 
 /// Texts of control tokens that end a turn, in every family this program knows.
 const END_OF_TURN: [&str; 8] = [
@@ -60,16 +69,26 @@ const END_OF_TURN: [&str; 8] = [
 /// ```
 pub struct Tokenizer {
     vocab: Vocab,
-    normalizers: Vec<Normalizer>,
-    splits: Vec<Split>,
-    bpe: Bpe,
-    specials: Specials,
+    /// Added tokens that are looked for in the text as it is.
+    raw: Specials,
+    rewrites: Vec<Rewrite>,
+    /// Added tokens that are looked for in the rewritten text.
+    rewritten: Specials,
+    pre: Vec<PreStep>,
+    model: Model,
     decoder: Decoder,
     /// Put around a text by `add_special`.
     prefix: Vec<u32>,
     suffix: Vec<u32>,
     roles: Roles,
     chat_template: Option<String>,
+    notes: Vec<String>,
+}
+
+/// Makes tokens of a piece of text.
+enum Model {
+    Bpe(Bpe),
+    Unigram(Unigram),
 }
 
 /// How token texts become bytes again.
@@ -77,8 +96,19 @@ pub struct Tokenizer {
 enum Decoder {
     /// GPT-2's printable stand-ins for bytes.
     ByteLevel,
-    /// SentencePiece: U+2581 for spaces, `<0x41>` for bytes; text begins with a space that was not there.
-    Spaces { strip_first: bool },
+    /// SentencePiece: U+2581 for spaces, `<0x41>` for bytes.
+    Spaces(Strip),
+    /// U+2581 for spaces; with `strip_first` the first token's are left out.
+    Metaspace { strip_first: bool },
+}
+
+/// Which spaces at the beginning of a text were put there by the tokenizer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Strip {
+    None,
+    One,
+    /// The first one of every token until there is text.
+    All,
 }
 
 /// Ids with a meaning of their own.
@@ -123,15 +153,56 @@ impl Tokenizer {
 
     fn encode_into(&self, text: &str, control: bool, literal: &[Range<usize>], ids: &mut Vec<u32>) -> Result<()> {
         let mut scratch = Scratch::default();
-        let mut at = 0;
-        while at < text.len() {
-            let found = self.specials.find(text, at, control, literal);
-            let end = found.as_ref().map_or(text.len(), |found| found.range.start);
-            self.encode_plain(&text[at..end], at == 0, &mut scratch, ids)?;
-            at = text.len();
-            if let Some(found) = found {
-                ids.push(found.id);
-                at = found.range.end;
+        let typed = |range: &Range<usize>| {
+            let next = literal.partition_point(|typed| typed.end <= range.start);
+            literal.get(next).filter(|typed| typed.start < range.end).map(|typed| typed.end)
+        };
+        for stretch in self.raw.split(text, control, typed) {
+            match stretch.id {
+                Some(id) => ids.push(id),
+                None => self.encode_rewritten(text, stretch.range, control, literal, &mut scratch, ids)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The stretch `range` of `text`, which holds no added tokens as it is.
+    fn encode_rewritten(
+        &self,
+        text: &str,
+        range: Range<usize>,
+        control: bool,
+        literal: &[Range<usize>],
+        scratch: &mut Scratch,
+        ids: &mut Vec<u32>,
+    ) -> Result<()> {
+        let first = range.start == 0;
+        let stretch = &text[range.clone()];
+        if self.rewrites.is_empty() && self.rewritten.is_empty() {
+            return self.encode_plain(stretch, first, scratch, ids);
+        }
+        let mut source = Text { text: stretch.to_owned(), typed: Vec::new() };
+        if control && self.rewritten.have_control() {
+            let typed = literal.iter().filter(|typed| typed.start < range.end && range.start < typed.end);
+            for typed in typed {
+                source.typed.resize(stretch.len(), false);
+                source.typed[typed.start.max(range.start) - range.start..typed.end.min(range.end) - range.start]
+                    .fill(true);
+            }
+        }
+        let Text { text, typed } = source.rewritten(&self.rewrites)?;
+        let typed = |range: &Range<usize>| {
+            let marks = typed.get(range.clone())?;
+            let at = range.start + marks.iter().position(|typed| *typed)?;
+            Some(at + typed[at..].iter().take_while(|typed| **typed).count())
+        };
+        for stretch in self.rewritten.split(&text, control, typed) {
+            match stretch.id {
+                Some(id) => ids.push(id),
+                None => {
+                    let first = first && stretch.range.start == 0;
+                    self.encode_plain(&text[stretch.range], first, scratch, ids)?;
+                }
             }
         }
         Ok(())
@@ -139,60 +210,59 @@ impl Tokenizer {
 
     /// Text without added tokens.
     fn encode_plain(&self, text: &str, first: bool, scratch: &mut Scratch, ids: &mut Vec<u32>) -> Result<()> {
-        let normalized;
-        let text = if self.normalizers.is_empty() {
-            text
-        } else {
-            normalized = normalize(&self.normalizers, text, first)?;
-            &normalized
-        };
-        if text.is_empty() {
-            return Ok(());
-        }
-        for piece in split_all(&self.splits, text)? {
-            self.bpe.encode(&text[piece], scratch, ids)?;
+        let pieces = pieces(&self.pre, text, first)?;
+        for range in pieces.ranges {
+            let piece = &pieces.text[range];
+            match &self.model {
+                Model::Bpe(bpe) => bpe.encode(piece, scratch, ids)?,
+                Model::Unigram(unigram) => unigram.encode(piece, ids)?,
+            }
         }
         Ok(())
     }
 
-    /// Text of `ids`; control tokens are left out unless `keep_control`. Bytes that are not UTF-8 become U+FFFD.
-    ///
-    /// # Errors
-    /// An id outside the vocabulary.
-    pub fn decode(&self, ids: &[u32], keep_control: bool) -> Result<String> {
+    /// Text of `ids`; control tokens are left out unless `keep_control`. Bytes that are not UTF-8 become U+FFFD; ids
+    /// without a text stand for nothing, so that a model whose embedding has more rows than there are tokens can say
+    /// anything.
+    pub fn decode(&self, ids: &[u32], keep_control: bool) -> String {
         let mut bytes = Vec::with_capacity(ids.len() * 4);
         let mut at_start = true;
-        for id in ids {
-            let control = self.is_control(*id);
-            let before = bytes.len();
-            if !control || keep_control {
-                self.token_bytes(*id, &mut bytes)?;
-            }
-            if at_start && bytes.len() > before {
-                if !control {
-                    self.strip_first_space(&mut bytes, before);
+        for id in ids.iter().filter(|id| keep_control || !self.is_control(**id)) {
+            self.push_text(*id, &mut at_start, &mut bytes);
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// [`token_bytes`](Self::token_bytes), without the space that SentencePiece puts before a text while `at_start`.
+    fn push_text(&self, id: u32, at_start: &mut bool, out: &mut Vec<u8>) {
+        let before = out.len();
+        self.token_bytes(id, out);
+        if !*at_start {
+            return;
+        }
+        match self.decoder {
+            Decoder::ByteLevel => *at_start = false,
+            Decoder::Spaces(strip) => {
+                if strip != Strip::None && out.get(before) == Some(&b' ') {
+                    out.remove(before);
+                    *at_start = strip == Strip::All;
                 }
-                at_start = false;
+                *at_start &= out.len() == before;
+            }
+            Decoder::Metaspace { strip_first } => {
+                if strip_first {
+                    out.truncate(before);
+                    out.extend(self.vocab.text(id).unwrap_or_default().replace(SPACE, "").as_bytes());
+                }
+                *at_start = false;
             }
         }
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// Takes away the space that SentencePiece puts before a text, at position `at` of `bytes`.
-    fn strip_first_space(&self, bytes: &mut Vec<u8>, at: usize) {
-        if self.decoder == (Decoder::Spaces { strip_first: true }) && bytes.get(at) == Some(&b' ') {
-            bytes.remove(at);
-        }
-    }
-
-    /// Appends the bytes that a token stands for: part of a character, perhaps. Holes stand for nothing.
-    ///
-    /// # Errors
-    /// An id outside the vocabulary.
-    pub fn token_bytes(&self, id: u32, out: &mut Vec<u8>) -> Result<()> {
-        let (Some(text), Some(kind)) = (self.vocab.text(id), self.vocab.kind(id)) else {
-            return Err(Error::Tokenizer(format!("token id {id} is not in the vocabulary of {}", self.vocab.len())));
-        };
+    /// Appends the bytes that a token stands for: part of a character, perhaps. Holes and ids beyond the vocabulary
+    /// stand for nothing.
+    pub fn token_bytes(&self, id: u32, out: &mut Vec<u8>) {
+        let (Some(text), Some(kind)) = (self.vocab.text(id), self.vocab.kind(id)) else { return };
         match (self.decoder, kind) {
             (_, TokenKind::Unused) => {}
             (_, TokenKind::Control | TokenKind::Unknown) => out.extend(text.as_bytes()),
@@ -209,8 +279,8 @@ impl Tokenizer {
                 }
             }
             (Decoder::ByteLevel, _) => out.extend(text.as_bytes()),
-            (Decoder::Spaces { .. }, TokenKind::Byte) => out.extend(parse_byte(text)),
-            (Decoder::Spaces { .. }, _) => {
+            (_, TokenKind::Byte) => out.extend(parse_byte(text)),
+            _ => {
                 let mut utf8 = [0; 4];
                 for c in text.chars() {
                     let c = if c == SPACE { ' ' } else { c };
@@ -218,7 +288,6 @@ impl Tokenizer {
                 }
             }
         }
-        Ok(())
     }
 
     /// The token's text as the vocabulary writes it (`Ġthe`, `▁the`, `<0x0A>`).
@@ -284,7 +353,17 @@ impl Tokenizer {
 
     /// Texts of the control tokens: what must not be recognised in text that a user typed.
     pub fn control_texts(&self) -> impl Iterator<Item = &str> {
-        self.specials.iter().filter(|token| token.control).map(|token| token.text.as_str())
+        self.added().filter(|token| token.control).map(|token| token.text.as_str())
+    }
+
+    /// What a user should know about the tokenizer's files: what they leave open, and what was made of it.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// All added tokens.
+    fn added(&self) -> impl Iterator<Item = &Added> {
+        self.raw.iter().chain(self.rewritten.iter())
     }
 }
 
@@ -321,4 +400,15 @@ fn added_of(vocab: &Vocab) -> Vec<Added> {
             _ => None,
         })
         .collect()
+}
+
+/// The tokens looked for in the text as it is, and those looked for in what `rewrites` make of it.
+///
+/// # Errors
+/// As [`Specials::new`].
+fn specials(added: Vec<Added>, rewrites: &[Rewrite]) -> Result<[Specials; 2]> {
+    let (rewritten, raw): (Vec<Added>, Vec<Added>) = added.into_iter().partition(|token| token.normalized);
+    let text = |token: &Added| Ok(Text { text: token.text.clone(), typed: Vec::new() }.rewritten(rewrites)?.text);
+    let texts = rewritten.iter().map(text).collect::<Result<Vec<_>>>()?;
+    Ok([Specials::new(raw)?, Specials::searched_as(rewritten, &texts)?])
 }

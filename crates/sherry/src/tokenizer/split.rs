@@ -7,6 +7,7 @@
 use std::ops::Range;
 
 use regex_automata::meta::Regex;
+use regex_automata::util::syntax;
 use regex_automata::{Input, PatternID};
 
 use crate::{Error, Result};
@@ -18,16 +19,6 @@ const MAX_PATTERN_BYTES: usize = 16 << 10;
 
 /// GPT-2's pattern.
 pub(super) const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
-/// LLaMA-3's pattern.
-const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-/// Qwen-2's pattern: LLaMA-3's with single digits.
-const QWEN2: &str =
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-/// The last of DeepSeek-V3's three patterns.
-const DEEPSEEK3: &str = concat!(
-    r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*"##,
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-);
 /// Each digit alone.
 pub(super) const DIGIT: &str = r"\p{N}";
 /// Runs of digits.
@@ -64,7 +55,8 @@ pub(super) enum Pattern {
     Literal(String),
 }
 
-/// One pass that cuts pieces into smaller ones.
+/// One pass that cuts pieces into smaller ones. Two are equal when they are written alike.
+#[derive(Debug)]
 pub(super) struct Split {
     pub pattern: Pattern,
     pub behavior: Behavior,
@@ -72,6 +64,13 @@ pub(super) struct Split {
     automaton: Automaton,
 }
 
+impl PartialEq for Split {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.pattern, self.behavior, self.invert) == (&other.pattern, other.behavior, other.invert)
+    }
+}
+
+#[derive(Debug)]
 enum Automaton {
     Literal,
     Regex { regex: Regex, space_run: Option<PatternID> },
@@ -100,7 +99,7 @@ impl Split {
     }
 
     /// Appends the parts of `piece` (a range of `text`) to `out`.
-    fn apply(&self, text: &str, piece: Range<usize>, out: &mut Vec<Range<usize>>) -> Result<()> {
+    pub fn apply(&self, text: &str, piece: Range<usize>, out: &mut Vec<Range<usize>>) -> Result<()> {
         let (base, piece) = (piece.start, &text[piece]);
         let mut parts: Vec<(Range<usize>, bool)> = Vec::new();
         let mut done = 0;
@@ -200,13 +199,21 @@ fn compile(pattern: &str) -> Result<Automaton> {
             pattern.len()
         )));
     }
+    if has_possessive(pattern) {
+        return Err(Error::Tokenizer(format!(
+            "pre-tokenizer pattern {:?}: possessive quantifiers (?+, *+, ++) are not supported",
+            shown()
+        )));
+    }
     let head = pattern.strip_suffix(SPACE_RUN).and_then(|head| head.strip_suffix('|'));
     let patterns = head.map_or(vec![pattern], |head| vec![head, r"\s+"]);
     let config = Regex::config()
         .nfa_size_limit(Some(MAX_AUTOMATON_BYTES))
         .onepass(false)
         .hybrid_cache_capacity(MAX_AUTOMATON_BYTES);
-    let regex = Regex::builder().configure(config).build_many(&patterns).map_err(|err| {
+    // In Oniguruma, which Hugging Face uses, ^ and $ are the ends of lines.
+    let syntax = syntax::Config::new().multi_line(true);
+    let regex = Regex::builder().syntax(syntax).configure(config).build_many(&patterns).map_err(|err| {
         let reason = err.syntax_error().map_or_else(
             || err.to_string(),
             |syntax| syntax.to_string().lines().last().unwrap_or_default().to_string(),
@@ -217,6 +224,30 @@ fn compile(pattern: &str) -> Result<Automaton> {
         ))
     })?;
     Ok(Automaton::Regex { regex, space_run: head.map(|_| PatternID::must(1)) })
+}
+
+/// Whether a pattern has a possessive quantifier, which regex-automata would read as a repetition of a repetition.
+fn has_possessive(pattern: &str) -> bool {
+    let mut chars = pattern.chars();
+    let (mut in_class, mut quantified) = (0u32, false);
+    while let Some(c) = chars.next() {
+        let quantifier = in_class == 0 && matches!(c, '?' | '*' | '+');
+        if c == '+' && in_class == 0 && quantified {
+            return true;
+        }
+        match c {
+            '\\' => drop(chars.next()),
+            '[' => in_class += 1,
+            ']' => in_class = in_class.saturating_sub(1),
+            _ => {}
+        }
+        // A quantifier behind a quantifier is the mark of a lazy one; a ? behind ( begins a group's options.
+        quantified = quantifier && !quantified;
+        if c == '(' && in_class == 0 && chars.as_str().starts_with('?') {
+            chars.next();
+        }
+    }
+    false
 }
 
 /// All passes, applied one after the other to the whole text: the pieces.
@@ -235,116 +266,34 @@ pub(super) fn split_all(splits: &[Split], text: &str) -> Result<Vec<Range<usize>
     Ok(pieces)
 }
 
-/// A pre-tokenizer that GGUF files know by name (`tokenizer.ggml.pre`), after llama.cpp's table.
-struct Named {
-    name: &'static str,
-    patterns: &'static [&'static str],
-    /// Pieces that are a token are not split further.
-    whole_pieces: bool,
-    /// Text begins with the begin-of-text token unless the file says otherwise.
-    adds_bos: bool,
-}
-
-const fn named(name: &'static str, patterns: &'static [&'static str]) -> Named {
-    Named { name, patterns, whole_pieces: false, adds_bos: false }
-}
-
-const fn llama3(name: &'static str) -> Named {
-    Named { name, patterns: &[LLAMA3], whole_pieces: true, adds_bos: true }
-}
-
-const DEEPSEEK3_ALL: &[&str] = &[r"\p{N}{1,3}", r"[一-龥぀-ゟ゠-ヿ]+", DEEPSEEK3];
-const SINGLE_DIGITS_GPT2: &[&str] = &[DIGIT, GPT2];
-
-/// Of several names for one thing the first is the one written.
-const KNOWN: &[Named] = &[
-    llama3("llama-bpe"),
-    llama3("llama3"),
-    llama3("llama-v3"),
-    llama3("falcon3"),
-    named("qwen2", &[QWEN2]),
-    named("deepseek-r1-qwen", &[QWEN2]),
-    named("hunyuan", &[QWEN2]),
-    named("hunyuan-dense", DEEPSEEK3_ALL),
-    named("deepseek-v3", DEEPSEEK3_ALL),
-    named("smollm", SINGLE_DIGITS_GPT2),
-    named("starcoder", SINGLE_DIGITS_GPT2),
-    named("refact", SINGLE_DIGITS_GPT2),
-    named("command-r", SINGLE_DIGITS_GPT2),
-    named("gpt-2", &[GPT2]),
-    named("phi-2", &[GPT2]),
-    named("olmo", &[GPT2]),
-    named("dbrx", &[LLAMA3]),
-    named("default", &[r"[\p{P}\$\+<=>\^~\|]+", GPT2, DIGITS, r"[0-9][0-9][0-9]"]),
-];
-
-/// What a name in `tokenizer.ggml.pre` stands for.
-pub(super) struct PreTokenizer {
-    pub splits: Vec<Split>,
-    pub whole_pieces: bool,
-    pub adds_bos: bool,
-}
-
-/// The pre-tokenizer of that name; an empty name is `default`, as for files from before the key existed.
-pub(super) fn by_name(name: &str) -> Result<PreTokenizer> {
-    let wanted = if name.is_empty() { "default" } else { name };
-    let Some(known) = KNOWN.iter().find(|known| known.name == wanted) else {
-        let names: Vec<&str> = KNOWN.iter().map(|known| known.name).collect();
-        return Err(Error::Tokenizer(format!(
-            "unknown pre-tokenizer {name:?} (tokenizer.ggml.pre); known are {}",
-            names.join(", ")
-        )));
-    };
-    Ok(PreTokenizer {
-        splits: known.patterns.iter().map(|pattern| Split::isolated(pattern)).collect::<Result<_>>()?,
-        whole_pieces: known.whole_pieces,
-        adds_bos: known.adds_bos,
-    })
-}
-
-/// The GGUF name of these passes, if they have one.
-pub(super) fn name_of(splits: &[Split], whole_pieces: bool) -> Option<&'static str> {
-    let same = |known: &&Named| {
-        known.whole_pieces == whole_pieces
-            && known.patterns.len() == splits.len()
-            && known.patterns.iter().zip(splits).all(|(pattern, split)| {
-                // Keeping the matches and dropping the (empty) rest, or the inverse, is the same cut.
-                matches!(&split.pattern, Pattern::Regex(text) if text == pattern)
-                    && ((split.behavior == Behavior::Isolated) || (split.behavior == Behavior::Removed && split.invert))
-            })
-    };
-    KNOWN.iter().find(same).map(|known| known.name)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn pieces<'t>(name: &str, text: &'t str) -> Vec<&'t str> {
-        split_all(&by_name(name).unwrap().splits, text).unwrap().into_iter().map(|range| &text[range]).collect()
-    }
-
     #[test]
-    fn known_patterns_cut_as_documented() {
-        assert_eq!(
-            pieces("gpt-2", "Hi  you're 123!\n\n x "),
-            ["Hi", " ", " you", "'re", " 123", "!", "\n\n", " x", " "]
-        );
-        assert_eq!(pieces("smollm", "in 2024"), ["in", " ", "2", "0", "2", "4"]);
-        assert_eq!(pieces("llama-bpe", "it'S 12345\r\n  \n  x"), ["it", "'S", " ", "123", "45", "\r\n  \n", " ", " x"]);
-        assert_eq!(pieces("qwen2", "a12 \n"), ["a", "1", "2", " \n"]);
-        assert_eq!(pieces("hunyuan-dense", "漢字kana 1234,b"), ["漢字", "kana", " ", "123", "4", ",b"]);
-        assert_eq!(pieces("default", "a, b12345"), ["a", ",", " b", "123", "45"]);
-        assert_eq!(pieces("gpt-2", ""), [""; 0]);
-    }
-
-    #[test]
-    fn unknown_names_and_look_around_are_refused() {
-        assert!(by_name("klingon").err().unwrap().to_string().contains("llama-bpe"));
+    fn look_around_is_refused() {
         for pattern in [r"(?=a)b", r"(?<!x)y", r"\s+(?!\S)", r"(a)\1", "(", r"(?:\p{L}{1000}){1000}"] {
             assert!(Split::isolated(pattern).is_err(), "{pattern}");
         }
         assert!(Split::isolated(&"a".repeat(1 << 20)).is_err());
+    }
+
+    #[test]
+    fn possessive_quantifiers_are_refused_and_nothing_else() {
+        for pattern in [r"[^\r\n]?+\p{L}+", r"a++b", r"(?:a|b)*+b", r"[+]?+a", r"\]++"] {
+            assert!(Split::isolated(pattern).err().unwrap().to_string().contains("possessive"), "{pattern}");
+        }
+        for pattern in [r"a+?+b", r"[?+*+]a", r"\?+", r"\p{L}+", r"a{1,2}+", r"(?i:a)+", r"[\[+]+", r"[[:alpha:]++]+"] {
+            assert!(Split::isolated(pattern).is_ok(), "{pattern}");
+        }
+    }
+
+    #[test]
+    fn anchors_are_the_ends_of_lines() {
+        let split = Split::isolated(r"\s+$").unwrap();
+        let text = "a  \nb  ";
+        let pieces: Vec<&str> = split_all(&[split], text).unwrap().into_iter().map(|range| &text[range]).collect();
+        assert_eq!(pieces, ["a", "  ", "\nb", "  "]);
     }
 
     #[test]

@@ -3,7 +3,6 @@
 use std::ops::Deref;
 
 use super::Tokenizer;
-use crate::Result;
 
 /// Turns token ids into text piece by piece. A character spread over several tokens comes out when its last byte is
 /// there; the concatenation of all pieces equals [`Tokenizer::decode`] without control tokens.
@@ -22,24 +21,16 @@ impl<T: Deref<Target = Tokenizer>> TokenStream<T> {
         Self { tokenizer, pending: Vec::new(), at_start }
     }
 
-    /// The text that became complete with `id`; often empty. Control tokens have no text.
-    ///
-    /// # Errors
-    /// An id outside the vocabulary.
-    pub fn push(&mut self, id: u32) -> Result<String> {
+    /// The text that became complete with `id`; often empty. Control tokens and ids without a text have none.
+    pub fn push(&mut self, id: u32) -> String {
         if self.tokenizer.is_control(id) {
-            return Ok(String::new());
+            return String::new();
         }
-        let before = self.pending.len();
-        self.tokenizer.token_bytes(id, &mut self.pending)?;
-        if self.at_start && self.pending.len() > before {
-            self.tokenizer.strip_first_space(&mut self.pending, before);
-            self.at_start = false;
-        }
+        self.tokenizer.push_text(id, &mut self.at_start, &mut self.pending);
         let ready = self.pending.len() - incomplete_tail(&self.pending);
         let text = String::from_utf8_lossy(&self.pending[..ready]).into_owned();
         self.pending.drain(..ready);
-        Ok(text)
+        text
     }
 
     /// What is left when no more tokens come: U+FFFD for an unfinished character.

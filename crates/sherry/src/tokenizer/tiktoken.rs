@@ -1,11 +1,9 @@
 //! Vocabularies as tiktoken writes them: lines of a token's bytes in base64 and its rank, which is its id.
 
-use super::bpe::{Bpe, byte_alphabet, merges_from_ranks};
-use super::gguf::whole_pieces;
-use super::special::Specials;
-use super::split::by_name;
+use super::bpe::{Bpe, Unknown, byte_alphabet, merges_from_ranks, whole_pieces};
+use super::named::by_name;
 use super::vocab::{Vocab, byte_to_char};
-use super::{Decoder, Roles, TokenKind, Tokenizer, added_of};
+use super::{Decoder, Model, Roles, TokenKind, Tokenizer, added_of, specials};
 use crate::{Error, Result};
 
 impl Tokenizer {
@@ -36,19 +34,30 @@ impl Tokenizer {
         let roles = Roles { bos: vocab.id("<|begin_of_text|>"), eos: vocab.id("<|end_of_text|>"), ..Roles::default() }
             .complete(&vocab, []);
         let whole_pieces = Some(whole_pieces(&vocab));
+        let [raw, rewritten] = specials(added_of(&vocab), &[])?;
+        let unknown = Unknown::default();
         Ok(Self {
-            normalizers: Vec::new(),
-            splits: pre.splits,
-            bpe: Bpe { merges, alphabet: byte_alphabet(&vocab), unknown: None, whole_pieces },
-            specials: Specials::new(added_of(&vocab))?,
-            decoder: Decoder::ByteLevel,
+            raw,
+            rewrites: Vec::new(),
+            rewritten,
             prefix: roles.bos.filter(|_| pre.adds_bos).into_iter().collect(),
+            pre: pre.steps()?,
+            model: Model::Bpe(Bpe { merges, alphabet: byte_alphabet(&vocab), unknown, whole_pieces }),
+            decoder: Decoder::ByteLevel,
             suffix: Vec::new(),
             vocab,
             roles,
             chat_template: None,
+            notes: Vec::new(),
         })
     }
+}
+
+/// Whether `bytes` begin like a rank file: a token in base64, a space and the rank 0.
+pub(super) fn is_ranks(bytes: &[u8]) -> bool {
+    let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let line = std::str::from_utf8(line).unwrap_or_default();
+    line.trim_end().split_once(' ').is_some_and(|(text, rank)| rank == "0" && base64(text).is_some())
 }
 
 /// The bytes of standard base64 with padding.

@@ -1,6 +1,6 @@
 //! The tokens of a model: text, kind and id of each.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::{Error, Result};
 
@@ -41,6 +41,8 @@ pub(super) struct Vocab {
     ends: Vec<u32>,
     kinds: Vec<TokenKind>,
     ids: HashMap<Box<str>, u32>,
+    /// Tokens that were added beside the model: splitting and merging text never gives them.
+    beside: HashSet<u32>,
 }
 
 impl Vocab {
@@ -50,6 +52,7 @@ impl Vocab {
             ends: Vec::with_capacity(tokens),
             kinds: Vec::with_capacity(tokens),
             ids: HashMap::with_capacity(tokens),
+            beside: HashSet::new(),
         }
     }
 
@@ -76,6 +79,16 @@ impl Vocab {
         Ok(id as u32)
     }
 
+    /// Says that token `id` is no part of the model, only an added token.
+    pub fn set_beside(&mut self, id: u32) {
+        self.beside.insert(id);
+    }
+
+    /// Whether token `id` is only an added token.
+    pub fn is_beside(&self, id: u32) -> bool {
+        self.beside.contains(&id)
+    }
+
     pub fn len(&self) -> usize {
         self.ends.len()
     }
@@ -96,7 +109,12 @@ impl Vocab {
 
     /// The id of an ordinary token: what splitting and merging plain text may produce.
     pub fn normal_id(&self, text: &str) -> Option<u32> {
-        self.id(text).filter(|id| matches!(self.kind(*id), Some(TokenKind::Normal | TokenKind::UserDefined)))
+        self.id(text).filter(|id| self.is_normal(*id))
+    }
+
+    /// Whether splitting and merging plain text may produce token `id`.
+    pub fn is_normal(&self, id: u32) -> bool {
+        matches!(self.kind(id), Some(TokenKind::Normal | TokenKind::UserDefined)) && !self.is_beside(id)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (u32, &str, TokenKind)> {
@@ -145,7 +163,7 @@ mod tests {
 
     #[test]
     fn byte_alphabet_is_a_bijection() {
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         for byte in 0..=255 {
             assert_eq!(char_to_byte(byte_to_char(byte)), Some(byte));
             assert!(seen.insert(byte_to_char(byte)));

@@ -183,7 +183,7 @@ fn continuation(
         if plain.end.contains(&token) {
             break Finish::Stop;
         }
-        found.text.push_str(&stream.push(token).unwrap());
+        found.text.push_str(&stream.push(token));
         if found.tokens.len() < plain.min_tokens {
             exempt = found.text.len();
         }

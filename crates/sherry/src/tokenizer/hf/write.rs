@@ -2,62 +2,63 @@
 
 use serde_json::{Map, Value, json};
 
-use super::bpe::Alphabet;
-use super::normalize::{Normalizer, SPACE};
-use super::split::{Behavior, Pattern, Split};
-use super::{Decoder, TokenKind, Tokenizer};
+use super::super::bpe::Bpe;
+use super::super::pre::{PreStep, Prefix};
+use super::super::rewrite::{Rewrite, SPACE};
+use super::super::split::{Pattern, Split};
+use super::super::{Decoder, Model, Strip, TokenKind, Tokenizer};
 use crate::{Error, Result};
 
 impl Tokenizer {
     /// This tokenizer as the text of a `tokenizer.json`.
     ///
     /// # Errors
-    /// Two tokens with the same text, which the format cannot say.
+    /// What the format cannot say: two tokens with the same text; SentencePiece's unigram models and its way with white
+    /// space and tables of characters, which are read from `tokenizer.model` only.
     pub fn to_json(&self) -> Result<String> {
+        let Model::Bpe(Bpe { unknown, whole_pieces, .. }) = &self.model else {
+            return Err(Error::Tokenizer("a unigram tokenizer cannot be written as tokenizer.json".into()));
+        };
         let mut vocab = Map::with_capacity(self.vocab.len());
         for (id, text, kind) in self.vocab.iter() {
-            if kind == TokenKind::Unused && text.is_empty() {
+            if kind == TokenKind::Unused && text.is_empty() || self.vocab.is_beside(id) {
                 continue;
             }
             if let Some(other) = vocab.insert(text.into(), id.into()) {
                 return Err(Error::Tokenizer(format!("tokens {other} and {id} are both {text:?}")));
             }
         }
-        let mut added: Vec<_> = self.specials.iter().collect();
+        let mut added: Vec<_> = self.added().collect();
         added.sort_by_key(|token| token.id);
         let added: Vec<Value> = added
             .iter()
             .map(|token| {
                 json!({
                     "id": token.id, "content": token.text, "single_word": token.single_word, "lstrip": token.lstrip,
-                    "rstrip": token.rstrip, "normalized": false, "special": token.control,
+                    "rstrip": token.rstrip, "normalized": token.normalized, "special": token.control,
                 })
             })
             .collect();
         let merges: Vec<Value> = self.merges_by_rank().into_iter().map(|(left, right)| json!([left, right])).collect();
-        let (byte_fallback, fuse_unk) = match &self.bpe.alphabet {
-            Alphabet::Bytes(_) => (false, false),
-            Alphabet::Chars { bytes, fuse_unknown, .. } => (bytes.is_some(), *fuse_unknown),
-        };
         let text = |id: u32| self.vocab.text(id).unwrap_or_default();
         let document = json!({
             "version": "1.0",
             "truncation": null,
             "padding": null,
             "added_tokens": added,
-            "normalizer": self.json_normalizer(),
+            "normalizer": self.json_normalizer()?,
             "pre_tokenizer": self.json_pre_tokenizer(),
             "post_processor": self.json_post_processor(),
             "decoder": self.json_decoder(),
             "model": {
                 "type": "BPE",
                 "dropout": null,
-                "unk_token": self.roles.unknown.map(text),
+                "unk_token": unknown.id.map(text),
                 "continuing_subword_prefix": null,
                 "end_of_word_suffix": null,
-                "fuse_unk": fuse_unk,
-                "byte_fallback": byte_fallback,
-                "ignore_merges": self.bpe.whole_pieces.is_some(),
+                "fuse_unk": unknown.fuse,
+                "byte_fallback": unknown.bytes.is_some(),
+                "ignore_merges": whole_pieces.is_some(),
                 "vocab": vocab,
                 "merges": merges,
             },
@@ -84,51 +85,55 @@ impl Tokenizer {
         pretty
     }
 
-    fn json_normalizer(&self) -> Value {
+    fn json_normalizer(&self) -> Result<Value> {
         let steps: Vec<Value> = self
-            .normalizers
+            .rewrites
             .iter()
-            .filter_map(|step| {
-                Some(match step {
-                    Normalizer::Nfc => json!({"type": "NFC"}),
-                    Normalizer::Nfd => json!({"type": "NFD"}),
-                    Normalizer::Nfkc => json!({"type": "NFKC"}),
-                    Normalizer::Nfkd => json!({"type": "NFKD"}),
-                    Normalizer::Prepend(text) => json!({"type": "Prepend", "prepend": text}),
-                    Normalizer::Replace { from, to } => {
-                        json!({"type": "Replace", "pattern": {"String": from}, "content": to})
-                    }
-                    // Belong to the pre-tokenizer.
-                    Normalizer::PrependFirst(_) | Normalizer::PrependUnlessThere(_) => return None,
-                })
+            .map(|step| match step {
+                Rewrite::Nfc => Ok(json!({"type": "NFC"})),
+                Rewrite::Nfd => Ok(json!({"type": "NFD"})),
+                Rewrite::Nfkc => Ok(json!({"type": "NFKC"})),
+                Rewrite::Nfkd => Ok(json!({"type": "NFKD"})),
+                Rewrite::Prepend(text) => Ok(json!({"type": "Prepend", "prepend": text})),
+                Rewrite::Replace { from, to } => {
+                    Ok(json!({"type": "Replace", "pattern": {"String": from}, "content": to}))
+                }
+                Rewrite::SentencePiece(_) => Err(Error::Tokenizer(
+                    "SentencePiece's normalizer (precompiled_charsmap, remove_extra_whitespaces) cannot be written as \
+                     tokenizer.json"
+                        .into(),
+                )),
             })
-            .collect();
-        if steps.is_empty() { Value::Null } else { json!({"type": "Sequence", "normalizers": steps}) }
+            .collect::<Result<_>>()?;
+        Ok(match <[Value; 1]>::try_from(steps) {
+            Ok([step]) => step,
+            Err(steps) if steps.is_empty() => Value::Null,
+            Err(steps) => json!({"type": "Sequence", "normalizers": steps}),
+        })
     }
 
     fn json_pre_tokenizer(&self) -> Value {
-        let mut steps: Vec<Value> = self.splits.iter().map(json_split).collect();
-        let mut prefix_space = false;
-        for step in &self.normalizers {
-            let scheme = match step {
-                Normalizer::PrependFirst(text) if text == " " => {
-                    prefix_space = true;
-                    continue;
-                }
-                Normalizer::PrependFirst(_) => "first",
-                Normalizer::PrependUnlessThere(_) => "always",
-                _ => continue,
-            };
-            let metaspace =
-                json!({"type": "Metaspace", "replacement": SPACE, "prepend_scheme": scheme, "split": false});
-            steps.insert(0, metaspace);
+        let steps: Vec<Value> = self
+            .pre
+            .iter()
+            .map(|step| match step {
+                PreStep::Split(split) => json_split(split),
+                PreStep::Digits { individual, .. } => json!({"type": "Digits", "individual_digits": individual}),
+                PreStep::ByteLevel { prefix_space, split } => json!({
+                    "type": "ByteLevel", "add_prefix_space": prefix_space, "trim_offsets": true,
+                    "use_regex": split.is_some(),
+                }),
+                PreStep::Metaspace { prefix, split } => json!({
+                    "type": "Metaspace", "replacement": SPACE, "prepend_scheme": prefix.name(),
+                    "split": split.is_some(),
+                }),
+            })
+            .collect();
+        match <[Value; 1]>::try_from(steps) {
+            Ok([step]) => step,
+            Err(steps) if steps.is_empty() => Value::Null,
+            Err(steps) => json!({"type": "Sequence", "pretokenizers": steps}),
         }
-        if self.decoder == Decoder::ByteLevel {
-            steps.push(json!({
-                "type": "ByteLevel", "add_prefix_space": prefix_space, "trim_offsets": true, "use_regex": false,
-            }));
-        }
-        if steps.is_empty() { Value::Null } else { json!({"type": "Sequence", "pretokenizers": steps}) }
     }
 
     fn json_post_processor(&self) -> Value {
@@ -152,17 +157,19 @@ impl Tokenizer {
     }
 
     fn json_decoder(&self) -> Value {
+        let metaspace = |prefix: Prefix| json!({"type": "Metaspace", "replacement": SPACE, "prepend_scheme": prefix.name(), "split": false});
         match self.decoder {
             Decoder::ByteLevel => {
                 json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true})
             }
-            Decoder::Spaces { strip_first } => {
+            Decoder::Metaspace { strip_first } => metaspace(if strip_first { Prefix::Always } else { Prefix::Never }),
+            Decoder::Spaces(strip) => {
                 let mut steps = vec![
                     json!({"type": "Replace", "pattern": {"String": SPACE}, "content": " "}),
                     json!({"type": "ByteFallback"}),
                     json!({"type": "Fuse"}),
                 ];
-                if strip_first {
+                if strip != Strip::None {
                     steps.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
                 }
                 json!({"type": "Sequence", "decoders": steps})
@@ -176,6 +183,5 @@ fn json_split(split: &Split) -> Value {
         Pattern::Regex(text) => json!({"Regex": text}),
         Pattern::Literal(text) => json!({"String": text}),
     };
-    let behavior: Behavior = split.behavior;
-    json!({"type": "Split", "pattern": pattern, "behavior": behavior.name(), "invert": split.invert})
+    json!({"type": "Split", "pattern": pattern, "behavior": split.behavior.name(), "invert": split.invert})
 }
