@@ -1,7 +1,7 @@
 //! Every kernel of every instruction set on memory that ends where its page ends, the next page being out of bounds: a
 //! read or write past the end is a crash. (Software prefetches past the end are allowed and do not fault.)
 
-use std::ffi::{c_int, c_void};
+use std::ffi::{c_int, c_long, c_void};
 use std::ops::{Deref, DerefMut};
 use std::ptr;
 
@@ -22,7 +22,7 @@ use crate::ternary::segment::{BLOCK_TABLES, IndexedSegment, Segment, TABLE_BYTES
 use crate::{Engine, Isa, Matrix, Pool, Precision, Product};
 
 unsafe extern "C" {
-    fn mmap(addr: *mut c_void, len: usize, prot: c_int, flags: c_int, fd: c_int, offset: i64) -> *mut c_void;
+    fn mmap(addr: *mut c_void, len: usize, prot: c_int, flags: c_int, fd: c_int, offset: c_long) -> *mut c_void;
     fn mprotect(addr: *mut c_void, len: usize, prot: c_int) -> c_int;
     fn munmap(addr: *mut c_void, len: usize) -> c_int;
 }
@@ -107,7 +107,7 @@ fn bits(values: &[f32]) -> Vec<u32> {
 #[test]
 fn the_guard_is_up() {
     let guarded = Guarded::new(&[1u8, 2, 3]);
-    assert_eq!(guarded.start().addr() % 4096, 4096 - 3);
+    assert_eq!(guarded.start().addr() + 3, guarded.map.addr() + guarded.map_len - PAGE);
     unsafe extern "C" {
         fn pipe(ends: *mut c_int) -> c_int;
         fn write(fd: c_int, from: *const c_void, len: usize) -> isize;

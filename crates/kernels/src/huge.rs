@@ -10,24 +10,28 @@ const LARGE: usize = 128 << 10;
 /// everything works the same.
 #[cfg(all(target_os = "linux", not(miri)))]
 pub(crate) fn advise<T>(memory: &[T]) {
-    use std::ffi::{c_int, c_void};
+    use std::ffi::{c_int, c_long, c_void};
 
     unsafe extern "C" {
-        safe fn madvise(start: *mut c_void, len: usize, advice: c_int) -> c_int;
+        fn madvise(start: *mut c_void, len: usize, advice: c_int) -> c_int;
+        safe fn sysconf(name: c_int) -> c_long;
     }
     const MADV_HUGEPAGE: c_int = 14;
-    const PAGE: usize = 4096;
+    const SC_PAGESIZE: c_int = 30;
 
     let bytes = size_of_val(memory);
     if bytes < LARGE {
         return;
     }
+    let Some(page) = usize::try_from(sysconf(SC_PAGESIZE)).ok().filter(|page| page.is_power_of_two()) else { return };
     // From the page of the allocator's header on: buffers allocated one after the other then form one range, in which
     // large pages need not keep to the limits of a buffer.
     let start = memory.as_ptr().cast::<u8>();
-    let before = start.addr() % PAGE;
-    // The call changes how pages are backed, not what they hold, and it checks its arguments. Failure is harmless.
-    madvise(start.wrapping_sub(before).cast_mut().cast(), (before + bytes).next_multiple_of(PAGE), MADV_HUGEPAGE);
+    let before = start.addr() % page;
+    let (start, len) = (start.wrapping_sub(before).cast_mut(), (before + bytes).next_multiple_of(page));
+    // SAFETY: this advice changes how pages are backed and never what they hold, so that it can do no harm to whatever else
+    // lies on the first and the last page. The system checks the range; failure is harmless.
+    unsafe { madvise(start.cast(), len, MADV_HUGEPAGE) };
 }
 
 /// Asks for nothing.

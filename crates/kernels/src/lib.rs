@@ -33,4 +33,5 @@ pub use error::MatrixError;
 pub use isa::Isa;
 pub use kv::{KvTiles, KvType};
 pub use matrix::Matrix;
-pub use pool::{Claims, Pool};
+pub use pool::Pool;
+pub use pool::claims::Claims;

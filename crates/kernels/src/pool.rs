@@ -12,98 +12,83 @@
 //! A worker that has nothing to do spins for some microseconds, then offers its core to others with `yield_now` for
 //! about a millisecond (enough to outlast sampling between two tokens; harmless on a busy machine), and only then parks.
 
-mod claims;
-#[cfg(all(test, not(target_family = "wasm")))] // which has no threads
+pub(crate) mod claims;
+mod fork;
+#[cfg(all(test, loom))]
+mod model;
+mod region;
+mod sync;
+#[cfg(all(test, not(loom), not(target_family = "wasm")))] // which has no threads
 mod tests;
 
-use std::any::Any;
-use std::cell::UnsafeCell;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle, Thread};
+use std::sync::OnceLock;
 
-pub use claims::Claims;
-use claims::{Alone, Seat, Share};
-
-/// Rounds of busy waiting before a waiting worker starts to yield its core (some microseconds).
-const SPINS: usize = 400;
-/// Rounds of yielding before a waiting worker parks (about a millisecond on an idle core).
-const YIELDS: usize = 2500;
-/// Rounds of busy waiting before the caller gives its core away: longer than any claim takes, so that whoever is not done
-/// by then has lost its own core.
-const CALLER_SPINS: usize = 4000;
+use claims::{Alone, Claims, Seat, Share};
+use region::{Job, Shared, Work};
+use sync::{Arc, Builder, JoinHandle, Ordering};
 
 /// A fixed number of threads that work on the same items together.
 ///
 /// A region entered while another one of the same pool is running (from inside a worker, or from a second thread) is
 /// run by the thread that enters it alone: same result, no deadlock.
+///
+/// A process may be forked while no region runs. The child has none of the threads; it may drop the pool, and gets threads
+/// of its own when it uses it.
+///
+/// ```
+/// let pool = sherry_kernels::Pool::new(2);
+/// let mut squares = [0; 100];
+/// pool.for_chunks(&mut squares, 10, |chunk, squares| {
+///     squares.iter_mut().enumerate().for_each(|(i, square)| *square = (10 * chunk + i).pow(2));
+/// });
+/// assert_eq!(squares[12], 144);
+/// ```
 pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
+    /// Forks behind the process that the workers are threads of.
+    forks: usize,
+    /// The pool of a child, once it has used this one.
+    heir: OnceLock<Box<Pool>>,
 }
-
-type Work<'a> = dyn Fn(&mut Claims<'_>) + Sync + 'a;
-
-/// A region as workers see it.
-#[derive(Clone, Copy)]
-struct Job {
-    work: *const Work<'static>,
-    items: usize,
-    grain: usize,
-}
-
-struct Shared {
-    /// The number of the region: odd while it is open, even once it is closed.
-    region: Alone<AtomicU64>,
-    /// Whether the caller of a region is at work.
-    busy: Alone<AtomicBool>,
-    /// The current region; `None` asks workers to end.
-    job: UnsafeCell<Option<Job>>,
-    /// One per thread, the caller's first.
-    seats: Vec<Alone<Seat>>,
-    /// The caller, when it parks waiting for the workers.
-    caller: Mutex<Option<Thread>>,
-    caller_parked: AtomicBool,
-    /// What the first panicking worker threw.
-    panic: Mutex<Option<Box<dyn Any + Send>>>,
-}
-
-// SAFETY: `job` is the only member that is not Sync. It is written only by the thread that owns `busy`, while no region
-// is open and no worker inside one, and read only by workers inside an open region (see `enter`). The closure pointed to
-// is Sync.
-unsafe impl Sync for Shared {}
-// SAFETY: as above; the pointer in `job` is followed only inside a region, while the closure is alive.
-unsafe impl Send for Shared {}
 
 impl Pool {
-    /// The largest number of workers.
-    pub const MAX_THREADS: usize = 256;
+    /// The largest number of workers: as many as Linux can count processors, so that only a typing error is above it.
+    pub const MAX_THREADS: usize = 8192;
 
-    /// A pool of `threads` workers, the calling thread included; at least one, at most [`MAX_THREADS`](Self::MAX_THREADS).
-    /// Fewer when the system refuses to start more (WebAssembly: none but the caller).
+    /// A pool of `threads` workers, the calling thread included; 0 is 1. Fewer when the system refuses to start more
+    /// (WebAssembly: none but the caller), which [`threads`](Self::threads) tells.
+    ///
+    /// # Panics
+    /// When `threads` is above [`MAX_THREADS`](Self::MAX_THREADS).
     pub fn new(threads: usize) -> Self {
-        let threads = threads.clamp(1, Self::MAX_THREADS);
-        let shared = Arc::new(Shared {
-            region: Alone(AtomicU64::new(0)),
-            busy: Alone(AtomicBool::new(false)),
-            job: UnsafeCell::new(None),
-            seats: (0..threads).map(|_| Alone(Seat::default())).collect(),
-            caller: Mutex::new(None),
-            caller_parked: AtomicBool::new(false),
-            panic: Mutex::new(None),
-        });
+        assert!(threads <= Self::MAX_THREADS, "{threads} threads, at most {}", Self::MAX_THREADS);
+        let threads = threads.max(1);
+        if threads > 1 {
+            fork::watch();
+        }
+        let forks = fork::forks();
+        let shared = Arc::new(Shared::new(threads));
         let mut workers = Vec::with_capacity(threads - 1);
         for index in 1..threads {
             let shared = Arc::clone(&shared);
-            let builder = thread::Builder::new().name(format!("kernel-{index}"));
+            let builder = Builder::new().name(format!("kernel-{index}"));
             match builder.spawn(move || shared.live(index)) {
                 Ok(handle) => workers.push(handle),
                 Err(_) => break,
             }
         }
-        Self { shared, workers }
+        Self { shared, workers, forks, heir: OnceLock::new() }
+    }
+
+    /// This pool, or where its threads were left behind by a fork one whose threads this process has.
+    fn here(&self) -> &Self {
+        if self.workers.is_empty() || fork::forks() == self.forks {
+            return self;
+        }
+        self.heir.get_or_init(|| Box::new(Self::new(self.threads()))).here()
     }
 
     /// Workers, the caller included.
@@ -130,10 +115,10 @@ impl Pool {
     /// # Panics
     /// When `grain` is 0; when `work` panics on any thread, after all of them have ended (the pool stays usable).
     pub fn share(&self, items: usize, grain: usize, work: &Work<'_>) {
-        let shared = &*self.shared;
+        let Self { shared, workers, .. } = self.here();
         let grains = items.div_ceil(grain);
         assert!(grains <= Share::MAX, "more items than can be counted; use larger grains");
-        if self.workers.is_empty() || grains <= 1 || shared.busy.0.swap(true, Ordering::Acquire) {
+        if workers.is_empty() || grains <= 1 || shared.busy.0.swap(true, Ordering::Acquire) {
             let alone = [Alone(Seat::default())];
             alone[0].0.share.set(0, grains);
             work(&mut Claims { seats: &alone, own: 0, items, grain });
@@ -143,11 +128,11 @@ impl Pool {
         // `close` below has seen every worker outside; nothing between the two calls can unwind.
         let region = unsafe {
             let work = std::mem::transmute::<*const Work<'_>, *const Work<'static>>(work);
-            shared.open(Some(Job { work, items, grain }), &self.workers)
+            shared.open(Some(Job { work, items, grain }), workers)
         };
         let mine = catch_unwind(AssertUnwindSafe(|| work(&mut shared.claims(0, items, grain))));
         shared.close(region);
-        let theirs = shared.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let theirs = shared.take_panic();
         shared.busy.0.store(false, Ordering::Release);
         if let Err(payload) = mine {
             resume_unwind(payload);
@@ -196,6 +181,11 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
+        if fork::forks() != self.forks {
+            // Threads of the parent: nobody is there to end, and joining or detaching them would fail.
+            self.workers.drain(..).for_each(std::mem::forget);
+            return;
+        }
         // SAFETY: `&mut self`: no region is open. This one never closes, so every worker enters it, and ends.
         unsafe { self.shared.open(None, &self.workers) };
         for worker in self.workers.drain(..) {
@@ -208,105 +198,6 @@ impl Drop for Pool {
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Pool({} threads)", self.threads())
-    }
-}
-
-impl Shared {
-    /// Opens a region and wakes the workers that sleep; returns its number.
-    ///
-    /// # Safety
-    /// The caller owns `busy` (or the pool), no region is open, and the closure lives until `close` has returned.
-    unsafe fn open(&self, job: Option<Job>, workers: &[JoinHandle<()>]) -> u64 {
-        let threads = workers.len() + 1;
-        let grains = job.map_or(0, |job| job.items.div_ceil(job.grain));
-        for (index, seat) in self.seats[..threads].iter().enumerate() {
-            seat.0.share.set(grains * index / threads, grains * (index + 1) / threads);
-        }
-        // SAFETY: no region is open and no worker inside one, so nobody reads the cell.
-        unsafe { *self.job.get() = job };
-        // Sequentially consistent against `parked`: either we see the worker's flag, or it sees the new region.
-        let region = self.region.0.fetch_add(1, Ordering::SeqCst) + 1;
-        for (worker, seat) in workers.iter().zip(&self.seats[1..]) {
-            if seat.0.parked.load(Ordering::SeqCst) {
-                seat.0.parked.store(false, Ordering::SeqCst);
-                worker.thread().unpark();
-            }
-        }
-        region
-    }
-
-    /// Closes `region` to workers that have not entered, and waits for those that have.
-    fn close(&self, region: u64) {
-        // Sequentially consistent against `inside`: either a worker sees that the region is closed, or we see it inside.
-        self.region.0.store(region + 1, Ordering::SeqCst);
-        let inside = || self.seats[1..].iter().any(|seat| seat.0.inside.load(Ordering::SeqCst) == region);
-        for _ in 0..CALLER_SPINS {
-            if !inside() {
-                return;
-            }
-            std::hint::spin_loop();
-        }
-        *self.caller.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread::current());
-        self.caller_parked.store(true, Ordering::SeqCst);
-        while inside() {
-            thread::park();
-        }
-        self.caller_parked.store(false, Ordering::SeqCst);
-    }
-
-    /// The claims of thread `own`.
-    fn claims(&self, own: usize, items: usize, grain: usize) -> Claims<'_> {
-        Claims { seats: &self.seats, own, items, grain }
-    }
-
-    /// The life of worker `index`.
-    fn live(&self, index: usize) {
-        let seat = &self.seats[index].0;
-        let mut seen = 0;
-        loop {
-            seen = self.next_region(seen, seat);
-            seat.inside.store(seen, Ordering::SeqCst);
-            // Still open after we have said that we are inside: the caller will wait for us.
-            if self.region.0.load(Ordering::SeqCst) == seen {
-                // SAFETY: the region is open and we are inside, so the cell does not change before we leave.
-                let Some(job) = (unsafe { *self.job.get() }) else { return };
-                // SAFETY: the caller keeps the closure alive until nobody is inside.
-                let work = unsafe { &*job.work };
-                let mut claims = self.claims(index, job.items, job.grain);
-                if let Err(payload) = catch_unwind(AssertUnwindSafe(|| work(&mut claims))) {
-                    self.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(payload);
-                }
-            }
-            seat.inside.store(0, Ordering::SeqCst);
-            if self.caller_parked.load(Ordering::SeqCst)
-                && let Some(caller) = &*self.caller.lock().unwrap_or_else(PoisonError::into_inner)
-            {
-                caller.unpark();
-            }
-        }
-    }
-
-    /// Waits for an open region other than `seen`.
-    fn next_region(&self, seen: u64, seat: &Seat) -> u64 {
-        let opened = |order| Some(self.region.0.load(order)).filter(|region| region % 2 == 1 && *region != seen);
-        for round in 0..SPINS + YIELDS {
-            if let Some(region) = opened(Ordering::Acquire) {
-                return region;
-            }
-            if round < SPINS {
-                std::hint::spin_loop();
-            } else {
-                thread::yield_now();
-            }
-        }
-        loop {
-            seat.parked.store(true, Ordering::SeqCst);
-            if let Some(region) = opened(Ordering::SeqCst) {
-                seat.parked.store(false, Ordering::SeqCst);
-                return region;
-            }
-            thread::park();
-        }
     }
 }
 

@@ -187,7 +187,12 @@ impl EngineArgs {
             PrecisionArg::Int8 => Precision::Int8,
             PrecisionArg::F32 => Precision::F32,
         };
-        Ok(Engine::new(self.isa()?, self.threads(), precision))
+        let (engine, asked) = (Engine::new(self.isa()?, self.threads(), precision), self.threads());
+        let started = engine.pool().threads();
+        if started < asked {
+            bail!("--threads {asked}: the system starts no more than {started} here");
+        }
+        Ok(engine)
     }
 
     /// "int8" or "f32".

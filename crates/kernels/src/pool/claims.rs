@@ -1,7 +1,8 @@
 //! Who works on which items.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use super::sync::{AtomicBool, AtomicU64, Ordering};
 
 /// A value alone on its cache lines (two, because x86 prefetches lines in pairs).
 #[repr(align(128))]
@@ -93,7 +94,7 @@ impl Claims<'_> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

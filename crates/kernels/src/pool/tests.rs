@@ -1,4 +1,5 @@
 use std::sync::atomic::AtomicUsize;
+use std::thread;
 use std::time::Duration;
 
 use super::*;
@@ -144,4 +145,63 @@ fn the_rest_of_a_stuck_worker_is_done_by_others() {
         });
         assert_eq!(done.into_inner(), 64);
     }
+}
+
+#[test]
+fn too_many_threads_are_refused_by_name() {
+    let error = catch_unwind(|| Pool::new(Pool::MAX_THREADS + 1)).expect_err("refused");
+    assert_eq!(error.downcast_ref::<String>().map(String::as_str), Some("8193 threads, at most 8192"));
+}
+
+/// Forks; the child runs `work` and says whether it got to the end.
+#[cfg(unix)]
+fn in_a_child(work: impl FnOnce()) -> bool {
+    use std::ffi::{c_int, c_uint};
+
+    unsafe extern "C" {
+        fn fork() -> c_int;
+        fn waitpid(process: c_int, status: *mut c_int, options: c_int) -> c_int;
+        fn alarm(seconds: c_uint) -> c_uint;
+        fn _exit(code: c_int) -> !;
+    }
+    // SAFETY: the child touches what the forking thread owns and the allocator, which the C library makes ready for it, and
+    // leaves without running what the parent will run; a child that hangs is killed.
+    unsafe {
+        match fork() {
+            -1 => panic!("cannot fork"),
+            0 => {
+                alarm(60);
+                let done = catch_unwind(AssertUnwindSafe(work)).is_ok();
+                _exit(c_int::from(!done))
+            }
+            child => {
+                let mut status = -1;
+                assert_eq!(waitpid(child, &mut status, 0), child);
+                status == 0
+            }
+        }
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_forked_process_drops_the_pool_or_uses_it_with_threads_of_its_own() {
+    let pool = Pool::new(3);
+    assert_eq!(counts(&pool), [1; 3]);
+    let unused = std::cell::Cell::new(Some(Pool::new(2)));
+    assert!(in_a_child(|| drop(unused.take())));
+    let used = std::cell::Cell::new(Some(Pool::new(3)));
+    assert!(in_a_child(|| {
+        let pool = used.take().unwrap();
+        for _ in 0..50 {
+            assert_eq!(counts(&pool), [1; 3]);
+        }
+        assert_eq!(pool.heir.get().unwrap().workers.len(), 2);
+        // And so on.
+        assert!(in_a_child(|| assert_eq!(counts(&pool), [1; 3])));
+        assert_eq!(counts(&pool), [1; 3]);
+        drop(pool);
+    }));
+    assert!(pool.heir.get().is_none());
+    assert_eq!(counts(&pool), [1; 3], "the parent keeps its threads");
 }

@@ -50,8 +50,9 @@ impl FileBytes {
         }
         #[cfg(feature = "mmap")]
         if mode == ReadMode::Map && !cfg!(target_family = "wasm") && meta.len() > ALWAYS_READ {
-            // SAFETY: the mapping is private and read-only; the documented hazard (another process changing or truncating
-            // the file) is inherent to mapping and can be avoided with `ReadMode::Read`.
+            // SAFETY: the mapping is read-only and nobody in this process writes the file while it is mapped: outputs are
+            // written beside a file and renamed over it, which leaves what is mapped alone. What another process does to
+            // the file cannot be checked; `ReadMode` says so, and `ReadMode::Read` avoids it.
             let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path, "map"))?;
             let map = Arc::new(map);
             return Ok(Self { bytes: Bytes::new(Arc::<Mmap>::clone(&map)), map: Some(map) });
@@ -79,7 +80,7 @@ impl FileBytes {
             let end = range.end.min(map.len());
             if range.start < end {
                 let (start, len) = (range.start, end - range.start);
-                // SAFETY: for a private read-only file mapping DONTNEED only drops clean pages, neighbours of the range that
+                // SAFETY: of a read-only mapping of a file DONTNEED only drops clean pages, neighbours of the range that
                 // share a page with it included; the next access reads the file again, so no reference into the mapping
                 // ever sees other contents. The range lies in the mapping, and `memmap2` makes it whole pages, whatever
                 // their size. Failure is harmless.
@@ -97,6 +98,48 @@ impl From<Bytes> for FileBytes {
             bytes,
             #[cfg(feature = "mmap")]
             map: None,
+        }
+    }
+}
+
+#[cfg(all(test, feature = "mmap"))]
+mod tests {
+    use super::*;
+
+    /// KiB of the mapping that holds `at` which are in memory now.
+    #[cfg(target_os = "linux")]
+    fn resident(at: *const u8) -> usize {
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut lines = maps.lines().skip_while(|line| {
+            let range = line.split(' ').next().and_then(|range| range.split_once('-'));
+            let bounds = range.map(|(start, end)| [start, end].map(|n| usize::from_str_radix(n, 16)));
+            !matches!(bounds, Some([Ok(start), Ok(end)]) if (start..end).contains(&at.addr()))
+        });
+        let line = lines.find_map(|line| line.strip_prefix("Rss:")).expect("the mapping is listed");
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    /// Whatever the size of a page.
+    #[test]
+    fn releasing_drops_pages_and_changes_no_contents() {
+        let contents: Vec<u8> = (0..3 << 20u32).map(|i| (i ^ i >> 11) as u8).collect();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), &contents).unwrap();
+        let bytes = FileBytes::open(file.path(), ReadMode::Map).unwrap();
+        assert!(bytes.bytes().iter().eq(&contents));
+        #[cfg(target_os = "linux")]
+        {
+            let held = resident(bytes.bytes().as_ptr());
+            assert!(held >= 3 << 10, "{held} KiB of 3 MiB");
+            bytes.release(0..1 << 20);
+            let held = resident(bytes.bytes().as_ptr());
+            assert!(held <= 2 << 10, "{held} KiB of 2 MiB");
+            bytes.release(0..contents.len());
+            assert_eq!(resident(bytes.bytes().as_ptr()), 0);
+        }
+        for range in [0..0, 1..2, 4095..4097, 70_000..1_000_001, 5..usize::MAX, usize::MAX..usize::MAX] {
+            bytes.release(range.clone());
+            assert!(bytes.bytes().iter().eq(&contents), "{range:?}");
         }
     }
 }
