@@ -1,5 +1,5 @@
 //! Every order in which the threads of a pool can go through its protocol, within a bound on preemptions:
-//! `RUSTFLAGS="--cfg loom" cargo test -p sherry-kernels --lib pool::model --release --target-dir target/loom`.
+//! `RUSTFLAGS="--cfg loom" cargo test -p sherry-kernels --lib pool::model --target-dir target/loom`.
 //!
 //! The checker ends a test at a read beside a write, a deadlock, a leak, and wherever an assertion fails.
 
