@@ -18,7 +18,7 @@ use sherry_sgemm::{Mat, MatMut, Old, matmul};
 use crate::checkpoint::{self, Verified};
 use crate::config::{Config, Quads, QuantizerConfig};
 use crate::data::{Coder, Dataset, Sources};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, uninterrupted};
 use crate::layout::Purpose;
 use crate::linear::Pass;
 use crate::loss::IGNORED;
@@ -28,6 +28,10 @@ use crate::{pretrained, run_folder};
 
 /// Least share of tokens at which both must rank the same token first.
 const SAME_TOP: f64 = 0.9;
+/// The folder inside a temporary one that holds the packed model on its way to GGUF.
+const PACKED: &str = "packed";
+/// Tokens whose logits are held at once while comparing.
+const PIECE: usize = 256;
 /// Most that the mean log-likelihoods may differ, in nats per token.
 const LOSS_GAP: f64 = 0.02;
 
@@ -189,18 +193,26 @@ pub fn export(run: &Path, out: &Path, request: &Request, progress: &dyn Progress
         Form::Projected(spec) | Form::Exact(spec) => Linears::Packed(spec),
         Form::Dense => Linears::Keep,
     };
+    let named_base = |error| match &effective {
+        Some(folder) => named(error, folder.path(), &path),
+        None => error,
+    };
     let Request { embeddings, overwrite, .. } = *request;
     let last = sherry_convert::Request { embeddings, overwrite, ..sherry_convert::Request::keep() };
     if sherry_convert::container_of(out) == Container::Gguf && form.is_packed() {
         // What a GGUF file can hold of a packed model is decided, and said, where packed models are converted.
         let folder = AtomicFolder::create(out)?;
-        let packed = folder.path().join("packed");
+        let packed = folder.path().join(PACKED);
         let first = sherry_convert::Request { linears, ..sherry_convert::Request::keep() };
-        sherry_convert::convert(&base, &packed, &first, progress, |_| {})?;
-        let packed = Checkpoint::open(&packed, ReadMode::Map)?;
-        sherry_convert::convert(&packed, out, &last, progress, |_| {})?;
+        let through_packed = || {
+            sherry_convert::convert(&base, &packed, &first, progress, |_| {})?;
+            let packed = Checkpoint::open(&packed, ReadMode::Map)?;
+            sherry_convert::convert(&packed, out, &last, progress, |_| {})
+        };
+        through_packed().map_err(|error| named(error, folder.path(), &path)).map_err(named_base)?;
     } else {
-        sherry_convert::convert(&base, out, &sherry_convert::Request { linears, ..last }, progress, |_| {})?;
+        let last = sherry_convert::Request { linears, ..last };
+        sherry_convert::convert(&base, out, &last, progress, |_| {}).map_err(named_base)?;
     }
     drop(effective);
 
@@ -216,6 +228,25 @@ pub fn export(run: &Path, out: &Path, request: &Request, progress: &dyn Progress
     let sources = Sources::open(files, &config.data.text_field, progress)?;
     let text = Dataset::open(&sources, &coder, length, &cache, progress)?;
     compare(&network, &params, &path, out, &text, length, request.windows, progress)
+}
+
+/// `error` with the checkpoint `path` in place of a temporary folder and what lies in it, which say nothing to anybody.
+fn named(error: sherry::Error, temporary: &Path, path: &Path) -> sherry::Error {
+    let own = |at: PathBuf| if at.starts_with(temporary) { path.to_path_buf() } else { at };
+    match error {
+        sherry::Error::Io { path, action, source } => sherry::Error::Io { path: own(path), action, source },
+        sherry::Error::Malformed { path, place, problem } => {
+            sherry::Error::Malformed { path: own(path), place, problem }
+        }
+        sherry::Error::Unsupported { path, what } => sherry::Error::Unsupported { path: own(path), what },
+        sherry::Error::Invalid(problem) => {
+            let inside = [temporary.join(PACKED), temporary.to_path_buf()];
+            let shown = path.display().to_string();
+            let problem = inside.iter().fold(problem, |text, at| text.replace(&*at.to_string_lossy(), &shown));
+            sherry::Error::Invalid(problem)
+        }
+        other => other,
+    }
 }
 
 impl Form {
@@ -240,9 +271,9 @@ fn compare(
     let kernels = Engine::new(Isa::best(), threads, Precision::Int8);
     let mut decoder = Decoder::new(Arc::new(packed.load(kernels.pool(), progress)?), kernels);
     let mut cache = KvCache::new(decoder.config(), length, KvType::F32)?;
-    let mut space = network.workspace(1, length, true);
+    let mut space = network.forward_workspace(1, length);
     let vocab = network.arch.vocab;
-    let mut expected = vec![0.0f32; length * vocab];
+    let mut expected = vec![0.0f32; PIECE.min(length) * vocab];
     let (mut student, mut engine, mut same, mut count, mut widest) = (0.0f64, 0.0f64, 0usize, 0usize, 0.0f32);
     let windows = windows.clamp(1, text.windows());
     progress.start("compare", windows as u64);
@@ -251,21 +282,26 @@ fn compare(
         text.push_window(window, &mut tokens, &mut targets);
         let pass = Pass { params, lambda: 0.0, progress };
         let side = network.side(params, network.forward(pass, &tokens, &mut space)?);
-        let x = Mat::new(side.hidden, length, side.width, side.width);
         let w = Mat::new(side.head, vocab, side.width, side.width);
-        matmul(MatMut::new(&mut expected, length, vocab, vocab), Old::Replace, 1.0, x, w.t(), threads);
         cache.truncate(0);
-        let logits = decoder.forward_one(&mut cache, &tokens, Wanted::All)?;
-        for (row, (expected, &target)) in expected.chunks_exact(vocab).zip(&targets).enumerate() {
-            if target == IGNORED {
-                continue;
+        let hidden = side.hidden.chunks(PIECE * side.width);
+        for (hidden, (tokens, targets)) in hidden.zip(tokens.chunks(PIECE).zip(targets.chunks(PIECE))) {
+            uninterrupted(progress)?;
+            let x = Mat::new(hidden, tokens.len(), side.width, side.width);
+            let logits = MatMut::new(&mut expected, tokens.len(), vocab, vocab);
+            matmul(logits, Old::Replace, 1.0, x, w.t(), threads);
+            let logits = decoder.forward_one(&mut cache, tokens, Wanted::All)?;
+            for (row, (expected, &target)) in expected.chunks_exact(vocab).zip(targets).enumerate() {
+                if target == IGNORED {
+                    continue;
+                }
+                let found = logits.row(row);
+                student -= log_prob(expected, target);
+                engine -= log_prob(found, target);
+                same += usize::from(top(expected) == top(found));
+                widest = expected.iter().zip(found).fold(widest, |m, (a, b)| m.max((a - b).abs()));
+                count += 1;
             }
-            let found = logits.row(row);
-            student -= log_prob(expected, target);
-            engine -= log_prob(found, target);
-            same += usize::from(top(expected) == top(found));
-            widest = expected.iter().zip(found).fold(widest, |m, (a, b)| m.max((a - b).abs()));
-            count += 1;
         }
         progress.advance(1);
     }

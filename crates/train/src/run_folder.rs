@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use sherry::Progress;
-use sherry::io::{sync_folder, write_atomic};
+use sherry::io::{sweep, sync_folder, write_atomic};
 
 use crate::adamw::Moments;
 use crate::checkpoint::{self, State, Verified};
@@ -169,12 +169,10 @@ impl RunFolder {
                 Some(STAGED | DOOMED | REPLACED) => {
                     fs::remove_dir_all(&path).map_err(sherry::Error::io(&path, "remove"))?;
                 }
-                _ if name.starts_with('.') && name.contains(".tmp-") => {
-                    fs::remove_file(&path).map_err(sherry::Error::io(&path, "remove"))?;
-                }
                 _ => {}
             }
         }
+        sweep(&self.path);
         Ok(())
     }
 }

@@ -70,9 +70,9 @@ pub struct EvalArgs {
     /// How the text is cut into windows
     #[arg(long, value_enum, value_name = "MODE", default_value_t = PplMode::Chunks, help_heading = "Perplexity")]
     ppl_mode: PplMode,
-    /// Tokens per window
-    #[arg(long, value_name = "N", default_value_t = 512, help_heading = "Perplexity")]
-    ppl_window: usize,
+    /// Tokens per window [default: 512, or the model's context where that is shorter]
+    #[arg(long, value_name = "N", help_heading = "Perplexity")]
+    ppl_window: Option<usize>,
     /// Tokens between the beginnings of strided windows [default: half a window]
     #[arg(long, value_name = "N", help_heading = "Perplexity")]
     ppl_stride: Option<usize>,
@@ -322,7 +322,7 @@ impl EvalArgs {
     }
 
     fn windows(&self, longest: usize) -> Windows {
-        let size = self.ppl_window;
+        let size = self.ppl_window.unwrap_or(512.min(longest));
         match self.ppl_mode {
             PplMode::Chunks => Windows::Chunks { size },
             PplMode::Disjoint => Windows::Disjoint { size },

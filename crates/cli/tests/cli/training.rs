@@ -167,3 +167,34 @@ fn runs_are_exported_and_reported() {
     refuses(folder, "tokenizer new none.txt", &["none.txt"]);
     assert!(!folder.join("new").exists());
 }
+
+/// The smallest recipe of all, shortened: what it exports runs, is measured, converted and inspected, as a folder and as
+/// GGUF.
+#[test]
+fn a_model_on_bytes_speaks() {
+    let place = with_config(1);
+    let folder = place.path();
+    let recipe = concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs/byte-level.toml");
+    fs::copy(recipe, folder.join("bytes.toml")).unwrap();
+    let short = "steps=2 batch.size=2 model.layers=1 metrics.valid_sequences=2";
+    succeeds(folder, &format!("train bytes.toml --run bytes {short}"));
+    for out in ["packed", "packed.gguf"] {
+        let found = document(folder, &format!("export bytes {out} --windows 1"));
+        assert!(found["same_top"].as_f64() > Some(0.9), "{found}");
+        assert!(document(folder, &format!("inspect {out}")).is_object());
+        succeeds(folder, &format!("run {out} -p The --raw -n 8 --temp 0 -q"));
+        let measured = document(folder, &format!("eval {out} --ppl valid.txt"));
+        assert!(measured.to_string().contains("perplexity"), "{measured}");
+    }
+    succeeds(folder, "convert packed.gguf back");
+    // Where a form does not exist, the message names the checkpoint.
+    succeeds(folder, &format!("train bytes.toml --run narrow quantizer.quads=contiguous {short}"));
+    refuses(folder, "export narrow x.gguf", &["narrow/checkpoint-00000002: ", "head size 32 is not a multiple of 64"]);
+    // Going on from it needs no word about the tokenizer.
+    let next = "model.from=bytes/checkpoint-00000002";
+    let text = fs::read_to_string(folder.join("small.toml")).unwrap();
+    let shape = "hidden = 32\nffn = 64\nlayers = 2\nheads = 2\n";
+    let text = text.replace(shape, "").replace("tokenizer = { vocab = 300 }\n", "");
+    fs::write(folder.join("next.toml"), text).unwrap();
+    succeeds(folder, &format!("train next.toml --run next {next}"));
+}

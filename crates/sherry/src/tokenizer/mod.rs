@@ -43,7 +43,7 @@ use vocab::{Vocab, char_to_byte, parse_byte};
 pub use gguf::GgufVocab;
 pub use learn::Learner;
 pub use stream::TokenStream;
-pub use vocab::{MAX_TOKEN_BYTES, MAX_TOKENS, TokenKind};
+pub use vocab::{MAX_TOKEN_BYTES, MAX_TOKENS, TokenKind, byte_to_char};
 
 use crate::Result;
 

@@ -133,7 +133,7 @@ pub(super) fn parse_byte(text: &str) -> Option<u8> {
 
 /// The printable character that stands for `byte` in byte-level vocabularies (GPT-2's table): printable Latin-1
 /// stands for itself, the other 68 bytes follow from U+0100 on.
-pub(crate) fn byte_to_char(byte: u8) -> char {
+pub fn byte_to_char(byte: u8) -> char {
     let code = u32::from(byte);
     let shifted = match byte {
         b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF => code,

@@ -10,6 +10,7 @@ use sherry::tokenizer::{Learner, Tokenizer};
 use sherry_kernels::Pool;
 
 use super::Sources;
+use super::bytes;
 use super::documents::Batches;
 use crate::error::{Error, Result};
 
@@ -73,7 +74,7 @@ impl Coder {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn of_run(checkpoint: &Path) -> Result<Self> {
-        // A run without tokenizer files is one on bytes.
+        // A run on bytes may come without tokenizer files.
         if checkpoint.join(TOKENIZER_FILES[0]).is_file() { Self::open(checkpoint) } else { Ok(Self::Bytes) }
     }
 
@@ -118,6 +119,9 @@ impl Coder {
         let Some(separator) = separator else {
             return Err(Error::data(path, "the tokenizer has no end-of-text token to separate documents with"));
         };
+        if files.iter().any(|(name, json)| name == TOKENIZER_FILES[0] && bytes::is(json)) {
+            return Ok(Self::Bytes);
+        }
         let mut hash = Sha256::new();
         for (name, bytes) in &files {
             hash.update((name.len() as u64).to_le_bytes());
@@ -131,7 +135,7 @@ impl Coder {
     /// Ids there are.
     pub fn vocab(&self) -> usize {
         match self {
-            Self::Bytes => 257,
+            Self::Bytes => bytes::SEPARATOR as usize + 1,
             Self::Model { tokenizer, .. } => tokenizer.vocab_size(),
         }
     }
@@ -139,7 +143,7 @@ impl Coder {
     /// The tokenizer's files.
     pub fn files(&self) -> &[(String, Vec<u8>)] {
         match self {
-            Self::Bytes => &[],
+            Self::Bytes => bytes::files(),
             Self::Model { files, .. } => files,
         }
     }
@@ -147,7 +151,7 @@ impl Coder {
     /// Tokens of `text` and the separator. Control tokens are not recognised in text.
     pub(super) fn encode(&self, text: &str) -> sherry::Result<Vec<u32>> {
         match self {
-            Self::Bytes => Ok(text.bytes().map(u32::from).chain([256]).collect()),
+            Self::Bytes => Ok(text.bytes().map(u32::from).chain([bytes::SEPARATOR]).collect()),
             Self::Model { tokenizer, separator, .. } => {
                 let mut ids = tokenizer.encode(text, false, false)?;
                 ids.push(*separator);

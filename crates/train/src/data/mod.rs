@@ -4,6 +4,7 @@
 //! the last window of the stream is filled up with padding that no loss sees. Every token but the first is a target
 //! exactly once per pass over the data.
 
+mod bytes;
 mod cache;
 mod coder;
 mod documents;

@@ -5,6 +5,7 @@ use std::io::Write;
 use sherry::NoProgress;
 
 use super::*;
+use crate::rng::Rng;
 
 fn open(folder: &Path, name: &str, length: usize) -> Result<Dataset> {
     let sources = Sources::open(&[folder.join(name)], "text", &NoProgress)?;
@@ -202,4 +203,58 @@ fn the_same_text_under_another_name_is_noticed() {
     assert!(sources(&["b.jsonl"]).shared_with(&sources(&["a.jsonl", "c.jsonl"])).is_none());
     let (a, c) = (folder.path().join("a.jsonl"), folder.path().join("c.jsonl"));
     assert_eq!(sources(&["b.jsonl", "a.jsonl"]).shared_with(&sources(&["c.jsonl"])), Some((&*a, &*c)));
+}
+
+#[test]
+fn the_tokenizer_of_bytes_gives_the_ids_of_the_trainer() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, contents) in Coder::Bytes.files() {
+        fs::write(folder.path().join(name), contents).unwrap();
+    }
+    let tokenizer = sherry::tokenizer::Tokenizer::from_folder(folder.path()).unwrap();
+    assert_eq!((tokenizer.vocab_size(), tokenizer.eos(), tokenizer.bos()), (257, Some(256), Some(256)));
+    assert!(tokenizer.is_control(256));
+    let mut rng = Rng::new(1, 1);
+    for _ in 0..300 {
+        let text: String = (0..rng.below(40))
+            .map(|_| {
+                loop {
+                    // Ascii, Latin, and anything.
+                    let range = [0x80, 0x800, 0x11_0000][rng.below(3)];
+                    if let Some(c) = char::from_u32(rng.below(range) as u32) {
+                        break c;
+                    }
+                }
+            })
+            .collect();
+        let ids = tokenizer.encode(&text, false, false).unwrap();
+        assert_eq!(ids, text.bytes().map(u32::from).collect::<Vec<_>>(), "{text:?}");
+        assert_eq!([&ids[..], &[256]].concat(), Coder::Bytes.encode(&text).unwrap());
+        assert_eq!(tokenizer.decode(&ids, false), text);
+    }
+    for byte in 0..=255u8 {
+        let mut bytes = Vec::new();
+        tokenizer.token_bytes(byte.into(), &mut bytes);
+        assert_eq!(bytes, [byte]);
+    }
+    assert!(matches!(Coder::open(folder.path()).unwrap(), Coder::Bytes), "told by its contents");
+    // Written by somebody else, with other white space.
+    let path = folder.path().join("tokenizer.json");
+    let json: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    fs::write(&path, json.to_string()).unwrap();
+    assert!(matches!(Coder::open(&path).unwrap(), Coder::Bytes));
+}
+
+/// A text cut off in its tokens' cache, or beside it, is swept away by the next process.
+#[test]
+fn what_a_killed_process_left_in_the_cache_goes() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("a.txt"), "some text").unwrap();
+    let cache = folder.path().join("cache");
+    fs::create_dir(&cache).unwrap();
+    let left = cache.join(".0123456789abcdef.tokens.tmp-00000000000000aa");
+    fs::write(&left, "half").unwrap();
+    open(folder.path(), "a.txt", 4).unwrap();
+    assert!(!left.exists());
+    assert_eq!(fs::read_dir(&cache).unwrap().count(), 1);
 }

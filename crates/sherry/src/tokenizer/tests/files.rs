@@ -138,7 +138,7 @@ fn tokens_with_a_role_are_control_tokens() {
 
 #[test]
 fn a_gguf_vocabulary_without_a_pre_tokenizer_says_so() {
-    let alphabet: Vec<String> = (0..=255).map(|byte| vocab::byte_to_char(byte).to_string()).collect();
+    let alphabet: Vec<String> = (0..=255).map(|byte| byte_to_char(byte).to_string()).collect();
     let mut gguf =
         GgufVocab { model: "gpt2".into(), tokens: alphabet, merges: Some(Vec::new()), ..GgufVocab::default() };
     let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();

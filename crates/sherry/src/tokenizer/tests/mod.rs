@@ -274,10 +274,10 @@ fn learned_vocabularies_equal_hugging_faces() {
         .min_frequency(2)
         .show_progress(false)
         .special_tokens(specials.iter().map(|text| AddedToken::from(*text, true)).collect())
-        .initial_alphabet((0..=255).map(vocab::byte_to_char).collect())
+        .initial_alphabet((0..=255).map(byte_to_char).collect())
         .build();
     let pieces = |text: &str| {
-        let piece = |range: Range<usize>| text[range].bytes().map(vocab::byte_to_char).collect::<String>();
+        let piece = |range: Range<usize>| text[range].bytes().map(byte_to_char).collect::<String>();
         Ok(split_all(&splits, text).unwrap().into_iter().map(piece).collect())
     };
     trainer.feed(texts.iter(), pieces).unwrap();
