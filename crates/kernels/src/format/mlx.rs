@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn words_are_read_from_their_low_bits() {
         // Word 0 of row 1: codes 0, 1, 2, 0, 1, 2, ...; all other weights 0, which is code 1.
-        let mut words = vec![0x5555_5555u32; 2 * 4];
+        let mut words = [0x5555_5555u32; 2 * 4];
         words[4] = (0..16).fold(0, |word, i| word | (i % 3) << (2 * i));
         let codes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
         let (scales, biases) = (floats(&[0.5, 0.25, 2.0, -1.0]), floats(&[-0.5, -0.25, -2.0, 1.0]));
