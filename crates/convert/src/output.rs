@@ -223,7 +223,7 @@ impl Job<'_> {
         let info = |name: String, ty: TensorType, shape: Vec<usize>| -> Result<TensorInfo> {
             let bytes = match shape[..] {
                 [n] => ty.row_bytes(n),
-                [rows, cols] => ty.row_bytes(cols).and_then(|row| row.checked_mul(rows)),
+                [rows, cols] => ty.tensor_bytes(rows, cols),
                 _ => None,
             };
             let bytes = bytes.ok_or_else(|| Error::Invalid(format!("{name}: {shape:?} does not fit type {ty}")))?;

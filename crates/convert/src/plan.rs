@@ -263,6 +263,7 @@ fn exact_gguf(config: &ArchConfig, scheme: PackedScheme) -> Result<(Option<Packe
     }
     match scheme.scale {
         ScaleGroup::Row | ScaleGroup::Group(256) => {}
+        ScaleGroup::Tensor => return refuse("it has one f32 scale per tensor, a GGUF block has one in f16".to_owned()),
         ScaleGroup::Group(size) => {
             return refuse(format!("it has a scale per {size} weights, a GGUF block has one per 256"));
         }
@@ -317,7 +318,7 @@ fn norm_shift(family: Family, naming: Naming, container: Container) -> f32 {
 
 fn check_blocks(config: &ArchConfig, role: Role, ty: TensorType) -> Result<()> {
     let cols = columns(config, role);
-    match ty.row_bytes(cols) {
+    match ty.tensor_bytes(1, cols) {
         Some(_) => Ok(()),
         None => {
             let problem = format!("{} has rows of {cols} values, {ty} blocks hold {}", describe(role), ty.block_len());

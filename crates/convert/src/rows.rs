@@ -2,7 +2,8 @@
 
 use rayon::prelude::*;
 use sherry_kernels::Bytes;
-use sherry_kernels::format::{PackedLayout, PackedRows, QuadOrder, TensorType, ggml, stq1_0};
+use sherry_kernels::format::i2_s::I2sRows;
+use sherry_kernels::format::{PackedLayout, PackedRows, QuadOrder, TensorType, TernaryRows, ggml, stq1_0};
 
 use super::channels::{Bridge, RopeRows};
 use sherry::io::TensorSource;
@@ -35,8 +36,16 @@ pub struct Rows<'a> {
 }
 
 enum Data {
-    Plain { ty: TensorType, bytes: Bytes },
+    Plain {
+        ty: TensorType,
+        bytes: Bytes,
+    },
     Packed(PackedRows),
+    /// I2_S, whose rows have no bytes of their own.
+    I2s {
+        rows: I2sRows,
+        bytes: Bytes,
+    },
 }
 
 /// Values per task when a tensor is encoded in parallel; a task is a whole number of rows.
@@ -66,6 +75,12 @@ impl<'a> Rows<'a> {
                 let packed = stq1_0::to_packed(rows, cols, &source.data(name)?)
                     .map_err(|error| malformed(source, name, error.to_string()))?;
                 (Data::Packed(packed), vec![name.clone()])
+            }
+            Stored::Plain { name, ty: TensorType::I2_S } => {
+                let bytes = source.data(name)?;
+                let rows = I2sRows::new(rows, cols, bytes.clone())
+                    .map_err(|error| malformed(source, name, error.to_string()))?;
+                (Data::I2s { rows, bytes }, vec![name.clone()])
             }
             Stored::Plain { name, ty } => (Data::Plain { ty: *ty, bytes: source.data(name)? }, vec![name.clone()]),
             Stored::Packed { name, codes, scales, layout } => {
@@ -114,6 +129,7 @@ impl<'a> Rows<'a> {
                 ggml::dequantize(*ty, &bytes[old * len..(old + 1) * len], out);
             }
             Data::Packed(packed) => packed.row_f32(old, out),
+            Data::I2s { rows, .. } => rows.row_f32(old, out),
         }
         if let Some(bridge) = self.moves.bridge
             && Bridge::moves_columns(self.role)
@@ -150,9 +166,13 @@ impl<'a> Rows<'a> {
         Some(moved)
     }
 
-    /// Whether [`encode`](Self::encode) to `ty` copies the stored bytes.
-    pub fn is_copy(&self, ty: TensorType) -> bool {
-        matches!(self.data, Data::Plain { ty: stored, .. } if stored == ty) && !self.moves_anything()
+    /// The stored bytes, where [`encode`](Self::encode) to `ty` copies them.
+    fn copied(&self, ty: TensorType) -> Option<&Bytes> {
+        match &self.data {
+            Data::Plain { ty: stored, bytes } if *stored == ty && !self.moves_anything() => Some(bytes),
+            Data::I2s { bytes, .. } if ty == TensorType::I2_S && !self.moves_anything() => Some(bytes),
+            _ => None,
+        }
     }
 
     /// Hands the tensor, encoded as `ty`, to `sink` in pieces, in order. Work is spread over the current rayon pool; the
@@ -162,9 +182,7 @@ impl<'a> Rows<'a> {
     /// [`Error::Malformed`] naming the tensor when a value cannot be held by `ty` (NaN, infinity), and whatever `sink`
     /// returns.
     pub fn encode(&self, ty: TensorType, mut sink: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        if let Data::Plain { bytes, .. } = &self.data
-            && self.is_copy(ty)
-        {
+        if let Some(bytes) = self.copied(ty) {
             bytes.chunks(1 << 22).try_for_each(sink)?;
             self.release();
             return Ok(());

@@ -120,7 +120,7 @@ fn a_contiguous_checkpoint_exports_to_stq1_0_without_loss() {
             for ((role, codes, scales), (_, codes_back, scales_back)) in codes(&native).iter().zip(codes(&back)) {
                 assert_eq!(*codes, codes_back, "{role:?}");
                 match scale {
-                    ScaleGroup::Row => {
+                    ScaleGroup::Tensor | ScaleGroup::Row => {
                         let repeat = scales_back.len() / scales.len();
                         let repeated: Vec<u8> = scales.chunks(2).flat_map(|s| s.repeat(repeat)).collect();
                         assert_eq!(repeated, scales_back, "{role:?}");

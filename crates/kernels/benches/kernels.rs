@@ -59,7 +59,7 @@ impl std::fmt::Display for Format {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Plain(ty) => ty.fmt(f),
-            Self::Packed(format, ScaleGroup::Row) => format.fmt(f),
+            Self::Packed(format, ScaleGroup::Tensor | ScaleGroup::Row) => format.fmt(f),
             Self::Packed(format, ScaleGroup::Group(size)) => write!(f, "{format}/{size}"),
         }
     }

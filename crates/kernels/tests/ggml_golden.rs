@@ -1,9 +1,11 @@
-//! Block formats against the `gguf` Python package, by files that `golden/make_ggml_golden.py` wrote, and against limits.
+//! Block formats against the `gguf` Python package and ggml, by files that `golden/make_ggml_golden.py` wrote, and against
+//! limits.
 
 use sherry_kernels::format::TensorType::{self, *};
 use sherry_kernels::format::ggml::{QuantizeError, dequantize, quantize, verify};
 
-const WRITTEN: [TensorType; 10] = [F32, F16, BF16, Q8_0, Q4_0, Q4_K, Q6_K, TQ1_0, TQ2_0, STQ1_0];
+const WRITTEN: [TensorType; 14] =
+    [F32, F16, BF16, Q8_0, Q4_0, Q4_K, Q6_K, TQ1_0, TQ2_0, STQ1_0, Q1_0, Q2_0, PQ2_0, PTQ1_0];
 
 fn golden(name: &str) -> Vec<u8> {
     let path = format!("{}/tests/golden/{name}", env!("CARGO_MANIFEST_DIR"));
@@ -44,7 +46,10 @@ fn normal(seed: u64, len: usize) -> Vec<f32> {
 
 #[test]
 fn decodes_as_the_gguf_package_bit_for_bit() {
-    for ty in [Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, TQ1_0, TQ2_0, STQ1_0] {
+    for ty in [
+        Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, TQ1_0, TQ2_0, STQ1_0, Q1_0, Q2_0, PQ2_0,
+        PTQ1_0,
+    ] {
         let file = golden(&format!("{}.bin", ty.name().to_lowercase()));
         let blocks = file.len() / (ty.block_bytes() + 4 * ty.block_len());
         assert!(blocks >= 10, "{ty}");
@@ -60,9 +65,9 @@ fn decodes_as_the_gguf_package_bit_for_bit() {
 }
 
 #[test]
-fn encodes_as_the_gguf_package_byte_for_byte() {
+fn encodes_as_gguf_and_ggml_byte_for_byte() {
     let source = floats(&golden("source.bin"));
-    for ty in [Q8_0, Q4_0, TQ1_0, TQ2_0, BF16] {
+    for ty in [Q8_0, Q4_0, TQ1_0, TQ2_0, BF16, Q1_0, Q2_0] {
         let expected = golden(&format!("{}.quantized.bin", ty.name().to_lowercase()));
         assert!(encoded(ty, &source).unwrap() == expected, "{ty}");
     }

@@ -159,7 +159,7 @@ pub fn quantize_rows(
         format: spec.format.to_string(),
         projection: spec.projection,
         group_size: match spec.scale {
-            ScaleGroup::Row => None,
+            ScaleGroup::Tensor | ScaleGroup::Row => None,
             ScaleGroup::Group(size) => Some(size),
         },
         code_bits_per_weight: 8.0 * codes.len() as f64 / weights,
@@ -259,7 +259,7 @@ fn quantize_row(
         scratch.row = in_quad_order(&scratch.row, spec.order);
     }
     let size = match spec.scale {
-        ScaleGroup::Row => scratch.row.len(),
+        ScaleGroup::Tensor | ScaleGroup::Row => scratch.row.len(),
         ScaleGroup::Group(size) => size,
     };
     let groups = scratch.row.chunks(size).zip(scratch.ternary.chunks_mut(size)).zip(scales);

@@ -66,7 +66,7 @@ fn decoded(packed: &PackedRows) -> Vec<f32> {
         };
         for col in 0..cols {
             let group = match scale {
-                ScaleGroup::Row => 0,
+                ScaleGroup::Tensor | ScaleGroup::Row => 0,
                 ScaleGroup::Group(size) => col / size,
             };
             out.push(f16_to_f32(scales[group]) * f32::from(weight(col)));

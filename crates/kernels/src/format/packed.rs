@@ -39,6 +39,8 @@ pub enum QuadOrder {
 /// Which weights share a scale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ScaleGroup {
+    /// One scale for the whole matrix.
+    Tensor,
     /// One scale per row (output channel).
     Row,
     /// One scale per `n` consecutive inputs of a row; the last group may be short. `n` is one of
@@ -47,11 +49,19 @@ pub enum ScaleGroup {
 }
 
 impl ScaleGroup {
-    /// Scales per row of `cols` weights.
+    /// Scales per row of `cols` weights; a scale of the whole matrix counts for every row.
     pub const fn per_row(self, cols: usize) -> usize {
         match self {
-            Self::Row => 1,
+            Self::Tensor | Self::Row => 1,
             Self::Group(n) => cols.div_ceil(n),
+        }
+    }
+
+    /// Columns, of `cols`, that share a scale.
+    pub const fn columns(self, cols: usize) -> usize {
+        match self {
+            Self::Tensor | Self::Row => cols,
+            Self::Group(n) => n,
         }
     }
 }
@@ -134,7 +144,7 @@ pub enum PackedError {
     IllegalCode {
         /// Its row.
         row: usize,
-        /// Byte of the row's codes at which its unit begins.
+        /// The byte it is in: of the row's codes, at which its unit begins; of the whole tensor where rows share bytes.
         byte: usize,
     },
     /// The bits after the last weight of a row are not zero.
@@ -148,6 +158,16 @@ pub enum PackedError {
         row: usize,
         /// Its group in the row.
         group: usize,
+    },
+    /// A row has weights other than -1, 0 or +1 times their scale.
+    NotTernary {
+        /// The row.
+        row: usize,
+    },
+    /// A row of floats has a value that is infinite or not a number.
+    NotFinite {
+        /// The row.
+        row: usize,
     },
     /// A value to encode is not ternary, or a quad has not exactly one zero.
     Value {
@@ -172,6 +192,10 @@ impl fmt::Display for PackedError {
             Self::IllegalCode { row, byte } => write!(f, "illegal code in row {row} at byte {byte}"),
             Self::Padding { row } => write!(f, "the padding of row {row} is not zero"),
             Self::Scale { row, group } => write!(f, "the scale of row {row}, group {group} is not finite"),
+            Self::NotTernary { row } => {
+                write!(f, "row {row} has weights other than -1, 0 or +1 times their scale")
+            }
+            Self::NotFinite { row } => write!(f, "row {row} has a weight that is not finite"),
             Self::Value { col } => write!(f, "the weights at column {col} have no code"),
         }
     }
@@ -216,6 +240,9 @@ impl PackedLayout {
         };
         if !cols.is_multiple_of(multiple) {
             return Err(PackedError::Columns { cols, multiple });
+        }
+        if scale == ScaleGroup::Tensor {
+            return Err(PackedError::Group { size: 0 });
         }
         if let ScaleGroup::Group(size) = scale
             && (!format.group_sizes().contains(&size) || (order == QuadOrder::Stride16 && !size.is_multiple_of(64)))
@@ -427,10 +454,7 @@ impl PackedRows {
     pub fn row_f32(&self, row: usize, out: &mut [f32]) {
         let mut values = vec![0; self.layout.cols];
         let scales = self.decode_row(row, &mut values);
-        let group = match self.layout.scale {
-            ScaleGroup::Row => self.layout.cols,
-            ScaleGroup::Group(n) => n,
-        };
+        let group = self.layout.scale.columns(self.layout.cols);
         for ((out, values), &scale) in out.chunks_mut(group).zip(values.chunks(group)).zip(scales) {
             let scale = f16_to_f32(scale);
             for (out, &value) in out.iter_mut().zip(values) {

@@ -54,9 +54,7 @@ pub fn packed_codes(layout: &PackedLayout, seed: u64) -> Vec<u8> {
             }
         }
         // 3 becomes 1, a zero.
-        TernaryFormat::Ternary2 => {
-            codes.iter_mut().for_each(|byte| *byte &= !((*byte & (*byte >> 1) & 0x55) << 1));
-        }
+        TernaryFormat::Ternary2 => no_threes(&mut codes),
     }
     for row in codes.chunks_exact_mut(layout.row_bytes()) {
         end_row(layout, row);
@@ -112,6 +110,11 @@ fn end_row(layout: &PackedLayout, row: &mut [u8]) {
             }
         }
     }
+}
+
+/// Makes fields of two bits that are 3 a 1.
+fn no_threes(bytes: &mut [u8]) {
+    bytes.iter_mut().for_each(|byte| *byte &= !((*byte & (*byte >> 1) & 0x55) << 1));
 }
 
 /// `values` random weights of `ty`, as its bytes, whose root mean square is about `rms`. Blocks are random bits under
@@ -172,11 +175,14 @@ fn set_scales(ty: TensorType, bytes: &mut [u8], scale: &mut dyn FnMut() -> f32) 
         TensorType::TQ1_0 => (52, None),
         TensorType::TQ2_0 => (64, None),
         TensorType::STQ1_0 => (40, None),
+        TensorType::PTQ1_0 => (26, None),
         _ => (0, None),
     };
     for block in bytes.chunks_exact_mut(ty.block_bytes()) {
         match ty {
-            TensorType::TQ2_0 => block[..64].iter_mut().for_each(|byte| *byte &= !((*byte & (*byte >> 1) & 0x55) << 1)),
+            // 3 becomes 1, a zero.
+            TensorType::TQ2_0 => no_threes(&mut block[..64]),
+            TensorType::Q2_0 | TensorType::PQ2_0 => no_threes(&mut block[2..]),
             TensorType::TQ1_0 => block[..52].iter_mut().enumerate().for_each(|(i, byte)| {
                 let number = u16::from(*byte) * 243 / 256;
                 // The last four bytes hold four weights, not five.

@@ -112,7 +112,7 @@ pub fn from_packed(packed: &PackedRows) -> Result<Vec<u8>, PackedError> {
         return Err(PackedError::Columns { cols, multiple: BLOCK_LEN });
     }
     let blocks_per_scale = match scale {
-        ScaleGroup::Row => cols / BLOCK_LEN,
+        ScaleGroup::Tensor | ScaleGroup::Row => cols / BLOCK_LEN,
         ScaleGroup::Group(_) => 1,
     };
     let (codes, _) = packed.codes.as_chunks::<CODE_BYTES>();

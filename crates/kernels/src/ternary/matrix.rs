@@ -91,7 +91,7 @@ impl TernaryMatrix {
         let chunk_inputs = UNIT_CODES * format.lanes();
         let chunks = cols.div_ceil(chunk_inputs);
         let group_chunks = match layout.scale {
-            ScaleGroup::Row => 0,
+            ScaleGroup::Tensor | ScaleGroup::Row => 0,
             ScaleGroup::Group(size) => size / chunk_inputs,
         };
         let shape = RowBlock { stream: &[], row_scales: None, chunks, group_chunks };

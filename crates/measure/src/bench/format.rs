@@ -100,7 +100,7 @@ impl fmt::Display for WeightFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Plain(ty) => ty.fmt(f),
-            Self::Packed(format, ScaleGroup::Row) => format.fmt(f),
+            Self::Packed(format, ScaleGroup::Tensor | ScaleGroup::Row) => format.fmt(f),
             Self::Packed(format, ScaleGroup::Group(size)) => write!(f, "{format}/{size}"),
         }
     }

@@ -107,6 +107,7 @@ impl PackedScheme {
             };
         }
         match self.scale {
+            ScaleGroup::Tensor => value["scale"] = json!("tensor"),
             ScaleGroup::Row => value["scale"] = json!("row"),
             ScaleGroup::Group(size) => {
                 value["scale"] = json!("group");

@@ -74,7 +74,7 @@ fn reference(packed: &PackedRows, x: &[f32]) -> Vec<f32> {
     let layout = &packed.layout;
     let block = if layout.format == TernaryFormat::Ternary167 { 96 } else { 128 };
     let group = match layout.scale {
-        ScaleGroup::Row => usize::MAX,
+        ScaleGroup::Tensor | ScaleGroup::Row => usize::MAX,
         ScaleGroup::Group(n) => n,
     };
     let mut q = Vec::new();
@@ -103,14 +103,14 @@ fn reference(packed: &PackedRows, x: &[f32]) -> Vec<f32> {
                 let end = (col + step).min(layout.cols);
                 let dot: i64 = values[col..end].iter().zip(&q[col..end]).map(|(&w, &q)| i64::from(w) * q).sum();
                 let factor = match layout.scale {
-                    ScaleGroup::Row => a_scales[col / block],
+                    ScaleGroup::Tensor | ScaleGroup::Row => a_scales[col / block],
                     ScaleGroup::Group(n) => a_scales[col / block] * f16_to_f32(scales[col / n]),
                 };
                 acc += dot as f32 * factor;
                 col = end;
             }
             match layout.scale {
-                ScaleGroup::Row => acc * f16_to_f32(scales[0]),
+                ScaleGroup::Tensor | ScaleGroup::Row => acc * f16_to_f32(scales[0]),
                 ScaleGroup::Group(_) => acc,
             }
         })

@@ -14,6 +14,7 @@ use std::fmt;
 
 use super::TensorType;
 pub(crate) use block32::IQ4_NL_LEVELS;
+pub(crate) use ternary::{levels, scale_bits};
 pub use verify::{BlockProblem, verify};
 
 use super::half::{bf16_to_f32, f16_to_f32, f32_to_bf16};
@@ -45,10 +46,19 @@ pub fn dequantize(ty: TensorType, bytes: &[u8], out: &mut [f32]) {
         TensorType::Q4_K => each(bytes, out, k_quants::decode_q4_k),
         TensorType::Q5_K => each(bytes, out, k_quants::decode_q5_k),
         TensorType::Q6_K => each(bytes, out, k_quants::decode_q6_k),
-        TensorType::TQ1_0 => each(bytes, out, ternary::decode_tq1_0),
-        TensorType::TQ2_0 => each(bytes, out, ternary::decode_tq2_0),
-        TensorType::STQ1_0 => each(bytes, out, ternary::decode_stq1_0),
+        TensorType::TQ1_0
+        | TensorType::TQ2_0
+        | TensorType::STQ1_0
+        | TensorType::Q1_0
+        | TensorType::Q2_0
+        | TensorType::PQ2_0
+        | TensorType::PTQ1_0 => {
+            for (block, out) in bytes.chunks_exact(ty.block_bytes()).zip(out.chunks_exact_mut(ty.block_len())) {
+                ternary::decode(ty, block, out);
+            }
+        }
         TensorType::U8 | TensorType::I32 | TensorType::I64 => panic!("{ty} does not hold real numbers"),
+        TensorType::I2_S => panic!("I2_S has one scale for the whole tensor"),
     }
 }
 
@@ -83,12 +93,14 @@ impl fmt::Display for QuantizeError {
 
 impl std::error::Error for QuantizeError {}
 
-/// Encodes `values` as whole blocks of `ty` into `out`: F32, F16, BF16, Q8_0, Q4_0, Q4_K, Q6_K, TQ1_0, TQ2_0, STQ1_0.
+/// Encodes `values` as whole blocks of `ty` into `out`: F32, F16, BF16, Q8_0, Q4_0, Q4_K, Q6_K, TQ1_0, TQ2_0, STQ1_0,
+/// Q1_0, Q2_0, PQ2_0, PTQ1_0.
 ///
-/// Q8_0, Q4_0 and TQ* give the bytes ggml gives. Q4_K and Q6_K search scales by least squares like ggml, with sums of
-/// another order. TQ* take the largest magnitude as scale (they expect ternary input); STQ1_0 is the Sparse-AbsMean
-/// projection (arXiv 2601.07892, eq. 4-5) of each block: in every quad the smallest magnitude (the first of equals)
-/// becomes zero, the scale is the mean of the other magnitudes, and a kept zero counts as positive.
+/// Q8_0, Q4_0, TQ*, Q1_0 and Q2_0 give the bytes ggml gives. Q4_K and Q6_K search scales by least squares like ggml, with
+/// sums of another order. TQ*, Q2_0, PQ2_0 and PTQ1_0 take the largest magnitude as scale (they expect ternary input),
+/// Q1_0 the mean magnitude. STQ1_0 is the Sparse-AbsMean projection (arXiv 2601.07892, eq. 4-5) of each block: in every
+/// quad the smallest magnitude (the first of equals) becomes zero, the scale is the mean of the other magnitudes, and a
+/// kept zero counts as positive.
 ///
 /// Finite input gives finite output; the same input gives the same bytes on every machine.
 ///
@@ -123,6 +135,10 @@ pub fn quantize(ty: TensorType, values: &[f32], out: &mut [u8]) -> Result<(), Qu
         TensorType::TQ1_0 => encode_each(values, out, ternary::encode_tq1_0),
         TensorType::TQ2_0 => encode_each(values, out, ternary::encode_tq2_0),
         TensorType::STQ1_0 => encode_each(values, out, ternary::encode_stq1_0),
+        TensorType::Q1_0 => encode_each(values, out, ternary::encode_q1_0),
+        TensorType::Q2_0 => encode_each(values, out, ternary::encode_q2_0::<64, 18>),
+        TensorType::PQ2_0 => encode_each(values, out, ternary::encode_q2_0::<128, 34>),
+        TensorType::PTQ1_0 => encode_each(values, out, ternary::encode_ptq1_0),
         _ => Err(QuantizeError::Unsupported(ty)),
     }
 }

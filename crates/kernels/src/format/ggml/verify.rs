@@ -3,8 +3,8 @@
 use std::fmt;
 
 use super::scale::f16_at;
-use crate::format::TensorType;
 use crate::format::half::bf16_to_f32;
+use crate::format::{TensorType, i2_s};
 
 /// What is wrong with a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +33,16 @@ impl fmt::Display for BlockProblem {
 /// When `bytes` is not a whole number of blocks.
 pub fn verify(ty: TensorType, bytes: &[u8]) -> Result<(), (usize, BlockProblem)> {
     assert!(bytes.len().is_multiple_of(ty.block_bytes()), "{ty}: {} bytes", bytes.len());
+    let mut bytes = bytes;
+    if ty == TensorType::I2_S
+        && let Some((codes, tail)) = bytes.split_last_chunk()
+    {
+        // Its one scale stands after the last block.
+        if !i2_s::scale_of(tail).is_finite() {
+            return Err((codes.len() / ty.block_bytes(), BlockProblem::NotFinite));
+        }
+        bytes = codes;
+    }
     for (index, block) in bytes.chunks_exact(ty.block_bytes()).enumerate() {
         if !floats_are_finite(ty, block) {
             return Err((index, BlockProblem::NotFinite));
@@ -57,6 +67,9 @@ fn floats_are_finite(ty: TensorType, block: &[u8]) -> bool {
         TensorType::TQ1_0 => &[52],
         TensorType::TQ2_0 => &[64],
         TensorType::STQ1_0 => &[40],
+        TensorType::Q1_0 | TensorType::Q2_0 | TensorType::PQ2_0 => &[0],
+        TensorType::PTQ1_0 => &[26],
+        TensorType::I2_S => &[],
     };
     f16_offsets.iter().all(|at| f16_at(block, *at).is_finite())
 }
@@ -70,7 +83,9 @@ fn codes_are_legal(ty: TensorType, block: &[u8]) -> bool {
         }),
         // Two bits hold 0, 1 or 2.
         TensorType::TQ2_0 => block[..64].iter().all(|byte| byte & byte >> 1 & 0x55 == 0),
-        // All 32 codes of STQ1_0 are legal, as are all quants of the other types.
+        TensorType::I2_S => block.iter().all(|byte| byte & byte >> 1 & 0x55 == 0),
+        // All 32 codes of STQ1_0 are legal, the fourth value of Q2_0 is +2, and encoders of PTQ1_0 differ; all quants of the
+        // other types are legal.
         _ => true,
     }
 }

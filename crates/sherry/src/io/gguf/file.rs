@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use sherry_kernels::Bytes;
+use sherry_kernels::format::TensorType;
 
 use super::types::StqId;
 use super::value::Metadata;
@@ -64,12 +65,16 @@ impl GgufFile {
     fn parse(path: &Path, bytes: FileBytes) -> Result<Self> {
         let header = header::parse(path, bytes.bytes())?;
         let placed = layout::place(path, &header, bytes.bytes())?;
+        let stq_id = placed
+            .iter()
+            .find(|tensor| tensor.info.ty == TensorType::STQ1_0)
+            .map(|tensor| if tensor.type_id == 42 { StqId::Id42 } else { StqId::Id43 });
         let by_name = placed.iter().enumerate().map(|(i, tensor)| (tensor.info.name.clone(), i)).collect();
         let places = placed.iter().map(|tensor| Place { part: 0, start: tensor.start }).collect();
         Ok(Self {
             path: path.to_path_buf(),
             version: header.version,
-            stq_id: header.stq_id(),
+            stq_id,
             metadata: Metadata::new(path, header.entries),
             parts: vec![bytes],
             tensors: placed.into_iter().map(|tensor| tensor.info).collect(),

@@ -4,10 +4,8 @@ use std::collections::HashSet;
 use std::fmt::Display;
 use std::path::Path;
 
-use sherry_kernels::format::TensorType;
-
 use super::limits;
-use super::types::{self, Meaning, StqId};
+use super::types::{self, Meaning};
 use super::value::{Array, Value, shown};
 use crate::{Error, Result};
 
@@ -23,23 +21,13 @@ pub(super) struct Header {
     pub len: u64,
 }
 
-impl Header {
-    /// The id that stands for STQ1_0, if there are such tensors.
-    pub fn stq_id(&self) -> Option<StqId> {
-        self.tensors.iter().find_map(|tensor| match tensor.meaning {
-            Meaning::Stq1_0OrQ2_0 => Some(StqId::Id42),
-            Meaning::Known(TensorType::STQ1_0) => Some(StqId::Id43),
-            _ => None,
-        })
-    }
-}
-
 /// One tensor as the header describes it.
 #[derive(Debug)]
 pub(super) struct RawTensor {
     pub name: String,
     /// Row length first: the reverse of PyTorch order.
     pub dims: Vec<u64>,
+    pub type_id: u32,
     pub meaning: Meaning,
     pub offset: u64,
 }
@@ -108,13 +96,13 @@ pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<Header> {
         let (dims, type_id, offset) = cursor.tensor().map_err(at(path, place))?;
         let meaning = types::meaning(type_id);
         match meaning {
-            Meaning::Known(_) | Meaning::Stq1_0OrQ2_0 => {}
-            Meaning::Foreign(ty) => return Err(foreign_type(path, name, ty)),
+            Meaning::Known(_) | Meaning::Disputed(_) => {}
+            Meaning::Foreign(ty, advice) => return Err(foreign_type(path, name, ty, advice)),
             Meaning::Unknown => {
                 return Err(Error::unsupported(path, format!("tensor '{name}' has the unknown type id {type_id}")));
             }
         }
-        tensors.push(RawTensor { name: name.to_owned(), dims, meaning, offset });
+        tensors.push(RawTensor { name: name.to_owned(), dims, type_id, meaning, offset });
     }
     if cursor.at > limits::HEADER {
         let problem = format!("takes {} bytes, more than the limit of {}", cursor.at, limits::HEADER);
@@ -123,8 +111,10 @@ pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<Header> {
     Ok(Header { version, entries, tensors, alignment, len: cursor.at as u64 })
 }
 
-pub(super) fn foreign_type(path: &Path, name: &str, ty: &str) -> Error {
-    Error::unsupported(path, format!("tensor '{name}' has type {ty}, which this program does not read"))
+/// `advice`: what to do about it, or nothing.
+pub(super) fn foreign_type(path: &Path, name: &str, ty: &str, advice: &str) -> Error {
+    let advice = if advice.is_empty() { String::new() } else { format!("; {advice}") };
+    Error::unsupported(path, format!("tensor '{name}' has type {ty}, which this program does not read{advice}"))
 }
 
 /// The alignment that `entries` ask for.

@@ -14,22 +14,65 @@ pub enum StqId {
     Id43,
 }
 
-/// The id that is STQ1_0 or Q2_0; only the offsets of the tensors tell which.
-pub(super) const STQ1_0_OR_Q2_0: u32 = 42;
+/// One meaning of a type id that stands for several in circulation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Candidate {
+    /// What messages call it.
+    pub name: &'static str,
+    /// The type, or what to do about one that this program does not read.
+    pub ty: Result<TensorType, &'static str>,
+    /// Values and bytes of a block.
+    pub block: (u64, u64),
+    /// Whether it is a fork's meaning, and not that of mainline llama.cpp.
+    pub fork: bool,
+}
 
-/// Block shape of ggml's Q2_0: values, bytes.
-pub(super) const Q2_0_BLOCK: (u64, u64) = (64, 18);
+/// A type this program reads.
+const fn read(ty: TensorType, fork: bool) -> Candidate {
+    let block = (ty.block_len() as u64, ty.block_bytes() as u64);
+    Candidate { name: ty.name(), ty: Ok(ty), block, fork }
+}
+
+/// A type that it does not read.
+const fn other(name: &'static str, block: (u64, u64), fork: bool, advice: &'static str) -> Candidate {
+    Candidate { name, ty: Err(advice), block, fork }
+}
+
+/// What to do about a model whose weights another program has arranged for one build of itself.
+const TAKE_I2_S: &str = "TL1 and TL2 tensors can be read only by the build of bitnet.cpp that made them; take the I2_S file of the model, or \
+     its safetensors";
+
+/// Meanings of 36: removed from mainline, and the ternary type of bitnet.cpp.
+const ID_36: [Candidate; 2] = [other("IQ4_NL_4_4", (32, 18), false, ""), read(TensorType::I2_S, true)];
+/// Of 39: bitnet.cpp's TL2 has no size that could be told.
+const ID_39: [Candidate; 1] = [other("MXFP4", (32, 17), false, "")];
+/// Of 40.
+const ID_40: [Candidate; 2] = [
+    other("NVFP4", (64, 36), false, ""),
+    other("Q1_0 with 32 weights in 6 bytes", (32, 6), true, "take the Q1_0 file with 128 weights in 18 bytes"),
+];
+/// Of 42: mainline's, Prism ML's before that, and the first 1.25-bit files.
+const ID_42: [Candidate; 3] =
+    [read(TensorType::Q2_0, false), read(TensorType::PQ2_0, true), read(TensorType::STQ1_0, true)];
+/// Of 43.
+const ID_43: [Candidate; 2] = [read(TensorType::STQ1_0, false), read(TensorType::Q1_0, true)];
+/// Of 48 and 253, one fork each.
+const FORKS: [Candidate; 2] = [read(TensorType::Q2_0, true), read(TensorType::STQ1_0, true)];
+/// Of 142: Prism ML's, and a deprecated type of ik_llama.cpp.
+const ID_142: [Candidate; 2] = [read(TensorType::PQ2_0, true), other("IQ2_TN", (256, 66), true, "")];
+/// Of 143, likewise.
+const ID_143: [Candidate; 2] = [read(TensorType::PTQ1_0, true), other("IQ1_TN", (256, 54), true, "")];
 
 /// What a type id stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Meaning {
     /// A type this program reads.
     Known(TensorType),
-    /// [`STQ1_0_OR_Q2_0`].
-    Stq1_0OrQ2_0,
-    /// A ggml type this program does not read.
-    Foreign(&'static str),
-    /// No ggml type.
+    /// One of several types, the likeliest first, the same for all tensors of a file; only their sizes tell which.
+    Disputed(&'static [Candidate]),
+    /// A type this program does not read: its name, and what to do about it.
+    Foreign(&'static str, &'static str),
+    /// No known type.
     Unknown,
 }
 
@@ -55,10 +98,23 @@ pub(super) fn meaning(id: u32) -> Meaning {
         30 => BF16,
         34 => TQ1_0,
         35 => TQ2_0,
-        43 => STQ1_0,
-        STQ1_0_OR_Q2_0 => return Meaning::Stq1_0OrQ2_0,
-        _ => return foreign(id).map_or(Meaning::Unknown, Meaning::Foreign),
+        41 => Q1_0,
+        36 => return Meaning::Disputed(&ID_36),
+        38 => return Meaning::Foreign("TL1", TAKE_I2_S),
+        39 => return Meaning::Disputed(&ID_39),
+        40 => return Meaning::Disputed(&ID_40),
+        42 => return Meaning::Disputed(&ID_42),
+        43 => return Meaning::Disputed(&ID_43),
+        48 | 253 => return Meaning::Disputed(&FORKS),
+        142 => return Meaning::Disputed(&ID_142),
+        143 => return Meaning::Disputed(&ID_143),
+        _ => return foreign(id).map_or(Meaning::Unknown, |name| Meaning::Foreign(name, "")),
     })
+}
+
+/// What it is when none of the candidates of `id` fits.
+pub(super) fn without_size(id: u32) -> Option<(&'static str, &'static str)> {
+    (id == 39).then_some(("TL2", TAKE_I2_S))
 }
 
 fn foreign(id: u32) -> Option<&'static str> {
@@ -81,12 +137,12 @@ fn foreign(id: u32) -> Option<&'static str> {
         31 => "Q4_0_4_4",
         32 => "Q4_0_4_8",
         33 => "Q4_0_8_8",
-        36 => "IQ4_NL_4_4",
         37 => "IQ4_NL_4_8",
-        38 => "IQ4_NL_8_8",
-        39 => "MXFP4",
-        40 => "NVFP4",
-        41 => "Q1_0",
+        133 => "Q6_0",
+        134 => "IQ1_BN",
+        135 => "IQ2_BN",
+        144 => "IQ4_KS",
+        335 => "IQ2_BN_R4",
         _ => return None,
     })
 }
@@ -114,10 +170,15 @@ pub(super) fn id_of(ty: TensorType, stq: StqId) -> Option<u32> {
         BF16 => 30,
         TQ1_0 => 34,
         TQ2_0 => 35,
+        I2_S => 36,
+        Q1_0 => 41,
+        Q2_0 => 42,
         STQ1_0 => match stq {
-            StqId::Id42 => STQ1_0_OR_Q2_0,
+            StqId::Id42 => 42,
             StqId::Id43 => 43,
         },
+        PQ2_0 => 142,
+        PTQ1_0 => 143,
     })
 }
 
@@ -127,17 +188,31 @@ mod tests {
 
     #[test]
     fn ids_round_trip() {
-        let known = (0..1000).filter_map(|id| match meaning(id) {
-            Meaning::Known(ty) => Some((id, ty)),
-            _ => None,
-        });
-        let mut count = 0;
-        for (id, ty) in known {
-            assert_eq!(id_of(ty, StqId::Id43), Some(id));
-            count += 1;
+        for ty in TensorType::ALL {
+            for stq in [StqId::Id42, StqId::Id43] {
+                match id_of(ty, stq).map(meaning) {
+                    None => assert_eq!(ty, TensorType::U8),
+                    Some(Meaning::Known(read)) => assert_eq!(read, ty),
+                    Some(Meaning::Disputed(candidates)) => {
+                        assert!(candidates.iter().any(|candidate| candidate.ty == Ok(ty)), "{ty}");
+                    }
+                    other => panic!("{ty}: {other:?}"),
+                }
+            }
         }
-        assert_eq!(count, 19);
         assert_eq!(id_of(TensorType::STQ1_0, StqId::Id42), Some(42));
-        assert_eq!(id_of(TensorType::U8, StqId::Id43), None);
+        assert_eq!(id_of(TensorType::STQ1_0, StqId::Id43), Some(43));
+    }
+
+    #[test]
+    fn candidates_of_an_id_differ_in_size() {
+        for id in 0..1000 {
+            let Meaning::Disputed(candidates) = meaning(id) else { continue };
+            let sizes: Vec<u64> = candidates.iter().map(|c| c.block.1 * (256 / c.block.0)).collect();
+            for (i, size) in sizes.iter().enumerate() {
+                assert!(!sizes[..i].contains(size), "{id}: {candidates:?}");
+            }
+            assert!(candidates.iter().filter(|candidate| !candidate.fork).count() <= 1);
+        }
     }
 }

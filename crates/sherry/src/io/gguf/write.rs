@@ -3,6 +3,8 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
+use sherry_kernels::format::TensorType;
+
 use super::types::{StqId, id_of};
 use super::value::{Array, Value, shown};
 use super::{layout, limits};
@@ -122,6 +124,10 @@ fn header(metadata: Vec<(String, Value)>, tensors: &[TensorInfo], stq_id: StqId)
         put_value(&mut out, value).map_err(|problem| format!("{}: {problem}", place()))?;
     }
 
+    let has = |ty| tensors.iter().any(|tensor| tensor.ty == ty);
+    check(!(stq_id == StqId::Id42 && has(TensorType::STQ1_0) && has(TensorType::Q2_0)), || {
+        "STQ1_0 under type id 42 and Q2_0, whose id that is, cannot be in one file".to_owned()
+    })?;
     let mut names = HashSet::new();
     let mut offset = 0u64;
     for TensorInfo { name, ty, shape, bytes } in tensors {
