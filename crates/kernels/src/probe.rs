@@ -87,7 +87,7 @@ pub fn families(isa: Isa) -> Vec<Family> {
             many_tokens: Some((WIDEN_TOKENS, "F16 and BF16 rows widened once per batch")),
         },
         Family {
-            formats: ["Q2_K", "TQ1_0", "TQ2_0"].map(str::to_owned).to_vec(),
+            formats: ["Q2_K", "TQ1_0", "TQ2_0", "Q1_0", "Q2_0", "PQ2_0", "PTQ1_0"].map(str::to_owned).to_vec(),
             one_token: "f32 dot products on dequantized rows (slow)",
             many_tokens: None,
         },

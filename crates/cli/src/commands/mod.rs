@@ -15,6 +15,7 @@ mod quantize;
 mod report;
 mod run;
 mod sampling;
+mod serve;
 mod tokenizer;
 mod train;
 
@@ -42,6 +43,7 @@ pub enum Command {
     Pull(pull::PullArgs),
     Quantize(quantize::QuantizeArgs),
     Run(Box<run::RunArgs>),
+    Serve(Box<serve::ServeArgs>),
     Inspect(inspect::InspectArgs),
     Compare(compare::CompareArgs),
     Convert(convert::ConvertArgs),
@@ -62,6 +64,7 @@ pub fn dispatch(command: Command, context: &Context) -> Result<ExitCode> {
         Command::Demo(args) => demo::run(&args, context),
         Command::Quantize(args) => quantize::run(&args, context),
         Command::Run(args) => run::run(&args, context),
+        Command::Serve(args) => serve::run(*args, context),
         Command::Inspect(args) => inspect::run(&args, context),
         Command::Compare(args) => compare::run(&args, context),
         Command::Convert(args) => convert::run(&args, context),

@@ -20,3 +20,17 @@ pub fn message(text: &str) {
     let line = format!("{}\n", printable::line(text));
     let _ = io::stderr().lock().write_all(line.as_bytes());
 }
+
+/// Lines of a log, as [`message`]s: writing them never fails.
+pub struct LogLines;
+
+impl io::Write for LogLines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        message(String::from_utf8_lossy(bytes).trim_end_matches('\n'));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -127,7 +127,7 @@ fn what_cannot_be_evaluated_is_named_and_earlier_results_stay() {
     refused("--tasks hellaswag", &["task hellaswag: no validation data", "sherry pull --dataset hellaswag"]);
     refused("--tasks piqa --num-fewshot 2", &["training split", "piqa_train.jsonl"]);
     refused("--tasks piqa --ctx-size 2", &["does not fit the model's context of 2 tokens"]);
-    refused("--ppl out.json --ctx-size 100", &["--ppl-window 512", "100 tokens"]);
+    refused("--ppl out.json --ppl-window 512 --ctx-size 100", &["--ppl-window 512", "100 tokens"]);
     let data = place.join("data/piqa_validation.jsonl");
     let whole = fs::read(&data).unwrap();
     fs::write(&data, &whole[..whole.len() - 9]).unwrap();

@@ -1,0 +1,246 @@
+//! Answers of a given form: JSON by a schema, a regular expression, one of some texts, the call of a tool.
+//!
+//! The work is done by `llguidance`, which computes for every step which tokens may come next. A form that it cannot
+//! follow is refused before anything runs; nothing that is not enforced is accepted.
+
+use std::sync::Arc;
+
+use llguidance::api::{ParserLimits, TopLevelGrammar};
+use llguidance::{Matcher, ParserFactory};
+use serde_json::{Value, json};
+use sherry::batch::Constraint;
+use sherry::generate::TokenSet;
+use sherry::tokenizer::Tokenizer;
+use toktrie::{ApproximateTokEnv, InferenceCapabilities, SimpleVob, TokEnv, TokRxInfo, TokTrie};
+
+use crate::error::ApiError;
+use crate::openai::request::Tool;
+use crate::tools::Style;
+
+/// Bytes of a schema or expression, and levels inside it.
+const LIMITS: (usize, usize) = (64 << 10, 32);
+/// Most texts of a choice.
+const MAX_CHOICES: usize = 1024;
+
+/// What an answer must look like.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Rule {
+    /// JSON that fits this schema.
+    Json(Value),
+    /// Text that this regular expression matches as a whole.
+    Regex(String),
+    /// One of these texts.
+    Choice(Vec<String>),
+    /// Calls of tools: a grammar in the form that llguidance reads.
+    Calls(String),
+}
+
+/// A call that the answer must be.
+pub struct ForcedCall<'a> {
+    /// The tools.
+    pub tools: &'a [Tool],
+    /// This one, or any.
+    pub name: Option<&'a str>,
+    /// How the model writes calls.
+    pub style: Style,
+    /// Several calls may follow each other.
+    pub parallel: bool,
+}
+
+impl Rule {
+    /// The rule for an answer that calls a tool.
+    pub fn call(forced: &ForcedCall<'_>) -> Self {
+        let tools = forced.tools.iter().filter(|tool| forced.name.is_none_or(|name| tool.function.name == name));
+        let calls: Vec<Value> = tools
+            .map(|tool| {
+                let any = json!({ "type": "object" });
+                let parameters =
+                    if tool.function.parameters.is_null() { any } else { tool.function.parameters.clone() };
+                let mut properties = json!({ "name": { "const": tool.function.name } });
+                properties[forced.style.arguments()] = parameters;
+                json!({
+                    "type": "object",
+                    "properties": properties,
+                    "required": ["name", forced.style.arguments()],
+                    "additionalProperties": false,
+                })
+            })
+            .collect();
+        let schema = json!({ "anyOf": calls });
+        let (open, close) = forced.style.frame();
+        let mut grammar = match (forced.parallel && forced.name.is_none(), open.is_empty()) {
+            (true, false) => "start: one (\"\\n\" one)*\n".to_owned(),
+            _ => "start: one\n".to_owned(),
+        };
+        let quoted = |text: &str| Value::from(text).to_string();
+        grammar.push_str(&match open.is_empty() {
+            true => "one: call\n".to_owned(),
+            false => format!("one: {} call {}\n", quoted(open), quoted(close)),
+        });
+        grammar.push_str(&format!("call: %json {schema}\n"));
+        Self::Calls(grammar)
+    }
+}
+
+/// Makes constraints for one vocabulary.
+pub struct Grammars {
+    factory: ParserFactory,
+    eos: u32,
+    ends: Arc<[u32]>,
+}
+
+impl Grammars {
+    /// For the tokens of `tokenizer`. Takes a moment with a large vocabulary.
+    ///
+    /// # Errors
+    /// 500: the vocabulary has no token that ends a text.
+    pub fn new(tokenizer: &Tokenizer, ends: &Arc<[u32]>) -> Result<Self, ApiError> {
+        let fault = |error: &dyn std::fmt::Display| ApiError::internal("internal_error", format!("grammars: {error}"));
+        let eos = tokenizer.eos().ok_or_else(|| fault(&"the vocabulary has no token that ends a text"))?;
+        let size = tokenizer.vocab_size() as u32;
+        let words: Vec<Vec<u8>> = (0..size)
+            .map(|id| {
+                let mut bytes = Vec::new();
+                if tokenizer.is_control(id) {
+                    // By llguidance's convention a byte that is no text marks control tokens, which no rule allows.
+                    bytes.push(TokTrie::SPECIAL_TOKEN_MARKER);
+                    bytes.extend_from_slice(tokenizer.id_to_token(id).unwrap_or_default().as_bytes());
+                } else {
+                    // An id without a text has no bytes and is never allowed.
+                    tokenizer.token_bytes(id, &mut bytes);
+                }
+                bytes
+            })
+            .collect();
+        let trie = TokTrie::from(&TokRxInfo::new(size, eos), &words);
+        let env: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
+        let mut factory = ParserFactory::new(
+            &env,
+            InferenceCapabilities::default(),
+            &llguidance::earley::SlicedBiasComputer::general_slices(),
+        )
+        .map_err(|error| fault(&error))?;
+        factory.quiet();
+        let all = ParserLimits::default();
+        *factory.limits_mut() = ParserLimits {
+            max_items_in_row: all.max_items_in_row / 10,
+            initial_lexer_fuel: all.initial_lexer_fuel / 10,
+            step_lexer_fuel: all.step_lexer_fuel / 10,
+            step_max_items: all.step_max_items / 10,
+            max_lexer_states: all.max_lexer_states / 10,
+            max_grammar_size: all.max_grammar_size / 10,
+            verbose_errors: false,
+            ..all
+        };
+        Ok(Self { factory, eos, ends: Arc::clone(ends) })
+    }
+
+    /// The rule, ready to run.
+    ///
+    /// # Errors
+    /// 400 `invalid_schema`: too large, not well-formed, or asking for what cannot be enforced.
+    pub fn compile(&self, rule: &Rule) -> Result<Box<dyn Constraint>, ApiError> {
+        let (param, grammar) = match rule {
+            Rule::Json(schema) => {
+                let param = "response_format.json_schema.schema";
+                check_schema(schema, param)?;
+                (param, TopLevelGrammar::from_json_schema(schema.clone()))
+            }
+            Rule::Regex(regex) => {
+                check_size(regex.len(), "guided_regex")?;
+                ("guided_regex", TopLevelGrammar::from_regex(regex))
+            }
+            Rule::Choice(texts) => {
+                if texts.is_empty() || texts.len() > MAX_CHOICES || texts.iter().any(String::is_empty) {
+                    let message = format!("guided_choice takes 1 to {MAX_CHOICES} texts that are not empty");
+                    return Err(ApiError::refused("invalid_schema", "guided_choice", message));
+                }
+                check_size(texts.iter().map(String::len).sum(), "guided_choice")?;
+                let quoted: Vec<String> = texts.iter().map(|text| Value::from(text.as_str()).to_string()).collect();
+                ("guided_choice", TopLevelGrammar::from_lark(format!("start: {}\n", quoted.join(" | "))))
+            }
+            Rule::Calls(grammar) => {
+                check_size(grammar.len(), "tools")?;
+                ("tools", TopLevelGrammar::from_lark(grammar.clone()))
+            }
+        };
+        let refuse = |error: String| ApiError::refused("invalid_schema", param, error);
+        // `llguidance` reports nearly everything as an error; what it does not must not end the process.
+        let parser = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.factory.create_parser(grammar)))
+            .map_err(|_| refuse("the form cannot be used".to_owned()))?;
+        let mut matcher = Matcher::new(parser);
+        if let Some(error) = matcher.get_error() {
+            return Err(refuse(error));
+        }
+        // A form that no text has is an error of the request, not an answer without end.
+        if let Err(error) = matcher.compute_mask_or_eos() {
+            return Err(refuse(error.to_string()));
+        }
+        Ok(Box::new(Guided { matcher, eos: self.eos, ends: Arc::clone(&self.ends) }))
+    }
+}
+
+fn check_size(bytes: usize, param: &str) -> Result<(), ApiError> {
+    match bytes <= LIMITS.0 {
+        true => Ok(()),
+        false => Err(ApiError::refused("invalid_schema", param, format!("{bytes} bytes; at most {}", LIMITS.0))),
+    }
+}
+
+fn check_schema(schema: &Value, param: &str) -> Result<(), ApiError> {
+    fn depth(value: &Value) -> usize {
+        match value {
+            Value::Object(map) => 1 + map.values().map(depth).max().unwrap_or(0),
+            Value::Array(list) => 1 + list.iter().map(depth).max().unwrap_or(0),
+            _ => 0,
+        }
+    }
+    if !(schema.is_object() || schema.is_boolean()) {
+        return Err(ApiError::refused("invalid_schema", param, "a JSON schema is an object"));
+    }
+    check_size(schema.to_string().len(), param)?;
+    match depth(schema) {
+        levels if levels > LIMITS.1 => {
+            Err(ApiError::refused("invalid_schema", param, format!("{levels} levels; at most {}", LIMITS.1)))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A rule at work.
+struct Guided {
+    matcher: Matcher,
+    eos: u32,
+    /// Every token that ends an answer.
+    ends: Arc<[u32]>,
+}
+
+impl Constraint for Guided {
+    fn allow(&mut self, allowed: &mut TokenSet) -> sherry::Result<()> {
+        let mut mask = match self.matcher.is_stopped() {
+            true => SimpleVob::alloc(allowed.len()),
+            false => self.matcher.compute_mask_or_eos().map_err(fault)?,
+        };
+        // Where the text may end, any token that ends an answer will do.
+        if self.matcher.is_stopped() || mask.is_allowed(self.eos) {
+            self.ends.iter().for_each(|&id| mask.allow_token(id));
+        }
+        allowed.retain_words(mask.as_slice());
+        Ok(())
+    }
+
+    fn accept(&mut self, token: u32) -> sherry::Result<()> {
+        if self.matcher.is_stopped() || self.ends.contains(&token) {
+            return Ok(());
+        }
+        self.matcher.consume_token(token).map_err(fault)
+    }
+
+    fn fork(&self) -> Box<dyn Constraint> {
+        Box::new(Self { matcher: self.matcher.deep_clone(), eos: self.eos, ends: Arc::clone(&self.ends) })
+    }
+}
+
+fn fault(error: impl std::fmt::Display) -> sherry::Error {
+    sherry::Error::Invalid(format!("the answer's form can no longer be enforced: {error}"))
+}

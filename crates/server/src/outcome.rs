@@ -1,0 +1,37 @@
+//! How a server ends.
+
+use std::io;
+use std::net::SocketAddr;
+
+/// Why the server ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to, and every answer was finished or given up.
+    Stopped,
+    /// The engine failed again and again; whoever watches the process should start it anew.
+    Broken,
+}
+
+/// Why the server could not run.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The address.
+    #[error("cannot listen on {what}: {source}")]
+    Listen {
+        /// The address or path.
+        what: String,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// An open door.
+    #[error(
+        "{0} can be reached from other machines: give --api-key-file or SHERRY_API_KEY, or --insecure to let everyone in"
+    )]
+    Open(SocketAddr),
+    /// The runtime.
+    #[error("cannot start: {0}")]
+    Runtime(io::Error),
+    /// The model.
+    #[error(transparent)]
+    Model(Box<dyn std::error::Error + Send + Sync>),
+}

@@ -1,0 +1,350 @@
+//! From the fields of a request to what the engine computes. All of it can take a while for large requests, so callers
+//! run it [`aside`].
+
+use std::sync::Arc;
+
+use axum::http::{HeaderName, HeaderValue};
+use axum::response::Response;
+use serde_json::{Map, Value, json};
+use sherry::batch::{Constraint, Scores};
+use sherry::generate::{SamplingParams, StopStrings};
+
+use crate::App;
+use crate::engine::Ask;
+use crate::error::ApiError;
+use crate::grammar::{ForcedCall, Rule};
+use crate::http::access::Client;
+use crate::model::Served;
+use crate::openai::fields::{LogitBias, ResponseFormat, Stop};
+use crate::openai::request::{Message, Sampling, StreamOptions, Tool};
+
+/// Most messages of a conversation, and bytes of all together.
+const MESSAGES: (usize, usize) = (1 << 14, 4 << 20);
+
+/// Runs work beside the thread that serves connections.
+///
+/// # Errors
+/// Those of the work; 500 when it panics.
+pub async fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| ApiError::internal("internal_error", "the request could not be prepared; this is a bug"))?
+}
+
+/// A conversation as the model reads it.
+pub struct Rendered {
+    /// The text.
+    pub text: String,
+    /// Its tokens.
+    pub tokens: Vec<u32>,
+}
+
+/// Renders a conversation with the model's template.
+///
+/// # Errors
+/// 400: a message of the wrong form, no template, or what the template objects to.
+pub fn conversation(
+    served: &Served,
+    messages: &[Message],
+    tools: Option<&[Tool]>,
+    kwargs: Option<&Map<String, Value>>,
+    go_on: bool,
+) -> Result<Rendered, ApiError> {
+    let Some(template) = &served.template else {
+        let message = "the model has no chat template: it continues texts; use /v1/completions";
+        return Err(ApiError::refused("no_chat_template", "messages", message));
+    };
+    let values = message_values(messages)?;
+    let unsupported = |param: &str| {
+        let message = format!("{param} is not supported in this version");
+        Err(ApiError::refused("unsupported_parameter", param, message))
+    };
+    if tools.is_some_and(|tools| !tools.is_empty()) {
+        return Err(ApiError::refused("tools_not_supported", "tools", "chat templates get no tools in this version"));
+    }
+    if kwargs.is_some_and(|kwargs| !kwargs.is_empty()) {
+        return unsupported("chat_template_kwargs");
+    }
+    if go_on {
+        return unsupported("continue_final_message");
+    }
+    let conversation: Vec<sherry::chat::Message> = values;
+    let refuse = |error: sherry::Error| ApiError::refused("template_error", "messages", error.to_string());
+    let prompt = template.render(&served.tokenizer, &conversation, true).map_err(refuse)?;
+    let tokens = prompt.encode(&served.tokenizer).map_err(|error| ApiError::invalid("messages", error.to_string()))?;
+    Ok(Rendered { text: prompt.text, tokens })
+}
+
+fn message_values(messages: &[Message]) -> Result<Vec<sherry::chat::Message>, ApiError> {
+    if messages.is_empty() {
+        return Err(ApiError::invalid("messages", "there must be at least one message"));
+    }
+    if messages.len() > MESSAGES.0 {
+        return Err(ApiError::invalid("messages", format!("{} messages; at most {}", messages.len(), MESSAGES.0)));
+    }
+    let mut bytes = 0;
+    let mut values = Vec::with_capacity(messages.len());
+    for (index, message) in messages.iter().enumerate() {
+        let role = match message.role.as_str() {
+            "developer" => "system",
+            role @ ("system" | "user" | "assistant" | "tool") => role,
+            other => {
+                let other: String = other.chars().take(32).collect();
+                let message = format!("'{other}' is no role; expected system, developer, user, assistant or tool");
+                return Err(ApiError::invalid(format!("messages[{index}].role"), message));
+            }
+        };
+        if message.tool_calls.as_ref().is_some_and(|calls| !calls.is_empty()) || role == "tool" {
+            let message = "chat templates get no calls of tools in this version";
+            return Err(ApiError::refused("tools_not_supported", &format!("messages[{index}]"), message));
+        }
+        let Some(content) = &message.content else {
+            return Err(ApiError::invalid(format!("messages[{index}].content"), "a message needs content"));
+        };
+        bytes += content.0.len();
+        if bytes > MESSAGES.1 {
+            return Err(ApiError::invalid("messages", format!("more than {} bytes of text", MESSAGES.1)));
+        }
+        values.push(sherry::chat::Message::new(role, content.0.as_str()));
+    }
+    Ok(values)
+}
+
+/// Tokens of a text.
+///
+/// # Errors
+/// 400: the vocabulary cannot express it.
+pub fn encode(served: &Served, text: &str, add: bool, special: bool) -> Result<Vec<u32>, ApiError> {
+    served.tokenizer.encode(text, add, special).map_err(|error| ApiError::invalid("prompt", error.to_string()))
+}
+
+/// Refuses ids outside the vocabulary; ids without a token are allowed.
+///
+/// # Errors
+/// 400 naming the first.
+pub fn check_tokens(served: &Served, tokens: &[u32], param: &str) -> Result<(), ApiError> {
+    let vocabulary = served.info.vocabulary;
+    match tokens.iter().position(|&id| id as usize >= vocabulary) {
+        None => Ok(()),
+        Some(index) => {
+            let message = format!("{} is not a token id; the vocabulary has {vocabulary}", tokens[index]);
+            Err(ApiError::invalid(format!("{param}[{index}]"), message))
+        }
+    }
+}
+
+/// A prompt that the context can hold.
+///
+/// # Errors
+/// 400: empty, or longer than the context.
+pub fn fits(served: &Served, tokens: Vec<u32>, param: &str) -> Result<Arc<[u32]>, ApiError> {
+    if tokens.is_empty() {
+        return Err(ApiError::invalid(param, "the prompt has no tokens"));
+    }
+    if tokens.len() > served.info.context {
+        return Err(ApiError::context_length(param, tokens.len(), served.info.context));
+    }
+    Ok(tokens.into())
+}
+
+/// The bytes of a token; none for ids without a text.
+pub fn token_bytes(served: &Served, token: u32) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    // An id without a text has no bytes.
+    served.tokenizer.token_bytes(token, &mut bytes);
+    bytes
+}
+
+/// The text of a token alone; bytes that are no text become U+FFFD.
+pub fn token_text(served: &Served, token: u32) -> String {
+    match served.tokenizer.is_control(token) {
+        true => served.tokenizer.id_to_token(token).unwrap_or_default().to_owned(),
+        false => String::from_utf8_lossy(&token_bytes(served, token)).into_owned(),
+    }
+}
+
+/// The text of a token, or `bytes:\xNN` for bytes that are no text: different tokens keep different names.
+pub fn token_name(served: &Served, token: u32) -> String {
+    if served.tokenizer.is_control(token) {
+        return token_text(served, token);
+    }
+    match String::from_utf8(token_bytes(served, token)) {
+        Ok(text) => text,
+        Err(error) => {
+            let bytes = error.as_bytes().iter().map(|byte| format!("\\x{byte:02x}")).collect::<String>();
+            format!("bytes:{bytes}")
+        }
+    }
+}
+
+/// The text of a prompt, with the texts of control tokens.
+pub fn decode(served: &Served, tokens: &[u32]) -> String {
+    let mut bytes = Vec::new();
+    for &token in tokens {
+        match served.tokenizer.is_control(token) {
+            true => bytes.extend_from_slice(token_text(served, token).as_bytes()),
+            false => bytes.extend(token_bytes(served, token)),
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// The fields that both kinds of request have.
+pub struct CommonFields<'a> {
+    pub sampling: Sampling,
+    pub stop: Option<&'a Stop>,
+    pub stream: Option<bool>,
+    pub stream_options: Option<StreamOptions>,
+    pub logit_bias: Option<&'a LogitBias>,
+    pub response_format: Option<&'a ResponseFormat>,
+    pub guided_regex: Option<&'a str>,
+    pub guided_choice: Option<&'a [String]>,
+    pub ignore_eos: Option<bool>,
+    pub min_tokens: Option<u32>,
+    pub cache_salt: Option<&'a str>,
+    pub return_progress: Option<bool>,
+}
+
+/// The common fields of a request of either type.
+macro_rules! common_fields {
+    ($asked:expr) => {
+        prompt::CommonFields {
+            sampling: $asked.sampling(),
+            stop: $asked.stop.as_ref(),
+            stream: $asked.stream,
+            stream_options: $asked.stream_options,
+            logit_bias: $asked.logit_bias.as_ref(),
+            response_format: $asked.response_format.as_ref(),
+            guided_regex: $asked.guided_regex.as_deref(),
+            guided_choice: $asked.guided_choice.as_deref(),
+            ignore_eos: $asked.ignore_eos,
+            min_tokens: $asked.min_tokens,
+            cache_salt: $asked.cache_salt.as_deref(),
+            return_progress: $asked.return_progress,
+        }
+    };
+}
+pub(crate) use common_fields;
+
+/// The common fields, checked.
+pub struct Common {
+    /// How tokens are picked.
+    pub sampling: SamplingParams,
+    bias: Arc<[(u32, f32)]>,
+    stop: StopStrings,
+    /// Send the answer as it is written.
+    pub stream: bool,
+    /// A last chunk with the numbers of tokens.
+    pub include_usage: bool,
+    /// Streams tell how much of the prompt is done.
+    pub progress: bool,
+    rule: Option<Rule>,
+    ignore_eos: bool,
+    min_tokens: usize,
+    salt: String,
+    most: Option<usize>,
+}
+
+impl Common {
+    /// Checks the fields.
+    ///
+    /// # Errors
+    /// 400 naming the first that is wrong.
+    pub fn check(app: &App, served: &Served, fields: &CommonFields<'_>) -> Result<Self, ApiError> {
+        let sampling = fields.sampling.resolve(served.defaults, crate::engine::random_seed())?;
+        let stream = fields.stream.unwrap_or(false);
+        if fields.stream_options.is_some() && !stream {
+            return Err(ApiError::invalid("stream_options", "stream_options needs 'stream': true"));
+        }
+        let bias = fields.logit_bias.map(|bias| bias.0.clone()).unwrap_or_default();
+        if let Some((id, _)) = bias.iter().find(|(id, _)| *id as usize >= served.info.vocabulary) {
+            let message = format!("{id} is not a token id; the vocabulary has {}", served.info.vocabulary);
+            return Err(ApiError::invalid("logit_bias", message));
+        }
+        let stop = StopStrings::new(fields.stop.map(|stop| stop.0.clone()).unwrap_or_default())
+            .map_err(|error| ApiError::invalid("stop", error.to_string()))?;
+        let rule = match (fields.response_format, fields.guided_regex, fields.guided_choice) {
+            (None | Some(ResponseFormat::Text), None, None) => None,
+            (Some(ResponseFormat::JsonObject), None, None) => Some(Rule::Json(json!({ "type": "object" }))),
+            (Some(ResponseFormat::JsonSchema { json_schema }), None, None) => {
+                let schema =
+                    if json_schema.schema.is_null() { json!({ "type": "object" }) } else { json_schema.schema.clone() };
+                Some(Rule::Json(schema))
+            }
+            (None | Some(ResponseFormat::Text), Some(regex), None) => Some(Rule::Regex(regex.to_owned())),
+            (None | Some(ResponseFormat::Text), None, Some(texts)) => Some(Rule::Choice(texts.to_vec())),
+            _ => {
+                let message = "response_format, guided_regex and guided_choice exclude each other";
+                return Err(ApiError::invalid("response_format", message));
+            }
+        };
+        Ok(Self {
+            sampling,
+            bias: bias.into(),
+            stop,
+            stream,
+            include_usage: fields.stream_options.and_then(|options| options.include_usage).unwrap_or(false),
+            progress: fields.return_progress.unwrap_or(false),
+            rule,
+            ignore_eos: fields.ignore_eos.unwrap_or(false),
+            min_tokens: fields.min_tokens.unwrap_or(0) as usize,
+            salt: fields.cache_salt.unwrap_or_default().to_owned(),
+            most: app.config.max_tokens,
+        })
+    }
+
+    /// The tokens that an answer may have.
+    pub fn cap(&self, asked: usize) -> usize {
+        asked.min(self.most.unwrap_or(usize::MAX))
+    }
+
+    /// What the answer must look like, ready to run.
+    ///
+    /// # Errors
+    /// 400 `invalid_schema`.
+    pub fn constraint(
+        &self,
+        app: &App,
+        forced: Option<ForcedCall<'_>>,
+    ) -> Result<Option<Box<dyn Constraint>>, ApiError> {
+        let rule = match (forced, &self.rule) {
+            (Some(_), Some(_)) => {
+                return Err(ApiError::invalid("response_format", "a forced tool call has a form of its own"));
+            }
+            (Some(forced), None) => Rule::call(&forced),
+            (None, Some(rule)) => rule.clone(),
+            (None, None) => return Ok(None),
+        };
+        app.engine.grammars(app.served()?)?.compile(&rule).map(Some)
+    }
+
+    /// The engine's request, but for prompts, number of tokens and scores.
+    pub fn ask(&self, served: &Served) -> Ask {
+        Ask {
+            prompts: Vec::new(),
+            n: 1,
+            sampling: self.sampling,
+            bias: Arc::clone(&self.bias),
+            stop: self.stop.clone(),
+            end: if self.ignore_eos { Arc::from([]) } else { Arc::clone(&served.end) },
+            max_tokens: usize::MAX,
+            min_tokens: self.min_tokens,
+            scores: Scores::default(),
+            constraint: None,
+            salt: self.salt.clone(),
+            client: Client(Arc::from("")),
+        }
+    }
+}
+
+/// Names the fields that meant nothing, for people who wonder why.
+pub fn with_ignored(mut response: Response, ignored: &[String]) -> Response {
+    let plain = |name: &&String| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    let names: Vec<&str> = ignored.iter().filter(plain).map(String::as_str).collect();
+    if let (false, Ok(value)) = (names.is_empty(), HeaderValue::from_str(&names.join(", "))) {
+        response.headers_mut().insert(HeaderName::from_static("x-sherry-ignored"), value);
+    }
+    response
+}

@@ -1,0 +1,232 @@
+//! Calls of tools in what a model writes.
+//!
+//! Families write them in their own ways. Text before a call goes out as it comes; from the marker on it is held back
+//! until the call is complete. What looks like a call and is none goes out as the text that it is.
+
+use serde_json::Value;
+
+use crate::openai::answer::AnswerFunction;
+
+/// How a family writes calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    /// `<tool_call>{"name": ..., "arguments": {...}}</tool_call>`: Qwen, Hermes, SmolLM.
+    Hermes,
+    /// The whole answer is `{"name": ..., "parameters": {...}}`, perhaps behind `<|python_tag|>`: LLaMA 3.
+    Llama3,
+}
+
+impl Style {
+    /// The style of a chat template that knows tools.
+    pub fn of_template(source: &str) -> Self {
+        let llama = source.contains("python_tag") || source.contains("ipython") || source.contains("\"parameters\"");
+        if llama && !source.contains("<tool_call>") { Self::Llama3 } else { Self::Hermes }
+    }
+
+    /// What stands before and after the JSON of a call.
+    pub fn frame(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Hermes => ("<tool_call>\n", "\n</tool_call>"),
+            Self::Llama3 => ("", ""),
+        }
+    }
+
+    /// The name of the field with the arguments.
+    pub fn arguments(self) -> &'static str {
+        match self {
+            Self::Hermes => "arguments",
+            Self::Llama3 => "parameters",
+        }
+    }
+
+    fn open(self) -> &'static str {
+        match self {
+            Self::Hermes => "<tool_call>",
+            Self::Llama3 => "{",
+        }
+    }
+}
+
+const CLOSE: &str = "</tool_call>";
+/// Longest call that is held back.
+const MAX_CALL_BYTES: usize = 256 << 10;
+
+/// Looks for calls in text that arrives in pieces.
+#[derive(Debug)]
+pub struct CallParser {
+    style: Style,
+    held: String,
+    /// Something other than white space went out: a LLaMA call can only be the whole answer.
+    spoken: bool,
+    /// A call has just ended: white space that follows belongs to the frame of calls.
+    after_call: bool,
+}
+
+/// What a piece of text became.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Parsed {
+    /// Text for the reader.
+    pub text: String,
+    /// Calls that became complete.
+    pub calls: Vec<AnswerFunction>,
+}
+
+impl CallParser {
+    /// A parser at the beginning of an answer.
+    pub fn new(style: Style) -> Self {
+        Self { style, held: String::new(), spoken: false, after_call: false }
+    }
+
+    /// Takes the next piece.
+    pub fn push(&mut self, piece: &str) -> Parsed {
+        self.held.push_str(piece);
+        let mut out = Parsed::default();
+        match self.style {
+            Style::Hermes => self.hermes(&mut out),
+            Style::Llama3 => {
+                // The whole answer decides; what cannot become a call goes out at once.
+                let start = self.held.trim_start();
+                let start = start.strip_prefix("<|python_tag|>").unwrap_or(start);
+                let may_be = start.is_empty() || start.starts_with('{') || "<|python_tag|>".starts_with(start);
+                if self.spoken || !may_be || self.held.len() > MAX_CALL_BYTES {
+                    self.speak(&mut out, self.held.len());
+                }
+            }
+        }
+        out
+    }
+
+    fn hermes(&mut self, out: &mut Parsed) {
+        loop {
+            if self.after_call {
+                let blank = self.held.len() - self.held.trim_start().len();
+                self.held.drain(..blank);
+                self.after_call = self.held.is_empty();
+            }
+            let Some(open) = self.held.find(self.style.open()) else {
+                // The beginning of a marker waits for its rest.
+                let marker = self.style.open();
+                let keep = (1..marker.len()).rev().find(|&n| self.held.ends_with(&marker[..n])).unwrap_or(0);
+                self.speak(out, self.held.len() - keep);
+                return;
+            };
+            self.speak(out, open);
+            let inside = self.style.open().len();
+            let Some(close) = self.held[inside..].find(CLOSE).map(|at| at + inside) else {
+                if self.held.len() > MAX_CALL_BYTES {
+                    self.speak(out, self.held.len());
+                }
+                return;
+            };
+            let end = close + CLOSE.len();
+            match self.call(&self.held[inside..close]) {
+                Some(call) => {
+                    out.calls.push(call);
+                    self.held.drain(..end);
+                    self.after_call = true;
+                }
+                None => self.speak(out, end),
+            }
+        }
+    }
+
+    fn speak(&mut self, out: &mut Parsed, bytes: usize) {
+        let text: String = self.held.drain(..bytes).collect();
+        self.spoken |= !text.trim().is_empty();
+        out.text.push_str(&text);
+    }
+
+    fn call(&self, json: &str) -> Option<AnswerFunction> {
+        let value: Value = serde_json::from_str(json.trim()).ok()?;
+        let name = value.get("name")?.as_str()?.to_owned();
+        let arguments = value.get("arguments").or_else(|| value.get("parameters"))?;
+        let arguments = match arguments {
+            // Some models write the arguments as a string of JSON.
+            Value::String(text) if serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok() => text.clone(),
+            Value::Object(_) => arguments.to_string(),
+            _ => return None,
+        };
+        Some(AnswerFunction { name, arguments })
+    }
+
+    /// What is left when the answer has ended.
+    pub fn finish(mut self) -> Parsed {
+        let mut out = Parsed::default();
+        if self.style == Style::Llama3 && !self.spoken {
+            let text = self.held.trim();
+            let text = text.strip_prefix("<|python_tag|>").unwrap_or(text);
+            let calls: Option<Vec<_>> = text.split(';').map(|one| self.call(one)).collect();
+            if let Some(calls) = self.call(text).map(|call| vec![call]).or(calls).filter(|calls| !calls.is_empty()) {
+                return Parsed { text: String::new(), calls };
+            }
+        }
+        self.speak(&mut out, self.held.len());
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(style: Style, pieces: &[&str]) -> (String, Vec<(String, String)>) {
+        let mut parser = CallParser::new(style);
+        let mut all = Parsed::default();
+        for piece in pieces {
+            let part = parser.push(piece);
+            all.text.push_str(&part.text);
+            all.calls.extend(part.calls);
+        }
+        let part = parser.finish();
+        all.text.push_str(&part.text);
+        all.calls.extend(part.calls);
+        (all.text, all.calls.into_iter().map(|call| (call.name, call.arguments)).collect())
+    }
+
+    fn call(name: &str, arguments: &str) -> (String, String) {
+        (name.to_owned(), arguments.to_owned())
+    }
+
+    #[test]
+    fn calls_are_found_however_the_text_is_cut() {
+        let text = "I look.\n<tool_call>\n{\"name\": \"f\", \"arguments\": {\"x\": 1}}\n</tool_call>\n\
+            <tool_call>{\"name\": \"g\", \"arguments\": \"{}\"}</tool_call>";
+        let expected = ("I look.\n".to_owned(), vec![call("f", r#"{"x":1}"#), call("g", "{}")]);
+        for at in 0..=text.len() {
+            assert_eq!(run(Style::Hermes, &[&text[..at], &text[at..]]), expected, "{at}");
+        }
+        let one_by_one: Vec<String> = text.chars().map(String::from).collect();
+        assert_eq!(run(Style::Hermes, &one_by_one.iter().map(String::as_str).collect::<Vec<_>>()), expected);
+    }
+
+    #[test]
+    fn what_is_no_call_stays_text() {
+        for text in [
+            "<tool_call>{broken</tool_call> x",
+            "a <tool_",
+            "<tool_call>{\"name\": 5}</tool_call>",
+            "<tool_call>{\"name\": \"f\"",
+            "a < b",
+        ] {
+            assert_eq!(run(Style::Hermes, &[text]), (text.to_owned(), vec![]), "{text}");
+        }
+        for text in ["Hello {", "{\"a\": 1}", "{", "  plain"] {
+            assert_eq!(run(Style::Llama3, &[text]), (text.to_owned(), vec![]), "{text}");
+        }
+    }
+
+    #[test]
+    fn llama_calls_are_the_whole_answer() {
+        let one = r#"<|python_tag|>{"name": "f", "parameters": {"x": "a;b"}}"#;
+        assert_eq!(run(Style::Llama3, &[one]), (String::new(), vec![call("f", r#"{"x":"a;b"}"#)]));
+        let two = r#"{"name": "f", "parameters": {}}; {"name": "g", "parameters": {}}"#;
+        assert_eq!(run(Style::Llama3, &[two]), (String::new(), vec![call("f", "{}"), call("g", "{}")]));
+    }
+
+    #[test]
+    fn text_before_a_marker_is_not_held() {
+        let mut parser = CallParser::new(Style::Hermes);
+        assert_eq!(parser.push("Hello <").text, "Hello ");
+        assert_eq!(parser.push("b>").text, "<b>");
+    }
+}
