@@ -103,8 +103,8 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    /// Token ids of a rendered prompt: control tokens are recognised, except where they would touch a byte of
-    /// `literal` (sorted, disjoint byte ranges: text that a user typed). Nothing is added around it.
+    /// Token ids of a rendered prompt: control tokens are recognised, except those that begin or end in a byte
+    /// of `literal` (sorted, disjoint byte ranges: text that a user typed). Nothing is added around it.
     ///
     /// # Errors
     /// As [`Self::encode`].
@@ -273,11 +273,6 @@ impl Tokenizer {
     /// Replaces the chat template (a folder may hold it in a file of its own).
     pub fn set_chat_template(&mut self, template: Option<String>) {
         self.chat_template = template;
-    }
-
-    /// Texts of the control tokens: what must not be recognised in text that a user typed.
-    pub fn control_texts(&self) -> impl Iterator<Item = &str> {
-        self.specials.iter().filter(|token| token.control).map(|token| token.text.as_str())
     }
 }
 

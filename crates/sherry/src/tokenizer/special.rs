@@ -65,8 +65,8 @@ impl Specials {
         self.sorted.iter()
     }
 
-    /// The longest token that starts at byte `at`.
-    fn longest(&self, text: &[u8], at: usize, control: bool) -> Option<&Added> {
+    /// The longest token that starts at byte `at`; control tokens only if `control` allows the byte they end with.
+    fn longest(&self, text: &[u8], at: usize, control: impl Fn(usize) -> bool) -> Option<&Added> {
         let mut candidates = &self.sorted[..];
         let mut best = None;
         for depth in 0.. {
@@ -74,7 +74,7 @@ impl Specials {
             if let Some(first) = candidates.first()
                 && first.text.len() == depth
             {
-                if control || !first.control {
+                if !first.control || control(at + depth - 1) {
                     best = Some(first);
                 }
                 candidates = &candidates[1..];
@@ -87,20 +87,21 @@ impl Specials {
         best
     }
 
-    /// The first token at or after `from`; control tokens only if `control`. None that touches a byte of `literal`
-    /// (sorted ranges).
+    /// The first token at or after `from`; control tokens only if `control`, and none that begins or ends in a byte of
+    /// `literal` (sorted ranges).
     pub fn find(&self, text: &str, from: usize, control: bool, literal: &[Range<usize>]) -> Option<Found> {
         let bytes = text.as_bytes();
+        let is_literal = |at: usize| {
+            let next = literal.partition_point(|range| range.end <= at);
+            literal.get(next).is_some_and(|range| range.start <= at)
+        };
         for at in from..bytes.len() {
             if !self.first_byte[usize::from(bytes[at])] {
                 continue;
             }
-            let Some(token) = self.longest(bytes, at, control) else { continue };
+            let begins = control && !is_literal(at);
+            let Some(token) = self.longest(bytes, at, |last| begins && !is_literal(last)) else { continue };
             let end = at + token.text.len();
-            let next_literal = literal.partition_point(|range| range.end <= at);
-            if literal.get(next_literal).is_some_and(|range| range.start < end) {
-                continue;
-            }
             let (before, behind) = (&text[from..at], &text[end..]);
             let in_word = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
             if token.single_word && (in_word(text[..at].chars().next_back()) || in_word(behind.chars().next())) {
@@ -150,10 +151,13 @@ mod tests {
     }
 
     #[test]
-    fn literal_text_is_never_matched() {
-        assert_eq!(found("<a><a>", true, &[0..3]), [(1, 3..6)]);
-        assert_eq!(found("<a><a>", true, &[2..3]), [(1, 3..6)]);
-        assert_eq!(found("<a><a>", true, &[0..1, 5..6]), [(1, 3..6)][..0]);
+    fn control_tokens_neither_begin_nor_end_in_literal_text() {
+        assert_eq!(found("<a><a>", true, &[0..3]), [(4, 0..2), (1, 3..6)]);
+        assert_eq!(found("<a><a>", true, &[2..3]), [(4, 0..2), (1, 3..6)]);
+        assert_eq!(found("<a><a>", true, &[0..1, 5..6]), [(4, 0..2), (4, 3..5)]);
+        assert_eq!(found("<a>", true, &[1..2]), [(1, 0..3)]);
+        // The longest one ends in literal text, a shorter one does not.
+        assert_eq!(found("<a><b>", true, &[5..6]), [(1, 0..3)]);
     }
 
     #[test]
