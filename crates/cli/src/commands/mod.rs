@@ -1,6 +1,7 @@
 //! One file per subcommand.
 
 mod bench;
+mod calibrate;
 mod compare;
 mod completions;
 mod convert;
@@ -41,6 +42,7 @@ pub enum Command {
     Demo(demo::DemoArgs),
     Pull(pull::PullArgs),
     Quantize(quantize::QuantizeArgs),
+    Calibrate(Box<calibrate::CalibrateArgs>),
     Run(Box<run::RunArgs>),
     Inspect(inspect::InspectArgs),
     Compare(compare::CompareArgs),
@@ -60,6 +62,7 @@ pub enum Command {
 pub fn dispatch(command: Command, context: &Context) -> Result<ExitCode> {
     match command {
         Command::Demo(args) => demo::run(&args, context),
+        Command::Calibrate(args) => calibrate::run(&args, context),
         Command::Quantize(args) => quantize::run(&args, context),
         Command::Run(args) => run::run(&args, context),
         Command::Inspect(args) => inspect::run(&args, context),

@@ -145,7 +145,7 @@ impl Coder {
     }
 
     /// Tokens of `text` and the separator. Control tokens are not recognised in text.
-    pub(super) fn encode(&self, text: &str) -> sherry::Result<Vec<u32>> {
+    pub(crate) fn encode(&self, text: &str) -> sherry::Result<Vec<u32>> {
         match self {
             Self::Bytes => Ok(text.bytes().map(u32::from).chain([256]).collect()),
             Self::Model { tokenizer, separator, .. } => {

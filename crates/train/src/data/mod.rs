@@ -7,6 +7,8 @@
 mod cache;
 mod coder;
 mod documents;
+mod evaluation_sets;
+mod excerpts;
 #[cfg(test)]
 mod tests;
 
@@ -21,6 +23,7 @@ use cache::Tokens;
 use documents::Batches;
 
 pub use coder::{Coder, learn, save_tokenizer};
+pub use excerpts::Excerpts;
 
 use crate::checkpoint;
 use crate::error::{Error, Result, uninterrupted};
