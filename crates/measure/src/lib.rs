@@ -1,5 +1,5 @@
 //! Measuring language models: benchmarks and perplexity equal to the reference harness ([`eval`]), speed beside the
-//! limits of the machine ([`bench`]), and the Parquet files in which data sets come ([`parquet`]).
+//! limits of the machine ([`mod@bench`]), and the Parquet files in which data sets come ([`parquet`]).
 
 #![forbid(unsafe_code)]
 

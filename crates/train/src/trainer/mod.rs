@@ -1,4 +1,4 @@
-//! A run: [`open`] prepares it, [`steps`] is its loop.
+//! A run: `open` prepares it, `steps` is its loop.
 
 mod open;
 mod steps;
