@@ -185,7 +185,7 @@ impl IntoResponse for ApiError {
         if matches!(self.status, StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT) {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        response.extensions_mut().insert(Refused(self.code.unwrap_or(self.kind)));
+        response.extensions_mut().insert(Refused(self.code()));
         response
     }
 }

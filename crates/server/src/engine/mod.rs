@@ -102,8 +102,6 @@ struct State {
     /// Requests, and prompt tokens of theirs, that have not begun.
     waiting: AtomicUsize,
     waiting_tokens: AtomicUsize,
-    /// Sequences that run.
-    running: AtomicUsize,
     /// Tokens per second lately.
     rate: AtomicUsize,
     /// When the step in progress began, in milliseconds after the start, plus 1; 0 between steps.

@@ -363,7 +363,6 @@ impl Work<'_> {
         metrics.generated_tokens.inc_by(load.generated_tokens - last.generated_tokens);
         metrics.preemptions.inc_by(load.preemptions - last.preemptions);
         metrics.prefix_evictions.inc_by(load.evictions - last.evictions);
-        self.ends.state.running.store(load.running, Ordering::Relaxed);
         self.last_load = load;
     }
 }

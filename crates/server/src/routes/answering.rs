@@ -113,11 +113,19 @@ impl Tally {
 }
 
 impl Answering {
+    /// The answer, as a stream or whole.
+    ///
+    /// # Errors
+    /// As [`whole`](Self::whole).
+    pub async fn respond<S: Shape>(self, shape: S, stream: bool) -> Result<Response, ApiError> {
+        if stream { Ok(self.stream(shape)) } else { self.whole(shape).await }
+    }
+
     /// The answer as one document.
     ///
     /// # Errors
     /// What the engine reports; the request took too long.
-    pub async fn whole<S: Shape>(self, mut shape: S) -> Result<Response, ApiError> {
+    async fn whole<S: Shape>(self, mut shape: S) -> Result<Response, ApiError> {
         let mut tally = Tally::default();
         let mut guard = Unfinished::new(&self.app, &self.ticket);
         while tally.ended < self.choices.0 {
@@ -149,7 +157,7 @@ impl Answering {
     }
 
     /// The answer as a stream. Its head goes out before the request is worked on.
-    pub fn stream<S: Shape>(self, shape: S) -> Response {
+    fn stream<S: Shape>(self, shape: S) -> Response {
         let (events, mut response) = sse::channel();
         response.extensions_mut().insert(Logged);
         tokio::spawn(async move {

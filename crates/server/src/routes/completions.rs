@@ -113,8 +113,7 @@ pub async fn completions(
         include_usage,
         progress,
     };
-    let response = if stream { answering.stream(shape) } else { answering.whole(shape).await? };
-    Ok(prompt::with_ignored(response, &ignored))
+    Ok(prompt::with_ignored(answering.respond(shape, stream).await?, &ignored))
 }
 
 fn asked_common(asked: &CompletionRequest) -> prompt::CommonFields<'_> {
