@@ -182,6 +182,11 @@ impl<'a> Fields<'a> {
         Error::malformed(self.path, format!("field '{}{}'", shown(&self.prefix), shown(name)), problem)
     }
 
+    /// Field `name` with the way here: "rope_scaling.factor".
+    pub fn full_name(&self, name: &str) -> String {
+        format!("{}{}", shown(&self.prefix), shown(name))
+    }
+
     /// Every field, null ones included.
     pub fn entries(&self) -> impl Iterator<Item = (&'a str, &'a Value)> + use<'a> {
         self.map.iter().map(|(name, value)| (name.as_str(), value))

@@ -37,6 +37,12 @@ pub trait TensorSource: Send + Sync {
     /// When there is no such tensor.
     fn data(&self, name: &str) -> Result<Bytes>;
 
+    /// Tensors of types that this program does not read: name, and type as the file calls it. They are in the file, but
+    /// neither in [`tensors`](Self::tensors) nor found by name.
+    fn unreadable(&self) -> Vec<(&str, &str)> {
+        Vec::new()
+    }
+
     /// Tells the system that the bytes of `name` will not be read again soon, so that their pages need not stay resident.
     fn release(&self, name: &str);
 }

@@ -83,6 +83,84 @@ fn memory_that_is_not_there_is_refused_before_loading() {
     assert_eq!(checkpoint.estimate(usize::MAX, usize::MAX, KvType::F32).total(), u64::MAX);
 }
 
+/// A safetensors file with zeros of any type, as other programs write it.
+fn write_raw(path: &Path, tensors: &[(&str, &str, usize, &[usize])]) {
+    let (mut header, mut at) = (serde_json::Map::new(), 0);
+    for (name, dtype, width, shape) in tensors {
+        let end = at + width * shape.iter().product::<usize>();
+        header.insert((*name).to_owned(), json!({"dtype": dtype, "shape": shape, "data_offsets": [at, end]}));
+        at = end;
+    }
+    let header = Value::Object(header).to_string();
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(header.as_bytes());
+    bytes.resize(bytes.len() + at, 0);
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn tensors_of_types_that_are_not_read_are_named_with_their_type() {
+    let config = tiny(Family::Llama);
+    let shapes: Vec<(String, Vec<usize>)> = Role::all(&config)
+        .map(|role| (role.name(Family::Llama, Naming::HuggingFace).unwrap(), role.shape(&config)))
+        .collect();
+    let types =
+        [("F64", 8), ("I8", 1), ("I32", 4), ("I64", 8), ("U16", 2), ("BOOL", 1), ("F8_E4M3", 1), ("F8_E5M2", 1)];
+    for (dtype, width) in types {
+        for (place, (name, _)) in shapes.iter().enumerate() {
+            let dir = folder(&config, &synthetic::source(&config, Naming::HuggingFace, 1), |_| {});
+            let tensors = shapes.iter().enumerate().map(|(i, (name, shape))| match i == place {
+                true => (name.as_str(), dtype, width, shape.as_slice()),
+                false => (name.as_str(), "F32", 4, shape.as_slice()),
+            });
+            write_raw(&dir.path().join("model.safetensors"), &tensors.collect::<Vec<_>>());
+            let message = refusal(dir.path());
+            assert!(message.contains(&format!("tensor '{name}': ")) && message.contains(dtype), "{message}");
+        }
+    }
+    // Outside of the text model anything may stand, and so may tables that only repeat the configuration.
+    let mut tensors: Vec<_> = shapes.iter().map(|(name, shape)| (name.as_str(), "F32", 4, shape.as_slice())).collect();
+    tensors.push(("vision_tower.layers.0.weight", "F64", 8, &[4, 4]));
+    tensors.push(("model.layers.0.self_attn.rotary_emb.inv_freq", "F64", 8, &[4]));
+    let dir = folder(&config, &synthetic::source(&config, Naming::HuggingFace, 1), |_| {});
+    write_raw(&dir.path().join("model.safetensors"), &tensors);
+    open(dir.path()).unwrap();
+}
+
+#[test]
+fn tensors_that_a_family_does_not_have_are_named() {
+    for family in [Family::Llama, Family::Qwen3, Family::HunyuanDense, Family::Gemma3] {
+        let config = tiny(family);
+        let good = || synthetic::source(&config, Naming::HuggingFace, 1);
+        let unknown = [
+            "model.layers.0.self_attn.q_proj.lora_A.weight",
+            "model.layers.1.self_attn.sinks",
+            "model.layers.0.mlp.experts.0.up_proj.weight",
+            "model.layers.0.mlp.gate_proj.bias",
+            "model.layers.0.input_layernorm.bias",
+            "model.layers.0.self_attn.attn_sub_norm.weight",
+            "model.layers.0.self_attn.q_proj.weight_scale",
+            "model.layers.0.self_attn.q_proj.qzeros",
+            "model.norm.bias",
+            "lm_head.bias",
+        ];
+        for name in unknown {
+            let mut source = good();
+            source.insert_f32(name, &[4], &[0.5; 4]);
+            let message = refusal(folder(&config, &source, |_| {}).path());
+            assert!(message.contains(&format!("tensor '{name}'")), "{family:?}: {message}");
+        }
+        let harmless = [
+            "model.layers.0.self_attn.rotary_emb.inv_freq",
+            "vision_tower.encoder.layers.0.self_attn.q_proj.weight",
+            "multi_modal_projector.mm_soft_emb_norm.weight",
+        ];
+        let mut source = good();
+        harmless.into_iter().for_each(|name| source.insert_f32(name, &[4], &[0.5; 4]));
+        open(folder(&config, &source, |_| {}).path()).unwrap();
+    }
+}
+
 #[test]
 fn tensors_that_contradict_the_configuration_are_named() {
     let config = tiny(Family::Llama);

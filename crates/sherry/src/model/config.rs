@@ -238,6 +238,13 @@ impl ArchConfig {
     }
 }
 
+/// Every how many layers one has no window, if they are that regular: 1 when none has one, more than there are layers
+/// when all have.
+pub(super) fn window_pattern(layers: usize, sliding: impl Fn(usize) -> bool) -> Option<usize> {
+    let pattern = (0..layers).find(|&layer| !sliding(layer)).map_or(layers + 1, |layer| layer + 1);
+    (0..layers).all(|layer| sliding(layer) != (layer + 1).is_multiple_of(pattern)).then_some(pattern)
+}
+
 // Bounds well above every published decoder (2026: 262,400 tokens, width 53,248, 126 layers, 128 heads, 10 M context)
 // and low enough that every product of a few of them fits in 64 bits.
 const MAX_VOCAB: usize = 1 << 24;

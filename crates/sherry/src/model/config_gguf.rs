@@ -2,10 +2,14 @@
 
 use std::path::Path;
 
+use sherry_kernels::Matrix;
+
+use super::config::window_pattern;
+use super::keys::check_metadata;
 use super::names::{Naming, Part, Role};
 use super::{Activation, ArchConfig, Family, QkNorm, Rope, RopeLayout, RopeScaling};
 use crate::io::TensorSource;
-use crate::io::gguf::{Metadata, Value};
+use crate::io::gguf::{Array, Metadata, Value};
 use crate::io::json::shown;
 use crate::{Error, Result};
 
@@ -37,6 +41,7 @@ pub fn parse(meta: &Metadata, tensors: &dyn TensorSource) -> Result<ArchConfig> 
         let what = format!("architecture '{}' is not supported; known are {known}", shown(name));
         return Err(Error::unsupported(path, what));
     };
+    check_metadata(meta, path, arch)?;
     let keys = Keys { meta, path, arch };
     let gemma = family == Family::Gemma3;
     let has = |role: Role| role.name(family, Naming::Gguf).is_some_and(|name| tensors.find(&name).is_some());
@@ -54,17 +59,27 @@ pub fn parse(meta: &Metadata, tensors: &dyn TensorSource) -> Result<ArchConfig> 
             }
         },
     };
-    for other in ["attention.value_length", "rope.dimension_count"] {
+    for other in [
+        "attention.value_length",
+        "attention.key_length_swa",
+        "attention.value_length_swa",
+        "rope.dimension_count",
+        "rope.dimension_count_swa",
+    ] {
         if let Some(n) = keys.find_usize(other)?
             && n != head_dim
         {
-            let what = format!("key '{arch}.{other}': {n} differs from the {head_dim} components of a head");
-            return Err(Error::unsupported(path, what));
+            return Err(keys.unsupported(other, format!("{n} differs from the {head_dim} components of a head")));
         }
     }
-    for cap in ["attn_logit_softcapping", "final_logit_softcapping"] {
-        if meta.find(&format!("{arch}.{cap}")).is_some() {
-            return Err(Error::unsupported(path, format!("key '{arch}.{cap}': soft-capping is not supported")));
+    if let Some(n) = keys.find_usize("embedding_length_out")?.filter(|n| *n != hidden) {
+        return Err(keys.unsupported("embedding_length_out", format!("{n} differs from embedding_length {hidden}")));
+    }
+    if let Some(name) = meta.find_str(&format!("{arch}.hidden_activation"))? {
+        let known: &[&str] = if gemma { &["gelu_pytorch_tanh"] } else { &["silu", "swish"] };
+        if !known.contains(&name) {
+            let problem = format!("'{}' is not supported, only {}", shown(name), known.join(", "));
+            return Err(keys.unsupported("hidden_activation", problem));
         }
     }
     let vocab = match keys.find_usize("vocab_size")? {
@@ -75,6 +90,7 @@ pub fn parse(meta: &Metadata, tensors: &dyn TensorSource) -> Result<ArchConfig> 
         true => hidden as f32 / heads as f32,
         false => head_dim as f32,
     };
+    let window = window(&keys, gemma, layers)?;
     let config = ArchConfig {
         family,
         vocab,
@@ -96,10 +112,12 @@ pub fn parse(meta: &Metadata, tensors: &dyn TensorSource) -> Result<ArchConfig> 
         qkv_bias: has(Role::Layer(0, Part::QBias)),
         o_bias: has(Role::Layer(0, Part::OBias)),
         rope: Rope {
-            theta: keys.find_f32("rope.freq_base")?.unwrap_or(10_000.0),
-            local_theta: match gemma {
-                true => Some(keys.find_f32("rope.freq_base_swa")?.unwrap_or(GEMMA3_LOCAL_THETA)),
-                false => None,
+            theta: theta(&keys, family, head_dim)?,
+            local_theta: match window {
+                Some(_) => Some(
+                    keys.find_first_f32(["rope.freq_base_swa", "rope.local.freq_base"])?.unwrap_or(GEMMA3_LOCAL_THETA),
+                ),
+                None => None,
             },
             scaling: scaling(&keys, tensors, head_dim)?,
             layout: match family {
@@ -110,13 +128,19 @@ pub fn parse(meta: &Metadata, tensors: &dyn TensorSource) -> Result<ArchConfig> 
         activation: if gemma { Activation::GeluTanh } else { Activation::Silu },
         embed_scale: if gemma { (hidden as f32).sqrt() } else { 1.0 },
         attn_scale: 1.0 / attn_width.sqrt(),
-        window: if gemma { Some(keys.usize("attention.sliding_window")?) } else { None },
-        window_pattern: match gemma {
-            true => keys.find_usize("attention.sliding_window_pattern")?.unwrap_or(GEMMA3_WINDOW_PATTERN),
-            false => 0,
-        },
+        window: window.map(|(window, _)| window),
+        window_pattern: window.map_or(0, |(_, pattern)| pattern),
         tied: !has(Role::Head),
     };
+    for (key, here) in [("attention.scale", config.attn_scale), ("embedding_scale", config.embed_scale)] {
+        // 0 means "not set".
+        if let Some(scale) = keys.find_f32(key)?
+            && scale != 0.0
+            && (scale - here).abs() > 1e-5 * here
+        {
+            return Err(keys.unsupported(key, format!("{scale} is not supported, only {here}")));
+        }
+    }
     config.validate_named(path, |field| format!("key '{arch}.{}'", key_of(field)))?;
     Ok(config)
 }
@@ -133,8 +157,25 @@ impl Keys<'_> {
         Error::malformed(self.path, format!("key '{}.{key}'", self.arch), problem)
     }
 
+    fn unsupported(&self, key: &str, problem: impl std::fmt::Display) -> Error {
+        Error::unsupported(self.path, format!("key '{}.{key}': {problem}", self.arch))
+    }
+
+    /// A size; a list with one entry per layer counts as one when all are alike.
     fn find_usize(&self, key: &str) -> Result<Option<usize>> {
-        let value = self.meta.find_u64(&format!("{}.{key}", self.arch))?;
+        let name = format!("{}.{key}", self.arch);
+        let value = match self.meta.find(&name) {
+            Some(Value::Array(_)) => {
+                let list = self.meta.find_i64s(&name)?.unwrap_or_default();
+                match list.first() {
+                    Some(first) if list.iter().all(|n| n == first) => {
+                        Some(u64::try_from(*first).map_err(|_| self.error(key, format!("{first} is negative")))?)
+                    }
+                    _ => return Err(self.unsupported(key, "differs from layer to layer, which is not supported")),
+                }
+            }
+            _ => self.meta.find_u64(&name)?,
+        };
         value.map(|n| usize::try_from(n).map_err(|_| self.error(key, format!("{n} is too large")))).transpose()
     }
 
@@ -144,6 +185,16 @@ impl Keys<'_> {
 
     fn find_f32(&self, key: &str) -> Result<Option<f32>> {
         self.meta.find_f32(&format!("{}.{key}", self.arch))
+    }
+
+    /// The value of the first of these spellings that is there.
+    fn find_first_f32<const N: usize>(&self, spellings: [&str; N]) -> Result<Option<f32>> {
+        for key in spellings {
+            if let Some(value) = self.find_f32(key)? {
+                return Ok(Some(value));
+            }
+        }
+        Ok(None)
     }
 
     fn f32(&self, key: &str) -> Result<f32> {
@@ -158,26 +209,76 @@ fn vocab_of_tensor(tensors: &dyn TensorSource) -> Result<usize> {
     Ok(info.shape.first().copied().unwrap_or(0))
 }
 
+/// Base of the rotation. Files of Hunyuan hold either the base that its `alpha` leads to, or both numbers.
+fn theta(keys: &Keys<'_>, family: Family, head_dim: usize) -> Result<f32> {
+    let theta = keys.find_first_f32(["rope.freq_base", "rope.global.freq_base"])?.unwrap_or(10_000.0);
+    match keys.find_f32("rope.scaling.alpha")? {
+        None | Some(0.0) => Ok(theta),
+        Some(alpha) if family == Family::HunyuanDense && head_dim > 2 => {
+            let d = head_dim as f64;
+            Ok((f64::from(theta) * f64::from(alpha).powf(d / (d - 2.0))) as f32)
+        }
+        Some(alpha) => Err(keys.unsupported("rope.scaling.alpha", format!("{alpha} is supported for Hunyuan only"))),
+    }
+}
+
+/// The window and every how many layers one does without it; `None` where no layer has one.
+fn window(keys: &Keys<'_>, gemma: bool, layers: usize) -> Result<Option<(usize, usize)>> {
+    const PATTERN: &str = "attention.sliding_window_pattern";
+    let window = keys.find_usize("attention.sliding_window")?.filter(|window| *window > 0);
+    let Some(window) = window else { return Ok(None) };
+    if !gemma {
+        // A window that the context does not outgrow changes nothing.
+        return match keys.usize("context_length")? <= window {
+            true => Ok(None),
+            false => Err(keys.unsupported("attention.sliding_window", "supported for Gemma 3 only")),
+        };
+    }
+    let name = format!("{}.{PATTERN}", keys.arch);
+    let pattern = match keys.meta.find(&name) {
+        Some(Value::Array(Array::Bool(sliding))) => {
+            let pattern = window_pattern(layers, |layer| sliding.get(layer) == Some(&true));
+            let problem = "only a layer without window after every n with one is supported";
+            pattern.filter(|_| sliding.len() == layers).ok_or_else(|| keys.unsupported(PATTERN, problem))?
+        }
+        _ => keys.find_usize(PATTERN)?.unwrap_or(GEMMA3_WINDOW_PATTERN),
+    };
+    Ok((pattern > 1).then_some((window, pattern)))
+}
+
 fn scaling(keys: &Keys<'_>, tensors: &dyn TensorSource, head_dim: usize) -> Result<RopeScaling> {
     let name = "rope_freqs.weight";
-    if let Some(info) = tensors.find(name) {
-        let expected = [head_dim / 2];
-        let bytes = tensors.data(name)?;
-        if info.shape != expected || bytes.len() != expected[0].saturating_mul(4) {
-            let problem = format!("expected {} F32 values, found {} of shape {:?}", expected[0], info.ty, info.shape);
-            return Err(Error::malformed(tensors.path(), format!("tensor '{name}'"), problem));
+    let kind = keys.meta.find_str(&format!("{}.rope.scaling.type", keys.arch))?;
+    let factor = keys.find_first_f32(["rope.scaling.factor", "rope.scale_linear"])?;
+    // As in llama.cpp: without a type a factor divides the frequencies, and 0 means none.
+    let linear = match (kind, factor) {
+        (None | Some("linear"), Some(factor)) if factor != 0.0 && factor != 1.0 => RopeScaling::Linear { factor },
+        (None | Some("none" | "linear"), _) => RopeScaling::None,
+        (Some(other), _) => {
+            let problem = format!("'{}' is not supported; known are none, linear", shown(other));
+            return Err(keys.unsupported("rope.scaling.type", problem));
         }
-        return Ok(RopeScaling::Factors(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()));
-    }
-    let kind_key = format!("{}.rope.scaling.type", keys.arch);
-    match keys.meta.find_str(&kind_key)? {
-        None | Some("none") => Ok(RopeScaling::None),
-        Some("linear") => Ok(RopeScaling::Linear { factor: keys.f32("rope.scaling.factor")? }),
-        Some(other) => {
-            let what = format!("key '{kind_key}': '{}' is not supported; known are none, linear", shown(other));
-            Err(Error::unsupported(keys.path, what))
+    };
+    for other in ["rope_factors_long.weight", "rope_factors_short.weight"] {
+        if tensors.find(other).is_some() {
+            let what = format!("tensor '{other}': LongRoPE is not supported");
+            return Err(Error::unsupported(tensors.path(), what));
         }
     }
+    let Some(info) = tensors.find(name) else { return Ok(linear) };
+    if linear != RopeScaling::None {
+        return Err(keys.unsupported("rope.scaling.factor", format!("not supported beside the tensor '{name}'")));
+    }
+    let bad = |problem: String| Error::malformed(tensors.path(), format!("tensor '{name}'"), problem);
+    if info.shape != [head_dim / 2] || !info.ty.is_float() {
+        let (count, ty, shape) = (head_dim / 2, info.ty, &info.shape);
+        return Err(bad(format!("expected {count} floating-point values, found {ty} of shape {shape:?}")));
+    }
+    let row = Matrix::from_rows(info.ty, 1, head_dim / 2, tensors.data(name)?);
+    let row = row.map_err(|_| bad(format!("its {} bytes are not those of its shape", info.bytes)))?;
+    let mut factors = vec![0.0; head_dim / 2];
+    row.row_f32(0, &mut factors);
+    Ok(RopeScaling::Factors(factors))
 }
 
 /// What GGUF calls a field of `config.json`.
@@ -229,8 +330,9 @@ pub fn write(config: &ArchConfig) -> Vec<(String, Value)> {
         put("rope.scaling.type", Value::String("linear".to_owned()));
         put("rope.scaling.factor", Value::F32(factor));
     }
-    if family == Family::Gemma3 {
-        put("attention.sliding_window", number(config.window.unwrap_or(config.context)));
+    // Without windows a file says nothing: 0 and 1 mean different things to different readers.
+    if let (Family::Gemma3, Some(window)) = (family, config.window) {
+        put("attention.sliding_window", number(window));
         put("attention.sliding_window_pattern", number(config.window_pattern));
         put("rope.freq_base_swa", Value::F32(config.rope.local_theta.unwrap_or(GEMMA3_LOCAL_THETA)));
     }
@@ -247,7 +349,7 @@ mod tests {
     use super::*;
     use crate::io::ReadMode;
     use crate::io::gguf::{GgufFile, GgufWriter};
-    use crate::model::synthetic::{self, tiny};
+    use crate::model::synthetic::{self, gguf_like};
 
     /// The error, or the configuration, of a file with these keys and the tensors of `config`.
     fn read(config: &ArchConfig, entries: Vec<(String, Value)>) -> Result<ArchConfig> {
@@ -261,17 +363,6 @@ mod tests {
         writer.finish().unwrap();
         let file = GgufFile::open(&path, ReadMode::Read).unwrap();
         parse(file.metadata(), &file)
-    }
-
-    /// As a GGUF file sees a family: norms stored with 1 added, LLaMA interleaved.
-    fn gguf_like(family: Family) -> ArchConfig {
-        let mut config = tiny(family);
-        config.norm_plus_one = false;
-        config.attn_scale = 1.0 / (config.head_dim as f32).sqrt();
-        if family == Family::Llama {
-            config.rope.layout = RopeLayout::Interleaved;
-        }
-        config
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! `config.json` of a Hugging Face checkpoint to and from [`ArchConfig`].
 //!
-//! Absent fields mean what they mean in transformers 4.57, except that the sizes of a model must be there.
+//! Absent fields mean what they mean in transformers, except that the sizes of a model must be there. Fields that change
+//! numbers and are not understood are refused: see [`super::keys`].
 
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
+use super::keys::{HF_FIXED, HF_ROPE_FIXED, check_fields};
 use super::{Activation, ArchConfig, Family, QkNorm, Rope, RopeLayout, RopeScaling};
 use crate::io::json::Fields;
 use crate::{Error, Result};
@@ -28,12 +30,20 @@ pub fn parse(path: &Path, value: &Value) -> Result<ArchConfig> {
     let fields = Fields::new(path, value)?;
     let family = family(&fields)?;
     // Multi-modal checkpoints keep the language model's fields one level down.
-    let text = fields.opt_fields("text_config")?;
-    let fields = text.as_ref().unwrap_or(&fields);
-    let config = match family {
+    let outer = fields;
+    let text = outer.opt_fields("text_config")?;
+    let fields = text.as_ref().unwrap_or(&outer);
+    check_fields(fields, HF_FIXED)?;
+    let mut config = match family {
         Family::Gemma3 => gemma3(fields)?,
         _ => llama_like(fields, family)?,
     };
+    if let (Some(_), Some(tied)) = (&text, outer.opt_bool("tie_word_embeddings")?) {
+        if fields.opt_bool("tie_word_embeddings")?.is_some_and(|inner| inner != tied) {
+            return Err(outer.error("tie_word_embeddings", "differs from that of text_config"));
+        }
+        config.tied = tied;
+    }
     config.validate(path)?;
     Ok(config)
 }
@@ -66,13 +76,12 @@ fn llama_like(fields: &Fields<'_>, family: Family) -> Result<ArchConfig> {
         },
     };
     activation(fields, "hidden_act", &["silu", "swish"])?;
-    for feature in ["mlp_bias", "use_cla", "use_sliding_window"] {
-        if fields.opt_bool(feature)?.unwrap_or(false) {
-            return Err(Error::unsupported(fields.path(), format!("field '{feature}': true is not supported")));
-        }
+    let layers = fields.usize("num_hidden_layers")?;
+    if family == Family::Qwen3 {
+        refuse_windows(fields, layers)?;
     }
     let bias = fields.opt_bool("attention_bias")?.unwrap_or(false);
-    let mut rope = rope(fields, None, 10_000.0)?;
+    let mut rope = rope(fields, Some("full_attention"), 10_000.0)?;
     if let Some(alpha) = rope.alpha.filter(|_| family == Family::HunyuanDense) {
         // HunYuanDenseV1RotaryEmbedding: the "dynamic" scaling of this family is a fixed change of base.
         let d = head_dim as f64;
@@ -85,9 +94,13 @@ fn llama_like(fields: &Fields<'_>, family: Family) -> Result<ArchConfig> {
         vocab: fields.usize("vocab_size")?,
         hidden,
         ffn: fields.usize("intermediate_size")?,
-        layers: fields.usize("num_hidden_layers")?,
+        layers,
         heads,
-        kv_heads: fields.opt_usize("num_key_value_heads")?.unwrap_or(heads),
+        kv_heads: fields.opt_usize("num_key_value_heads")?.unwrap_or(match family {
+            // Absent means transformers' default; null as many as query heads.
+            Family::Qwen3 if !fields.entries().any(|(name, _)| name == "num_key_value_heads") => 32,
+            _ => heads,
+        }),
         head_dim,
         context: fields.opt_usize("max_position_embeddings")?.unwrap_or(match family {
             Family::Qwen3 => 32_768,
@@ -120,16 +133,16 @@ fn gemma3(fields: &Fields<'_>) -> Result<ArchConfig> {
     let hidden = fields.usize("hidden_size")?;
     let head_dim = fields.opt_usize("head_dim")?.unwrap_or(256);
     activation(fields, "hidden_activation", &["gelu_pytorch_tanh"])?;
-    for cap in ["final_logit_softcapping", "attn_logit_softcapping"] {
-        if fields.opt_f64(cap)?.is_some() {
-            return Err(Error::unsupported(fields.path(), format!("field '{cap}': soft-capping is not supported")));
-        }
-    }
     if fields.opt_bool("attention_bias")?.unwrap_or(false) {
         return Err(Error::unsupported(fields.path(), "field 'attention_bias': not supported for Gemma 3"));
     }
     let global = rope(fields, Some("full_attention"), 1_000_000.0)?;
     let local = match rope(fields, Some("sliding_attention"), 10_000.0)? {
+        local if local.nested && (local.scaling != RopeScaling::None || local.alpha.is_some()) => {
+            let what =
+                "field 'rope_parameters.sliding_attention': a scaling of the layers with a window is not supported";
+            return Err(Error::unsupported(fields.path(), what));
+        }
         local if local.nested => local.theta,
         _ => fields.opt_f32("rope_local_base_freq")?.unwrap_or(10_000.0),
     };
@@ -137,6 +150,11 @@ fn gemma3(fields: &Fields<'_>) -> Result<ArchConfig> {
         return Err(unknown_scaling(fields, "dynamic"));
     }
     let layers = fields.usize("num_hidden_layers")?;
+    let window = match window_pattern(fields, layers)? {
+        // No layer has a window, and none turns by the other base.
+        1 => None,
+        pattern => Some((fields.opt_usize("sliding_window")?.unwrap_or(4096), pattern)),
+    };
     let query = fields.opt_f32("query_pre_attn_scalar")?.unwrap_or(256.0);
     if !query.is_finite() || query <= 0.0 {
         return Err(fields.error("query_pre_attn_scalar", format!("must be a positive number, found {query}")));
@@ -159,44 +177,55 @@ fn gemma3(fields: &Fields<'_>) -> Result<ArchConfig> {
         o_bias: false,
         rope: Rope {
             theta: global.theta,
-            local_theta: Some(local),
+            local_theta: window.map(|_| local),
             scaling: global.scaling,
             layout: RopeLayout::Halves,
         },
         activation: Activation::GeluTanh,
         embed_scale: (hidden as f32).sqrt(),
         attn_scale: 1.0 / query.sqrt(),
-        window: Some(fields.opt_usize("sliding_window")?.unwrap_or(4096)),
-        window_pattern: window_pattern(fields, layers)?,
+        window: window.map(|(window, _)| window),
+        window_pattern: window.map_or(0, |(_, pattern)| pattern),
         tied: fields.opt_bool("tie_word_embeddings")?.unwrap_or(true),
     })
+}
+
+/// Qwen3 lets the layers from `max_window_layers` on see a window only, where it is told to.
+fn refuse_windows(fields: &Fields<'_>, layers: usize) -> Result<()> {
+    let windows = fields.opt_bool("use_sliding_window")?.unwrap_or(false)
+        && fields.opt_usize("max_window_layers")?.unwrap_or(28) < layers
+        && fields.value("sliding_window").is_some();
+    let field = match fields.opt_array("layer_types")? {
+        Some(types) if types.iter().any(|kind| kind.as_str() != Some("full_attention")) => "layer_types",
+        None if windows => "use_sliding_window",
+        _ => return Ok(()),
+    };
+    let what = format!("field '{field}': sliding windows are supported for Gemma 3 only");
+    Err(Error::unsupported(fields.path(), what))
 }
 
 /// Every how many layers one attends to everything; from the pattern or from the list of layer types.
 fn window_pattern(fields: &Fields<'_>, layers: usize) -> Result<usize> {
     let Some(types) = fields.opt_array("layer_types")? else {
-        return match fields.opt_usize("sliding_window_pattern")? {
-            Some(pattern) => Ok(pattern),
-            None => Ok(fields.opt_usize("_sliding_window_pattern")?.unwrap_or(6)),
-        };
+        for field in ["sliding_window_pattern", "_sliding_window_pattern"] {
+            match fields.opt_usize(field)? {
+                Some(0) => return Err(fields.error(field, "must be at least 1, found 0")),
+                Some(pattern) => return Ok(pattern),
+                None => {}
+            }
+        }
+        return Ok(6);
     };
     if types.len() != layers {
         return Err(fields.error("layer_types", format!("expected {layers} entries, found {}", types.len())));
     }
-    let sliding = |i: usize| types[i].as_str() == Some("sliding_attention");
-    // With fewer layers than the period no layer is global: any period longer than the model says so.
-    let pattern = (0..layers).find(|&i| !sliding(i)).map_or(layers + 1, |i| i + 1);
-    let regular = (0..layers).all(|i| {
-        let name = if (i + 1).is_multiple_of(pattern) { "full_attention" } else { "sliding_attention" };
-        types[i].as_str() == Some(name)
-    });
-    if !regular {
-        return Err(Error::unsupported(
-            fields.path(),
-            "field 'layer_types': only a full_attention layer after every n sliding_attention layers is supported",
-        ));
-    }
-    Ok(pattern)
+    let known = |kind: &Value| matches!(kind.as_str(), Some("full_attention" | "sliding_attention"));
+    let pattern = super::config::window_pattern(layers, |i| types[i].as_str() == Some("sliding_attention"));
+    pattern.filter(|_| types.iter().all(known)).ok_or_else(|| {
+        let what =
+            "field 'layer_types': only a full_attention layer after every n sliding_attention layers is supported";
+        Error::unsupported(fields.path(), what)
+    })
 }
 
 /// Rotary fields as written, before the family has its say.
@@ -213,9 +242,13 @@ struct RopeFields {
 /// per layer type).
 fn rope(fields: &Fields<'_>, layer_type: Option<&str>, default_theta: f32) -> Result<RopeFields> {
     let mut theta = fields.opt_f32("rope_theta")?.unwrap_or(default_theta);
-    let mut parameters = match fields.opt_fields("rope_parameters")? {
-        Some(parameters) => Some(parameters),
-        None => fields.opt_fields("rope_scaling")?,
+    let mut parameters = match (fields.opt_fields("rope_parameters")?, fields.opt_fields("rope_scaling")?) {
+        (Some(_), Some(_)) if fields.value("rope_parameters") != fields.value("rope_scaling") => {
+            let problem = "given beside rope_scaling, and they differ; only one of them can hold";
+            return Err(fields.error("rope_parameters", problem));
+        }
+        (Some(parameters), _) | (None, Some(parameters)) => Some(parameters),
+        (None, None) => None,
     };
     let mut nested = false;
     if let (Some(outer), Some(layer_type)) = (&parameters, layer_type)
@@ -227,11 +260,19 @@ fn rope(fields: &Fields<'_>, layer_type: Option<&str>, default_theta: f32) -> Re
     let Some(parameters) = parameters else {
         return Ok(RopeFields { theta, scaling: RopeScaling::None, alpha: None, nested });
     };
+    check_fields(&parameters, HF_ROPE_FIXED)?;
     theta = parameters.opt_f32("rope_theta")?.unwrap_or(theta);
     let kind = match parameters.opt_str("rope_type")? {
         Some(kind) => kind,
         None => parameters.opt_str("type")?.unwrap_or("default"),
     };
+    if kind == "default"
+        && let Some(factor) = parameters.opt_f64("factor")?
+        && factor != 1.0
+    {
+        let problem = format!("{factor} without a rope_type that uses it; known are linear and llama3");
+        return Err(parameters.error("factor", problem));
+    }
     let mut alpha = None;
     let scaling = match kind {
         "default" => RopeScaling::None,
@@ -240,7 +281,14 @@ fn rope(fields: &Fields<'_>, layer_type: Option<&str>, default_theta: f32) -> Re
             factor: parameters.f32("factor")?,
             low_freq_factor: parameters.f32("low_freq_factor")?,
             high_freq_factor: parameters.f32("high_freq_factor")?,
-            original_context: parameters.usize("original_max_position_embeddings")?,
+            original_context: match fields.opt_usize("original_max_position_embeddings")? {
+                // Where it stands outside, transformers prefers that.
+                Some(outside) => outside,
+                None => match parameters.opt_usize("original_max_position_embeddings")? {
+                    Some(inside) => inside,
+                    None => fields.usize("max_position_embeddings")?,
+                },
+            },
         },
         "dynamic" => match parameters.opt_f64("alpha")? {
             Some(value) if value > 0.0 => {
@@ -336,10 +384,14 @@ pub fn write(config: &ArchConfig) -> Option<Value> {
     match config.family {
         Family::Gemma3 => {
             put("hidden_activation", json!("gelu_pytorch_tanh"));
-            put("query_pre_attn_scalar", decimal((1.0 / (config.attn_scale * config.attn_scale)).round()));
-            put("rope_local_base_freq", decimal(config.rope.local_theta?));
-            put("sliding_window", json!(config.window?));
-            put("sliding_window_pattern", json!(config.window_pattern));
+            put("query_pre_attn_scalar", json!(query_scalar(config.attn_scale)));
+            if let (Some(window), Some(theta)) = (config.window, config.rope.local_theta) {
+                put("rope_local_base_freq", decimal(theta));
+                put("sliding_window", json!(window));
+                put("sliding_window_pattern", json!(config.window_pattern));
+            } else {
+                put("sliding_window_pattern", json!(1));
+            }
         }
         Family::HunyuanDense => {
             put("hidden_act", json!("silu"));
@@ -348,6 +400,13 @@ pub fn write(config: &ArchConfig) -> Option<Value> {
         Family::Llama | Family::Qwen3 => put("hidden_act", json!("silu")),
     }
     Some(Value::Object(map))
+}
+
+/// What `query_pre_attn_scalar` must be for this scale: a whole number where one gives it.
+fn query_scalar(scale: f32) -> f64 {
+    let exact = 1.0 / (f64::from(scale) * f64::from(scale));
+    let gives = |query: f64| 1.0 / (query as f32).sqrt() == scale;
+    [exact.round(), f64::from(exact as f32)].into_iter().find(|query| gives(*query)).unwrap_or(exact)
 }
 
 /// The shortest decimal that reads back as this f32 (and not the long one of its exact value as f64).

@@ -6,6 +6,7 @@ mod config;
 pub mod config_gguf;
 pub mod config_hf;
 mod decoder;
+mod keys;
 mod kv;
 pub mod names;
 pub mod reference;

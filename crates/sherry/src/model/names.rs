@@ -148,7 +148,7 @@ pub enum Naming {
 }
 
 /// Prefixes under which Hugging Face checkpoints keep the text model; the first is the one written.
-const HF_PREFIXES: [&str; 3] = ["model.", "language_model.model.", "model.language_model."];
+pub(super) const HF_PREFIXES: [&str; 3] = ["model.", "language_model.model.", "model.language_model."];
 
 impl Role {
     /// Every tensor a model of this configuration must have, in file order.

@@ -107,6 +107,18 @@ pub fn tiny(family: Family) -> ArchConfig {
     }
 }
 
+/// [`tiny`] as a GGUF file sees a family: norms stored with 1 added, LLaMA interleaved.
+#[cfg(test)]
+pub(crate) fn gguf_like(family: Family) -> ArchConfig {
+    let mut config = tiny(family);
+    config.norm_plus_one = false;
+    config.attn_scale = 1.0 / (config.head_dim as f32).sqrt();
+    if family == Family::Llama {
+        config.rope.layout = RopeLayout::Interleaved;
+    }
+    config
+}
+
 /// The published shapes that [`shape`] knows, and `tiny` for tests.
 pub const SHAPES: [&str; 5] = ["llama-3.2-1b", "llama-3.2-3b", "llama-3-8b", "smollm2-135m", "tiny"];
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use sherry_kernels::format::{PackedLayout, TensorType};
 
 use super::ArchConfig;
-use super::names::{Naming, Role};
+use super::names::{HF_PREFIXES, Naming, Role};
 use crate::io::json::shown;
 use crate::io::native::{self, PackedScheme, scales_name};
 use crate::io::{TensorInfo, TensorSource};
@@ -60,12 +60,14 @@ pub struct TensorMap {
 }
 
 impl TensorMap {
-    /// Finds every tensor `config` asks for and checks its shape and type. Tensors with names the family does not know
-    /// (vision towers, stored rotary tables) are left alone.
+    /// Finds every tensor `config` asks for and checks its shape and type. Tensors outside of the text model (vision
+    /// towers) and those that only repeat the configuration (stored rotary tables) are left alone.
     ///
     /// # Errors
     /// [`Error::Malformed`] naming the tensor: missing, of another shape, there twice, or contradicting the
-    /// configuration (a head although tied, a bias although there are none, a layer too many).
+    /// configuration (a head although tied, a bias although there are none, a layer too many). [`Error::Unsupported`]
+    /// naming the tensor: of a type that is not read, or one that the family does not have, so that the model would
+    /// compute something else without it.
     pub fn new(
         source: &dyn TensorSource,
         config: &ArchConfig,
@@ -73,6 +75,16 @@ impl TensorMap {
         packed: Option<PackedScheme>,
     ) -> Result<Self> {
         let mut map = Self { naming, config: config.clone(), stored: HashMap::new() };
+        for (name, dtype) in source.unreadable() {
+            if is_of_text_model(name, naming) && !repeats_configuration(name) {
+                let what = format!(
+                    "tensor '{}': type {} is not supported; F32, F16 and BF16 weights are",
+                    shown(name),
+                    shown(dtype)
+                );
+                return Err(Error::unsupported(source.path(), what));
+            }
+        }
         for info in source.tensors() {
             let native = naming == Naming::HuggingFace && info.ty == TensorType::U8;
             let blocks = if native { native::parse_blocks_name(&info.name) } else { None };
@@ -81,7 +93,16 @@ impl TensorMap {
                 (_, Some((base, _))) => (format!("{base}.weight"), false),
                 _ => (info.name.clone(), false),
             };
-            let Some(role) = Role::parse(&name, config.family, naming) else { continue };
+            let scales = packed.is_some() && info.name.ends_with(".scales");
+            let Some(role) = Role::parse(&name, config.family, naming) else {
+                if is_of_text_model(&info.name, naming) && !repeats_configuration(&info.name) && !scales {
+                    let problem = "the models of this family have no such tensor, and without it this one would compute \
+                                   something else";
+                    let what = format!("tensor '{}': {problem}", shown(&info.name));
+                    return Err(Error::unsupported(source.path(), what));
+                }
+                continue;
+            };
             if role == Role::RopeFreqs {
                 continue; // part of the configuration, see config_gguf
             }
@@ -158,6 +179,30 @@ impl TensorMap {
         let problem = "the configuration ties the head to the embedding (tie_word_embeddings), but it has other values";
         Err(malformed(source, head.name(), problem))
     }
+}
+
+/// Whether a tensor is part of the text model, going by its name.
+fn is_of_text_model(name: &str, naming: Naming) -> bool {
+    let parts: &[&str] = match naming {
+        Naming::HuggingFace => &["embed_tokens.", "layers.", "norm.", "lm_head."],
+        Naming::Gguf => &["token_embd.", "token_embd_", "blk.", "output.", "output_norm.", "rope_freqs."],
+    };
+    let rest = match naming {
+        Naming::HuggingFace => HF_PREFIXES.iter().rev().find_map(|prefix| name.strip_prefix(prefix)),
+        Naming::Gguf => None,
+    };
+    let rest = rest.unwrap_or_else(|| name.strip_prefix("language_model.").unwrap_or(name));
+    parts.iter().any(|part| rest.starts_with(part))
+}
+
+/// Rotary tables and attention masks that older files store: the configuration says the same.
+fn repeats_configuration(name: &str) -> bool {
+    let last = name.rsplit('.').next().unwrap_or(name);
+    name.contains(".rotary_emb.")
+        || ["inv_freq", "masked_bias", "attn_rot_embd"].contains(&last)
+        || name.ends_with(".attn_rot_embd.weight")
+        || name.ends_with(".attention.bias")
+        || name.ends_with(".attn.bias")
 }
 
 fn malformed(source: &dyn TensorSource, name: &str, problem: impl Into<String>) -> Error {

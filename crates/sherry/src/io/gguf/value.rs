@@ -204,7 +204,7 @@ pub struct Metadata {
 /// Typed look-ups. Each comes as `get_*`, where a missing key is an error, and as `find_*`, where it is `None`; a value
 /// of the wrong type is an error in both, which names the file, the key and both types.
 impl Metadata {
-    pub(super) fn new(path: &Path, entries: Vec<(String, Value)>) -> Self {
+    pub(crate) fn new(path: &Path, entries: Vec<(String, Value)>) -> Self {
         Self { path: path.to_path_buf(), entries }
     }
 

@@ -211,6 +211,10 @@ impl TensorSource for Safetensors {
         }
     }
 
+    fn unreadable(&self) -> Vec<(&str, &str)> {
+        self.others.iter().map(|other| (other.name.as_str(), other.dtype.as_str())).collect()
+    }
+
     fn release(&self, name: &str) {
         if let Some((place, shard)) = self.locate(name)
             && let Some(file) = &shard.file
