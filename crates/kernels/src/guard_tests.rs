@@ -58,7 +58,7 @@ impl<T: Copy> Guarded<T> {
     }
 
     fn start(&self) -> *mut T {
-        // SAFETY: inside the mapping, see `new`.
+        // SAFETY: `new` mapped more than a page and the values, which end where the last page begins.
         unsafe { self.map.byte_add(self.map_len - PAGE - self.len * size_of::<T>()).cast() }
     }
 }
@@ -67,14 +67,14 @@ impl<T: Copy> Deref for Guarded<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
-        // SAFETY: initialised in `new`, alive as long as self.
+        // SAFETY: `new` wrote `len` values there, aligned; the mapping is alive as long as self.
         unsafe { std::slice::from_raw_parts(self.start(), self.len) }
     }
 }
 
 impl<T: Copy> DerefMut for Guarded<T> {
     fn deref_mut(&mut self) -> &mut [T] {
-        // SAFETY: as in `deref`, borrowed mutably.
+        // SAFETY: the values that `deref` gives; the borrow of self is unique.
         unsafe { std::slice::from_raw_parts_mut(self.start(), self.len) }
     }
 }
@@ -310,7 +310,7 @@ fn dense_and_block_quantized_products() {
                     let y_stride = rows;
                     let (x, y_start) = (x.as_ptr(), y.as_mut_ptr());
                     let block = DenseBlock { weights: weights.as_ptr(), rows, cols, x, tokens, y: y_start, y_stride };
-                    // SAFETY: the pointers are of buffers of these sizes.
+                    // SAFETY: `weights`, `x` and `y` were just made of the sizes that the block tells, and are not used meanwhile.
                     unsafe { kernel(&block) };
                     assert!(y.iter().all(|y| !y.is_nan()), "{isa}");
                 }
@@ -327,7 +327,8 @@ fn dense_and_block_quantized_products() {
                 let mut blocks = Guarded::new(&vec![InputBlock::default(); tokens * cols / 32]);
                 let mut y = Guarded::new(&vec![f32::NAN; tokens * rows]);
                 table.quantize(&x, &mut q, &mut blocks);
-                // SAFETY: as above.
+                // SAFETY: the panels are all of the matrix; inputs, their blocks and outputs were just made of the sizes that the
+                // block tells, and are not used meanwhile.
                 unsafe {
                     (table.panels)(&PanelBlock {
                         shape: panels.shape,
@@ -343,6 +344,30 @@ fn dense_and_block_quantized_products() {
                 }
                 assert!(y.iter().all(|y| !y.is_nan()), "{isa} {ty}");
             }
+        }
+    }
+}
+
+/// What a kernel that follows pointers takes for granted is asserted where it begins.
+#[test]
+fn a_group_that_is_not_a_power_of_two_of_chunks_is_refused() {
+    let shape = RowBlock { stream: &[], row_scales: None, chunks: 8, group_chunks: 12 };
+    for isa in available() {
+        let table = &dispatch::expect(isa).ternary;
+        let acts = Guarded::new(&[ActBlock::ZERO; 2]);
+        let acts = TokenBlocks { blocks: &acts, stride: 1 };
+        let tables = bytes(64 * table.table_bytes);
+        for chunk_bytes in [CODE_CHUNK_BYTES, BIT_CHUNK_BYTES] {
+            let stream = bytes(shape.stream_bytes(chunk_bytes));
+            let block = RowBlock { stream: &stream, ..shape };
+            let refused = std::panic::catch_unwind(|| {
+                let mut out = [0.0; BLOCK_ROWS];
+                match chunk_bytes {
+                    CODE_CHUNK_BYTES => table.gemv_codes(&[block], acts, &tables, &mut [&mut out]),
+                    _ => table.gemv_bits(&[block], acts, &mut [&mut out]),
+                }
+            });
+            assert!(refused.is_err(), "{isa} {chunk_bytes}");
         }
     }
 }
@@ -415,7 +440,8 @@ fn attention() {
                 let (scale, first, start, ahead, tiles, to) = (0.1, 0, 0, 0, tiles.as_ptr(), partials.as_mut_ptr());
                 let rows: Vec<_> = q.chunks(head_dim).map(|q| QueryRow { q: q.as_ptr(), first, end }).collect();
                 let of_floats = TilesChunk { layout, rows: &rows, scale, tiles, start, ahead, partials: to };
-                // SAFETY: the tiles hold all positions; queries and partials have their lengths.
+                // SAFETY: the tiles were made for `end` positions, which is what every row sees; each row points to `head_dim`
+                // floats or to `width` integers with their blocks; `partials` has `partial_len` values for each row.
                 unsafe {
                     match kv {
                         KvType::F32 => (table.attend_f32)(&of_floats),

@@ -32,9 +32,9 @@ struct Memory {
 #[derive(Debug)]
 pub(crate) struct OutOfMemory;
 
-// SAFETY: the memory is owned by one value, as that of a vector is.
+// SAFETY: the allocation is owned by this value alone, as that of a vector is, and may be freed by any thread.
 unsafe impl Send for Memory {}
-// SAFETY: shared references only read.
+// SAFETY: with a shared reference the memory is only read (`Lines::bytes`); writing takes a unique one (`bytes_mut`).
 unsafe impl Sync for Memory {}
 
 impl Memory {
@@ -42,10 +42,11 @@ impl Memory {
         let len = bytes.checked_next_multiple_of(LINE).ok_or(OutOfMemory)?;
         let size = len.checked_add(LINE).ok_or(OutOfMemory)?;
         let layout = Layout::from_size_align(size, ALIGN).map_err(|_| OutOfMemory)?;
-        // SAFETY: the size is at least a line.
+        // SAFETY: the size of the layout is at least a line, so it is not zero.
         let allocation = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or(OutOfMemory)?;
         let offset = allocation.as_ptr().addr().wrapping_neg() % LINE;
-        // SAFETY: `size` bytes were just allocated; the slice is not kept.
+        // SAFETY: `size` bytes were just allocated, which may be uninitialised for this type and are not referred to otherwise;
+        // `advise` does not keep the slice.
         huge::advise(unsafe { std::slice::from_raw_parts(allocation.as_ptr().cast::<MaybeUninit<u8>>(), size) });
         Ok(Self { allocation, layout, offset, len })
     }
@@ -53,7 +54,7 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        // SAFETY: allocated with this layout, and not used after.
+        // SAFETY: `zeroed` allocated it with this layout, and slices of it borrow the `Lines` that own this value.
         unsafe { dealloc(self.allocation.as_ptr(), self.layout) };
     }
 }
@@ -100,7 +101,7 @@ impl Lines {
 
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
         let Some(memory) = &mut self.memory else { return &mut [] };
-        // SAFETY: as in `bytes`; the borrow of self is unique.
+        // SAFETY: the same bytes as in `bytes`; the borrow of self is unique, so that nobody else has a slice of them.
         unsafe { std::slice::from_raw_parts_mut(memory.allocation.as_ptr().add(memory.offset), memory.len) }
     }
 }

@@ -72,7 +72,8 @@ struct Line(#[allow(dead_code)] [u8; 64]); // read as bytes, through `as_bytes`
 
 /// The bytes of whole lines.
 fn as_bytes(lines: &[Line]) -> &[u8] {
-    // SAFETY: lines are plain bytes without padding (size 64, alignment 64).
+    // SAFETY: a line is an array of 64 bytes, and its alignment of 64 adds no padding, so that all `lines.len() * 64` bytes are
+    // initialised; bytes ask for no alignment. The result borrows the lines.
     unsafe { std::slice::from_raw_parts(lines.as_ptr().cast::<u8>(), lines.len() * 64) }
 }
 
@@ -119,7 +120,8 @@ impl PanelShape {
 }
 
 impl Panels {
-    /// Repacks, on the workers of `pool`, row-major blocks (`rows` x `ty.row_bytes(cols)`); `None` when the type has no kernel for panels.
+    /// Repacks, on the workers of `pool`, row-major blocks (`rows` x `ty.row_bytes(cols)`); `None` when the type has no kernel
+    /// for panels.
     pub fn new(ty: TensorType, rows: usize, cols: usize, bytes: &[u8], pool: &Pool) -> Option<Self> {
         let shape = PanelShape::new(ty, rows, cols)?;
         let row_bytes = ty.row_bytes(cols)?;
@@ -134,7 +136,8 @@ impl Panels {
                 lines.iter_mut().for_each(|line| {
                     line.write(Line([0; 64]));
                 });
-                // SAFETY: lines are plain bytes without padding (size 64, alignment 64), all written, borrowed mutably.
+                // SAFETY: all of these lines were just written; a line is an array of 64 bytes, and its alignment of 64 adds no
+                // padding. The slice takes the place of `lines`, which is borrowed mutably and not used after it.
                 let out = unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast::<u8>(), lines.len() * 64) };
                 let first = panel * ROWS;
                 let count = ROWS.min(rows - first);
@@ -142,7 +145,7 @@ impl Panels {
                     shape.place_row(row, r, out);
                 }
             });
-            // SAFETY: there is room for `count` lines, and all of them have been written.
+            // SAFETY: there is room for `count` lines, which `spare` was cut to, and `for_chunks` has had each of them written.
             unsafe { lines.set_len(count) };
         }
         Some(Self { shape, lines: Arc::new(lines) })

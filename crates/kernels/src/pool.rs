@@ -186,7 +186,8 @@ impl Drop for Pool {
             self.workers.drain(..).for_each(std::mem::forget);
             return;
         }
-        // SAFETY: `&mut self`: no region is open. This one never closes, so every worker enters it, and ends.
+        // SAFETY: `share` borrows the pool for as long as its region is open, and this borrow is unique: no region is open, and
+        // the whole pool is ours. There is no closure. This region never closes, so that every worker enters it, and ends.
         unsafe { self.shared.open(None, &self.workers) };
         for worker in self.workers.drain(..) {
             // A worker catches the panics of jobs, so joining cannot fail; nothing to add if it did.
@@ -219,7 +220,8 @@ impl<T> Clone for SharedPtr<T> {
 
 impl<T> Copy for SharedPtr<T> {}
 
-// SAFETY: the pointer itself is plain data; whoever dereferences it promises that the parts do not overlap.
+// SAFETY: the pointer itself is plain data, and giving it out is safe. To follow it is not, and every place that does says why
+// no other thread uses the same part; values that may go to another thread may be written by it.
 unsafe impl<T: Send> Sync for SharedPtr<T> {}
-// SAFETY: as above.
+// SAFETY: as for Sync: a copy in another thread is no different from a shared reference to the pointer.
 unsafe impl<T: Send> Send for SharedPtr<T> {}

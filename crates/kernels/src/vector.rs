@@ -2,7 +2,8 @@
 //! set. Implementations: `scalar` and one per instruction set.
 //!
 //! Every method is `unsafe` for the same first reason: the processor must have the instruction set of the
-//! implementation. Pointers need no alignment; what they must cover is said at each method.
+//! implementation. Pointers need no alignment; what they must cover is said at each method, as the values that it reads or
+//! writes. Notes in implementations count them in bytes: "the caller gives 32 readable bytes" is eight f32.
 
 /// `LANES` f32 values.
 ///
@@ -45,7 +46,7 @@ pub(crate) trait Floats: Copy {
     /// for normal f32.
     #[inline(always)]
     unsafe fn times_exp2(self, n: Self) -> Self {
-        // SAFETY: the caller has the instruction set; 2^-126 is a normal f32.
+        // SAFETY: registers only; the instruction set is the condition of the trait. 2^-126 is a normal f32.
         unsafe {
             let least = Self::splat(-126.0);
             n.select_less(least, Self::splat(0.0), self.mul(n.max(least).exp2_integer()))
@@ -70,7 +71,7 @@ pub(crate) trait Floats: Copy {
     /// The sum over the lanes, in the order of [`sum4`](Self::sum4).
     #[inline(always)]
     unsafe fn sum(self) -> f32 {
-        // SAFETY: the caller has the instruction set.
+        // SAFETY: registers only; the instruction set is the condition of the trait.
         unsafe {
             let zero = Self::splat(0.0);
             Self::sum4([self, zero, zero, zero])[0]
@@ -81,7 +82,7 @@ pub(crate) trait Floats: Copy {
     #[inline(always)]
     unsafe fn largest(self) -> f32 {
         let mut values = [f32::NEG_INFINITY; 16];
-        // SAFETY: `LANES <= 16`.
+        // SAFETY: no vector has more than the 16 lanes that `values` has room for.
         unsafe { self.store(values.as_mut_ptr()) };
         values.iter().fold(f32::NEG_INFINITY, |a, b| if *b > a { *b } else { a })
     }
@@ -90,7 +91,7 @@ pub(crate) trait Floats: Copy {
     #[inline(always)]
     unsafe fn store_i16(self, to: *mut i16) {
         let mut values = [0.0f32; 16];
-        // SAFETY: `LANES <= 16`; the caller gives room for `LANES` values.
+        // SAFETY: no vector has more than the 16 lanes that `values` has room for; at `to` there is room for `LANES` values.
         unsafe {
             self.store(values.as_mut_ptr());
             for (i, value) in values[..Self::LANES].iter().enumerate() {
@@ -103,7 +104,7 @@ pub(crate) trait Floats: Copy {
     #[inline(always)]
     unsafe fn store_u8(self, to: *mut u8) {
         let mut values = [0.0f32; 16];
-        // SAFETY: `LANES <= 16`; the caller gives room for `LANES` values.
+        // SAFETY: no vector has more than the 16 lanes that `values` has room for; at `to` there is room for `LANES` values.
         unsafe {
             self.store(values.as_mut_ptr());
             for (i, value) in values[..Self::LANES].iter().enumerate() {
@@ -116,7 +117,7 @@ pub(crate) trait Floats: Copy {
     #[inline(always)]
     unsafe fn load_part(from: *const u8, n: usize) -> Self {
         let mut values = [0.0f32; 16];
-        // SAFETY: the caller gives `n` readable values, `n <= LANES <= 16`.
+        // SAFETY: `n` values are readable at `from`, and n <= LANES <= 16, the length of `values`, of which a vector is read.
         unsafe {
             std::ptr::copy_nonoverlapping(from, values.as_mut_ptr().cast(), 4 * n);
             Self::load(values.as_ptr().cast())
@@ -127,7 +128,7 @@ pub(crate) trait Floats: Copy {
     #[inline(always)]
     unsafe fn load_f16_part(from: *const u8, n: usize) -> Self {
         let mut values = [0u16; 16];
-        // SAFETY: the caller gives `n` readable values, `n <= LANES <= 16`.
+        // SAFETY: `n` values are readable at `from`, and n <= LANES <= 16, the length of `values`, of which a vector is read.
         unsafe {
             std::ptr::copy_nonoverlapping(from, values.as_mut_ptr().cast(), 2 * n);
             Self::load_f16(values.as_ptr().cast())
@@ -138,7 +139,7 @@ pub(crate) trait Floats: Copy {
     #[inline(always)]
     unsafe fn load_bf16_part(from: *const u8, n: usize) -> Self {
         let mut values = [0u16; 16];
-        // SAFETY: the caller gives `n` readable values, `n <= LANES <= 16`.
+        // SAFETY: `n` values are readable at `from`, and n <= LANES <= 16, the length of `values`, of which a vector is read.
         unsafe {
             std::ptr::copy_nonoverlapping(from, values.as_mut_ptr().cast(), 2 * n);
             Self::load_bf16(values.as_ptr().cast())
@@ -149,7 +150,8 @@ pub(crate) trait Floats: Copy {
     #[inline(always)]
     unsafe fn store_part(self, to: *mut f32, n: usize) {
         let mut values = [0.0f32; 16];
-        // SAFETY: `LANES <= 16`; the caller gives room for `n` values.
+        // SAFETY: no vector has more than the 16 lanes that `values` has room for; n <= LANES of them go to `to`, where there
+        // is room for `n`.
         unsafe {
             self.store(values.as_mut_ptr());
             std::ptr::copy_nonoverlapping(values.as_ptr(), to, n);
@@ -193,7 +195,7 @@ pub(crate) trait RowLanes: Copy {
     /// are within -32512..=32512, the sum fits i32.
     #[inline(always)]
     unsafe fn dot_wide(self, codes: Self::Bytes, x: *const i16) -> Self {
-        // SAFETY: the caller gives four inputs.
+        // SAFETY: four int16 are readable at `x`.
         let x = unsafe { x.cast::<[i16; 4]>().read_unaligned() };
         let input = |byte: usize| x[byte % 2 * 2 + byte / 2];
         // x = 128 (first + second) + low, each within -127..=127.
@@ -205,7 +207,7 @@ pub(crate) trait RowLanes: Copy {
         });
         let pack = |d: usize| i32::from_le_bytes(std::array::from_fn(|i| digits[i][d] as u8));
         let excess = |d: usize| Self::SIGNED_EXCESS * (0..4).map(|i| i32::from(digits[i][d])).sum::<i32>();
-        // SAFETY: the caller has the instruction set.
+        // SAFETY: registers only; the instruction set is the condition of the trait.
         unsafe {
             let dot = |d: usize| Self::zero().dot_signed(codes, pack(d)).sub_splat(excess(d));
             let mut high = dot(0).add(dot(1));
@@ -218,7 +220,8 @@ pub(crate) trait RowLanes: Copy {
     /// Adds the products of four unsigned bytes (at most 15) per lane with the four inputs (at most 254) at `x`.
     #[inline(always)]
     unsafe fn dot_bytes(self, codes: Self::Bytes, x: *const u8) -> Self {
-        // SAFETY: the caller gives four inputs and has the instruction set. The halves of an input are at most 127.
+        // SAFETY: four bytes are readable at `x`; the instruction set is the condition of the trait. The halves of an input are
+        // at most 127.
         unsafe {
             let x = x.cast::<u32>().read_unaligned();
             let low = x >> 1 & 0x7f7f_7f7f;

@@ -35,6 +35,11 @@ fn span(rows: usize, cols: usize, row_stride: usize, col_stride: usize) -> Optio
     last.checked_add(1).filter(|&n| n <= isize::MAX as usize / 4)
 }
 
+/// The stride, or where nothing lies a stride away, and it may be any number, one that a pointer offset can hold.
+fn used_stride(rows: usize, cols: usize, row_stride: usize) -> usize {
+    if rows > 1 && cols > 0 { row_stride } else { 0 }
+}
+
 impl<'a> Mat<'a> {
     /// A row-major `rows` x `cols` matrix at the start of `data`, its rows `row_stride` elements apart.
     ///
@@ -43,7 +48,7 @@ impl<'a> Mat<'a> {
     pub fn new(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
         let fits = span(rows, cols, row_stride, 1).is_some_and(|n| n <= data.len());
         assert!(fits, "{rows} x {cols} matrix of stride {row_stride} in a slice of {}", data.len());
-        Self { data, rows, cols, row_stride, col_stride: 1 }
+        Self { data, rows, cols, row_stride: used_stride(rows, cols, row_stride), col_stride: 1 }
     }
 
     /// The transposed matrix; nothing moves.
@@ -61,7 +66,7 @@ impl<'a> MatMut<'a> {
         let fits = span(rows, cols, row_stride, 1).is_some_and(|n| n <= data.len());
         assert!(fits, "{rows} x {cols} matrix of stride {row_stride} in a slice of {}", data.len());
         assert!(row_stride >= cols || rows <= 1, "rows of {cols} overlap at stride {row_stride}");
-        Self { data, rows, cols, row_stride }
+        Self { data, rows, cols, row_stride: used_stride(rows, cols, row_stride) }
     }
 }
 
@@ -103,8 +108,8 @@ pub fn matmul(dst: MatMut<'_>, old: Old, scale: f32, a: Mat<'_>, b: Mat<'_>, thr
     // SAFETY: `Mat::new` and `MatMut::new` checked that every element that dimensions and strides reach lies inside
     // the slices (which are borrowed for this call), `t` swaps both consistently, and the assertion above makes the
     // dimensions given here those of the views. `dst` is exclusively borrowed, so it overlaps neither input, and its
-    // rows do not overlap each other. Strides fit isize because the spans do. Zero strides occur only in views of one
-    // row or column or in read-only views.
+    // rows do not overlap each other. Strides fit isize because the spans do, and because `used_stride` makes those that
+    // no span counts 0: of one row, or of no elements. Other zero strides occur in read-only views only.
     unsafe {
         gemm::gemm(
             dst.rows,
@@ -176,6 +181,26 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_stride_that_leads_nowhere_may_be_any_number() {
+        for stride in [0, 1, 3, isize::MAX as usize, isize::MAX as usize + 1, usize::MAX] {
+            let (a, b) = (Mat::new(&[2.0, 3.0], 1, 2, stride), Mat::new(&[5.0, 7.0], 1, 2, stride).t());
+            let mut dst = [f32::NAN];
+            matmul(MatMut::new(&mut dst, 1, 1, stride), Old::Replace, 1.0, a, b, 1);
+            assert_eq!(dst, [31.0]);
+            let mut dst = [f32::NAN; 4];
+            matmul(
+                MatMut::new(&mut dst, 2, 2, 2),
+                Old::Replace,
+                1.0,
+                Mat::new(&[], 2, 0, stride),
+                Mat::new(&[], 0, 2, stride),
+                1,
+            );
+            assert_eq!(dst, [0.0; 4]);
         }
     }
 

@@ -157,9 +157,10 @@ pub(super) fn attention<'kv>(
 ) {
     let AttentionShape { heads, kv_heads, head_dim, .. } = shape;
     assert!(heads > 0 && kv_heads > 0 && head_dim > 0 && heads.is_multiple_of(kv_heads));
-    assert!(q.len() == out.len() && q.len().is_multiple_of(heads * head_dim));
+    let values = heads.checked_mul(head_dim).expect("the values of a token can be counted");
+    assert!(q.len() == out.len() && q.len().is_multiple_of(values));
     let layout = KvTiles::new(shape.kv, head_dim);
-    let tokens = q.len() / (heads * head_dim);
+    let tokens = q.len() / values;
     let range = |head: KvHead<'_>| head.first..head.end;
     let seen: Vec<Range<usize>> = (0..tokens).map(|token| range(kv(token, 0))).collect();
     assert!(seen.iter().all(|seen| seen.start <= seen.end), "positions in ascending order");
@@ -198,8 +199,9 @@ pub(super) fn attention<'kv>(
         let bounds = partition(units.iter().map(|unit| call.cost(unit)), workers);
         let out = SharedPtr(out.as_mut_ptr());
         pool.run(&|worker| {
-            // SAFETY: every unit belongs to one worker, units write different outputs, and `out` is borrowed mutably
-            // for the whole call and as long as `q`.
+            // SAFETY: the units were made above, each with tiles that hold what it sees. `out` is borrowed mutably for the whole
+            // call and as long as `q`; `bounds` ascend, so that every unit belongs to one worker, and units are of different
+            // tokens or kv heads, so that they write different outputs.
             unsafe { call.whole(&units[bounds[worker]..bounds[worker + 1]], worker, out) };
         });
     } else {
@@ -212,7 +214,8 @@ pub(super) fn attention<'kv>(
         let to = SharedPtr(partials.as_mut_ptr());
         pool.run(&|worker| {
             let mine = bounds[worker]..bounds[worker + 1];
-            // SAFETY: every chunk of a unit belongs to one worker and has room for `most` rows of its own.
+            // SAFETY: the units were made above, each with tiles that hold what it sees. `partials` was just made as long as
+            // `chunks` times `most` rows, which no unit exceeds; `bounds` ascend, so that every chunk belongs to one worker.
             unsafe { call.parts(&units, mine, worker, to, most) };
         });
         let out = SharedPtr(out.as_mut_ptr());
@@ -223,7 +226,7 @@ pub(super) fn attention<'kv>(
             for partial in rest.chunks_exact(most * row) {
                 call.fold(&mut first[..rows * row], &partial[..rows * row]);
             }
-            // SAFETY: units write different outputs; `out` is borrowed mutably and as long as `q`.
+            // SAFETY: `out` is borrowed mutably and as long as `q`, and this thread alone writes it now, a unit at a time.
             unsafe { call.finish(unit, &first[..rows * row], out) };
         }
     }
@@ -265,7 +268,8 @@ impl Call<'_> {
         (unit.tokens.start + row / group) * self.shape.heads + unit.kv_head * group + row % group
     }
 
-    /// The query rows of a unit, which point to the queries, or to `rounded` where the cache holds codes.
+    /// The query rows of a unit, which point to the queries, or to `rounded` where the cache holds codes: into its memory as it
+    /// is now, so that they are of use until `rounded` is given away again.
     fn queries(&self, unit: &Unit<'_>, rounded: &mut Rounded) -> Queries {
         let (group, head_dim, width) = (self.group(), self.shape.head_dim, self.layout.width);
         let count = unit.tokens.len() * group;
@@ -298,10 +302,16 @@ impl Call<'_> {
     }
 
     /// Partial results of one chunk. `next`: the tiles of the chunk that this worker computes after it.
-    fn chunk(&self, unit: &Unit<'_>, queries: &Queries, chunk: usize, next: *const u8, partials: &mut [f32]) {
+    ///
+    /// # Safety
+    /// - `unit` is one that [`attention`] made, and `chunk` one of its chunks.
+    /// - `queries` are those of `unit`, and the queries that they point to are still where they were.
+    unsafe fn chunk(&self, unit: &Unit<'_>, queries: &Queries, chunk: usize, next: *const u8, partials: &mut [f32]) {
         assert!(partials.len() >= queries.len() * partial_len(self.layout));
-        // SAFETY: the engine has checked the instruction set; the tiles hold what every row sees (checked at entry), in the
-        // type of the shape; rows hold pointers to their queries; `partials` is long enough.
+        // SAFETY: a table is given out only where its instruction set is. `attention` made the unit after asking `holds` for
+        // the tiles of all that its tokens see, in the layout of the shape's type, for which the function is chosen here. Each
+        // row points to its query: `head_dim` floats, or `width` integers with the blocks of each 32 (see `queries`).
+        // `partials` has room for all rows (asserted above).
         unsafe {
             match queries {
                 Queries::Floats(rows) => {
@@ -345,14 +355,15 @@ impl Call<'_> {
         }
     }
 
-    /// Writes the outputs of a unit.
+    /// Writes the outputs of a unit, whose rows have the results `states`.
     ///
     /// # Safety
-    /// `out` is as long as `q`, and nobody else writes the outputs of the unit.
+    /// `states` has no more rows than the unit, `out` is as long as `q`, and nobody else reads or writes the unit's outputs.
     unsafe fn finish(&self, unit: &Unit<'_>, states: &[f32], out: SharedPtr<f32>) {
         let (head_dim, width) = (self.shape.head_dim, self.layout.width);
         for (row, state) in states.chunks_exact(partial_len(self.layout)).enumerate() {
-            // SAFETY: the head of a token of this call; the caller's promise.
+            // SAFETY: `states` has a row for each token and head of the unit, so that this is a head of a token of this call:
+            // among the values of `q`, and so of `out`, which is as long. Nobody else writes it (this function's conditions).
             let out =
                 unsafe { std::slice::from_raw_parts_mut(out.get().add(self.head(unit, row) * head_dim), head_dim) };
             let total = state[width + 1];
@@ -369,7 +380,7 @@ impl Call<'_> {
     /// Computes whole units.
     ///
     /// # Safety
-    /// As [`finish`](Self::finish), for all of them.
+    /// The units are some that [`attention`] made; `out` is as long as `q`, and nobody else reads or writes their outputs.
     unsafe fn whole(&self, units: &[Unit<'_>], worker: usize, out: SharedPtr<f32>) {
         let mut worker = self.scratch.workers[worker].lock().unwrap_or_else(PoisonError::into_inner);
         let Worker { rounded, partials, states } = &mut *worker;
@@ -380,10 +391,11 @@ impl Call<'_> {
             states.clear();
             states.resize(queries.len() * len, 0.0);
             for chunk in unit.chunks.clone() {
-                self.chunk(unit, &queries, chunk, next(units, i, chunk), partials);
+                // SAFETY: a unit of `attention` and its chunks; its queries were made above, and `rounded` is as it was.
+                unsafe { self.chunk(unit, &queries, chunk, next(units, i, chunk), partials) };
                 self.fold(states, partials);
             }
-            // SAFETY: the caller's promise.
+            // SAFETY: `states` was made as long as the unit has rows; the outputs are this function's conditions.
             unsafe { self.finish(unit, states, out) };
         }
     }
@@ -391,7 +403,8 @@ impl Call<'_> {
     /// Computes the chunks `mine` of all units, numbered one after the other; each has room for `most` rows in `to`.
     ///
     /// # Safety
-    /// `to` has room for all chunks, and nobody else writes those of `mine`.
+    /// The units are all that [`attention`] made, none of which has more than `most` rows; `to` has room for all chunks, and
+    /// nobody else reads or writes those of `mine`.
     unsafe fn parts(&self, units: &[Unit<'_>], mine: Range<usize>, worker: usize, to: SharedPtr<f32>, most: usize) {
         let mut worker = self.scratch.workers[worker].lock().unwrap_or_else(PoisonError::into_inner);
         let Worker { rounded, .. } = &mut *worker;
@@ -405,9 +418,11 @@ impl Call<'_> {
             let queries = self.queries(unit, rounded);
             for chunk in chunks {
                 let at = (unit.at + chunk - unit.chunks.start) * most * len;
-                // SAFETY: the caller's promise.
+                // SAFETY: `part` keeps `chunk` to the chunks of this unit that are in `mine`, so that the `most` rows at `at` are
+                // those of a chunk of `mine`: inside what `to` has room for, and ours alone (this function's conditions).
                 let partials = unsafe { std::slice::from_raw_parts_mut(to.get().add(at), most * len) };
-                self.chunk(unit, &queries, chunk, next(units, i, chunk), partials);
+                // SAFETY: a unit of `attention` and one of its chunks; its queries were made above, and `rounded` is as it was.
+                unsafe { self.chunk(unit, &queries, chunk, next(units, i, chunk), partials) };
             }
         }
     }

@@ -147,8 +147,10 @@ pub(super) fn matmul(
                 let units = job.w.rows().div_ceil(ROWS);
                 let range = start.clamp(first, first + units) - first..end.clamp(first, first + units) - first;
                 if !range.is_empty() {
-                    // SAFETY: every unit is claimed once and `products` borrows the outputs for the whole call, so nobody
-                    // else touches these rows; shapes were checked above, and inputs rounded if the job wants int8.
+                    // SAFETY: `x` and `y` have the shapes of the product (asserted at the start), and the inputs were rounded
+                    // above if a job wants int8 and has any. `range` was cut to the units of this job and is not empty. Every
+                    // unit is claimed once, and `products` borrows the outputs for the whole call, so nobody else touches
+                    // these rows.
                     unsafe { job.run(&call, range, &rows[claims.thread()]) };
                 }
                 first += units;
@@ -161,13 +163,14 @@ impl Job<'_> {
     /// Computes units `units` of 16 rows.
     ///
     /// # Safety
-    /// - `call.x` is tokens x cols of the matrix, `y` tokens x rows.
+    /// - There are tokens; `call.x` is tokens x cols of the matrix, `y` tokens x rows.
     /// - With `int8`, `call.inputs` are those of `call.x`.
     /// - `units` are not empty and end within the matrix; nobody else touches their rows of the output meanwhile.
     unsafe fn run(&self, call: &Call<'_>, units: Range<usize>, scratch: &Mutex<Vec<f32>>) {
         let (rows, cols) = (self.w.rows(), self.w.cols());
         let range = units.start * ROWS..rows.min(units.end * ROWS);
-        // SAFETY: units are within the matrix, so range.start < rows, and the output of the first token has that row.
+        // SAFETY: the units are not empty and end within the matrix, so that range.start < rows, and there is a token: the
+        // output of the first one has that row.
         let y = unsafe { self.y.get().add(range.start) };
         let dense = |weights: *const u8, rows: usize, y: *mut f32| DenseBlock {
             weights,
@@ -183,7 +186,7 @@ impl Job<'_> {
                 let shape = panels.shape;
                 let block = PanelBlock {
                     shape,
-                    panels: panels.bytes()[units.start * shape.panel_bytes..].as_ptr(),
+                    panels: panels.bytes()[units.start * shape.panel_bytes..units.end * shape.panel_bytes].as_ptr(),
                     count: units.len(),
                     rows: rows - range.start,
                     q: call.inputs.q.as_ptr(),
@@ -192,8 +195,10 @@ impl Job<'_> {
                     y,
                     y_stride: rows,
                 };
-                // SAFETY: the panels are those of whole units of 16 rows, inside the matrix (sliced just above); the caller
-                // gives rounded inputs for all tokens, and outputs that are ours. The table's instruction set is there.
+                // SAFETY: a unit is a panel, and those of all units were sliced just above. The rounded inputs are tokens x cols,
+                // with a block for each 32, as `x` is; the outputs of `rows` rows from `range.start` on follow `y` for each
+                // token, `y_stride` apart, and are ours (this function's conditions). A table is given out only where its
+                // instruction set is.
                 unsafe { (call.table.panels)(&block) };
                 return;
             }
@@ -212,8 +217,9 @@ impl Job<'_> {
             for row in range.clone().step_by(step) {
                 let rows = step.min(range.end - row);
                 let weights = bytes[row * row_bytes..(row + rows) * row_bytes].as_ptr();
-                // SAFETY: the weights are `rows` rows of the kernel's type (sliced just above), followed in the output by
-                // as many rows that the caller gives; inputs have the shape that he promises.
+                // SAFETY: the weights are `rows` rows of `cols` values of the kernel's type, which was chosen by the matrix's
+                // (sliced just above). From `row` on as many rows of the outputs are in `range`, which is ours, for every token,
+                // and `x` is tokens x cols (this function's conditions). A table is given out only where its instruction set is.
                 unsafe { kernel(&dense(weights, rows, y.add(row - range.start))) };
             }
             return;
@@ -225,7 +231,8 @@ impl Job<'_> {
             for r in 0..rows {
                 self.w.row_f32_by(call.table, row + r, &mut scratch[r * cols..][..cols]);
             }
-            // SAFETY: the scratch space holds `rows` rows of f32, written just above; inputs and outputs as before.
+            // SAFETY: the scratch space holds `rows` rows of `cols` f32, written just above; rows, inputs and outputs as for the
+            // kernels on rows where they lie.
             unsafe { (call.table.dense_f32)(&dense(scratch.as_ptr().cast(), rows, y.add(row - range.start))) };
         }
     }

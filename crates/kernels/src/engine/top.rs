@@ -118,19 +118,20 @@ impl Top<'_> {
                 let panel = panel as usize;
                 let block = PanelBlock {
                     shape,
-                    panels: bytes[panel * shape.panel_bytes..].as_ptr(),
+                    panels: bytes[panel * shape.panel_bytes..][..shape.panel_bytes].as_ptr(),
                     count: 1,
                     rows: shape.rows - panel * ROWS,
-                    q: self.inputs.q[token * shape.cols..].as_ptr(),
-                    blocks: self.inputs.blocks[token * shape.cols / BLOCK..].as_ptr(),
+                    q: self.inputs.q[token * shape.cols..][..shape.cols].as_ptr(),
+                    blocks: self.inputs.blocks[token * (shape.cols / BLOCK)..][..shape.cols / BLOCK].as_ptr(),
                     tokens: 1,
-                    // SAFETY: the matrix has this panel (sliced just above), and `y` has as many values for each search,
-                    // which is a token, as the matrix has rows (asserted above).
+                    // SAFETY: the matrix has this panel (sliced just above), so that its first row is one of the matrix, and `y`
+                    // has as many values for each search, which is a token, as the matrix has rows (asserted above).
                     y: unsafe { to.get().add(token * shape.rows + panel * ROWS) },
                     y_stride: shape.rows,
                 };
-                // SAFETY: panel and inputs are those of whole panels and tokens (sliced just above). A search names a panel
-                // once and every entry of the list has one worker, so nobody else writes these rows of this token.
+                // SAFETY: a whole panel and all inputs of one token (sliced just above). A search names a panel once (`complete`
+                // adds those only that `choose` has not) and every entry of the list has one worker, so nobody else writes these
+                // rows of this token. A table is given out only where its instruction set is.
                 unsafe { (self.table.panels)(&block) };
             }
         });

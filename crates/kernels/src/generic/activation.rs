@@ -16,7 +16,7 @@ const EXP_HIGH: f32 = 88.376_26;
 #[inline(always)]
 #[allow(clippy::excessive_precision)] // the constants as published
 pub(crate) unsafe fn exp<V: Floats>(x: V) -> V {
-    // SAFETY: the caller has the instruction set.
+    // SAFETY: registers only, whose instruction set is this function's condition.
     unsafe {
         let low = V::splat(EXP_LOW);
         let high = V::splat(EXP_HIGH);
@@ -43,7 +43,8 @@ macro_rules! for_vectors {
         assert_eq!(len, $b.len());
         let (a, b) = ($a.as_mut_ptr(), $b.as_ptr());
         let mut i = 0;
-        // SAFETY: the caller has the instruction set; i + LANES <= len, and the last part covers len - i values.
+        // SAFETY: both slices have `len` values (asserted above); i + LANES <= len in the loop, and the last part covers the
+        // len - i < LANES values that are left. The instruction set is the condition of every function that uses this.
         unsafe {
             while i + <$V>::LANES <= len {
                 let ($x, $y) = (<$V>::load(a.add(i).cast()), <$V>::load(b.add(i).cast()));
@@ -102,7 +103,9 @@ pub(crate) unsafe fn rms_norm<V: Floats>(x: &[f32], w: &[f32], eps: f32, plus: f
     let len = x.len();
     assert!(w.len() == len && out.len() == len);
     let (x, w, out) = (x.as_ptr(), w.as_ptr(), out.as_mut_ptr());
-    // SAFETY: the caller has the instruction set; every index stays below len, the length of all three slices.
+    // SAFETY: all three slices have `len` values (asserted above). Whole vectors are read and written while i + LANES, or
+    // i + 4 * LANES, is at most len, and parts cover no more than the len - i values that are left. The instruction set is
+    // this function's condition.
     unsafe {
         let mut sums = [V::splat(0.0); 4];
         let mut i = 0;

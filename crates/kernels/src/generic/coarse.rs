@@ -89,8 +89,10 @@ pub(crate) unsafe fn estimate<V: RowLanes>(w: &Coarse, first: usize, x: &CoarseI
     let panel_bytes = w.panel_bytes();
     assert!(x.q.len() == w.cols && first + out.len() <= w.panels());
     let panels = w.bytes()[first * panel_bytes..].chunks_exact(panel_bytes);
-    // SAFETY: the caller has the instruction set; panels and inputs are as long as the layout says, which was checked above.
-    // Prefetched addresses may lie anywhere.
+    // SAFETY: `chunks_exact` gives panels of CODE_START + cols / 32 * CODES bytes, of which block b < cols / 32 reads its
+    // CODES, three lines of which a vector, or two, are a whole. There are `cols` inputs (asserted above), and groups are
+    // below 8, so that the four at b * 32 + 4 * group are among them. Lanes from `lane` on are among the 16 of each line of
+    // factors and of both arrays. The instruction set is this function's condition; prefetched addresses may lie anywhere.
     unsafe {
         let x_scale = V::Floats::splat(x.scale / 8.0);
         let reach = V::Floats::splat(x.reach);

@@ -11,12 +11,13 @@ pub(crate) trait Element {
     /// Reads `V::LANES` values.
     ///
     /// # Safety
-    /// They are readable, and the instruction set of `V` is available.
+    /// So many values of this kind are readable at `from`, and the instruction set of `V` is available.
     unsafe fn load<V: Floats>(from: *const u8) -> V;
-    /// Reads `n <= V::LANES` values; the other lanes are 0.
+    /// Reads `n` values; the other lanes are 0.
     ///
     /// # Safety
-    /// They are readable, and the instruction set of `V` is available.
+    /// `n` is at most `V::LANES`, so many values of this kind are readable at `from`, and the instruction set of `V` is
+    /// available.
     unsafe fn load_part<V: Floats>(from: *const u8, n: usize) -> V;
 }
 
@@ -32,13 +33,13 @@ impl Element for F32 {
 
     #[inline(always)]
     unsafe fn load<V: Floats>(from: *const u8) -> V {
-        // SAFETY: as promised by the caller.
+        // SAFETY: the vector's own load asks for what this one does: `LANES` values at `from`, and the instruction set.
         unsafe { V::load(from) }
     }
 
     #[inline(always)]
     unsafe fn load_part<V: Floats>(from: *const u8, n: usize) -> V {
-        // SAFETY: as promised by the caller.
+        // SAFETY: the vector's own load asks for what this one does: `n <= LANES` values at `from`, and the instruction set.
         unsafe { V::load_part(from, n) }
     }
 }
@@ -48,13 +49,13 @@ impl Element for F16 {
 
     #[inline(always)]
     unsafe fn load<V: Floats>(from: *const u8) -> V {
-        // SAFETY: as promised by the caller.
+        // SAFETY: the vector's own load asks for what this one does: `LANES` values at `from`, and the instruction set.
         unsafe { V::load_f16(from) }
     }
 
     #[inline(always)]
     unsafe fn load_part<V: Floats>(from: *const u8, n: usize) -> V {
-        // SAFETY: as promised by the caller.
+        // SAFETY: the vector's own load asks for what this one does: `n <= LANES` values at `from`, and the instruction set.
         unsafe { V::load_f16_part(from, n) }
     }
 }
@@ -64,13 +65,13 @@ impl Element for Bf16 {
 
     #[inline(always)]
     unsafe fn load<V: Floats>(from: *const u8) -> V {
-        // SAFETY: as promised by the caller.
+        // SAFETY: the vector's own load asks for what this one does: `LANES` values at `from`, and the instruction set.
         unsafe { V::load_bf16(from) }
     }
 
     #[inline(always)]
     unsafe fn load_part<V: Floats>(from: *const u8, n: usize) -> V {
-        // SAFETY: as promised by the caller.
+        // SAFETY: the vector's own load asks for what this one does: `n <= LANES` values at `from`, and the instruction set.
         unsafe { V::load_bf16_part(from, n) }
     }
 }
@@ -101,7 +102,7 @@ pub(crate) unsafe fn dense<V: Floats, E: Element>(block: &DenseBlock) {
     let mut t = 0;
     while t < block.tokens {
         let left = block.tokens - t;
-        // SAFETY: as promised by the caller; t + tile tokens <= tokens.
+        // SAFETY: each branch takes at most the `left` tokens, so t + T <= tokens; the rest is this function's condition.
         t += unsafe {
             if V::TILE_TOKENS >= 6 && left >= 6 {
                 token_tile::<V, E, 6>(block, t)
@@ -117,10 +118,14 @@ pub(crate) unsafe fn dense<V: Floats, E: Element>(block: &DenseBlock) {
 }
 
 /// All rows for tokens `t .. t + T`; returns `T`.
+///
+/// # Safety
+/// As for [`dense`], and `t + T <= block.tokens`.
 #[inline(always)]
 unsafe fn token_tile<V: Floats, E: Element, const T: usize>(block: &DenseBlock, t: usize) -> usize {
     let mut r = 0;
-    // SAFETY: the caller's promise; r + R <= rows.
+    // SAFETY: the loops run only while r + 4 and r + 1 are at most `rows`; the tokens are in range by this function's
+    // condition.
     unsafe {
         while r + 4 <= block.rows {
             tile::<V, E, 4, T>(block, r, t);
@@ -135,12 +140,16 @@ unsafe fn token_tile<V: Floats, E: Element, const T: usize>(block: &DenseBlock, 
 }
 
 /// Rows `r .. r + R` (`R` 1 or 4) for tokens `t .. t + T`.
+///
+/// # Safety
+/// As for [`dense`], and `r + R <= block.rows`, `t + T <= block.tokens`.
 #[inline(always)]
 unsafe fn tile<V: Floats, E: Element, const R: usize, const T: usize>(block: &DenseBlock, r: usize, t: usize) {
     let DenseBlock { weights, cols, x, y, y_stride, .. } = *block;
     let row_bytes = cols * E::BYTES;
-    // SAFETY: r + R <= rows and t + T <= tokens, so all rows and tokens lie inside what the caller promised; c + LANES
-    // <= cols in the loop, and the last part covers cols - c values. Prefetched addresses may lie anywhere.
+    // SAFETY: a block covers rows x cols weights, tokens x cols inputs and an output for each row of each token. Rows
+    // r + i < r + R <= rows and tokens t + j < t + T <= tokens are among them; c + LANES <= cols in the loop, and the last
+    // part covers the cols - c < LANES values that are left. Prefetched addresses may lie anywhere.
     unsafe {
         let weights = weights.add(r * row_bytes);
         let x = x.add(t * cols);
@@ -195,8 +204,8 @@ pub(crate) unsafe fn widen<V: Floats, E: Element>(from: &[u8], out: &mut [f32]) 
     assert_eq!(from.len(), len * E::BYTES);
     let (from, out) = (from.as_ptr(), out.as_mut_ptr());
     let mut i = 0;
-    // SAFETY: the caller has the instruction set; i + LANES <= len, the last part covers len - i values, and both slices
-    // have `len` of them.
+    // SAFETY: both slices hold `len` values (asserted above); i + LANES <= len in the loop, and the last part covers the
+    // len - i < LANES values that are left. The instruction set is this function's condition.
     unsafe {
         while i + V::LANES <= len {
             E::load::<V>(from.add(i * E::BYTES)).store(out.add(i));

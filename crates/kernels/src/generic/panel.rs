@@ -118,7 +118,8 @@ kinds! {
 /// the outputs meanwhile.
 #[inline(always)]
 pub(crate) unsafe fn panels<V: RowLanes>(block: &PanelBlock) {
-    // SAFETY: as promised by the caller.
+    // SAFETY: `all` asks for what this function does, and for codes of the kind `K`: those of the type, as `PanelShape`
+    // lays them out (the table in `crate::panel`).
     unsafe {
         match block.shape.ty {
             TensorType::Q4_0 => all::<V, Q4_0>(block),
@@ -134,13 +135,18 @@ pub(crate) unsafe fn panels<V: RowLanes>(block: &PanelBlock) {
     }
 }
 
+/// [`panels`] of one kind of codes.
+///
+/// # Safety
+/// As for [`panels`], and the panels hold heads and codes of kind `K`.
 #[inline(always)]
 unsafe fn all<V: RowLanes, K: Kind>(block: &PanelBlock) {
     for panel in 0..block.count {
         let mut t = 0;
         while t < block.tokens {
             let left = block.tokens - t;
-            // SAFETY: as promised by the caller; t + tile tokens <= tokens.
+            // SAFETY: panel < count by the loop, and each branch takes at most the `left` tokens, so t + T <= tokens; the
+            // rest is this function's condition.
             t += unsafe {
                 if V::TILE_TOKENS >= 8 && left >= 8 {
                     tile::<V, K, 8>(block, panel, t)
@@ -157,20 +163,25 @@ unsafe fn all<V: RowLanes, K: Kind>(block: &PanelBlock) {
 }
 
 /// One panel for tokens `t .. t + T`; returns `T`. A panel is one vector of rows, or two.
+///
+/// # Safety
+/// As for [`all`], and `panel < block.count`, `t + T <= block.tokens`.
 #[inline(always)]
 unsafe fn tile<V: RowLanes, K: Kind, const T: usize>(block: &PanelBlock, panel: usize, t: usize) -> usize {
     let halves = const { ROWS / V::Floats::LANES };
     let PanelShape { cols, code_bytes, code_start, head_bytes, panel_bytes, .. } = block.shape;
-    // SAFETY: panel < count and t + T <= tokens, so panel, inputs and outputs lie inside what the caller promised; offsets
-    // inside a panel follow its layout (see `crate::panel`). Prefetched addresses may lie anywhere.
+    // SAFETY: a block covers `count` panels and the inputs of all tokens, of which panel < count and t + j < t + T <= tokens
+    // are some. Inside a panel of `panel_bytes` = code_start + cols / 32 * code_bytes the codes of block b < cols / 32 begin
+    // at code_start + b * code_bytes. Outputs are written for rows below `rows` only, and the block has one for each row of
+    // each token. Prefetched addresses may lie anywhere.
     unsafe {
         let heads = block.panels.add(panel * panel_bytes);
         let mut codes = heads.add(code_start);
         let q = block.q.add(t * cols).cast::<u8>();
         let inputs = block.blocks.add(t * (cols / BLOCK));
         let mut sums = [[V::Floats::splat(0.0); T]; 2];
-        // Lines asked for, per block of inputs, in 1 / 65536.
-        let ahead_step = ((panel_bytes / 64) << 16).checked_div(cols / BLOCK).unwrap_or(0);
+        // Lines asked for, per block of inputs, in 1 / 65536: in 64 bits, since a panel may be larger than 4 MiB.
+        let ahead_step = ((panel_bytes as u64 / 64) << 16).checked_div((cols / BLOCK) as u64).unwrap_or(0);
         let mut ahead = 0;
         for b in 0..cols / BLOCK {
             if T == 1 {
@@ -178,7 +189,7 @@ unsafe fn tile<V: RowLanes, K: Kind, const T: usize>(block: &PanelBlock, panel: 
                 let until = ahead + ahead_step;
                 for line in (ahead >> 16)..(until >> 16) {
                     // Codes are read this much further on than their share of the panel.
-                    let at = heads.wrapping_add(code_start + 64 * line);
+                    let at = heads.wrapping_add(code_start + 64 * line as usize);
                     V::Floats::prefetch(at.wrapping_add(FAR));
                     V::Floats::prefetch_near(at.wrapping_add(NEAR));
                 }
@@ -216,9 +227,14 @@ pub(super) const FAR: usize = 5120;
 pub(super) const NEAR: usize = 1280;
 
 /// Code products of 32 inputs for `T` tokens. Q6_K: of the first and of the second 16 inputs.
+///
+/// # Safety
+/// The instruction set of `V` is available. At `codes` the codes of kind `K` of 32 inputs of 16 rows are readable, from
+/// the first row of the vector on; at `q + j * cols`, for each of `T` tokens `j`, 32 inputs.
 #[inline(always)]
 unsafe fn dot<V: RowLanes, K: Kind, const T: usize>(codes: *const u8, q: *const u8, cols: usize) -> ([V; T], [V; T]) {
-    // SAFETY: the caller gives the codes of 32 inputs and T tokens of `cols` inputs, 32 of them at q.
+    // SAFETY: 32 inputs of 16 rows take K::BITS lines of 64 bytes, and at most line K::BITS - 1 is read: 7 of 8, 3 of 4, 4
+    // (byte 256) of 5, 5 (byte 320) of 6. Groups are below 8, so that the four inputs at 4 * group are among the 32.
     unsafe {
         let mut low = [V::zero(); T];
         let mut high = [V::zero(); T];
@@ -259,6 +275,10 @@ unsafe fn dot<V: RowLanes, K: Kind, const T: usize>(codes: *const u8, q: *const 
 }
 
 /// Adds block `b` of `V::LANES` rows from `row` on to their running sums.
+///
+/// # Safety
+/// The instruction set of `V` is available, `heads` are those of kind `K` of a panel with more than `b` blocks of 32
+/// inputs, and `row + V::LANES <= 16`.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)] // a step of one loop, inlined
 unsafe fn scale<V: RowLanes, K: Kind>(
@@ -272,7 +292,9 @@ unsafe fn scale<V: RowLanes, K: Kind>(
     head_bytes: usize,
 ) -> V::Floats {
     let [first, second] = input.sums;
-    // SAFETY: the caller gives the heads of a panel with more than b blocks; row + LANES <= 16.
+    // SAFETY: each head has 2 bytes per row for every f16 and 1 for every small scale, 16 rows side by side (the table in
+    // `crate::panel`), so that LANES values from `row` on, row + LANES <= 16, stay in their part. Block b of 32 inputs has
+    // head b, or head b / 8 where a head covers 256; b % 8 counts the small scales in it.
     unsafe {
         let x_scale = V::Floats::splat(input.scale);
         match K::HEAD {

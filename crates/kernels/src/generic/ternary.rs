@@ -70,7 +70,7 @@ type F<V> = <<V as Vectors>::Ints as RowLanes>::Floats;
 #[inline(always)]
 pub(crate) unsafe fn build_tables<V: Vectors>(book: &Codebook, acts: &ActBlock, out: &mut [u8]) {
     assert_eq!(out.len(), BLOCK_CODES * V::TABLE_BYTES);
-    // SAFETY: as promised by the caller.
+    // SAFETY: the instruction set of `V`, which is this function's condition, is all that it asks for.
     unsafe { V::build_tables(book, acts, out) };
 }
 
@@ -85,7 +85,7 @@ pub(crate) unsafe fn gemv_codes<V: Vectors>(
     tables: &[u8],
     out: &mut [&mut Rows],
 ) {
-    // SAFETY: as promised by the caller.
+    // SAFETY: the instruction set of `V`, which is this function's condition, is all that it asks for.
     unsafe { gemv::<V, false>(blocks, acts, tables, out) };
 }
 
@@ -95,7 +95,7 @@ pub(crate) unsafe fn gemv_codes<V: Vectors>(
 /// The instruction set of `V` is available.
 #[inline(always)]
 pub(crate) unsafe fn gemv_bits<V: Vectors>(blocks: &[RowBlock<'_>], acts: TokenBlocks<'_>, out: &mut [&mut Rows]) {
-    // SAFETY: as promised by the caller.
+    // SAFETY: the instruction set of `V`, which is this function's condition, is all that it asks for.
     unsafe { gemv::<V, true>(blocks, acts, &[], out) };
 }
 
@@ -113,7 +113,7 @@ unsafe fn gemv<V: Vectors, const BITS: bool>(
     let chunk_bytes = if BITS { BIT_CHUNK_BYTES } else { CODE_CHUNK_BYTES };
     for (block, out) in blocks.iter().zip(out) {
         assert_eq!(block.stream.len(), block.stream_bytes(chunk_bytes));
-        // SAFETY: as promised by the caller.
+        // SAFETY: registers only, whose instruction set is this function's condition.
         let mut acc = [unsafe { F::<V>::splat(0.0) }; BLOCK_ROWS / 8];
         let mut scales = None;
         let mut at = 0;
@@ -126,7 +126,8 @@ unsafe fn gemv<V: Vectors, const BITS: bool>(
             let chunks = block.segment_chunks().min(block.chunks - chunk);
             let codes = &block.stream[at..at + chunks * chunk_bytes];
             let acts = acts.of_chunk(chunk);
-            // SAFETY: as promised by the caller.
+            // SAFETY: both kinds of segments and `accumulate` take slices and arrays, and ask for the instruction set of `V`,
+            // which is this function's condition.
             unsafe {
                 let dots = if BITS {
                     multiply_segment::<V>(codes, chunk % 4, acts)
@@ -142,7 +143,8 @@ unsafe fn gemv<V: Vectors, const BITS: bool>(
             chunk += chunks;
         }
         for v in 0..BLOCK_ROWS / 8 {
-            // SAFETY: as promised by the caller; eight values at 8 v.
+            // SAFETY: `F<V>` has eight lanes (asserted in `accumulate`), and row scales and results are 64 values each: 8 v + 8
+            // <= 64 for v < 8. The instruction set is this function's condition.
             unsafe {
                 let values = match block.row_scales {
                     Some(scales) => acc[v].mul(F::<V>::load(scales.as_ptr().add(8 * v).cast())),
@@ -166,10 +168,13 @@ fn in_rows<const BITS: bool>(slots: &[u8; SCALE_BYTES]) -> [[u16; 8]; BLOCK_ROWS
 }
 
 /// `acc + dots as f32 * (a_scale * w_scale)`, multiplication and addition apart.
+///
+/// # Safety
+/// The instruction set of `V` is available.
 #[inline(always)]
 unsafe fn accumulate<V: Vectors>(acc: F<V>, dots: V::Ints, a_scale: f32, scales: Option<&[u16; 8]>) -> F<V> {
     const { assert!(F::<V>::LANES == 8) };
-    // SAFETY: the caller has the instruction set; eight scales.
+    // SAFETY: eight lanes (asserted just above) are read of eight scales. The instruction set is this function's condition.
     unsafe {
         let a_scale = F::<V>::splat(a_scale);
         let factor = match scales {
@@ -181,9 +186,13 @@ unsafe fn accumulate<V: Vectors>(acc: F<V>, dots: V::Ints, a_scale: f32, scales:
 }
 
 /// Integer products of the 64 rows by look-up; `tables` from those of the first chunk on.
+///
+/// # Safety
+/// The instruction set of `V` is available.
 #[inline(always)]
 unsafe fn look_up_segment<V: Vectors>(codes: &[u8], tables: &[u8]) -> [V::Ints; BLOCK_ROWS / 8] {
-    // SAFETY: the caller has the instruction set; prefetched addresses may lie anywhere.
+    // SAFETY: slices, arrays and registers, and prefetched addresses, which may lie anywhere. The instruction set is this
+    // function's condition.
     unsafe {
         let mut dots = [V::Ints::zero(); BLOCK_ROWS / 8];
         // Two halves of 32 rows: all 64 at once would need more registers than there are.
@@ -208,13 +217,17 @@ unsafe fn look_up_segment<V: Vectors>(codes: &[u8], tables: &[u8]) -> [V::Ints; 
 }
 
 /// Integer products of the 64 rows of the 2-bit format; `first` is the place of the first chunk in the activation block.
+///
+/// # Safety
+/// The instruction set of `V` is available.
 #[inline(always)]
 unsafe fn multiply_segment<V: Vectors>(codes: &[u8], first: usize, acts: &ActBlock) -> [V::Ints; BLOCK_ROWS / 8] {
     let (halves, _) = codes.as_chunks::<{ BIT_CHUNK_BYTES / 2 }>();
     let (q, _) = acts.q[32 * first..].as_chunks::<16>();
     // The fields hold w + 1: take the sum of the activations off.
     let sum = acts.sums[first..first + halves.len() / 2].iter().sum();
-    // SAFETY: the caller has the instruction set; prefetched addresses may lie anywhere.
+    // SAFETY: slices, arrays and registers, and prefetched addresses, which may lie anywhere. The instruction set is this
+    // function's condition.
     unsafe {
         let mut dots = [V::Ints::zero(); BLOCK_ROWS / 8];
         for part in 0..4 {
@@ -241,10 +254,13 @@ unsafe fn multiply_segment<V: Vectors>(codes: &[u8], first: usize, acts: &ActBlo
 }
 
 /// Asks for as many bytes as `bytes` has, [`AHEAD`] of them.
+///
+/// # Safety
+/// The instruction set of `V` is available.
 #[inline(always)]
 unsafe fn prefetch<V: Vectors>(bytes: &[u8]) {
     for line in (0..bytes.len()).step_by(64) {
-        // SAFETY: the caller has the instruction set.
+        // SAFETY: any address may be asked for; the instruction set is this function's condition.
         unsafe { F::<V>::prefetch(bytes.as_ptr().wrapping_add(line + AHEAD)) };
     }
 }
@@ -258,7 +274,7 @@ pub(crate) unsafe fn decode_codes<V: Vectors>(book: &Codebook, codes: &[u8], pan
     let (Some(codes), Some(panel)) = (codes.as_array(), panel.as_chunks_mut::<256>().0.as_mut_array()) else {
         unreachable!("one chunk of codes into one chunk of a panel");
     };
-    // SAFETY: as promised by the caller.
+    // SAFETY: arrays, whose lengths were just found, and the instruction set of `V`, which is this function's condition.
     unsafe { V::decode_codes(book, codes, panel) };
 }
 
@@ -274,7 +290,7 @@ pub(crate) unsafe fn decode_bits<V: Vectors>(codes: &[u8], panel: &mut [u8]) {
         let (rows, _) = half.as_chunks::<16>();
         let (out, _) = panel.as_chunks_mut::<16>();
         for (v, rows) in rows.iter().enumerate() {
-            // SAFETY: as promised by the caller.
+            // SAFETY: arrays of 16 bytes, and the instruction set of `V`, which is this function's condition.
             unsafe {
                 let fields = V::fields(V::load(rows));
                 for j in 0..4 {
@@ -295,7 +311,7 @@ pub(crate) unsafe fn segment<V: Vectors>(segment: Segment<'_>, acts: &[ActBlock]
     let mut t = 0;
     while t < acts.len() {
         let (acts, acc) = (&acts[t..], &mut acc[t..]);
-        // SAFETY: as promised by the caller.
+        // SAFETY: `tile` takes slices, and asks for the instruction set of `V`, which is this function's condition.
         t += unsafe {
             if V::TILE_TOKENS >= 8 && acts.len() >= 8 {
                 tile::<V, 8>(&segment, acts, acc)
@@ -313,6 +329,9 @@ pub(crate) unsafe fn segment<V: Vectors>(segment: Segment<'_>, acts: &[ActBlock]
 }
 
 /// The first `T` tokens, eight slots at a time; returns `T`.
+///
+/// # Safety
+/// The instruction set of `V` is available.
 #[inline(always)]
 unsafe fn tile<V: Vectors, const T: usize>(segment: &Segment<'_>, acts: &[ActBlock], acc: &mut [Rows]) -> usize {
     let (Some(acts), Some(acc)) = (acts.first_chunk::<T>(), acc.first_chunk_mut::<T>()) else { return T };
@@ -321,7 +340,8 @@ unsafe fn tile<V: Vectors, const T: usize>(segment: &Segment<'_>, acts: &[ActBlo
     let (panel, _) = segment.panel.as_chunks::<256>();
     assert!(first + panel.len() <= BLOCK_CODES);
     for v in 0..BLOCK_ROWS / 8 {
-        // SAFETY: as promised by the caller; eight values at 8 v.
+        // SAFETY: `F<V>` has eight lanes (asserted in `accumulate`), and the sums of a token are 64 values: 8 v + 8 <= 64 for
+        // v < 8. Everything else is a slice or a register. The instruction set is this function's condition.
         unsafe {
             let mut dots = [[V::no_dots(); 2]; T];
             for (code, w) in panel.iter().enumerate() {

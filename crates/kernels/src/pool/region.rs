@@ -41,7 +41,8 @@ pub(super) struct Shared {
 // is open and no worker inside one, and read by workers inside a region only (see `live`): the model in `model.rs` tries
 // every order. The closure pointed to is Sync.
 unsafe impl Sync for Shared {}
-// SAFETY: as above; the pointer in `job` is followed only inside a region, while the closure is alive.
+// SAFETY: all members but the pointer in `job` may go to another thread; that is followed only inside a region, while the
+// closure, which is Sync, is alive.
 unsafe impl Send for Shared {}
 
 impl Shared {
@@ -74,8 +75,8 @@ impl Shared {
         for (index, seat) in self.seats[..threads].iter().enumerate() {
             seat.0.share.set(grains * index / threads, grains * (index + 1) / threads);
         }
-        // SAFETY: no region is open (the caller's promise) and `close` of the last one has seen every worker outside, so
-        // nobody reads the cell; who owns `busy` is alone in writing it.
+        // SAFETY: no region is open (a condition of this function) and `close` of the last one has seen every worker outside, so
+        // nobody reads the cell; who owns `busy`, or the pool, is alone in writing it.
         unsafe { self.job.set(job) };
         // Sequentially consistent against `parked`: either we see the worker's flag, or it sees the new region.
         let region = self.region.0.fetch_add(1, Ordering::SeqCst) + 1;

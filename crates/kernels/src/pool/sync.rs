@@ -33,14 +33,15 @@ mod real {
         /// # Safety
         /// - Nobody writes meanwhile.
         pub(crate) unsafe fn get(&self) -> T {
-            // SAFETY: nobody writes (the caller's promise), and the value is copied.
+            // SAFETY: nobody writes meanwhile (this function's condition), and the value is copied out, so that no reference is
+            // left when somebody does.
             unsafe { *self.0.get() }
         }
 
         /// # Safety
         /// - Nobody reads or writes meanwhile.
         pub(crate) unsafe fn set(&self, value: T) {
-            // SAFETY: nobody else looks (the caller's promise), and no reference to the inside is ever given out.
+            // SAFETY: nobody reads or writes meanwhile (this function's condition), and `get` gives out no reference to the inside.
             unsafe { *self.0.get() = value };
         }
     }
@@ -77,14 +78,14 @@ mod modelled {
         /// # Safety
         /// - Nobody writes meanwhile.
         pub(crate) unsafe fn get(&self) -> T {
-            // SAFETY: the checker sees to it.
+            // SAFETY: loom's cell ends the model when a read comes beside a write.
             self.0.with(|value| unsafe { *value })
         }
 
         /// # Safety
         /// - Nobody reads or writes meanwhile.
         pub(crate) unsafe fn set(&self, value: T) {
-            // SAFETY: the checker sees to it.
+            // SAFETY: loom's cell ends the model when a read comes beside a write.
             self.0.with_mut(|to| unsafe { *to = value });
         }
     }

@@ -155,7 +155,7 @@ impl RowLanes for I32x8 {
 
     #[inline(always)]
     unsafe fn dot_wide(self, codes: [u8; 32], x: *const i16) -> Self {
-        // SAFETY: the caller gives four inputs.
+        // SAFETY: four int16 are readable at `x` (see `RowLanes::dot_wide`).
         let [a, b, c, d] = unsafe { x.cast::<[i16; 4]>().read_unaligned() }.map(i32::from);
         let x = [a, c, b, d];
         Self(std::array::from_fn(|i| self.0[i] + (0..4).map(|j| i32::from(codes[4 * i + j] as i8) * x[j]).sum::<i32>()))
@@ -163,7 +163,7 @@ impl RowLanes for I32x8 {
 
     #[inline(always)]
     unsafe fn dot_bytes(self, codes: [u8; 32], x: *const u8) -> Self {
-        // SAFETY: the caller gives four inputs.
+        // SAFETY: four bytes are readable at `x` (see `RowLanes::dot_bytes`).
         let x = unsafe { x.cast::<[u8; 4]>().read() }.map(i32::from);
         Self(std::array::from_fn(|i| self.0[i] + (0..4).map(|j| i32::from(codes[4 * i + j]) * x[j]).sum::<i32>()))
     }

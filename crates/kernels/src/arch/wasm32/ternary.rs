@@ -191,12 +191,12 @@ fn zip_high(a: v128, b: v128) -> v128 {
 
 #[inline(always)]
 fn load(bytes: &[u8; 16]) -> v128 {
-    // SAFETY: 16 bytes; loads need no alignment.
+    // SAFETY: `bytes` is an array of 16, as many as are read; loads need no alignment.
     unsafe { v128_load(bytes.as_ptr().cast()) }
 }
 
 #[inline(always)]
 fn store(bytes: v128, out: &mut [u8; 16]) {
-    // SAFETY: 16 bytes.
+    // SAFETY: `out` is an array of 16 bytes, as many as are written.
     unsafe { v128_store(out.as_mut_ptr().cast(), bytes) }
 }

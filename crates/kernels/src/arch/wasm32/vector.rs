@@ -85,7 +85,7 @@ impl Floats for F32x8 {
 
     #[inline(always)]
     unsafe fn mul_add(self, factor: Self, addend: Self) -> Self {
-        // SAFETY: the caller has the instruction set.
+        // SAFETY: registers only; the instruction set is the condition of the trait.
         unsafe { self.mul(factor).add(addend) }
     }
 
@@ -187,7 +187,7 @@ impl RowLanes for I32x8 {
 
     #[inline(always)]
     unsafe fn dot_unsigned(self, weights: Self::Bytes, x: i32) -> Self {
-        // SAFETY: bytes up to 63 are the same as int8.
+        // SAFETY: registers only; the instruction set is the condition of the trait. Bytes up to 63 are the same as int8.
         unsafe { self.dot_signed(weights, x) }
     }
 

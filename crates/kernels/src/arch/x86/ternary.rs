@@ -53,8 +53,11 @@ pub(super) trait LookUp {
     /// Decodes one chunk: 8 codes x 64 slots x 4 weights, plus 1.
     unsafe fn decode_codes(book: &Codebook, codes: &[u8], panel: &mut [u8]);
 
-    /// Whole-number sums, in slot order, of `chunks` chunks (1 to 4) of `N` row blocks. From `codes[n]` on the chunks of
-    /// block `n` are readable, from `tables` on the tables of their codes.
+    /// Whole-number sums, in slot order, of `chunks` chunks (1 to 4) of `N` row blocks.
+    ///
+    /// # Safety
+    /// Besides: from `codes[n]` on the chunks of block `n` are readable, from `tables` on the tables of their codes, 8 a
+    /// chunk.
     unsafe fn segment<const N: usize>(
         codes: [*const u8; N],
         ahead: Ahead,
@@ -118,7 +121,7 @@ pub(super) unsafe fn gemv_codes<L: LookUp>(
     tables: &[u8],
     out: &mut [&mut Rows],
 ) {
-    // SAFETY: the caller's promise.
+    // SAFETY: `look_up_blocks` checks its slices, and asks for the instructions of `L`, which is this function's condition.
     unsafe {
         if let (Some(blocks), Some(out)) = (blocks.as_array::<2>(), out.as_mut_array::<2>()) {
             look_up_blocks::<L, 2>(blocks, acts, tables, out);
@@ -144,8 +147,10 @@ unsafe fn look_up_blocks<L: LookUp, const N: usize>(
     let all_chunks = blocks[0].chunks;
     let stream_bytes = check_streams(blocks, CODE_CHUNK_BYTES);
     assert!(tables.len() / (8 * L::TABLE_BYTES) >= all_chunks);
-    // SAFETY: the caller has the instructions. The streams hold what `stream_bytes` counts: 128 bytes of scales before
-    // each group and 320 per chunk, which is what is read; there are tables for all chunks.
+    // SAFETY: every stream has `stream_bytes` bytes (`check_streams`): 128 of scales for each group and 320 for each chunk.
+    // The loop reads the same: the scales at each chunk that starts a group, of which there are as many as groups, since a
+    // group is a power of two of chunks; then the chunks of the segment, which ends at `all_chunks`. There are tables for
+    // all chunks (asserted above). The instructions are this function's condition.
     unsafe {
         let mut acc = [L::Width::zero(); N];
         let mut scales = [None; N];
@@ -185,7 +190,7 @@ unsafe fn look_up_blocks<L: LookUp, const N: usize>(
 /// The processor has the instructions of `D`.
 #[inline(always)]
 pub(super) unsafe fn gemv_bits<D: Dot>(blocks: &[RowBlock<'_>], acts: TokenBlocks<'_>, out: &mut [&mut Rows]) {
-    // SAFETY: the caller's promise.
+    // SAFETY: `multiply_blocks` takes slices, and asks for the instructions of `D`, which is this function's condition.
     unsafe {
         if let (Some(blocks), Some(out)) = (blocks.as_array::<2>(), out.as_mut_array::<2>()) {
             multiply_blocks::<D, 2>(blocks, acts, out);
@@ -209,7 +214,7 @@ unsafe fn multiply_blocks<D: Dot, const N: usize>(
 ) {
     let all_chunks = blocks[0].chunks;
     let stream_bytes = check_streams(blocks, BIT_CHUNK_BYTES);
-    // SAFETY: the caller has the instructions.
+    // SAFETY: slices, arrays and registers; the instructions of `D` are this function's condition.
     unsafe {
         let mut acc = [D::Width::zero(); N];
         let mut scales = [None; N];
@@ -247,10 +252,12 @@ unsafe fn multiply_blocks<D: Dot, const N: usize>(
 /// Bytes of each stream.
 ///
 /// # Panics
-/// When the blocks differ in shape, or a stream is not as long as its shape says.
+/// When the blocks differ in shape, when a group of scales is not a power of two of chunks (so that a segment begins at each
+/// group), or when a stream is not as long as its shape says.
 #[inline(always)]
 fn check_streams<const N: usize>(blocks: &[RowBlock<'_>; N], chunk_bytes: usize) -> usize {
     let stream_bytes = blocks[0].stream_bytes(chunk_bytes);
+    assert!(blocks[0].group_chunks == 0 || blocks[0].group_chunks.is_power_of_two());
     for block in blocks {
         assert!(block.stream.len() == stream_bytes && block.chunks == blocks[0].chunks);
         assert!(block.group_chunks == blocks[0].group_chunks);
@@ -267,7 +274,7 @@ pub(super) unsafe fn segment<D: Dot>(segment: Segment<'_>, acts: &[ActBlock], ac
     assert_eq!(acts.len(), acc.len());
     let (tiles, acts) = acts.as_chunks::<6>();
     let (acc_tiles, acc) = acc.as_chunks_mut::<6>();
-    // SAFETY: the caller's promise.
+    // SAFETY: `tile` takes slices and arrays, and asks for the instructions of `D`, which is this function's condition.
     unsafe {
         for (acts, acc) in tiles.iter().zip(acc_tiles) {
             D::tile::<6>(&segment, acts, acc);
@@ -303,7 +310,7 @@ pub(super) use last_to_first;
 /// The processor has the instructions of `W`.
 #[inline(always)]
 pub(super) unsafe fn finish_slots<W: Width>(acc: &Rows, row_scales: Option<&Rows>, out: &mut Rows) {
-    // SAFETY: the caller's promise.
+    // SAFETY: arrays, and the instructions of `W`, which are this function's condition.
     unsafe { W::store_slots(W::load(acc), row_scales, out) }
 }
 
@@ -313,7 +320,7 @@ pub(super) unsafe fn finish_slots<W: Width>(acc: &Rows, row_scales: Option<&Rows
 /// The processor has the instructions of `W`.
 #[inline(always)]
 pub(super) unsafe fn finish_natural<W: Width>(acc: &Rows, row_scales: Option<&Rows>, out: &mut Rows) {
-    // SAFETY: the caller's promise.
+    // SAFETY: arrays, and the instructions of `W`, which are this function's condition.
     unsafe { W::store_natural(W::load(acc), row_scales, out) }
 }
 

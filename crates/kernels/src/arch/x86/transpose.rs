@@ -17,7 +17,7 @@ pub(crate) fn transpose(rows: &[u8], stride: usize, column: usize, out: &mut Col
         for (i, v) in v.iter_mut().enumerate() {
             let at = |row: usize| {
                 let bytes = &rows[row * stride + column..][..COLUMNS];
-                // SAFETY: 16 bytes.
+                // SAFETY: `bytes` was cut to COLUMNS = 16, as many as are read.
                 unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
             };
             *v = _mm256_set_m128i(at(first + 16 + i), at(first + i));
@@ -33,7 +33,7 @@ pub(crate) fn transpose(rows: &[u8], stride: usize, column: usize, out: &mut Col
         }
         for (line, v) in out.iter_mut().zip(v) {
             let (halves, _) = line.as_chunks_mut::<32>();
-            // SAFETY: half a line is 32 bytes.
+            // SAFETY: half a line is an array of 32 bytes, as many as are written.
             unsafe { _mm256_storeu_si256(halves[first / 32].as_mut_ptr().cast(), v) };
         }
     }

@@ -46,8 +46,8 @@ pub(super) fn multiply(
         while let Some(range) = claims.next() {
             for_each_output(outputs, inputs, range, |output, input, blocks| {
                 for block in blocks {
-                    // SAFETY: every row block is claimed once, so no other thread touches its rows, and `outputs` borrows
-                    // the results for the whole call.
+                    // SAFETY: every row block of every output is claimed once, so that no other thread touches its rows; the
+                    // results of different outputs do not overlap, since each was made of a slice borrowed mutably.
                     unsafe { row_block(gemm, input, output, block, tokens) };
                 }
             });
@@ -71,7 +71,8 @@ unsafe fn row_block(gemm: &DecodedGemm, input: &Input, output: &Output<'_>, inde
                 Some(_) => gemm.finish_codes(acc, block.row_scales, y),
                 None => gemm.finish_bits(acc, block.row_scales, y),
             };
-            // SAFETY: the rows are this thread's (the caller's promise), and no other slice of them is alive.
+            // SAFETY: no other thread uses the rows of this block (this function's condition), and this one has no slice of them
+            // besides the one that `write` lends to `finish`.
             unsafe { output.write(t, index, finish) };
         }
     }

@@ -53,8 +53,9 @@ pub(super) fn multiply(
                 for_each_output(outputs, &inputs, range, |output, input, mut range| {
                     while !range.is_empty() {
                         let count = LOOK_UP_BLOCKS.min(range.len());
-                        // SAFETY: every row block is claimed once for these tokens, so no other thread touches its rows for
-                        // them, and `outputs` borrows the results for the whole call.
+                        // SAFETY: every unit, a slice of tokens and a part of all row blocks, is claimed once, so that no other
+                        // thread touches these rows for these tokens; the results of different outputs do not overlap, since
+                        // each was made of a slice borrowed mutably.
                         unsafe { row_blocks(look_up, &mut panel, input, output, range.start, count, first..end) };
                         range.start += count;
                     }
@@ -123,7 +124,8 @@ unsafe fn row_blocks(
     }
     for (token, sums) in tokens.zip(sums.chunks_exact(count)) {
         for (b, (sums, block)) in sums.iter().zip(blocks).enumerate() {
-            // SAFETY: the rows are this thread's (the caller's promise), and no other slice of them is alive.
+            // SAFETY: no other thread uses the rows of these blocks for these tokens (this function's condition), and this one
+            // has no slice of them besides the one that `write` lends to `finish`.
             unsafe { output.write(token, index + b, |y| look_up.finish(sums, block.row_scales, y)) };
         }
     }

@@ -10,7 +10,8 @@ pub(super) struct Output<'a> {
     len: usize,
 }
 
-// SAFETY: `y` is used only through `rows`, whose callers see to it that no two threads hold the same rows.
+// SAFETY: a shared reference gives access to `y` through `rows` alone, whose condition is that no other thread uses the same
+// rows; f32 may be written by any thread. The matrix is only read.
 unsafe impl Sync for Output<'_> {}
 
 impl<'a> Output<'a> {
@@ -28,9 +29,9 @@ impl<'a> Output<'a> {
     #[allow(clippy::mut_from_ref)] // that is what it is for
     unsafe fn rows(&self, token: usize, row: usize, n: usize) -> &mut [f32] {
         let at = token * self.w.layout().rows + row;
-        assert!(at + n <= self.len);
-        // SAFETY: inside the slice this was made from (just checked), which is mutably borrowed for 'a; the caller
-        // guarantees that nobody else uses these elements.
+        assert!(at.checked_add(n).is_some_and(|end| end <= self.len));
+        // SAFETY: inside the slice this was made from (asserted just above), which is borrowed mutably for 'a and so by nobody
+        // else; of those who have this value, nobody uses these rows meanwhile (this function's condition).
         unsafe { std::slice::from_raw_parts_mut(self.y.add(at), n) }
     }
 
@@ -41,7 +42,7 @@ impl<'a> Output<'a> {
     pub(super) unsafe fn write(&self, token: usize, index: usize, compute: impl FnOnce(&mut Rows)) {
         let row = index * BLOCK_ROWS;
         let rows = BLOCK_ROWS.min(self.w.layout().rows - row);
-        // SAFETY: as the caller guarantees.
+        // SAFETY: the condition of `rows` for the rows of a block is this function's.
         let y = unsafe { self.rows(token, row, rows) };
         match y.as_mut_array() {
             Some(y) => compute(y),

@@ -13,6 +13,7 @@ use crate::ternary::codebook::Codebook;
 
 /// Tokens whose look-up tables are built at a time.
 const TABLE_TOKENS: usize = 16;
+
 /// All products of one input `x`, tokens x cols. Every thread quantizes the inputs and builds tables for itself, then they share
 /// the row blocks.
 pub(super) fn multiply(
@@ -40,8 +41,8 @@ pub(super) fn multiply(
             loop {
                 for_each_output(outputs, &inputs, range, |output, input, mut blocks| {
                     while !blocks.is_empty() {
-                        // SAFETY: every row block is claimed once, so no other thread touches its rows, and `outputs`
-                        // borrows the results for the whole call.
+                        // SAFETY: every row block of every output is claimed once, so that no other thread touches its rows;
+                        // the results of different outputs do not overlap, since each was made of a slice borrowed mutably.
                         blocks.start += unsafe { row_blocks(table, input, output, blocks.clone(), first, n) };
                     }
                 });
@@ -82,8 +83,8 @@ unsafe fn row_blocks(
                 table.gemv_bits(blocks, acts, out);
             }
         };
-        // SAFETY: the rows of both blocks are this thread's (the caller's promise), and the two slices that live at once are
-        // of different blocks.
+        // SAFETY: no other thread uses the rows of these blocks (this function's condition), and the two slices that live at
+        // once, in the second case, are of different blocks.
         unsafe {
             if count == 1 {
                 output.write(first + t, index, |y| compute(&mut [y]));

@@ -15,7 +15,7 @@ use crate::vector::Floats;
 pub(crate) unsafe fn chunk<V: Floats, E: Element>(chunk: &TilesChunk<'_, *const f32>) {
     let mut r = 0;
     while r < chunk.rows.len() {
-        // SAFETY: as promised by the caller; r + R <= rows.
+        // SAFETY: each arm takes at most as many rows as are left, so r + R <= rows; the rest is this function's condition.
         r += unsafe {
             match chunk.rows.len() - r {
                 1 => rows::<V, E, 1>(chunk, r),
@@ -28,13 +28,17 @@ pub(crate) unsafe fn chunk<V: Floats, E: Element>(chunk: &TilesChunk<'_, *const 
 }
 
 /// Rows `r .. r + R`; returns `R`.
+///
+/// # Safety
+/// As for [`chunk`], and `r + R <= chunk.rows.len()`.
 #[inline(always)]
 unsafe fn rows<V: Floats, E: Element, const R: usize>(chunk: &TilesChunk<'_, *const f32>, r: usize) -> usize {
     let layout = chunk.layout;
     let group = Group::<_, R>::of(chunk, r);
     let mut weights = [[0.0f32; CHUNK]; R];
-    // SAFETY: as promised by the caller: the group's tiles hold positions below some row's end; partials has a place for
-    // each row, `width` (a multiple of the lanes) and two more values.
+    // SAFETY: `Group::of` takes no tile past the one with the last position below some row's end, and `chunk` has all tiles
+    // up to there. `partials` has `partial_len` = width + 2 values for each of more than r + i rows: the sums, whose width is
+    // a multiple of 16 and so of the lanes, the largest score and the total. N * LANES <= width - component by `left`.
     unsafe {
         for tile in group.tiles.clone() {
             let keys = chunk.tiles.add(tile * layout.tile_bytes() + layout.keys());
@@ -65,6 +69,10 @@ unsafe fn rows<V: Floats, E: Element, const R: usize>(chunk: &TilesChunk<'_, *co
 }
 
 /// Scores of the positions of a tile, position `at` of the chunk and the next 31.
+///
+/// # Safety
+/// The instruction set of `V` is available; `keys` are those of a tile of `E`, the group's queries point to `head_dim`
+/// values each, and `at + 32 <= CHUNK`.
 #[inline(always)]
 unsafe fn scores<V: Floats, E: Element, const R: usize>(
     layout: KvTiles,
@@ -75,8 +83,9 @@ unsafe fn scores<V: Floats, E: Element, const R: usize>(
     scores: &mut [[f32; CHUNK]; R],
 ) {
     for p in (0..TILE).step_by(2 * V::LANES) {
-        // SAFETY: the caller has the instruction set and gives the keys of a tile; queries have `head_dim` values;
-        // at + p + 2 * LANES <= CHUNK. Prefetched addresses may lie anywhere.
+        // SAFETY: the keys of a tile are `head_dim` lines of TILE values, of which two vectors from p on are read: p + 2 *
+        // LANES <= TILE, since 2 * LANES divides TILE. Queries have a value for each c < head_dim, and the scores are written
+        // at at + p .. at + p + 2 * LANES <= CHUNK. Prefetched addresses may lie anywhere.
         unsafe {
             let mut sums = [[V::splat(0.0); 2]; R];
             for c in 0..layout.head_dim {
@@ -103,6 +112,10 @@ unsafe fn scores<V: Floats, E: Element, const R: usize>(
 }
 
 /// Weighted sums of the values of the group's tiles: components `component ..`, `N` vectors; returns `N`.
+///
+/// # Safety
+/// The instruction set of `V` is available; the group's tiles are readable among `tiles`, as `E`; `partials` has
+/// `partial_len` values for each of `R` rows; `component + N * V::LANES <= layout.width`.
 #[inline(always)]
 unsafe fn mix<V: Floats, E: Element, const R: usize, const N: usize>(
     layout: KvTiles,
@@ -112,8 +125,9 @@ unsafe fn mix<V: Floats, E: Element, const R: usize, const N: usize>(
     weights: &[[f32; CHUNK]; R],
     partials: *mut f32,
 ) -> usize {
-    // SAFETY: the caller has the instruction set and gives whole tiles, a weight for each of their positions, and a place
-    // for the sums of each row. Prefetched addresses may lie anywhere.
+    // SAFETY: the values of a tile are TILE lines of `width` values, of which N vectors from `component` on are read, and as
+    // many sums written, which this function's condition keeps below `width`. Weights are indexed with checks. Prefetched
+    // addresses may lie anywhere.
     unsafe {
         let mut sums = [[V::splat(0.0); N]; R];
         for tile in group.tiles.clone() {

@@ -24,6 +24,10 @@ pub(crate) struct Int8Query {
 }
 
 /// Codes of keys and values, and what they are multiplied with.
+///
+/// # Safety
+/// All unsafe methods: the instruction set of `V` is available. What pointers must cover is said at each method.
+#[allow(clippy::missing_safety_doc)] // said once, above
 pub(crate) trait Codes {
     /// Groups of four components of a key, or of four positions of values, that are unpacked together.
     const GROUPS: usize;
@@ -34,7 +38,8 @@ pub(crate) trait Codes {
     /// What [`mix`](Self::mix) takes a code 0 of a value for.
     const VALUE_ZERO: i32;
 
-    /// Group `g` and, of two, group `g + 4` of the 32 components of keys at `block`.
+    /// Group `g` and, of two, group `g + 4` of the 32 components of `LANES` keys. `block` is the place of the first of them
+    /// in the first of the [`KEY_LINES`](Self::KEY_LINES) lines of 16 keys.
     unsafe fn keys<V: RowLanes>(block: *const u8, g: usize) -> [V::Bytes; 2];
     /// Adds products of keys with four components of a query.
     unsafe fn dot<V: RowLanes>(sum: V, keys: V::Bytes, x: i32) -> V;
@@ -45,11 +50,11 @@ pub(crate) trait Codes {
     const LEVELS: f32;
     /// For the exponentials.
     const POLYNOMIAL: &'static [f32];
-    /// Rounds `weights * inverse`, of positions from a multiple of the lanes on.
+    /// Rounds `weights * inverse`, of positions from `position` on, a multiple of the lanes, to as many places at `to`.
     unsafe fn round<V: Floats>(weights: V, inverse: V, position: usize, to: *mut Self::Weight);
     /// The sum of rounded weights, if it is needed.
     fn total(weights: &[Self::Weight]) -> i32;
-    /// The values at `line`, of four positions or of two times four.
+    /// The `4 * LANES` bytes of values at `line`, of four positions or of two times four.
     unsafe fn values<V: RowLanes>(line: *const u8) -> [V::Bytes; 2];
     /// Adds products of values with the four weights at `x`.
     unsafe fn mix<V: RowLanes>(sum: V, values: V::Bytes, x: *const Self::Weight) -> V;
@@ -87,13 +92,13 @@ impl Codes for Eight {
 
     #[inline(always)]
     unsafe fn keys<V: RowLanes>(block: *const u8, g: usize) -> [V::Bytes; 2] {
-        // SAFETY: the caller has the instruction set and gives the lines of a block.
+        // SAFETY: g is below BLOCK / 4 = 8 groups, each of which is one of the 8 lines of a block of keys.
         unsafe { [V::load_bytes(block.add(64 * g)); 2] }
     }
 
     #[inline(always)]
     unsafe fn dot<V: RowLanes>(sum: V, keys: V::Bytes, x: i32) -> V {
-        // SAFETY: the caller has the instruction set.
+        // SAFETY: registers only, whose instruction set is the condition of the trait.
         unsafe { sum.dot_signed(keys, x) }
     }
 
@@ -104,7 +109,7 @@ impl Codes for Eight {
 
     #[inline(always)]
     unsafe fn round<V: Floats>(weights: V, inverse: V, _: usize, to: *mut i16) {
-        // SAFETY: the caller has the instruction set and gives room for a vector.
+        // SAFETY: `to` has room for a vector, which is what `store_i16` writes.
         unsafe { weights.mul(inverse).store_i16(to) }
     }
 
@@ -115,13 +120,13 @@ impl Codes for Eight {
 
     #[inline(always)]
     unsafe fn values<V: RowLanes>(line: *const u8) -> [V::Bytes; 2] {
-        // SAFETY: the caller has the instruction set and gives a vector of codes.
+        // SAFETY: `line` has 4 * LANES bytes, which is what `load_bytes` reads.
         unsafe { [V::load_bytes(line); 2] }
     }
 
     #[inline(always)]
     unsafe fn mix<V: RowLanes>(sum: V, values: V::Bytes, x: *const i16) -> V {
-        // SAFETY: the caller has the instruction set and gives four weights.
+        // SAFETY: `x` has four weights, which is what the product reads.
         unsafe { sum.dot_wide(values, x) }
     }
 }
@@ -138,7 +143,7 @@ impl Codes for SixFour {
 
     #[inline(always)]
     unsafe fn keys<V: RowLanes>(block: *const u8, g: usize) -> [V::Bytes; 2] {
-        // SAFETY: the caller has the instruction set and gives the lines of a block.
+        // SAFETY: g is below BLOCK / 4 / 2 = 4, each of which is a line of nibbles; lines 4 and 5 are the last two of a block.
         unsafe {
             let nibbles = V::load_bytes(block.add(64 * g));
             let (first, second) = (V::load_bytes(block.add(64 * 4)), V::load_bytes(block.add(64 * 5)));
@@ -152,7 +157,7 @@ impl Codes for SixFour {
 
     #[inline(always)]
     unsafe fn dot<V: RowLanes>(sum: V, keys: V::Bytes, x: i32) -> V {
-        // SAFETY: the caller has the instruction set.
+        // SAFETY: registers only, whose instruction set is the condition of the trait.
         unsafe { sum.dot_unsigned(keys, x) }
     }
 
@@ -163,8 +168,8 @@ impl Codes for SixFour {
 
     #[inline(always)]
     unsafe fn round<V: Floats>(weights: V, inverse: V, position: usize, to: *mut u8) {
-        // SAFETY: the caller has the instruction set and gives room for a vector; a vector of offsets starts at every
-        // multiple of the lanes.
+        // SAFETY: `position` is a multiple of the lanes, which divide 16, so that a whole vector of the 16 offsets begins at
+        // position % 16; `to` has room for a vector.
         unsafe {
             let offsets = V::load(OFFSETS.as_ptr().add(position % OFFSETS.len()).cast());
             weights.mul_add(inverse, offsets).store_u8(to);
@@ -178,7 +183,7 @@ impl Codes for SixFour {
 
     #[inline(always)]
     unsafe fn values<V: RowLanes>(line: *const u8) -> [V::Bytes; 2] {
-        // SAFETY: the caller has the instruction set and gives a vector of codes.
+        // SAFETY: `line` has 4 * LANES bytes, which is what `load_bytes` reads.
         unsafe {
             let bytes = V::load_bytes(line);
             [V::low_nibbles(bytes), V::high_nibbles(bytes)]
@@ -187,7 +192,7 @@ impl Codes for SixFour {
 
     #[inline(always)]
     unsafe fn mix<V: RowLanes>(sum: V, values: V::Bytes, x: *const u8) -> V {
-        // SAFETY: the caller has the instruction set and gives four weights.
+        // SAFETY: `x` has four weights, which is what the product reads.
         unsafe { sum.dot_bytes(values, x) }
     }
 }
@@ -202,7 +207,8 @@ pub(crate) unsafe fn chunk<V: RowLanes, C: Codes>(chunk: &TilesChunk<'_, Int8Que
     let mut r = 0;
     while r < chunk.rows.len() {
         let left = chunk.rows.len() - r;
-        // SAFETY: as promised by the caller; r + R <= rows.
+        // SAFETY: each branch takes at most the `left` rows, so r + R <= rows, and N * LANES is 16 or 32; the rest is this
+        // function's condition.
         r += unsafe {
             if V::Floats::LANES >= 16 && left >= 8 {
                 rows::<V, C, 8, 1>(chunk, r)
@@ -220,6 +226,9 @@ pub(crate) unsafe fn chunk<V: RowLanes, C: Codes>(chunk: &TilesChunk<'_, Int8Que
 }
 
 /// Rows `r .. r + R`, `N` vectors of positions at a time; returns `R`.
+///
+/// # Safety
+/// As for [`chunk`], and `r + R <= chunk.rows.len()`; `N * LANES` divides 32.
 #[inline(always)]
 unsafe fn rows<V: RowLanes, C: Codes, const R: usize, const N: usize>(
     chunk: &TilesChunk<'_, Int8Query>,
@@ -228,8 +237,9 @@ unsafe fn rows<V: RowLanes, C: Codes, const R: usize, const N: usize>(
     let layout = chunk.layout;
     let group = Group::<_, R>::of(chunk, r);
     let mut scores = [[0.0f32; CHUNK]; R];
-    // SAFETY: as promised by the caller: the group's tiles hold positions below some row's end; partials has a
-    // place for each row.
+    // SAFETY: `Group::of` takes no tile past the one with the last position below some row's end, and `chunk` has all tiles
+    // up to there. `partials` has `partial_len` = width + 2 values for each of more than r + i rows. The width is a multiple
+    // of 32, so that N vectors, and four where so many are left, end within it.
     unsafe {
         for tile in group.tiles.clone() {
             let at = chunk.tiles.add(tile * layout.tile_bytes());
@@ -263,6 +273,10 @@ unsafe fn rows<V: RowLanes, C: Codes, const R: usize, const N: usize>(
 }
 
 /// Scores of the positions of a tile, position `at` of the chunk and the next 31.
+///
+/// # Safety
+/// The instruction set of `V` is available; `tile` is a whole tile of `C`, the group's queries point to what
+/// [`Int8Query`] says, `N * LANES` divides 32, and `at + 32 <= CHUNK`.
 #[inline(always)]
 unsafe fn tile_scores<V: RowLanes, C: Codes, const R: usize, const N: usize>(
     layout: KvTiles,
@@ -274,8 +288,10 @@ unsafe fn tile_scores<V: RowLanes, C: Codes, const R: usize, const N: usize>(
 ) {
     let lanes = const { V::Floats::LANES };
     for p in (0..TILE).step_by(N * lanes) {
-        // SAFETY: the caller has the instruction set and gives a whole tile; offsets follow its layout (see `crate::kv`);
-        // at + p + N * lanes <= CHUNK. Prefetched addresses may lie anywhere.
+        // SAFETY: positions p + n * lanes are below TILE and blocks b below width / BLOCK, so that the offsets, which follow the
+        // layout in `crate::kv`, stay in the tile: key scales are TILE f16 per block, keys KEY_LINES lines per block and half
+        // tile. Queries have `width` integers and width / BLOCK blocks. Scores are written up to at + p + N * lanes <= CHUNK.
+        // Prefetched addresses may lie anywhere.
         unsafe {
             let mut sums = [[V::Floats::splat(0.0); N]; R];
             for b in 0..layout.width / BLOCK {
@@ -340,6 +356,9 @@ struct Weights<C: Codes, const R: usize> {
 }
 
 /// Rounds weights, of which `top` are the largest of each row.
+///
+/// # Safety
+/// The instruction set of `V` is available.
 #[inline(always)]
 unsafe fn round_weights<V: Floats, C: Codes, const R: usize>(
     group: &Group<Int8Query, R>,
@@ -355,7 +374,8 @@ unsafe fn round_weights<V: Floats, C: Codes, const R: usize>(
         steps: std::array::from_fn(|i| if usable[i] { top[i] / C::LEVELS } else { 0.0 }),
         totals: [0; R],
     };
-    // SAFETY: the caller has the instruction set; tiles end within the chunk, and are a whole number of vectors.
+    // SAFETY: `Group::of` cuts the tiles off at the chunk, and TILE is a multiple of the lanes: p + LANES <= CHUNK, the length
+    // of a row of weights and of rounded ones, and p is a multiple of the lanes.
     unsafe {
         let mut factors = [V::splat(0.0); R];
         for i in 0..R {
@@ -373,6 +393,10 @@ unsafe fn round_weights<V: Floats, C: Codes, const R: usize>(
 }
 
 /// Weighted sums of the values of the group's tiles: components `component ..`, `N` vectors; returns `N`.
+///
+/// # Safety
+/// The instruction set of `V` is available; the group's tiles are readable among `tiles`, as `C`; `partials` has
+/// `partial_len` values for each of `R` rows; `component + N * LANES <= layout.width`.
 #[inline(always)]
 unsafe fn mix<V: RowLanes, C: Codes, const R: usize, const N: usize>(
     layout: KvTiles,
@@ -383,8 +407,10 @@ unsafe fn mix<V: RowLanes, C: Codes, const R: usize, const N: usize>(
     partials: *mut f32,
 ) -> usize {
     let lanes = const { V::Floats::LANES };
-    // SAFETY: the caller has the instruction set and gives whole tiles; offsets follow their layout (see `crate::kv`); a
-    // tile has a weight for each of its positions, and each row a place for its sums. Prefetched addresses may lie anywhere.
+    // SAFETY: the values of a tile are TILE / 4 / GROUPS lines for each 16 components, and lines and components stay below
+    // that (the layout in `crate::kv`; this function's condition). The weights of four positions are read at tile * TILE +
+    // 4 * (GROUPS * line + half) <= CHUNK - 4. Sums are written up to component + N * LANES <= width. Prefetched addresses
+    // may lie anywhere.
     unsafe {
         let mut sums = [[V::zero(); N]; R];
         if C::VALUE_ZERO != 0 {

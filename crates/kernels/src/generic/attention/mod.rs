@@ -78,6 +78,9 @@ impl<Q: Copy, const R: usize> Group<Q, R> {
 
     /// Makes weights of scores: exponentials by `polynomial`, 0 where a row sees nothing, if `SCALED` times the scale of
     /// each position's value. Returns the largest score, the sum of the exponentials and the largest weight of each row.
+    ///
+    /// # Safety
+    /// The instruction set of `V` is available; if `SCALED`, the group's tiles are readable among `tiles`.
     #[inline(always)]
     unsafe fn softmax<V: Floats, const SCALED: bool>(
         &self,
@@ -95,8 +98,9 @@ impl<Q: Copy, const R: usize> Group<Q, R> {
             scores[i][range.start..seen.start].fill(f32::NEG_INFINITY);
             scores[i][seen.end..range.end].fill(f32::NEG_INFINITY);
         }
-        // SAFETY: the caller has the instruction set and gives the tiles of the chunk; those of the group end within it, and
-        // are a whole number of vectors.
+        // SAFETY: `of` cuts the group's tiles off at the chunk, so that `range` ends at CHUNK at most, and its bounds are
+        // multiples of TILE and so of the lanes: every p + LANES <= CHUNK, the length of a row of scores. The scales of the
+        // values are TILE f16 of each tile, which the group has.
         unsafe {
             // Rows side by side, whose operations do not wait for each other.
             let values = scores.as_mut_ptr().cast::<f32>();
@@ -144,10 +148,13 @@ impl<Q: Copy, const R: usize> Group<Q, R> {
 
 /// Asks for what lies `ahead` bytes after the `bytes` from `at` on. (From the second-level cache to the first the processor
 /// brings lines by itself, as fast as when asked: 8-bit attention was a tenth slower with a request for each.)
+///
+/// # Safety
+/// The instruction set of `V` is available.
 #[inline(always)]
 unsafe fn prefetch<V: Floats>(at: *const u8, bytes: usize, ahead: usize) {
     for line in (0..bytes).step_by(64) {
-        // SAFETY: the caller has the instruction set; any address may be asked for.
+        // SAFETY: any address may be asked for; the instruction set is this function's condition.
         unsafe { V::prefetch(at.wrapping_add(ahead).wrapping_add(line)) };
     }
 }
@@ -161,9 +168,12 @@ const GOOD: [f32; 4] = [9.582_853e-3, 5.590_642_5e-2, 2.402_409_9e-1, 6.931_242e
 const ROUGH: [f32; 3] = [5.500_893e-2, 2.422_096_2e-1, 6.932_829e-1];
 
 /// 2^x for x <= 0 or NaN, by one of the polynomials; 0 where it is too small for f32.
+///
+/// # Safety
+/// The instruction set of `V` is available.
 #[inline(always)]
 unsafe fn exp2<V: Floats>(x: V, polynomial: &[f32]) -> V {
-    // SAFETY: the caller has the instruction set; the exponent is an integer from -200 to 0.
+    // SAFETY: registers only, whose instruction set is this function's condition.
     unsafe {
         let clamped = V::splat(-200.0).max(x);
         let magic = V::splat(12_582_912.0); // 1.5 * 2^23: adding it rounds to the nearest integer
@@ -196,7 +206,9 @@ pub(crate) unsafe fn fold<V: Floats>(state: &mut [f32], partial: &[f32]) {
     let max = if partial[width] > state[width] { partial[width] } else { state[width] };
     let mut factors = [0.0f32; 16];
     (factors[0], factors[1]) = (state[width] - max, partial[width] - max);
-    // SAFETY: the caller has the instruction set; `width` is a multiple of the lanes.
+    // SAFETY: `width` is a multiple of the lanes and both slices hold two values more (asserted above), so that every
+    // i + LANES <= width; `factors` has 16 values, as many as the widest vector. The instruction set is this function's
+    // condition.
     unsafe {
         exp2(V::load(factors.as_ptr().cast()), &EXACT).store(factors.as_mut_ptr());
         let (old, new) = (V::splat(factors[0]), V::splat(factors[1]));

@@ -109,14 +109,14 @@ impl Vectors for Neon {
 #[inline]
 #[target_feature(enable = "neon")]
 pub(crate) fn load(bytes: &[u8; 16]) -> uint8x16_t {
-    // SAFETY: 16 bytes.
+    // SAFETY: `bytes` is an array of 16, as many as are read.
     unsafe { vld1q_u8(bytes.as_ptr()) }
 }
 
 #[inline]
 #[target_feature(enable = "neon")]
 pub(crate) fn store(bytes: uint8x16_t, out: &mut [u8; 16]) {
-    // SAFETY: 16 bytes.
+    // SAFETY: `out` is an array of 16 bytes, as many as are written.
     unsafe { vst1q_u8(out.as_mut_ptr(), bytes) }
 }
 
@@ -158,7 +158,7 @@ pub(crate) fn build_tables(book: &Codebook, acts: &ActBlock, out: &mut [u8]) {
     let mut lanes = [[vdup_n_s8(0); 4]; 4];
     for (lanes, bytes) in lanes.iter_mut().zip(&book.lanes) {
         for (lanes, bytes) in lanes.iter_mut().zip(bytes.as_chunks::<8>().0) {
-            // SAFETY: 8 bytes.
+            // SAFETY: `bytes` is an array of 8, as many as are read.
             *lanes = vsub_s8(vreinterpret_s8_u8(unsafe { vld1_u8(bytes.as_ptr()) }), vdup_n_s8(1));
         }
     }

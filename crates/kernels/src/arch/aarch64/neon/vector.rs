@@ -222,7 +222,8 @@ macro_rules! row_lanes {
             #[inline]
             #[target_feature(enable = $features)]
             unsafe fn dot_unsigned(self, weights: Self::Bytes, x: i32) -> Self {
-                // SAFETY: bytes up to 63 are the same as int8; see `dot_signed`.
+                // SAFETY: registers only, and this function is compiled for the same features. Bytes up to 63 are the same as
+                // int8.
                 unsafe { self.dot_signed(weights, x) }
             }
 

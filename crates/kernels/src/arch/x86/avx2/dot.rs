@@ -123,7 +123,7 @@ impl<P: Products<Vector = __m256i>> Dot for YmmDot<P> {
     unsafe fn segment(codes: &[u8], ahead: Ahead, q: &[i8], sum: i32) -> <Ymm as Width>::Sums {
         let (halves, _) = codes.as_chunks::<{ BIT_CHUNK_BYTES / 2 }>();
         let (q, _) = q.as_chunks::<16>();
-        // SAFETY: the caller has the instructions.
+        // SAFETY: slices, arrays and registers; the instructions of `P` and of the vectors are the condition of the trait.
         unsafe {
             let mut out = [[_mm256_setzero_si256(); 4]; 2];
             // 32 rows at a time: more would need more registers than there are.
@@ -166,7 +166,7 @@ impl<P: Products<Vector = __m256i>> Dot for YmmDot<P> {
         for t in 0..T {
             totals[t] = acts[t].sum(segment.first_chunk, segment.chunks);
         }
-        // SAFETY: the caller has the instructions.
+        // SAFETY: slices, arrays and registers; the instructions of `P` and of the vectors are the condition of the trait.
         unsafe {
             for quarter in 0..4 {
                 let mut sums = [[P::start(0); 2]; T];

@@ -54,7 +54,8 @@ macro_rules! look_up {
                         let mut first = _mm256_setzero_si256();
                         let mut second = _mm256_setzero_si256();
                         for chunk in 0..chunks {
-                            // SAFETY: the caller gives `chunks` chunks of codes, and the tables of their codes.
+                            // SAFETY: chunk < chunks, of which codes and tables, 8 a chunk, are readable (the condition of
+                            // `LookUp::segment`).
                             let (codes, tables) = unsafe {
                                 (
                                     &*codes[n].add(chunk * CODE_CHUNK_BYTES).cast::<[u8; CODE_CHUNK_BYTES]>(),
@@ -154,7 +155,7 @@ fn add_digits_affine(
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn in_order(mut a: __m256i, mut b: __m256i, mut c: __m256i) -> (__m256i, __m256i, __m256i) {
-    // SAFETY: a comment.
+    // SAFETY: the assembly is a comment: it runs nothing, and leaves each value in the register it was given in.
     unsafe {
         asm!(
             "/* {a} {b} {c} */",
@@ -178,7 +179,7 @@ fn build_tables(book: &Codebook, acts: &ActBlock, out: &mut [u8]) {
     let mut sums = [0i32; BLOCK_CODES];
     for (sums, q) in sums.as_chunks_mut::<8>().0.iter_mut().zip(acts.q.as_chunks::<32>().0) {
         let quads = _mm256_madd_epi16(_mm256_maddubs_epi16(ones, load(q)), _mm256_set1_epi16(1));
-        // SAFETY: 8 i32.
+        // SAFETY: `sums` is an array of eight i32, which is a vector.
         unsafe { _mm256_storeu_si256(sums.as_mut_ptr().cast(), quads) };
     }
     for ((q, sum), table) in acts.q.as_chunks::<4>().0.iter().zip(sums).zip(out.as_chunks_mut::<TABLE_BYTES>().0) {

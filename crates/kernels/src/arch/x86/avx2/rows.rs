@@ -89,7 +89,7 @@ pub(super) fn scales_or_ones(scales: Option<&[u8; SCALE_BYTES]>, slot: usize) ->
     match scales {
         Some(scales) => {
             let (vectors, _) = scales.as_chunks::<16>();
-            // SAFETY: 16 bytes.
+            // SAFETY: `vectors` are arrays of 16 bytes, as many as are read.
             _mm256_cvtph_ps(unsafe { _mm_loadu_si128(vectors[slot / 8].as_ptr().cast()) })
         }
         None => _mm256_set1_ps(1.0),
@@ -154,28 +154,28 @@ fn load_rows(rows: &Rows) -> [[__m256; 4]; 2] {
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn load<T: Copy>(bytes: &[T; 32]) -> __m256i {
     const { assert!(size_of::<T>() == 1) };
-    // SAFETY: 32 bytes.
+    // SAFETY: `bytes` is an array of 32 values of one byte (asserted just above), as many as are read.
     unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
 }
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn store(out: &mut [u8; 32], value: __m256i) {
-    // SAFETY: 32 bytes.
+    // SAFETY: `out` is an array of 32 bytes, as many as are written.
     unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), value) }
 }
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn load_ps(values: &[f32; 8]) -> __m256 {
-    // SAFETY: 8 values.
+    // SAFETY: `values` is an array of 8, as many as are read.
     unsafe { _mm256_loadu_ps(values.as_ptr()) }
 }
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn store_ps(out: &mut [f32; 8], values: __m256) {
-    // SAFETY: 8 values.
+    // SAFETY: `out` is an array of 8 values, as many as are written.
     unsafe { _mm256_storeu_ps(out.as_mut_ptr(), values) }
 }
 
@@ -183,7 +183,7 @@ pub(super) fn store_ps(out: &mut [f32; 8], values: __m256) {
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn broadcast(bytes: &[u8; 16]) -> __m256i {
-    // SAFETY: 16 bytes.
+    // SAFETY: `bytes` is an array of 16, as many as are read.
     _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) })
 }
 

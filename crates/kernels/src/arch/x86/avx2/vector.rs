@@ -209,20 +209,20 @@ impl<P: Products<Vector = __m256i>> RowLanes for I32x8<P> {
 
     #[inline(always)]
     unsafe fn dot_unsigned(self, weights: __m256i, x: i32) -> Self {
-        // SAFETY: the caller has the instructions of `P`.
+        // SAFETY: registers only; the instructions of `P` are the condition of the trait.
         unsafe { P::unsigned(self.0, weights, _mm256_set1_epi32(x)).into() }
     }
 
     #[inline(always)]
     unsafe fn dot_signed(self, weights: __m256i, x: i32) -> Self {
-        // SAFETY: the caller has the instructions of `P`.
+        // SAFETY: registers only; the instructions of `P` are the condition of the trait.
         unsafe { P::signed(self.0, weights, _mm256_set1_epi32(x)).into() }
     }
 
     #[inline(always)]
     unsafe fn dot_wide(self, codes: __m256i, x: *const i16) -> Self {
         let x = x.cast::<i32>();
-        // SAFETY: the caller has the instructions of `P` and gives four inputs.
+        // SAFETY: four int16 are readable at `x`, read as two times two; the instructions of `P` are the condition of the trait.
         unsafe {
             let (low, high) = (x.read_unaligned(), x.add(1).read_unaligned());
             let even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(codes));
@@ -234,8 +234,8 @@ impl<P: Products<Vector = __m256i>> RowLanes for I32x8<P> {
 
     #[inline(always)]
     unsafe fn dot_bytes(self, codes: __m256i, x: *const u8) -> Self {
-        // SAFETY: the caller has the instructions of `P` and gives four inputs, the unsigned ones here: 2 * 254 * 15 fits
-        // int16.
+        // SAFETY: four bytes are readable at `x`; the instructions of `P` are the condition of the trait. The inputs are the
+        // unsigned factors here: 2 * 254 * 15 fits int16.
         unsafe { P::unsigned(self.0, _mm256_set1_epi32(x.cast::<i32>().read_unaligned()), codes).into() }
     }
 

@@ -114,7 +114,7 @@ impl<P: Products<Vector = __m512i>> Dot for ZmmDot<P> {
     unsafe fn segment(codes: &[u8], ahead: Ahead, q: &[i8], sum: i32) -> <Zmm as Width>::Sums {
         let (halves, _) = codes.as_chunks::<{ BIT_CHUNK_BYTES / 2 }>();
         let (q, _) = q.as_chunks::<16>();
-        // SAFETY: the caller has the instructions.
+        // SAFETY: slices, arrays and registers; the instructions of `P` and of the vectors are the condition of the trait.
         unsafe {
             // The fields hold w + 1, hence `sum`. Two of the four are multiplied where they stand, as 4 (w + 1).
             let mut ones = [P::start(sum); 4];
@@ -151,7 +151,7 @@ impl<P: Products<Vector = __m512i>> Dot for ZmmDot<P> {
         for t in 0..T {
             totals[t] = acts[t].sum(segment.first_chunk, segment.chunks);
         }
-        // SAFETY: the caller has the instructions.
+        // SAFETY: slices, arrays and registers; the instructions of `P` and of the vectors are the condition of the trait.
         unsafe {
             let mut sums = [[P::start(0); 4]; T];
             for t in 0..T {

@@ -40,7 +40,7 @@ fn pays() -> bool {
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
 fn build_tables(book: &Codebook, acts: &ActBlock, out: &mut [u8]) {
-    // SAFETY: this function has the instructions; so below.
+    // SAFETY: this function is compiled for the instructions of `Words::build_tables`, which takes slices otherwise.
     unsafe { Words::build_tables(book, acts, out) }
 }
 
@@ -48,7 +48,7 @@ fn build_tables(book: &Codebook, acts: &ActBlock, out: &mut [u8]) {
 fn decode(codes: &[u8], panel: &mut [Indices], blocks: usize) {
     let (chunks, _) = codes.as_chunks::<CODE_CHUNK_BYTES>();
     for (chunk, panel) in chunks.iter().zip(panel.chunks_mut(8 * blocks)) {
-        // SAFETY: see `build_tables`; one chunk is read.
+        // SAFETY: chunk 0 of `chunk`, an array of CODE_CHUNK_BYTES, is read. Prefetched addresses may lie anywhere.
         let [mut rows] = unsafe { Chunk::load([chunk.as_ptr()], 0, Ahead::of(0, usize::MAX, 1)) };
         last_to_first!(|CODE| {
             let index = rows.index(CODE);
@@ -76,7 +76,7 @@ fn finish(acc: &Rows, row_scales: Option<&Rows>, out: &mut Rows) {
     let [a, b, c, d] = load_rows(acc);
     let slots =
         [_mm512_unpacklo_ps(a, b), _mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(a, b), _mm512_unpackhi_ps(c, d)];
-    // SAFETY: see `build_tables`.
+    // SAFETY: arrays and registers; this function is compiled for the instructions of `Zmm`.
     unsafe { Zmm::store_slots(slots, row_scales, out) }
 }
 
@@ -111,7 +111,8 @@ fn tokens<const B: usize, const GROUPED: bool>(
     while t < acts.len() {
         let tables = &tables[t * BLOCK_TABLES..];
         let (acts, acc) = (&acts[t..], &mut acc[t * B..]);
-        // SAFETY: the tables of all tokens are there (asserted above).
+        // SAFETY: the last token's tables end within `tables` (asserted above) and those of the others BLOCK_TABLES earlier, so
+        // that the first T <= acts.len() - t tokens from here on have theirs.
         t += unsafe {
             match acts.len() {
                 1 => tile::<B, 1, GROUPED>(segment.panel, &w_scales, tables, acts, acc),
@@ -126,7 +127,7 @@ fn tokens<const B: usize, const GROUPED: bool>(
 /// The first `T` tokens; returns `T`.
 ///
 /// # Safety
-/// `tables` holds those of all codes of the panel for each of `T` tokens.
+/// `tables` holds those of all codes of the panel for each of `T` tokens, `BLOCK_TABLES` bytes apart.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
 unsafe fn tile<const B: usize, const T: usize, const GROUPED: bool>(
@@ -142,7 +143,7 @@ unsafe fn tile<const B: usize, const T: usize, const GROUPED: bool>(
     for (code, indices) in panel.as_chunks::<B>().0.iter().enumerate() {
         let mut table = [zero; T];
         for t in 0..T {
-            // SAFETY: the caller's promise.
+            // SAFETY: token t < T has a table of TABLE_BYTES = 64 bytes for each code of the panel (this function's condition).
             table[t] = load(unsafe { &*tables.as_ptr().add(t * BLOCK_TABLES + code * TABLE_BYTES).cast::<[u8; 64]>() });
         }
         for b in 0..B {

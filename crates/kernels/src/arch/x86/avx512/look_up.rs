@@ -71,7 +71,7 @@ impl LookUp for Bytes {
         for chunk in 0..chunks {
             let mut low = [_mm512_setzero_si512(); N];
             let mut high = [_mm512_setzero_si512(); N];
-            // SAFETY: the caller gives `chunks` chunks of codes, and the tables of their codes.
+            // SAFETY: chunk < chunks, of which codes and tables, 8 a chunk, are readable (the condition of `LookUp::segment`).
             let (tables, mut rows) = unsafe {
                 let tables = &*tables.add(chunk * 8 * Self::TABLE_BYTES).cast::<[u8; 8 * Self::TABLE_BYTES]>();
                 (tables.as_chunks::<32>().0, Chunk::load(codes, chunk, ahead))
@@ -116,7 +116,7 @@ impl LookUp for Words {
         // Of the 16 codes without sign; a sign takes w + 1 to 2 - (w + 1).
         let mut lanes = [_mm512_setzero_si512(); 4];
         for lane in 0..4 {
-            // SAFETY: 16 of 32 bytes.
+            // SAFETY: the lanes of a codebook are 32 bytes, of which 16 are read.
             let half = unsafe { _mm_loadu_si128(book.lanes[lane].as_ptr().cast()) };
             lanes[lane] = _mm512_broadcast_i32x4(half);
         }
@@ -152,7 +152,7 @@ impl LookUp for Words {
         let mut even = [_mm512_setzero_si512(); N];
         let mut odd = [_mm512_setzero_si512(); N];
         for chunk in 0..chunks {
-            // SAFETY: the caller gives `chunks` chunks of codes, and the tables of their codes.
+            // SAFETY: chunk < chunks, of which codes and tables, 8 a chunk, are readable (the condition of `LookUp::segment`).
             let (tables, mut rows) = unsafe {
                 let tables = &*tables.add(chunk * 8 * Self::TABLE_BYTES).cast::<[u8; 8 * Self::TABLE_BYTES]>();
                 (tables.as_chunks::<64>().0, Chunk::load(codes, chunk, ahead))
@@ -221,13 +221,13 @@ impl Chunk {
     /// Reads chunk `chunk` of each of `codes`, and asks for one further ahead.
     ///
     /// # Safety
-    /// They are readable.
+    /// From each of `codes` on chunk `chunk`, the `CODE_CHUNK_BYTES` after as many for each chunk before it, is readable.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
     pub(super) unsafe fn load<const N: usize>(codes: [*const u8; N], chunk: usize, ahead: Ahead) -> [Self; N] {
         let mut chunks = [Self::new([_mm512_setzero_si512(); 5]); N];
         for n in 0..N {
-            // SAFETY: the caller's promise.
+            // SAFETY: this function's condition: the bytes of chunk `chunk` of each of `codes`. An array of bytes has no alignment.
             let bytes = unsafe { &*codes[n].add(chunk * CODE_CHUNK_BYTES).cast::<[u8; CODE_CHUNK_BYTES]>() };
             ahead.prefetch(bytes);
             let (lines, _) = bytes.as_chunks::<64>();
@@ -302,7 +302,7 @@ pub(super) fn widen<const N: usize>(first: [__m512i; N], second: [__m512i; N]) -
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
 fn opaque(mut x: __m512i) -> __m512i {
-    // SAFETY: a comment.
+    // SAFETY: the assembly is a comment: it runs nothing, and leaves `x` in the register it was given in.
     unsafe { asm!("/* {0} */", inout(zmm_reg) x, options(pure, nomem, nostack, preserves_flags)) };
     x
 }

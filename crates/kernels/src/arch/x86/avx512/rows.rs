@@ -96,7 +96,7 @@ pub(super) fn scales_or_ones(scales: Option<&[u8; SCALE_BYTES]>) -> [__m512; 4] 
     let mut out = [_mm512_set1_ps(1.0); 4];
     if let Some(scales) = scales {
         for (out, halves) in out.iter_mut().zip(scales.as_chunks::<32>().0) {
-            // SAFETY: 32 bytes.
+            // SAFETY: `halves` is an array of 32 bytes, as many as are read.
             *out = _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(halves.as_ptr().cast()) });
         }
     }
@@ -138,7 +138,7 @@ pub(super) fn store_natural(rows: [__m512; 4], row_scales: Option<&Rows>, out: &
         None => rows,
     };
     for (out, values) in out.as_chunks_mut::<16>().0.iter_mut().zip(scaled) {
-        // SAFETY: 16 values.
+        // SAFETY: `out` is an array of 16 values, as many as are written.
         unsafe { _mm512_storeu_ps(out.as_mut_ptr(), values) };
     }
 }
@@ -147,7 +147,7 @@ pub(super) fn store_natural(rows: [__m512; 4], row_scales: Option<&Rows>, out: &
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
 pub(super) fn load_rows(rows: &Rows) -> [__m512; 4] {
     let (quarters, _) = rows.as_chunks::<{ BLOCK_ROWS / 4 }>();
-    // SAFETY: 16 values.
+    // SAFETY: `values` is an array of 16, as many as are read.
     let load = |values: &[f32; 16]| unsafe { _mm512_loadu_ps(values.as_ptr()) };
     [load(&quarters[0]), load(&quarters[1]), load(&quarters[2]), load(&quarters[3])]
 }
@@ -156,14 +156,14 @@ pub(super) fn load_rows(rows: &Rows) -> [__m512; 4] {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
 pub(super) fn load<T: Copy>(bytes: &[T; 64]) -> __m512i {
     const { assert!(size_of::<T>() == 1) };
-    // SAFETY: 64 bytes.
+    // SAFETY: `bytes` is an array of 64 values of one byte (asserted just above), as many as are read.
     unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
 pub(super) fn store(out: &mut [u8; 64], value: __m512i) {
-    // SAFETY: 64 bytes.
+    // SAFETY: `out` is an array of 64 bytes, as many as are written.
     unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), value) }
 }
 
@@ -171,7 +171,7 @@ pub(super) fn store(out: &mut [u8; 64], value: __m512i) {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
 pub(super) fn broadcast(bytes: &[u8; 32]) -> __m512i {
-    // SAFETY: 32 bytes.
+    // SAFETY: `bytes` is an array of 32, as many as are read.
     _mm512_broadcast_i64x4(unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) })
 }
 
