@@ -5,8 +5,11 @@ use sherry::Result;
 use sherry::io::gguf::{StqId, Value};
 use sherry::model::{Checkpoint, config_gguf};
 
+/// Keys and values, and remarks for the user.
+type Entries = (Vec<(String, Value)>, Vec<String>);
+
 /// Architecture, tokenizer and provenance keys.
-pub(super) fn entries(checkpoint: &Checkpoint, plan: &Plan, stq_id: StqId) -> Result<Vec<(String, Value)>> {
+pub(super) fn entries(checkpoint: &Checkpoint, plan: &Plan, stq_id: StqId) -> Result<Entries> {
     let mut entries = config_gguf::write(checkpoint.config());
     let name = checkpoint.path().file_stem().unwrap_or_default().to_string_lossy().into_owned();
     entries.push(("general.name".to_owned(), Value::String(name)));
@@ -21,6 +24,7 @@ pub(super) fn entries(checkpoint: &Checkpoint, plan: &Plan, stq_id: StqId) -> Re
     if plan.moves.bridge.is_some() {
         entries.push((Checkpoint::BRIDGE_KEY.to_owned(), Value::String(Checkpoint::BRIDGE_VALUE.to_owned())));
     }
-    entries.extend(checkpoint.tokenizer_metadata()?);
-    Ok(entries)
+    let (text, notes) = checkpoint.text_metadata()?;
+    entries.extend(text);
+    Ok((entries, notes))
 }

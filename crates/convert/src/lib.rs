@@ -194,6 +194,7 @@ pub fn convert(
         progress.finish();
         output.finish()
     };
+    let mut notes = plan.notes();
     match container {
         Container::Folder => {
             let staged = AtomicFolder::create(out)?;
@@ -203,14 +204,15 @@ pub fn convert(
             staged.commit(request.overwrite)?;
         }
         Container::Gguf => {
-            let metadata = gguf_metadata::entries(checkpoint, &plan, request.stq_id)?;
+            let (metadata, remarks) = gguf_metadata::entries(checkpoint, &plan, request.stq_id)?;
+            notes.extend(remarks);
             let mut output = Output::create(out, container, &jobs, plan.packed, metadata, request.stq_id)?;
             output.set_replace(request.overwrite);
             run(output)?;
         }
     }
     let input_bytes = checkpoint.source().tensors().iter().map(|info| info.bytes as u64).sum();
-    Ok(Summary { path: out.to_path_buf(), tensors, input_bytes, notes: plan.notes() })
+    Ok(Summary { path: out.to_path_buf(), tensors, input_bytes, notes })
 }
 
 /// Refuses to overwrite anything by accident: the input, what contains it, and folders that are not models.

@@ -7,7 +7,7 @@ use super::rows::Moves;
 use crate::quant::{Projection, QuantSpec};
 use sherry::io::native::PackedScheme;
 use sherry::model::names::{Naming, Role};
-use sherry::model::{ArchConfig, Checkpoint, Family, RopeLayout, Stored};
+use sherry::model::{ArchConfig, Checkpoint, Family, RopeLayout, Stored, config_gguf};
 use sherry::{Error, Result};
 
 /// The file format to write.
@@ -106,6 +106,10 @@ impl Plan {
             bridge: None,
             rope: rope_rows(config, container),
             norm_shift: norm_shift(config.family, input.naming(), container),
+            query_scale: match container {
+                Container::Gguf => config_gguf::query_scale(config),
+                Container::Folder => 1.0,
+            },
         };
         let packed = match (linears, stored, container) {
             (Linears::Dense(_), ..) | (Linears::Keep, None, _) => None,
@@ -207,6 +211,13 @@ impl Plan {
             }
             None => {}
         }
+        if self.moves.query_scale != 1.0 {
+            notes.push(format!(
+                "GGUF has no key for the scale of the queries (query_pre_attn_scalar): the weights of their norms are \
+                 multiplied by {}, which comes to the same, to float rounding",
+                self.moves.query_scale
+            ));
+        }
         notes
     }
 }
@@ -295,6 +306,7 @@ impl Moves {
             bridge: checkpoint.is_bridged().then_some(Bridge::ToContiguous),
             rope: rope_rows(config, Container::Folder),
             norm_shift: norm_shift(config.family, checkpoint.naming(), Container::Folder),
+            query_scale: 1.0,
         }
     }
 }

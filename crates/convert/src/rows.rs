@@ -7,12 +7,12 @@ use sherry_kernels::format::{PackedLayout, PackedRows, QuadOrder, TensorType, Te
 
 use super::channels::{Bridge, RopeRows};
 use sherry::io::TensorSource;
-use sherry::model::names::Role;
+use sherry::model::names::{Part, Role};
 use sherry::model::{ArchConfig, Stored};
 use sherry::{Error, Result};
 
 /// What happens to channels and norms between input and output.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Moves {
     /// Between quad orders.
     pub bridge: Option<Bridge>,
@@ -20,6 +20,14 @@ pub struct Moves {
     pub rope: Option<RopeRows>,
     /// Added to norm weights: files differ in whether they store `w` or `1 + w` (Gemma).
     pub norm_shift: f32,
+    /// Then multiplies the norm of the queries: GGUF has no other place for a scale of its own (Gemma); 1 elsewhere.
+    pub query_scale: f32,
+}
+
+impl Default for Moves {
+    fn default() -> Self {
+        Self { bridge: None, rope: None, norm_shift: 0.0, query_scale: 1.0 }
+    }
 }
 
 /// A tensor to be written. Vectors count as `n` rows of one column, so that row moves apply to them.
@@ -114,10 +122,15 @@ impl<'a> Rows<'a> {
         bridge && (Bridge::moves_rows(self.role) || Bridge::moves_columns(self.role))
             || self.moves.rope.is_some() && RopeRows::moves(self.role)
             || self.shift() != 0.0
+            || self.scale() != 1.0
     }
 
     fn shift(&self) -> f32 {
         if self.role.is_norm() { self.moves.norm_shift } else { 0.0 }
+    }
+
+    fn scale(&self) -> f32 {
+        if matches!(self.role, Role::Layer(_, Part::QNorm)) { self.moves.query_scale } else { 1.0 }
     }
 
     /// Writes row `row` of the output into `out` as f32.
@@ -140,6 +153,10 @@ impl<'a> Rows<'a> {
         let shift = self.shift();
         if shift != 0.0 {
             out.iter_mut().for_each(|w| *w += shift);
+        }
+        let scale = self.scale();
+        if scale != 1.0 {
+            out.iter_mut().for_each(|w| *w *= scale);
         }
     }
 

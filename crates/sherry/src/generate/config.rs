@@ -4,7 +4,13 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use crate::io::gguf::{Metadata, Value as Gguf};
 use crate::{Error, Result};
+
+/// The key for tokens that end an answer beyond those that GGUF's own keys can name: an array of ids.
+pub const END_IDS_KEY: &str = "sherry.eos_token_ids";
+/// What llama.cpp's keys for a recommended sampling begin with.
+const SAMPLING_PREFIX: &str = "general.sampling.";
 
 /// The fields of `generation_config.json` that matter here; `None` where the file says nothing.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -52,6 +58,64 @@ impl GenerationConfig {
         })
     }
 
+    /// The fields as JSON. [`parse`](Self::parse) reads them back.
+    pub fn to_json(&self) -> Value {
+        let mut fields = Map::new();
+        let mut put = |name: &str, value: Option<Value>| fields.extend(value.map(|value| (name.to_owned(), value)));
+        put("eos_token_id", Some(self.eos_token_ids.clone().into()));
+        put("bos_token_id", self.bos_token_id.map(Value::from));
+        put("do_sample", self.do_sample.map(Value::from));
+        put("temperature", self.temperature.map(decimal));
+        put("top_k", self.top_k.map(Value::from));
+        put("top_p", self.top_p.map(decimal));
+        put("min_p", self.min_p.map(decimal));
+        put("repetition_penalty", self.repetition_penalty.map(decimal));
+        Value::Object(fields)
+    }
+
+    /// The keys of a GGUF file that recommend a sampling, as llama.cpp names them. It knows no `do_sample`: where that is
+    /// false the temperature is 0.
+    pub fn to_gguf(&self) -> Vec<(String, Gguf)> {
+        let temperature = if self.do_sample == Some(false) { Some(0.0) } else { self.temperature };
+        let top_k = self.top_k.map(|top_k| Gguf::I32(i32::try_from(top_k).unwrap_or(i32::MAX)));
+        let values = [
+            ("temp", temperature.map(Gguf::F32)),
+            ("top_k", top_k),
+            ("top_p", self.top_p.map(Gguf::F32)),
+            ("min_p", self.min_p.map(Gguf::F32)),
+            ("penalty_repeat", self.repetition_penalty.map(Gguf::F32)),
+        ];
+        values.into_iter().filter_map(|(name, value)| Some((format!("{SAMPLING_PREFIX}{name}"), value?))).collect()
+    }
+
+    /// What a GGUF file recommends: the tokens that end an answer, and the sampling.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] naming the key of the wrong type.
+    pub fn from_gguf(meta: &Metadata) -> Result<Self> {
+        let float = |name: &str| meta.find_f32(&format!("{SAMPLING_PREFIX}{name}"));
+        let top_k = format!("{SAMPLING_PREFIX}top_k");
+        // llama.cpp: 0 and less turn it off.
+        let off = matches!(meta.find(&top_k), Some(Gguf::I32(..=0) | Gguf::I64(..=0)));
+        let mut config = Self {
+            temperature: float("temp")?,
+            top_k: if off { Some(0) } else { meta.find_u64(&top_k)?.map(|k| usize::try_from(k).unwrap_or(usize::MAX)) },
+            top_p: float("top_p")?,
+            min_p: float("min_p")?,
+            repetition_penalty: float("penalty_repeat")?,
+            ..Self::default()
+        };
+        let mut ends = ["eos", "eot", "eom"].iter().map(|role| meta.find_token_id(role)).collect::<Result<Vec<_>>>()?;
+        let more = meta.find_i64s(END_IDS_KEY)?.unwrap_or_default();
+        ends.extend(more.into_iter().map(|id| u32::try_from(id).ok()));
+        for id in ends.into_iter().flatten() {
+            if !config.eos_token_ids.contains(&id) {
+                config.eos_token_ids.push(id);
+            }
+        }
+        Ok(config)
+    }
+
     /// `base` with everything that this file sets. Values outside [`SamplingParams`](super::SamplingParams)' ranges
     /// are left for its check to refuse.
     pub fn apply(&self, base: super::SamplingParams) -> super::SamplingParams {
@@ -68,6 +132,11 @@ impl GenerationConfig {
             ..base
         }
     }
+}
+
+/// The shortest decimal that reads back as this f32.
+fn decimal(value: f32) -> Value {
+    value.to_string().parse::<f64>().unwrap_or(f64::from(value)).into()
 }
 
 struct Reader<'j> {

@@ -6,7 +6,7 @@ mod sampler;
 mod stop;
 mod token_set;
 
-pub use config::GenerationConfig;
+pub use config::{END_IDS_KEY, GenerationConfig};
 pub use logprob::{Score, Summation, TokenScore, log_prob, log_probs, token_score, token_scores};
 pub use sampler::{Sampler, SamplingParams};
 pub use stop::StopStrings;

@@ -9,7 +9,7 @@ use sherry_kernels::format::TensorType;
 use super::names::{Naming, Role};
 use super::{ArchConfig, Family, KvCache, KvType, Model, Stored, TensorMap, Weights, config_gguf, config_hf};
 use crate::generate::GenerationConfig;
-use crate::io::gguf::{GgufFile, Metadata};
+use crate::io::gguf::GgufFile;
 use crate::io::json;
 use crate::io::native::PackedScheme;
 use crate::io::safetensors::Safetensors;
@@ -134,14 +134,7 @@ impl Checkpoint {
     pub fn from_gguf(path: &Path, file: GgufFile) -> Result<Self> {
         let config = config_gguf::parse(file.metadata(), &file)?;
         let tensors = TensorMap::new(&file, &config, Naming::Gguf, None)?;
-        let mut generation = GenerationConfig::default();
-        for key in ["eos_token_id", "eot_token_id", "eom_token_id"] {
-            if let Some(id) = find_id(file.metadata(), key)?
-                && !generation.eos_token_ids.contains(&id)
-            {
-                generation.eos_token_ids.push(id);
-            }
-        }
+        let generation = GenerationConfig::from_gguf(file.metadata())?;
         Ok(Self { path: path.to_path_buf(), config, tensors, container: Container::Gguf(file), generation })
     }
 
@@ -279,10 +272,4 @@ fn generation_of_folder(folder: &Path, config_path: &Path, config: &Value) -> Re
         generation.eos_token_ids = parse(config_path, &serde_json::json!({ "eos_token_id": ids }))?.eos_token_ids;
     }
     Ok(generation)
-}
-
-/// The id under `tokenizer.ggml.KEY`.
-fn find_id(meta: &Metadata, key: &str) -> Result<Option<u32>> {
-    let id = meta.find_u64(&format!("tokenizer.ggml.{key}"))?;
-    Ok(id.and_then(|id| u32::try_from(id).ok()))
 }

@@ -7,7 +7,9 @@ use serde_json::{Value as Json, json};
 
 use super::checkpoint::{Checkpoint, Container};
 use super::{ArchConfig, Family, RopeLayout, RopeScaling, config_hf, rope_factors};
-use crate::io::gguf::Value;
+use crate::generate::END_IDS_KEY;
+use crate::io::gguf::{Array, Value};
+use crate::tokenizer::GgufVocab;
 use crate::{Error, Result};
 
 /// The files of a Hugging Face folder that are copied as they are; `config.json` is not among them.
@@ -98,29 +100,70 @@ impl Checkpoint {
                     return Ok(Vec::new());
                 }
                 let tokenizer = self.tokenizer()?;
-                let eos = &self.generation().eos_token_ids;
                 Ok(vec![
                     ("tokenizer.json", tokenizer.to_json()?.into_bytes()),
                     ("tokenizer_config.json", tokenizer.to_config_json().into_bytes()),
-                    ("generation_config.json", format!("{}\n", json!({ "eos_token_id": eos })).into_bytes()),
+                    ("generation_config.json", format!("{}\n", self.generation().to_json()).into_bytes()),
                 ])
             }
         }
     }
 
-    /// The `tokenizer.*` keys of a GGUF file made from this checkpoint; empty when it has no tokenizer.
+    /// What a GGUF file made from this checkpoint says about text: the keys of the tokenizer, none when there is no
+    /// tokenizer, those of the tokens that end an answer and of the recommended sampling; and remarks for the user.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] when GGUF cannot express the tokenizer.
-    pub fn tokenizer_metadata(&self) -> Result<Vec<(String, Value)>> {
-        match self.container() {
+    /// [`Error::Malformed`] naming the folder when GGUF cannot express the tokenizer.
+    pub fn text_metadata(&self) -> Result<(Vec<(String, Value)>, Vec<String>)> {
+        let folder = match self.container() {
             Container::Gguf(file) => {
+                let kept = |key: &str| {
+                    let prefixes = ["tokenizer.", "general.sampling.", "sherry.tokenizer", END_IDS_KEY];
+                    prefixes.iter().any(|prefix| key.starts_with(prefix))
+                };
                 let entries = file.metadata().entries().iter();
-                Ok(entries.filter(|(key, _)| key.starts_with("tokenizer.")).cloned().collect())
+                return Ok((entries.filter(|(key, _)| kept(key)).cloned().collect(), Vec::new()));
             }
-            Container::HuggingFace { .. } if !self.path().join("tokenizer.json").exists() => Ok(Vec::new()),
-            Container::HuggingFace { .. } => Ok(self.tokenizer()?.to_gguf()?.into_entries()),
+            Container::HuggingFace { .. } => self.path(),
+        };
+        let generation = self.generation();
+        let mut entries = Vec::new();
+        let mut notes = Vec::new();
+        let mut ends = generation.eos_token_ids.clone();
+        if ["tokenizer.json", "tokenizer.model"].iter().any(|name| folder.join(name).exists()) {
+            let tokenizer = self.tokenizer()?;
+            let mut vocab = tokenizer.to_gguf().map_err(|error| match error {
+                Error::Tokenizer(problem) => Error::malformed(folder, "tokenizer", problem),
+                other => other,
+            })?;
+            // Every reader ends an answer at these; llama.cpp knows their other texts too.
+            ends.retain(|id| !tokenizer.end_ids().contains(id) && tokenizer.is_token(*id));
+            for slot in [&mut vocab.eos, &mut vocab.eot, &mut vocab.eom] {
+                if slot.is_none() && !ends.is_empty() {
+                    *slot = Some(ends.remove(0));
+                }
+            }
+            if !vocab.beyond.is_empty() {
+                notes.push(format!(
+                    "GGUF's own keys cannot say all of this tokenizer ({}): the rest stands under {}, and programs that do \
+                     not know that key may cut some texts differently",
+                    vocab.beyond.join(", "),
+                    GgufVocab::EXACT_KEY
+                ));
+            }
+            entries = vocab.into_entries();
+        } else {
+            notes.push("the folder has no tokenizer, so the GGUF file has none: it takes token ids only".to_owned());
         }
+        if !ends.is_empty() {
+            notes.push(format!(
+                "more tokens end an answer than GGUF's own keys can name: {ends:?} stand under {END_IDS_KEY}, and programs \
+                 that do not know that key do not stop there"
+            ));
+            entries.push((END_IDS_KEY.to_owned(), Value::Array(Array::U32(ends))));
+        }
+        entries.extend(generation.to_gguf());
+        Ok((entries, notes))
     }
 }
 

@@ -86,10 +86,6 @@ pub fn parse(meta: &Metadata, tensors: &dyn TensorSource) -> Result<ArchConfig> 
         Some(vocab) => vocab,
         None => vocab_of_tensor(tensors)?,
     };
-    let attn_width = match gemma && layers == GEMMA3_27B_LAYERS {
-        true => hidden as f32 / heads as f32,
-        false => head_dim as f32,
-    };
     let window = window(&keys, gemma, layers)?;
     let config = ArchConfig {
         family,
@@ -127,7 +123,7 @@ pub fn parse(meta: &Metadata, tensors: &dyn TensorSource) -> Result<ArchConfig> 
         },
         activation: if gemma { Activation::GeluTanh } else { Activation::Silu },
         embed_scale: if gemma { (hidden as f32).sqrt() } else { 1.0 },
-        attn_scale: 1.0 / attn_width.sqrt(),
+        attn_scale: attn_scale(family, layers, hidden, heads, head_dim),
         window: window.map(|(window, _)| window),
         window_pattern: window.map_or(0, |(_, pattern)| pattern),
         tied: !has(Role::Head),
@@ -207,6 +203,22 @@ fn vocab_of_tensor(tensors: &dyn TensorSource) -> Result<usize> {
     let missing = || Error::malformed(tensors.path(), format!("tensor '{name}'"), "missing");
     let info = tensors.find(name).ok_or_else(missing)?;
     Ok(info.shape.first().copied().unwrap_or(0))
+}
+
+/// What queries are multiplied by. No key says it: readers derive it from the sizes.
+fn attn_scale(family: Family, layers: usize, hidden: usize, heads: usize, head_dim: usize) -> f32 {
+    let width = match family == Family::Gemma3 && layers == GEMMA3_27B_LAYERS {
+        true => hidden as f32 / heads as f32,
+        false => head_dim as f32,
+    };
+    1.0 / width.sqrt()
+}
+
+/// By how much the scale of the queries of `config` exceeds the one that readers of GGUF derive. The weights of the norm of
+/// the queries are multiplied by it, which comes to the same.
+pub fn query_scale(config: &ArchConfig) -> f32 {
+    let derived = attn_scale(config.family, config.layers, config.hidden, config.heads, config.head_dim);
+    if config.attn_scale == derived { 1.0 } else { config.attn_scale / derived }
 }
 
 /// Base of the rotation. Files of Hunyuan hold either the base that its `alpha` leads to, or both numbers.

@@ -4,6 +4,7 @@ use super::bpe::{
     Bpe, Merges, Unknown, byte_alphabet, byte_tokens, char_alphabet, merges_from_pairs, merges_from_scores,
     whole_pieces,
 };
+use super::exact::Exact;
 use super::named::{by_name, name_of};
 use super::pre::PreStep;
 use super::rewrite::{Rewrite, SPACE};
@@ -50,6 +51,15 @@ pub struct GgufVocab {
     pub add_space_prefix: Option<bool>,
     /// `tokenizer.chat_template`.
     pub chat_template: Option<String>,
+    /// [`EXACT_KEY`](Self::EXACT_KEY): the parts of the tokenizer that the other keys cannot hold, if there are any.
+    pub exact: Option<String>,
+    /// Which parts these are, as messages name them; not a key.
+    pub beyond: Vec<&'static str>,
+}
+
+impl GgufVocab {
+    /// The key for what `tokenizer.ggml.*` cannot hold; see FORMAT.md.
+    pub const EXACT_KEY: &str = "sherry.tokenizer";
 }
 
 impl Tokenizer {
@@ -59,7 +69,8 @@ impl Tokenizer {
     /// [`Error::Tokenizer`] naming the key: unknown model or pre-tokenizer, arrays of different lengths, ids outside
     /// the vocabulary, malformed byte tokens or merges.
     pub fn from_gguf(gguf: &GgufVocab) -> Result<Self> {
-        let vocab = read_vocab(gguf)?;
+        let exact = gguf.exact.as_deref().map(Exact::parse).transpose()?;
+        let vocab = read_vocab(gguf, exact.as_ref())?;
         let check = |key: &str, id: Option<u32>| match id {
             Some(id) if id as usize >= vocab.len() => Err(Error::Tokenizer(format!(
                 "tokenizer.ggml.{key}_token_id is {id}, but there are {} tokens",
@@ -76,6 +87,14 @@ impl Tokenizer {
         }
         .complete(&vocab, check("eot", gguf.eot)?.into_iter().chain(check("eom", gguf.eom)?));
 
+        if let Some(exact) = exact {
+            let merges = match gguf.model.as_str() {
+                "gpt2" => read_merges(gguf, &vocab)?,
+                "llama" => merges_from_scores(&vocab, scores(gguf)?)?,
+                other => return Err(unknown_model(other)),
+            };
+            return exact.tokenizer(vocab, roles, merges, gguf.chat_template.clone());
+        }
         let mut notes = Vec::new();
         let mut rewrites = Vec::new();
         let (bpe, pre, decoder, adds_bos) = match gguf.model.as_str() {
@@ -98,28 +117,20 @@ impl Tokenizer {
             "llama" => {
                 let prefix = gguf.add_space_prefix.unwrap_or(true);
                 if prefix {
-                    rewrites.push(Rewrite::Prepend(" ".into()));
+                    rewrites.push(Rewrite::Prepend(SPACE.into()));
                 }
                 rewrites.push(Rewrite::Replace { from: " ".into(), to: SPACE.into() });
-                let scores = gguf
-                    .scores
-                    .as_deref()
-                    .ok_or_else(|| Error::Tokenizer("tokenizer.ggml.scores is missing".into()))?;
                 let has_bytes = vocab.iter().any(|(_, _, kind)| kind == TokenKind::Byte);
                 let bytes = if has_bytes { Some(byte_tokens(&vocab)?) } else { None };
                 let bpe = Bpe {
-                    merges: merges_from_scores(&vocab, scores)?,
+                    merges: merges_from_scores(&vocab, scores(gguf)?)?,
                     alphabet: char_alphabet(&vocab),
                     unknown: Unknown { bytes, id: roles.unknown, fuse: false },
                     whole_pieces: None,
                 };
                 (bpe, Vec::new(), Decoder::Spaces(if prefix { Strip::One } else { Strip::None }), true)
             }
-            other => {
-                return Err(Error::Tokenizer(format!(
-                    "tokenizer.ggml.model is {other:?}; supported are \"gpt2\" (byte-level BPE) and \"llama\" (SentencePiece)"
-                )));
-            }
+            other => return Err(unknown_model(other)),
         };
         let around = |wanted: bool, id: Option<u32>| id.filter(|_| wanted).into_iter().collect();
         let [raw, rewritten] = specials(added_of(&vocab), &rewrites)?;
@@ -139,11 +150,26 @@ impl Tokenizer {
         })
     }
 
-    /// This tokenizer as GGUF metadata.
+    /// This tokenizer as GGUF metadata. What is written is read back: where the keys of GGUF describe another tokenizer,
+    /// [`GgufVocab::exact`] holds what they lack.
     ///
     /// # Errors
-    /// What GGUF cannot say: a pre-tokenizer without a name there.
+    /// What GGUF cannot say: a pre-tokenizer without a name there, a unigram model, SentencePiece's own normalizer.
     pub fn to_gguf(&self) -> Result<GgufVocab> {
+        let mut gguf = self.to_ggml_keys()?;
+        gguf.beyond = self.differences(&Self::from_gguf(&gguf)?);
+        if !gguf.beyond.is_empty() {
+            gguf.exact = Some(self.to_exact(&gguf.beyond)?);
+            let rest = self.differences(&Self::from_gguf(&gguf)?);
+            if !rest.is_empty() {
+                return Err(Error::Tokenizer(format!("GGUF cannot hold all of this tokenizer: {}", rest.join(", "))));
+            }
+        }
+        Ok(gguf)
+    }
+
+    /// The keys that every reader of GGUF knows.
+    fn to_ggml_keys(&self) -> Result<GgufVocab> {
         let Model::Bpe(bpe) = &self.model else {
             return Err(Error::Tokenizer("a unigram tokenizer has no GGUF form here".into()));
         };
@@ -192,6 +218,8 @@ impl Tokenizer {
             add_eos: Some(!self.suffix.is_empty()),
             add_space_prefix: (!byte_level).then_some(strip_first),
             chat_template: self.chat_template.clone(),
+            exact: None,
+            beyond: Vec::new(),
         })
     }
 
@@ -234,7 +262,17 @@ impl Tokenizer {
     }
 }
 
-fn read_vocab(gguf: &GgufVocab) -> Result<Vocab> {
+fn unknown_model(name: &str) -> Error {
+    Error::Tokenizer(format!(
+        "tokenizer.ggml.model is {name:?}; supported are \"gpt2\" (byte-level BPE) and \"llama\" (SentencePiece)"
+    ))
+}
+
+fn scores(gguf: &GgufVocab) -> Result<&[f32]> {
+    gguf.scores.as_deref().ok_or_else(|| Error::Tokenizer("tokenizer.ggml.scores is missing".into()))
+}
+
+fn read_vocab(gguf: &GgufVocab, exact: Option<&Exact>) -> Result<Vocab> {
     let count = gguf.tokens.len();
     let same_length = |key: &str, length: Option<usize>| match length {
         Some(length) if length != count => {
@@ -250,8 +288,12 @@ fn read_vocab(gguf: &GgufVocab) -> Result<Vocab> {
         let mut kind = TokenKind::from_gguf(number).ok_or_else(|| {
             Error::Tokenizer(format!("tokenizer.ggml.token_type of token {id} is {number}; known are 1 to 6"))
         })?;
+        let text = exact.and_then(|exact| exact.added(id as u32)).unwrap_or(text);
         if matches!(kind, TokenKind::Normal | TokenKind::UserDefined) && looks_like_control(text) {
             kind = TokenKind::Control;
+        }
+        if kind == TokenKind::Byte && exact.is_some_and(|exact| !exact.has_bytes()) {
+            kind = TokenKind::Normal;
         }
         vocab.push(text, kind)?;
     }

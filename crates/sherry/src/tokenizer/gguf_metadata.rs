@@ -18,16 +18,7 @@ impl GgufVocab {
     /// [`Error::Malformed`] naming the file and the key: a key of the wrong type, or `tokens` missing.
     pub fn from_metadata(metadata: &Metadata) -> Result<Option<Self>> {
         let Some(model) = metadata.find_str(&key("model"))? else { return Ok(None) };
-        let [bos, eos, eot, eom, unk, pad] = ROLES.map(|role| {
-            // Some writers say "none" as 2^32 - 1 or -1.
-            let id = metadata.find(&key(&format!("{role}_token_id")));
-            match id {
-                Some(Value::I32(-1) | Value::U32(u32::MAX)) => Ok(None),
-                _ => metadata.find_u64(&key(&format!("{role}_token_id"))),
-            }
-        });
-        // An id beyond u32 is beyond every vocabulary, which is what the tokenizer will say.
-        let id = |id: Result<Option<u64>>| id.map(|id| id.map(|id| u32::try_from(id).unwrap_or(u32::MAX)));
+        let [bos, eos, eot, eom, unk, pad] = ROLES.map(|role| metadata.find_token_id(role));
         let types = metadata.find_i64s(&key("token_type"))?;
         Ok(Some(Self {
             model: model.into(),
@@ -36,16 +27,18 @@ impl GgufVocab {
             scores: metadata.find_f32s(&key("scores"))?.map(<[f32]>::to_vec),
             token_types: types.map(|types| types.into_iter().map(|n| i32::try_from(n).unwrap_or(-1)).collect()),
             merges: metadata.find_strings(&key("merges"))?.map(<[String]>::to_vec),
-            bos: id(bos)?,
-            eos: id(eos)?,
-            eot: id(eot)?,
-            eom: id(eom)?,
-            unk: id(unk)?,
-            pad: id(pad)?,
+            bos: bos?,
+            eos: eos?,
+            eot: eot?,
+            eom: eom?,
+            unk: unk?,
+            pad: pad?,
             add_bos: metadata.find_bool(&key("add_bos_token"))?,
             add_eos: metadata.find_bool(&key("add_eos_token"))?,
             add_space_prefix: metadata.find_bool(&key("add_space_prefix"))?,
             chat_template: metadata.find_str("tokenizer.chat_template")?.map(String::from),
+            exact: metadata.find_str(Self::EXACT_KEY)?.map(String::from),
+            beyond: Vec::new(),
         }))
     }
 
@@ -72,6 +65,7 @@ impl GgufVocab {
             entries.extend(flag.map(|flag| (key(name), Value::Bool(flag))));
         }
         entries.extend(self.chat_template.map(|text| ("tokenizer.chat_template".into(), Value::String(text))));
+        entries.extend(self.exact.map(|text| (Self::EXACT_KEY.into(), Value::String(text))));
         entries
     }
 }

@@ -15,6 +15,7 @@
 mod added;
 mod bpe;
 mod charsmap;
+mod exact;
 mod gguf;
 mod gguf_metadata;
 mod hf;

@@ -83,7 +83,8 @@ impl PreStep {
         })
     }
 
-    const fn rewrites(&self) -> bool {
+    /// Whether this step changes the text of a piece, beside cutting it.
+    pub const fn rewrites(&self) -> bool {
         matches!(self, Self::ByteLevel { prefix_space: true, .. } | Self::Metaspace { .. })
     }
 }

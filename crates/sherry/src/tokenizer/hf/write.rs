@@ -85,7 +85,7 @@ impl Tokenizer {
         pretty
     }
 
-    fn json_normalizer(&self) -> Result<Value> {
+    pub(in super::super) fn json_normalizer(&self) -> Result<Value> {
         let steps: Vec<Value> = self
             .rewrites
             .iter()
@@ -112,7 +112,7 @@ impl Tokenizer {
         })
     }
 
-    fn json_pre_tokenizer(&self) -> Value {
+    pub(in super::super) fn json_pre_tokenizer(&self) -> Value {
         let steps: Vec<Value> = self
             .pre
             .iter()
@@ -136,7 +136,7 @@ impl Tokenizer {
         }
     }
 
-    fn json_post_processor(&self) -> Value {
+    pub(in super::super) fn json_post_processor(&self) -> Value {
         if self.prefix.is_empty() && self.suffix.is_empty() {
             return Value::Null;
         }
@@ -156,7 +156,7 @@ impl Tokenizer {
         json!({"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": tokens})
     }
 
-    fn json_decoder(&self) -> Value {
+    pub(in super::super) fn json_decoder(&self) -> Value {
         let metaspace = |prefix: Prefix| json!({"type": "Metaspace", "replacement": SPACE, "prepend_scheme": prefix.name(), "split": false});
         match self.decoder {
             Decoder::ByteLevel => {

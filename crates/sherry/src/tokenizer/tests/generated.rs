@@ -297,7 +297,7 @@ fn compare(seed: u64, json: &Value, ours: &Tokenizer, theirs: &tokenizers::Token
 }
 
 fn check(seeds: Range<u64>, make: fn(&mut Draw) -> Value) {
-    let (mut compared, mut failed) = (0, 0);
+    let (mut compared, mut failed, mut in_gguf, count) = (0, 0, 0, seeds.end - seeds.start);
     for seed in seeds {
         let mut draw = Draw::new(seed);
         let json = make(&mut draw);
@@ -308,10 +308,19 @@ fn check(seeds: Range<u64>, make: fn(&mut Draw) -> Value) {
         let again = ours.to_json().unwrap();
         let again =
             Tokenizer::from_json(again.as_bytes(), None, None).unwrap_or_else(|err| panic!("seed {seed}: {err}"));
+        // So it is after GGUF's keys, or GGUF is refused by name.
+        let gguf = match ours.to_gguf() {
+            Ok(gguf) => Some(Tokenizer::from_gguf(&gguf).unwrap_or_else(|err| panic!("seed {seed}: {err}"))),
+            Err(err) => {
+                assert!(err.to_string().contains("pre-tokenizer"), "seed {seed}: {err}");
+                None
+            }
+        };
+        in_gguf += usize::from(gguf.is_some());
         let added = json["added_tokens"].as_array().unwrap();
         for _ in 0..30 {
             let text = text(&mut draw, added);
-            for ours in [&ours, &again] {
+            for ours in [&ours, &again].into_iter().chain(&gguf) {
                 match compare(seed, &json, ours, &theirs, &text) {
                     true => compared += 1,
                     false => failed += 1,
@@ -319,6 +328,7 @@ fn check(seeds: Range<u64>, make: fn(&mut Draw) -> Value) {
             }
         }
     }
+    assert!(in_gguf as u64 > count / 5, "only {in_gguf} of {count} tokenizers had a form in GGUF");
     assert!(compared > 100 * failed, "the reference failed on {failed} texts");
 }
 

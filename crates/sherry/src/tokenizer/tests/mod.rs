@@ -187,6 +187,7 @@ fn llama3_ids_from_tiktoken() {
 fn llama3_round_trips() {
     let Some(tokenizer) = llama3() else { return };
     let gguf = tokenizer.to_gguf().unwrap();
+    assert_eq!(gguf.exact, None, "{:?}", gguf.beyond);
     assert_eq!((gguf.model.as_str(), gguf.pre.as_str()), ("gpt2", "llama-bpe"));
     assert_eq!((gguf.eos, gguf.eot), (Some(128_001), Some(128_003)));
     let json = tokenizer.to_json().unwrap();
@@ -217,6 +218,7 @@ fn smollm2_ids_from_json() {
 fn smollm2_round_trips() {
     let Some(tokenizer) = smollm2() else { return };
     let gguf = tokenizer.to_gguf().unwrap();
+    assert_eq!(gguf.exact, None, "{:?}", gguf.beyond);
     assert_eq!((gguf.model.as_str(), gguf.pre.as_str()), ("gpt2", "smollm"));
     assert_eq!((gguf.eos, gguf.eot), (Some(2), None));
     let from_gguf = Tokenizer::from_gguf(&gguf).unwrap();
@@ -495,6 +497,7 @@ fn merges_cannot_build_control_tokens() {
 #[test]
 fn malformed_gguf_vocabularies_are_refused() {
     let good = load(&tiny()).unwrap().to_gguf().unwrap();
+    assert_eq!(good.exact, None, "{:?}", good.beyond);
     assert_eq!(good.pre, "gpt-2");
     let cases: [(&str, fn(&mut GgufVocab)); 11] = [
         ("token_type has", |v| v.token_types.as_mut().unwrap().truncate(1)),
