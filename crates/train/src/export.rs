@@ -7,8 +7,8 @@ use std::sync::Arc;
 use serde::Serialize;
 use sherry::Progress;
 use sherry::generate::log_prob;
-use sherry::io::{AtomicFolder, ReadMode};
-use sherry::model::{Checkpoint, Decoder, KvCache, KvType, Wanted};
+use sherry::io::{AtomicFolder, ReadMode, json};
+use sherry::model::{Checkpoint, Decoder, KvCache, KvType, Wanted, config_hf};
 use sherry_convert::quant::{Projection, QuantSpec};
 use sherry_convert::{Container, Embeddings, Linears};
 use sherry_kernels::format::{QuadOrder, ScaleGroup, TernaryFormat};
@@ -24,7 +24,7 @@ use crate::linear::Pass;
 use crate::loss::IGNORED;
 use crate::methods::{Method, Scale};
 use crate::network::Network;
-use crate::{pretrained, run_folder};
+use crate::run_folder;
 
 /// Least share of tokens at which both must rank the same token first.
 const SAME_TOP: f64 = 0.9;
@@ -176,12 +176,14 @@ pub fn export(run: &Path, out: &Path, request: &Request, progress: &dyn Progress
         Err(why) if biased => return Err(refuse(why.to_owned())),
         Err(why) => return Err(refuse(format!("{why}; --dense writes its effective weights as f32"))),
     };
-    let latent = Checkpoint::open(&path, ReadMode::Map)?;
-    let network = Network::new(pretrained::architecture(&latent)?, config.quantizer.build());
+    // Of the methods that learn numbers beside the weights these are no model yet, so only the configuration is read here.
+    let file = path.join("config.json");
+    let arch = config_hf::parse(&file, &json::read(&file)?)?;
+    let network = Network::new(arch, config.quantizer.build());
     let params = checkpoint.params(&network.layout, progress)?;
 
     let (effective, base) = match form {
-        Form::Projected(_) => (None, latent),
+        Form::Projected(_) => (None, Checkpoint::open(&path, ReadMode::Map)?),
         Form::Exact(_) | Form::Dense => {
             let folder = AtomicFolder::create(out)?; // never given its name
             write_effective(&network, &params, &path, folder.path())?;

@@ -439,7 +439,7 @@ fn show(
     for perplexity in &evaluation.perplexities {
         writeln!(out, "Final estimate: {}", perplexity.sums)?;
         let (tokens, windows) = (perplexity.sums.tokens, perplexity.sums.windows.len());
-        writeln!(out, "({}, {tokens} tokens scored in {windows} windows, {:?})", perplexity.file, perplexity.windows)?;
+        writeln!(out, "({}, {tokens} tokens scored in {windows} windows: {})", perplexity.file, perplexity.windows)?;
     }
     if let Some(comparison) = comparison {
         writeln!(out, "\nagainst {} on the same items:\n", comparison.base)?;

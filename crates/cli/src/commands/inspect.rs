@@ -7,9 +7,11 @@ use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
 use sherry::Progress as _;
-use sherry::io::{ReadMode, TensorInfo, gguf, verify_tensor};
+use sherry::io::gguf::{self, GgufFile};
+use sherry::io::{ReadMode, TensorInfo, TensorSource, verify_tensor};
 use sherry::model::names::Role;
 use sherry::model::{Checkpoint, Container, Stored};
+use sherry::tokenizer::Tokenizer;
 use sherry_convert::{Moves, Rows};
 use sherry_kernels::format::half::f16_to_f32;
 use sherry_kernels::format::{PackedRows, TernaryFormat, read_code};
@@ -46,23 +48,28 @@ pub struct InspectArgs {
 
 pub fn run(args: &InspectArgs, context: &Context) -> Result<ExitCode> {
     let path = resolve(&args.model)?;
-    let checkpoint = Checkpoint::open(&path, ReadMode::Map)?;
+    let checkpoint = match Checkpoint::open(&path, ReadMode::Map) {
+        Ok(checkpoint) => checkpoint,
+        // Whatever is in it, a sound GGUF file can be looked at.
+        Err(error) => match GgufFile::open(&path, ReadMode::Map) {
+            Ok(file) if args.hist.is_none() => return run_file(&file, &error, args, context),
+            _ => return Err(error.into()),
+        },
+    };
     let mut report = json!({
         "path": path.display().to_string(),
         "description": checkpoint.describe(),
         "sizes": sizes(&checkpoint),
         "config": checkpoint.config_json().ok(),
-        "tokenizer": tokenizer(&checkpoint),
+        "tokenizer": tokenizer(checkpoint.tokenizer()),
     });
     if args.metadata
         && let Container::Gguf(file) = checkpoint.container()
     {
-        let entries = file.metadata().entries().iter();
-        report["metadata"] =
-            entries.map(|(key, value)| (key.clone(), json!(shown(value)))).collect::<serde_json::Map<_, _>>().into();
+        report["metadata"] = metadata(file);
     }
     if args.tensors {
-        report["tensors"] = tensors(&checkpoint);
+        report["tensors"] = tensors(checkpoint.source());
     }
     if let Some(name) = &args.hist {
         report["histogram"] = histogram(&checkpoint, name)?;
@@ -82,6 +89,49 @@ pub fn run(args: &InspectArgs, context: &Context) -> Result<ExitCode> {
     Ok(if sound { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
+/// A GGUF file that is no model for this program, because of `problem`: a vocabulary, another architecture, a damaged model.
+fn run_file(file: &GgufFile, problem: &sherry::Error, args: &InspectArgs, context: &Context) -> Result<ExitCode> {
+    let infos = file.tensors();
+    let total: u64 = infos.iter().map(|info| info.bytes as u64).sum();
+    let architecture = match file.metadata().find("general.architecture") {
+        Some(gguf::Value::String(name)) => format!("architecture {}", printable::line(name)),
+        _ => "no architecture".to_owned(),
+    };
+    let holds = match infos.len() {
+        0 => "no tensors".to_owned(),
+        count => format!("{count} tensors of {}", bytes(total)),
+    };
+    let found = Tokenizer::from_metadata(file.metadata())
+        .and_then(|found| found.ok_or_else(|| sherry::Error::unsupported(file.path(), "the file has no tokenizer")));
+    let mut report = json!({
+        "path": file.path().display().to_string(),
+        "description": format!("GGUF file, {architecture}, {holds}"),
+        "not_run": problem.to_string(),
+        "tokenizer": tokenizer(found),
+    });
+    if args.metadata {
+        report["metadata"] = metadata(file);
+    }
+    if args.tensors {
+        report["tensors"] = tensors(file);
+    }
+    let mut out = Stdout::lock();
+    if context.json {
+        out.json(&report)?;
+    } else {
+        let line = |text: &Value| printable::line(text.as_str().unwrap_or_default()).into_owned();
+        let head = format!("{}\n{}\n", line(&report["path"]), line(&report["description"]));
+        write!(out, "{head}cannot be run: {}\n\n{}", line(&report["not_run"]), listings(&report))?;
+    }
+    // What cannot be run is not sound either, for those who ask.
+    Ok(if args.verify { ExitCode::from(1) } else { ExitCode::SUCCESS })
+}
+
+fn metadata(file: &GgufFile) -> Value {
+    let entries = file.metadata().entries().iter();
+    entries.map(|(key, value)| (key.clone(), json!(shown(value)))).collect::<serde_json::Map<_, _>>().into()
+}
+
 /// Bytes and bits per weight by kind of tensor.
 fn sizes(checkpoint: &Checkpoint) -> Value {
     let sizes = sherry_convert::sizes_of(checkpoint);
@@ -93,8 +143,8 @@ fn sizes(checkpoint: &Checkpoint) -> Value {
     })
 }
 
-fn tokenizer(checkpoint: &Checkpoint) -> Value {
-    match checkpoint.tokenizer() {
+fn tokenizer(found: sherry::Result<Tokenizer>) -> Value {
+    match found {
         Ok(tokenizer) => json!({
             "tokens": tokenizer.vocab_size(),
             "bos": tokenizer.bos().and_then(|id| tokenizer.id_to_token(id)),
@@ -107,8 +157,8 @@ fn tokenizer(checkpoint: &Checkpoint) -> Value {
     }
 }
 
-fn tensors(checkpoint: &Checkpoint) -> Value {
-    let infos = checkpoint.source().tensors().iter();
+fn tensors(source: &dyn TensorSource) -> Value {
+    let infos = source.tensors().iter();
     infos
         .map(|info| json!({ "name": info.name, "type": info.ty.name(), "shape": info.shape, "bytes": info.bytes }))
         .collect()
@@ -207,8 +257,7 @@ fn shown(value: &gguf::Value) -> String {
         }
         gguf::Value::String(text) => format!("{text:?}"),
         gguf::Value::Array(array) => format!("{} of {}", value.type_name(), array.len()),
-        gguf::Value::Bool(x) => x.to_string(),
-        number => number.as_u64().map_or_else(|| format!("{number:?}"), |n| n.to_string()),
+        number => number.to_string(),
     }
 }
 
@@ -219,28 +268,12 @@ fn sparkline(counts: &Value) -> String {
     counts.iter().map(|count| LEVELS[(count / top * 8.0).ceil() as usize % LEVELS.len()]).collect()
 }
 
-/// The report for people.
-fn text(report: &Value, checkpoint: &Checkpoint) -> String {
+/// Tokenizer, metadata and tensors, where they are part of the report.
+fn listings(report: &Value) -> String {
     let line = |text: &str| printable::line(text).into_owned();
     let shown = |value: &Value| line(value.as_str().unwrap_or_default());
-    let path = checkpoint.path().display().to_string();
-    let mut text = format!("{}\n{}\n\n", line(&path), line(&checkpoint.describe()));
-    let mut table = Table::new(&[("part", Align::Left), ("size", Align::Right), ("bits/weight", Align::Right)]);
-    for (kind, entry) in report["sizes"].as_object().into_iter().flatten() {
-        table.row([
-            kind.clone(),
-            bytes(entry["bytes"].as_u64().unwrap_or(0)),
-            entry["bits_per_weight"].as_f64().map_or(String::new(), |bits| format!("{bits:.3}")),
-        ]);
-    }
-    text += &table.to_string();
-    let config = checkpoint.config();
-    text += &format!(
-        "\nhidden {}, intermediate {}, {} heads ({} for keys and values) of {}, vocabulary {}, context {}\n",
-        config.hidden, config.ffn, config.heads, config.kv_heads, config.head_dim, config.vocab, config.context
-    );
     let tokenizer = &report["tokenizer"];
-    text += &match &tokenizer["problem"] {
+    let mut text = match &tokenizer["problem"] {
         Value::String(problem) => format!("tokenizer: {}\n", line(problem)),
         _ => format!(
             "tokenizer: {} tokens, bos {}, eos {}, {} chat template\n",
@@ -272,6 +305,30 @@ fn text(report: &Value, checkpoint: &Checkpoint) -> String {
         }
         text += &format!("\n{table}");
     }
+    text
+}
+
+/// The report for people.
+fn text(report: &Value, checkpoint: &Checkpoint) -> String {
+    let line = |text: &str| printable::line(text).into_owned();
+    let shown = |value: &Value| line(value.as_str().unwrap_or_default());
+    let path = checkpoint.path().display().to_string();
+    let mut text = format!("{}\n{}\n\n", line(&path), line(&checkpoint.describe()));
+    let mut table = Table::new(&[("part", Align::Left), ("size", Align::Right), ("bits/weight", Align::Right)]);
+    for (kind, entry) in report["sizes"].as_object().into_iter().flatten() {
+        table.row([
+            kind.clone(),
+            bytes(entry["bytes"].as_u64().unwrap_or(0)),
+            entry["bits_per_weight"].as_f64().map_or(String::new(), |bits| format!("{bits:.3}")),
+        ]);
+    }
+    text += &table.to_string();
+    let config = checkpoint.config();
+    text += &format!(
+        "\nhidden {}, intermediate {}, {} heads ({} for keys and values) of {}, vocabulary {}, context {}\n",
+        config.hidden, config.ffn, config.heads, config.kv_heads, config.head_dim, config.vocab, config.context
+    );
+    text += &listings(report);
     let histogram = &report["histogram"];
     if histogram.is_object() {
         text += &format!("\n{} ({})\n", shown(&histogram["tensor"]), shown(&histogram["type"]));

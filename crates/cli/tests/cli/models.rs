@@ -2,14 +2,16 @@
 
 use std::fs;
 
-use serde_json::Value;
+use serde_json::Value as Json;
+use sherry::io::gguf::{GgufFile, GgufWriter, StqId, Value};
+use sherry::io::{ReadMode, TensorInfo, TensorSource as _};
 
 use crate::fixture::{document, names, refuses, run, succeeds, with_model, workplace};
 
 const GREEDY: &str = "--raw --temp 0 -n 8";
 
 /// The relative error of every tensor in a comparison.
-fn errors(comparison: &Value) -> Vec<f64> {
+fn errors(comparison: &Json) -> Vec<f64> {
     let tensors = comparison["tensors"].as_array().unwrap();
     tensors.iter().map(|tensor| tensor["relative_error"].as_f64().unwrap()).collect()
 }
@@ -24,7 +26,7 @@ fn a_model_is_quantized_and_answers() {
     assert!(outcome.stdout.contains("layers.1.mlp.down_proj") && outcome.stdout.contains("wrote   packed"));
     assert_eq!(names(place), ["dense", "packed", "packed.report.json"]);
 
-    let report: Value = serde_json::from_slice(&fs::read(place.join("packed.report.json")).unwrap()).unwrap();
+    let report: Json = serde_json::from_slice(&fs::read(place.join("packed.report.json")).unwrap()).unwrap();
     assert_eq!(report["tensors"].as_array().unwrap().len(), 2 * 9 + 3);
     let bits = report["linear_bits_per_weight"].as_f64().unwrap();
     assert!((1.25..1.35).contains(&bits), "{bits}");
@@ -120,7 +122,7 @@ fn every_type_is_sound() {
         let bits = report["linear_bits_per_weight"].as_f64().unwrap();
         assert!(range.contains(&bits), "{ty}: {bits}");
         let found = document(place, "inspect out --verify");
-        assert_eq!(found["problems"], Value::Array(Vec::new()), "{ty}");
+        assert_eq!(found["problems"], Json::Array(Vec::new()), "{ty}");
         let answer = document(place, "run out hello --raw --temp 0 -n 2");
         assert_eq!(answer["generated_tokens"], 2, "{ty}");
     }
@@ -168,7 +170,7 @@ fn inspection_shows_what_is_there() {
     assert_eq!(found["histogram"]["cols"], 256);
     assert!(found["tensors"].as_array().unwrap().len() > 21, "{found}");
     assert_eq!(found["tokenizer"]["tokens"], 259);
-    let counted: u64 = found["histogram"]["codes"].as_array().unwrap().iter().filter_map(Value::as_u64).sum();
+    let counted: u64 = found["histogram"]["codes"].as_array().unwrap().iter().filter_map(Json::as_u64).sum();
     assert_eq!(counted, 512 * 256 / 4);
     refuses(place, "inspect packed --hist nothing.weight", &["packed", "nothing.weight", "--tensors"]);
 
@@ -264,7 +266,7 @@ fn names_need_not_be_utf8() {
     ] {
         let outcome: Outcome = command(place.path(), args.iter().chain(&[word("--json")])).output().unwrap().into();
         assert_eq!(outcome.code, Some(0), "{args:?}: {outcome:?}");
-        serde_json::from_str::<Value>(&outcome.stdout).unwrap();
+        serde_json::from_str::<Json>(&outcome.stdout).unwrap();
     }
 }
 
@@ -280,4 +282,35 @@ fn the_model_inside_answers_without_any_file() {
     assert_eq!(outcome.stdout.trim_end(), answer["text"].as_str().unwrap().trim_end());
     refuses(place, "run -p Water --system short", &["sherry-tiny"]);
     assert!(names(place).is_empty());
+}
+
+#[test]
+fn a_gguf_file_that_is_no_model_can_be_looked_at() {
+    let place = with_model();
+    let place = place.path();
+    // A vocabulary alone, as llama.cpp keeps them for its tests, and a model of another architecture.
+    succeeds(place, "convert dense dense.gguf");
+    let file = GgufFile::open(&place.join("dense.gguf"), ReadMode::Read).unwrap();
+    let write = |name: &str, architecture: &str, infos: Vec<TensorInfo>| {
+        let mut entries = file.metadata().entries().to_vec();
+        entries.retain(|(key, _)| !key.starts_with("llama."));
+        entries[0].1 = Value::String(architecture.to_owned());
+        entries.push(("evil\u{1b}[31m\nkey".to_owned(), Value::F32(0.5)));
+        let mut writer = GgufWriter::create(&place.join(name), entries, infos.clone(), StqId::default()).unwrap();
+        infos.iter().for_each(|info| writer.write(&info.name, &file.data(&info.name).unwrap()).unwrap());
+        writer.finish().unwrap();
+    };
+    write("vocab.gguf", "llama", Vec::new());
+    write("other.gguf", "mamba\u{1b}[2J", file.tensors()[..3].to_vec());
+    for (name, architecture, holds) in [("vocab", "llama", "no tensors"), ("other", "mamba", "3 tensors of")] {
+        let text = succeeds(place, &format!("inspect {name}.gguf --tensors --metadata"));
+        assert!(text.contains(architecture) && text.contains(holds) && text.contains("cannot be run: "), "{text}");
+        assert!(text.contains("tokenizer: 259 tokens") && text.contains("tokenizer.ggml.pre"), "{text}");
+        assert!(!text.contains('\u{1b}'), "{text:?}");
+        let found = document(place, &format!("inspect {name}.gguf --metadata"));
+        assert!(found["not_run"].as_str().unwrap().contains(&format!("{name}.gguf")), "{found}");
+        assert_eq!(found["tokenizer"]["tokens"], 259);
+        assert_eq!(run(place, &format!("inspect {name}.gguf --verify")).code, Some(1));
+        refuses(place, &format!("inspect {name}.gguf --hist token_embd.weight"), &[&format!("{name}.gguf")]);
+    }
 }

@@ -181,7 +181,7 @@ impl PerplexityOutcome {
     fn to_json(&self) -> Value {
         json!({
             "file": self.file,
-            "convention": format!("{:?}", self.windows),
+            "convention": self.windows.to_string(),
             "tokens_scored": self.sums.tokens,
             "windows": self.sums.windows.len(),
             "perplexity": self.sums.value(),

@@ -1,5 +1,6 @@
 //! How a long token sequence is cut into pieces a model can read.
 
+use std::fmt;
 use std::ops::Range;
 
 use sherry::{Error, Result};
@@ -49,6 +50,17 @@ pub struct Window {
     pub prefixed: bool,
     /// Whether the first token is replaced by the beginning-of-text token, where the tokenizer has the habit.
     pub first_is_bos: bool,
+}
+
+impl fmt::Display for Windows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Chunks { size } => write!(f, "chunks of {size}"),
+            Self::Disjoint { size } => write!(f, "disjoint windows of {size}"),
+            Self::Strided { size, stride } => write!(f, "windows of {size} every {stride}"),
+            Self::Rolling { size } => write!(f, "rolling windows of {size}"),
+        }
+    }
 }
 
 impl Windows {
