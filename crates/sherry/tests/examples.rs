@@ -4,11 +4,25 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// What an example shows, run as its first line says with `input` on stdin.
-fn shown(name: &str, args: &[&str], input: &str) -> String {
+/// The example that `cargo test` has built beside this test. A test that was built alone has it built as its first line
+/// says, which may compile the library again with other features.
+fn example(name: &str) -> Command {
+    let folder = std::env::current_exe().unwrap().parent().unwrap().join("../examples");
+    let built = folder.join(name).with_extension(std::env::consts::EXE_EXTENSION);
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name).with_extension("rs");
+    let changed = |path: &Path| path.metadata().and_then(|meta| meta.modified()).ok();
+    if changed(&built) > changed(&source) {
+        return Command::new(built);
+    }
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["run", "--quiet", "--offline", "-p", "sherry", "--example", name, "--"]).args(args);
-    let mut child = cargo.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    cargo.args(["run", "--quiet", "--offline", "-p", "sherry", "--example", name, "--"]);
+    cargo
+}
+
+/// What an example shows with `input` on stdin.
+fn shown(name: &str, args: &[&str], input: &str) -> String {
+    let mut child =
+        example(name).args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
