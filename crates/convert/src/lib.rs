@@ -9,6 +9,7 @@
 mod channels;
 mod folder;
 mod gguf_metadata;
+pub mod importance;
 mod output;
 mod plan;
 pub mod quant;

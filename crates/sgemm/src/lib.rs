@@ -1,4 +1,4 @@
-//! Single-precision matrix products over slices.
+//! Matrix products over slices, in single and double precision.
 //!
 //! The `gemm` crate computes them from raw pointers. This crate is its safe face: every view is checked to lie inside
 //! its slice when it is made, so the one unsafe call below cannot read or write elsewhere. It is a crate of its own so
@@ -6,10 +6,35 @@
 
 use std::num::NonZeroUsize;
 
+/// What matrices are made of: f32 or f64.
+pub trait Scalar: sealed::Sealed + Copy + PartialEq + 'static {
+    /// 0.
+    const ZERO: Self;
+    /// 1.
+    const ONE: Self;
+}
+
+impl Scalar for f32 {
+    const ZERO: Self = 0.0;
+    const ONE: Self = 1.0;
+}
+
+impl Scalar for f64 {
+    const ZERO: Self = 0.0;
+    const ONE: Self = 1.0;
+}
+
+/// Keeps other crates from adding number types that `gemm` would refuse with a panic.
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for f32 {}
+    impl Sealed for f64 {}
+}
+
 /// A matrix inside a slice: element `(r, c)` lies at `offset + r * row_stride + c * col_stride`.
 #[derive(Clone, Copy, Debug)]
-pub struct Mat<'a> {
-    data: &'a [f32],
+pub struct Mat<'a, T = f32> {
+    data: &'a [T],
     rows: usize,
     cols: usize,
     row_stride: usize,
@@ -18,8 +43,8 @@ pub struct Mat<'a> {
 
 /// Where a product is written: like [`Mat`], row-major, exclusively borrowed.
 #[derive(Debug)]
-pub struct MatMut<'a> {
-    data: &'a mut [f32],
+pub struct MatMut<'a, T = f32> {
+    data: &'a mut [T],
     rows: usize,
     cols: usize,
     row_stride: usize,
@@ -32,7 +57,7 @@ fn span(rows: usize, cols: usize, row_stride: usize, col_stride: usize) -> Optio
     }
     let last = (rows - 1).checked_mul(row_stride)?.checked_add((cols - 1).checked_mul(col_stride)?)?;
     // Pointer offsets are signed.
-    last.checked_add(1).filter(|&n| n <= isize::MAX as usize / 4)
+    last.checked_add(1).filter(|&n| n <= isize::MAX as usize / 8)
 }
 
 /// The stride, or where nothing lies a stride away, and it may be any number, one that a pointer offset can hold.
@@ -40,12 +65,12 @@ fn used_stride(rows: usize, cols: usize, row_stride: usize) -> usize {
     if rows > 1 && cols > 0 { row_stride } else { 0 }
 }
 
-impl<'a> Mat<'a> {
+impl<'a, T: Scalar> Mat<'a, T> {
     /// A row-major `rows` x `cols` matrix at the start of `data`, its rows `row_stride` elements apart.
     ///
     /// # Panics
     /// When it does not fit into `data`.
-    pub fn new(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+    pub fn new(data: &'a [T], rows: usize, cols: usize, row_stride: usize) -> Self {
         let fits = span(rows, cols, row_stride, 1).is_some_and(|n| n <= data.len());
         assert!(fits, "{rows} x {cols} matrix of stride {row_stride} in a slice of {}", data.len());
         Self { data, rows, cols, row_stride: used_stride(rows, cols, row_stride), col_stride: 1 }
@@ -57,12 +82,12 @@ impl<'a> Mat<'a> {
     }
 }
 
-impl<'a> MatMut<'a> {
+impl<'a, T: Scalar> MatMut<'a, T> {
     /// A row-major `rows` x `cols` matrix at the start of `data`, its rows `row_stride >= cols` elements apart.
     ///
     /// # Panics
     /// When it does not fit into `data` or its rows overlap.
-    pub fn new(data: &'a mut [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+    pub fn new(data: &'a mut [T], rows: usize, cols: usize, row_stride: usize) -> Self {
         let fits = span(rows, cols, row_stride, 1).is_some_and(|n| n <= data.len());
         assert!(fits, "{rows} x {cols} matrix of stride {row_stride} in a slice of {}", data.len());
         assert!(row_stride >= cols || rows <= 1, "rows of {cols} overlap at stride {row_stride}");
@@ -86,7 +111,7 @@ pub enum Old {
 ///
 /// # Panics
 /// When the shapes do not go together.
-pub fn matmul(dst: MatMut<'_>, old: Old, scale: f32, a: Mat<'_>, b: Mat<'_>, threads: usize) {
+pub fn matmul<T: Scalar>(dst: MatMut<'_, T>, old: Old, scale: T, a: Mat<'_, T>, b: Mat<'_, T>, threads: usize) {
     assert!(
         dst.rows == a.rows && a.cols == b.rows && dst.cols == b.cols,
         "product of {} x {} and {} x {} into {} x {}",
@@ -125,7 +150,7 @@ pub fn matmul(dst: MatMut<'_>, old: Old, scale: f32, a: Mat<'_>, b: Mat<'_>, thr
             b.data.as_ptr(),
             b.col_stride as isize,
             b.row_stride as isize,
-            if read { 1.0 } else { 0.0 },
+            if read { T::ONE } else { T::ZERO },
             scale,
             false,
             false,
@@ -196,7 +221,7 @@ mod tests {
                 MatMut::new(&mut dst, 2, 2, 2),
                 Old::Replace,
                 1.0,
-                Mat::new(&[], 2, 0, stride),
+                Mat::<f32>::new(&[], 2, 0, stride),
                 Mat::new(&[], 0, 2, stride),
                 1,
             );
@@ -205,15 +230,29 @@ mod tests {
     }
 
     #[test]
+    fn double_precision_is_double() {
+        let (m, n, k) = (5, 9, 33);
+        let wide = |x: Vec<f32>| x.into_iter().map(f64::from).collect::<Vec<f64>>();
+        let (a, b) = (wide(numbers(m * k, 1)), wide(numbers(k * n, 2)));
+        let mut dst = vec![1.0; m * n];
+        let product = (Mat::new(&a, m, k, k), Mat::new(&b, k, n, n));
+        matmul(MatMut::new(&mut dst, m, n, n), Old::Add, -1.0, product.0, product.1, 2);
+        for (at, found) in dst.iter().enumerate() {
+            let dot: f64 = (0..k).map(|i| a[at / n * k + i] * b[i * n + at % n]).sum();
+            assert!((found - (1.0 - dot)).abs() < 1e-13, "{at}: {found}");
+        }
+    }
+
+    #[test]
     #[should_panic(expected = "in a slice of 11")]
     fn a_view_beyond_its_slice_is_refused() {
-        let _ = Mat::new(&[0.0; 11], 3, 4, 4);
+        let _ = Mat::new(&[0.0f32; 11], 3, 4, 4);
     }
 
     #[test]
     #[should_panic(expected = "product of")]
     fn shapes_must_agree() {
-        let (a, b) = ([0.0; 6], [0.0; 6]);
+        let (a, b) = ([0.0f32; 6], [0.0; 6]);
         matmul(MatMut::new(&mut [0.0; 4], 2, 2, 2), Old::Replace, 1.0, Mat::new(&a, 2, 3, 3), Mat::new(&b, 2, 3, 3), 1);
     }
 }

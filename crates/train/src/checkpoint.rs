@@ -68,8 +68,9 @@ struct Manifest {
     files: BTreeMap<String, Entry>,
 }
 
-#[derive(Serialize, Deserialize, PartialEq)]
-struct Entry {
+/// Size and SHA-256 of a file.
+#[derive(Debug, Serialize, Deserialize, PartialEq)]
+pub(crate) struct Entry {
     bytes: u64,
     sha256: String,
 }
@@ -90,7 +91,8 @@ pub(crate) fn file_hash(path: &Path, progress: &dyn Progress) -> Result<[u8; 32]
     }
 }
 
-fn entry(path: &Path, progress: &dyn Progress) -> Result<Entry> {
+/// The [`Entry`] of the file `path`.
+pub(crate) fn entry(path: &Path, progress: &dyn Progress) -> Result<Entry> {
     let bytes = fs::metadata(path).map_err(sherry::Error::io(path, "read the size of"))?.len();
     Ok(Entry { bytes, sha256: hex(&file_hash(path, progress)?) })
 }
@@ -258,7 +260,8 @@ pub fn read_state(folder: &Path) -> Result<State> {
     read_json(&folder.join(STATE))
 }
 
-fn read_floats(
+/// Reads the f32 tensor `name` of this shape into `out`.
+pub(crate) fn read_floats(
     source: &Safetensors,
     name: &str,
     shape: &[usize],

@@ -43,6 +43,12 @@ impl Kind {
         }
     }
 
+    /// Out and in features of this projection in any block of a model.
+    pub fn shape(self, arch: &ArchConfig) -> [usize; 2] {
+        let shape = Role::Layer(0, self.part()).shape(arch);
+        [shape[0], shape[1]]
+    }
+
     /// What the library calls it.
     pub const fn part(self) -> Part {
         match self {

@@ -11,6 +11,7 @@
 
 pub mod adamw;
 pub mod block;
+pub mod calibrate;
 pub mod checkpoint;
 pub mod config;
 pub mod data;

@@ -56,6 +56,17 @@ pub struct Sums {
     pub tokens: u64,
 }
 
+impl Sums {
+    /// Both together.
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            cross_entropy: self.cross_entropy + other.cross_entropy,
+            divergence: self.divergence + other.divergence,
+            tokens: self.tokens + other.tokens,
+        }
+    }
+}
+
 /// Final hidden states and the head that turns them into logits.
 #[derive(Clone, Copy, Debug)]
 pub struct Side<'a> {

@@ -53,23 +53,40 @@ pub fn parameters(
     quantizer: &Quantizer,
     progress: &dyn Progress,
 ) -> Result<Vec<f32>> {
-    let (config, moves) = (checkpoint.config(), Moves::for_folder(checkpoint));
     let mut params = vec![0.0f32; layout.len];
     for tensor in &layout.tensors {
-        let Some(role) = Role::parse(&tensor.name, config.family, Naming::HuggingFace) else { continue };
-        let stored = checkpoint.tensors().get(role, checkpoint.source())?;
-        let rows = Rows::open(checkpoint.source(), config, role, stored, moves)?;
-        let (_, cols) = rows.shape();
-        for (row, out) in params[tensor.range()].chunks_exact_mut(cols).enumerate() {
-            uninterrupted(progress)?;
-            rows.fill(row, out);
-            if let Some(col) = out.iter().position(|x| !x.is_finite()) {
-                let problem = format!("tensor '{}' holds {} at row {row}, column {col}", tensor.name, out[col]);
-                return Err(Error::checkpoint(checkpoint.path(), problem));
-            }
-        }
-        rows.release();
+        let family = checkpoint.config().family;
+        let Some(role) = Role::parse(&tensor.name, family, Naming::HuggingFace) else { continue };
+        read(checkpoint, role, &mut params[tensor.range()], progress)?;
     }
     layout.init_learned(quantizer, &mut params, progress)?;
     Ok(params)
+}
+
+/// One tensor of `checkpoint` as f32, as a Hugging Face folder holds it.
+///
+/// # Errors
+/// As [`parameters`].
+pub fn tensor(checkpoint: &Checkpoint, role: Role, progress: &dyn Progress) -> Result<Vec<f32>> {
+    let mut values = vec![0.0; role.shape(checkpoint.config()).iter().product()];
+    read(checkpoint, role, &mut values, progress)?;
+    Ok(values)
+}
+
+fn read(checkpoint: &Checkpoint, role: Role, out: &mut [f32], progress: &dyn Progress) -> Result<()> {
+    let (config, moves) = (checkpoint.config(), Moves::for_folder(checkpoint));
+    let stored = checkpoint.tensors().get(role, checkpoint.source())?;
+    let rows = Rows::open(checkpoint.source(), config, role, stored, moves)?;
+    let (_, cols) = rows.shape();
+    for (row, out) in out.chunks_exact_mut(cols).enumerate() {
+        uninterrupted(progress)?;
+        rows.fill(row, out);
+        if let Some(col) = out.iter().position(|x| !x.is_finite()) {
+            let name = role.name(config.family, Naming::HuggingFace).unwrap_or_default();
+            let problem = format!("tensor '{name}' holds {} at row {row}, column {col}", out[col]);
+            return Err(Error::checkpoint(checkpoint.path(), problem));
+        }
+    }
+    rows.release();
+    Ok(())
 }

@@ -1,6 +1,7 @@
 //! One file per subcommand.
 
 mod bench;
+mod calibrate;
 mod compare;
 mod completions;
 mod convert;
@@ -42,6 +43,7 @@ pub enum Command {
     Demo(demo::DemoArgs),
     Pull(pull::PullArgs),
     Quantize(quantize::QuantizeArgs),
+    Calibrate(Box<calibrate::CalibrateArgs>),
     Run(Box<run::RunArgs>),
     Serve(Box<serve::ServeArgs>),
     Inspect(inspect::InspectArgs),
@@ -62,6 +64,7 @@ pub enum Command {
 pub fn dispatch(command: Command, context: &Context) -> Result<ExitCode> {
     match command {
         Command::Demo(args) => demo::run(&args, context),
+        Command::Calibrate(args) => calibrate::run(&args, context),
         Command::Quantize(args) => quantize::run(&args, context),
         Command::Run(args) => run::run(&args, context),
         Command::Serve(args) => serve::run(*args, context),

@@ -1,19 +1,17 @@
 //! `sherry quantize`: a dense model in, a packed one out, and what that did to every tensor.
 
-use std::collections::HashMap;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use sherry::io::gguf::StqId;
 use sherry::io::{AtomicFile, ReadMode};
 use sherry::model::Checkpoint;
 use sherry_convert::quant::{Projection, QuantSpec};
-use sherry_convert::{Container, Embeddings, Linears, Request, STQ1_0_SPEC, Summary, Written};
+use sherry_convert::{Container, Embeddings, Linears, Request, STQ1_0_SPEC, Summary, Written, importance};
 use sherry_kernels::format::{QuadOrder, ScaleGroup, TensorType, TernaryFormat};
 
 use super::Context;
@@ -55,7 +53,8 @@ pub struct QuantizeArgs {
     /// Type of embedding and head
     #[arg(long, value_enum, default_value = "auto", value_name = "TYPE")]
     embed: EmbedArg,
-    /// JSON file with the importance of every input channel: {"model.layers.0.mlp.up_proj.weight": [..], ..}
+    /// Importance of every input channel, as `sherry calibrate --importance` writes it: JSON,
+    /// {"model.layers.0.mlp.up_proj.weight": [..], ..}, or llama.cpp's imatrix (GGUF or .dat)
     #[arg(long, value_name = "FILE")]
     importance: Option<PathBuf>,
     /// Where the JSON report goes [default: OUTPUT.report.json]
@@ -239,7 +238,10 @@ pub fn run(args: &QuantizeArgs, context: &Context) -> Result<ExitCode> {
         linears: args.linears(),
         embeddings: args.embed.choice(),
         stq_id: stq_id(&args.stq_id),
-        importance: args.importance.as_deref().map(read_importance).transpose()?.unwrap_or_default(),
+        importance: match &args.importance {
+            Some(path) => importance::read(path, checkpoint.config().family)?,
+            None => importance::Importance::default(),
+        },
         overwrite: args.force,
     };
     let summary = sherry_convert::convert(&checkpoint, &args.output, &request, &context.console, |_| {})?;
@@ -281,17 +283,6 @@ pub fn run(args: &QuantizeArgs, context: &Context) -> Result<ExitCode> {
         report.display()
     )?;
     Ok(ExitCode::SUCCESS)
-}
-
-fn read_importance(path: &Path) -> Result<HashMap<String, Vec<f32>>> {
-    const MAX_BYTES: u64 = 1 << 30;
-    let size = fs::metadata(path).with_context(|| format!("cannot open {}", path.display()))?.len();
-    if size > MAX_BYTES {
-        bail!("{}: {size} bytes, more than {MAX_BYTES}", path.display());
-    }
-    let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    serde_json::from_slice(&text)
-        .with_context(|| format!("{}: expected an object of weight names to arrays of numbers", path.display()))
 }
 
 /// One row per quantized tensor.

@@ -1,6 +1,7 @@
 //! The `sherry` command as a user meets it: exit codes, what goes to stdout and stderr, and what is left on disk.
 
 mod bench;
+mod calibrate;
 mod documents;
 mod evaluate;
 mod fixture;

@@ -24,7 +24,7 @@ pub enum Coder {
         tokenizer: Box<Tokenizer>,
         /// Ends every document.
         separator: u32,
-        /// Hash of the tokenizer's files.
+        /// Hash of the tokenizer's files and the separator.
         fingerprint: [u8; 32],
         /// The files, to go with every checkpoint.
         files: Vec<(String, Vec<u8>)>,
@@ -114,9 +114,7 @@ impl Coder {
     }
 
     fn model(path: &Path, tokenizer: Tokenizer, files: Vec<(String, Vec<u8>)>) -> Result<Self> {
-        let separator = tokenizer.eos().or(tokenizer.bos());
-        let separator = separator.or_else(|| ["<|endoftext|>", "</s>"].iter().find_map(|t| tokenizer.token_to_id(t)));
-        let Some(separator) = separator else {
+        let Some(separator) = separator(&tokenizer) else {
             return Err(Error::data(path, "the tokenizer has no end-of-text token to separate documents with"));
         };
         if files.iter().any(|(name, json)| name == TOKENIZER_FILES[0] && bytes::is(json)) {
@@ -129,6 +127,7 @@ impl Coder {
             hash.update((bytes.len() as u64).to_le_bytes());
             hash.update(bytes);
         }
+        hash.update(separator.to_le_bytes());
         Ok(Self::Model { tokenizer: Box::new(tokenizer), separator, fingerprint: hash.finalize().into(), files })
     }
 
@@ -148,8 +147,16 @@ impl Coder {
         }
     }
 
+    /// What every text begins with where the model was trained so: its begin-of-text token.
+    pub(crate) fn opening(&self) -> Option<u32> {
+        match self {
+            Self::Bytes => None,
+            Self::Model { tokenizer, .. } => tokenizer.bos().filter(|_| tokenizer.adds_bos()),
+        }
+    }
+
     /// Tokens of `text` and the separator. Control tokens are not recognised in text.
-    pub(super) fn encode(&self, text: &str) -> sherry::Result<Vec<u32>> {
+    pub(crate) fn encode(&self, text: &str) -> sherry::Result<Vec<u32>> {
         match self {
             Self::Bytes => Ok(text.bytes().map(u32::from).chain([bytes::SEPARATOR]).collect()),
             Self::Model { tokenizer, separator, .. } => {
@@ -166,6 +173,19 @@ impl Coder {
             Self::Model { fingerprint, .. } => *fingerprint,
         }
     }
+}
+
+/// Tokens that separate documents in pretraining wherever a vocabulary has them.
+const SEPARATORS: [&str; 2] = ["<|endoftext|>", "<|end_of_text|>"];
+
+/// The token that separated documents when the model of this tokenizer was pretrained: one of that name, or the end of
+/// text, or its beginning.
+///
+/// The name counts for more than the tokenizer's own end of text, since a model tuned to follow instructions comes with the
+/// end of a turn there (`<|im_end|>` of SmolLM2-Instruct and of Qwen), which no document ended with.
+pub(crate) fn separator(tokenizer: &Tokenizer) -> Option<u32> {
+    let named = SEPARATORS.iter().filter_map(|name| tokenizer.token_to_id(name)).find(|id| tokenizer.is_control(*id));
+    named.or(tokenizer.eos()).or(tokenizer.bos()).or_else(|| tokenizer.token_to_id("</s>"))
 }
 
 /// Learns a byte-level BPE of at most `vocab` tokens from `sources`.

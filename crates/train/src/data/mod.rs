@@ -8,6 +8,8 @@ mod bytes;
 mod cache;
 mod coder;
 mod documents;
+mod evaluation_sets;
+mod excerpts;
 #[cfg(test)]
 mod tests;
 
@@ -21,7 +23,9 @@ use sherry::io::hex;
 use cache::Tokens;
 use documents::Batches;
 
+pub(crate) use coder::separator;
 pub use coder::{Coder, learn, save_tokenizer};
+pub use excerpts::Excerpts;
 
 use crate::checkpoint;
 use crate::error::{Error, Result, uninterrupted};

@@ -258,3 +258,49 @@ fn what_a_killed_process_left_in_the_cache_goes() {
     assert!(!left.exists());
     assert_eq!(fs::read_dir(&cache).unwrap().count(), 1);
 }
+
+#[test]
+fn documents_are_separated_as_in_pretraining() {
+    // Control tokens besides the bytes from id 256 on, begin and end of text in the configuration, and the separator.
+    type Case = (&'static [&'static str], Option<&'static str>, Option<&'static str>, Option<u32>);
+    let cases: [Case; 6] = [
+        // Tuned to follow instructions: turns end otherwise than documents.
+        (&["<|endoftext|>", "<|im_start|>", "<|im_end|>"], Some("<|im_start|>"), Some("<|im_end|>"), Some(256)),
+        (
+            &["<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"],
+            Some("<|begin_of_text|>"),
+            Some("<|eot_id|>"),
+            Some(257),
+        ),
+        (&["<|endoftext|>"], Some("<|endoftext|>"), Some("<|endoftext|>"), Some(256)),
+        (&["<bos>", "<eos>"], Some("<bos>"), Some("<eos>"), Some(257)),
+        (&["<bos>"], Some("<bos>"), None, Some(256)),
+        (&[], None, None, None),
+    ];
+    for (names, bos, eos, expected) in cases {
+        let folder = tempfile::tempdir().unwrap();
+        let mut json: serde_json::Value = serde_json::from_slice(&Coder::Bytes.files()[0].1).unwrap();
+        json["model"]["vocab"].as_object_mut().unwrap().remove("<|endoftext|>");
+        json["post_processor"] = serde_json::Value::Null;
+        let template = json["added_tokens"][0].clone();
+        let added = names.iter().enumerate().map(|(i, name)| {
+            let mut token = template.clone();
+            (token["id"], token["content"]) = ((256 + i).into(), (*name).into());
+            token
+        });
+        json["added_tokens"] = added.collect();
+        let config = serde_json::json!({ "bos_token": bos, "eos_token": eos });
+        for (name, value) in [("tokenizer.json", json), ("tokenizer_config.json", config)] {
+            fs::write(folder.path().join(name), value.to_string()).unwrap();
+        }
+        let found = match Coder::open(folder.path()) {
+            Ok(Coder::Model { separator, .. }) => Some(separator),
+            Ok(Coder::Bytes) => panic!("{names:?}: bytes"),
+            Err(error) => {
+                assert!(error.to_string().contains("no end-of-text token"), "{error}");
+                None
+            }
+        };
+        assert_eq!(found, expected, "{names:?}");
+    }
+}

@@ -1,0 +1,263 @@
+//! `sherry calibrate`: a full-precision model in, a 1.25-bit one that still speaks out.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::{Args, ValueEnum};
+use sherry::io::AtomicFile;
+use sherry_train::calibrate::block::{BlockReport, Rounding};
+use sherry_train::calibrate::rounding::{Effort, Grid};
+use sherry_train::calibrate::tune::Tuning;
+use sherry_train::calibrate::{Event, Report, Request, calibrate};
+
+use super::Context;
+use super::engine::resolve;
+use super::quantize::EmbedArg;
+use crate::output::{Align, Stdout, Table};
+use sherry::threads::default_threads;
+
+/// Turn a full-precision model into a 1.25-bit one by means of some text, block by block
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  sherry calibrate models/SmolLM2-135M-Instruct smol.sherry --data books.jsonl.zst,textbooks.jsonl.zst
+  sherry calibrate model.gguf out.sherry --data text.txt --tokens 65536
+  sherry calibrate model.gguf none --data text.txt --blocks 3 --damping 0.05     try a setting on three blocks
+
+A run that was stopped or killed goes on where it was, in its work folder, and ends with the same bytes.")]
+pub struct CalibrateArgs {
+    /// The full-precision model: a Hugging Face folder or a GGUF file
+    model: PathBuf,
+    /// The output: a GGUF file when it ends in .gguf, a folder otherwise
+    output: PathBuf,
+    /// Text to calibrate on: .txt, .jsonl or .parquet files, .gz and .zst too; each gives the same share of the tokens
+    #[arg(long, value_name = "FILES", value_delimiter = ',')]
+    data: Vec<PathBuf>,
+    /// Share of the tokens that the model writes itself, documents and conversations; all without --data
+    #[arg(long, value_name = "SHARE", default_value_t = 0.5)]
+    own_text: f64,
+    /// Field or column that holds the text
+    #[arg(long, value_name = "NAME", default_value = "text")]
+    text_field: String,
+    /// Tokens to fit to
+    #[arg(long, value_name = "N", default_value_t = 131_072)]
+    tokens: usize,
+    /// Tokens that only measure
+    #[arg(long, value_name = "N", default_value_t = 8192)]
+    held_out: usize,
+    /// Tokens per sequence
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    length: usize,
+    /// What weights become
+    #[arg(long = "type", value_enum, default_value = "sherry-1.25", value_name = "TYPE")]
+    ty: TypeArg,
+    /// Weights along a row that share a scale [default: the whole row]
+    #[arg(long, value_name = "N")]
+    group_size: Option<usize>,
+    /// Added to the diagonal of second moments, in units of its mean
+    #[arg(long, value_name = "X", default_value_t = 0.1)]
+    damping: f32,
+    /// Sweeps of coordinate descent at a time, at most
+    #[arg(long, value_name = "N", default_value_t = 12)]
+    sweeps: usize,
+    /// Fits of a factor per input, folded into norms and other rows; 0: none
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    column_fits: usize,
+    /// Tokens on which scales and norms are tuned after rounding, with repetition; 0: none
+    #[arg(long, value_name = "N", default_value_t = 131_072)]
+    tune_tokens: usize,
+    /// Sequences per step of tuning
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    tune_batch: usize,
+    /// Largest relative step of a scale in tuning
+    #[arg(long, value_name = "X", default_value_t = 0.008)]
+    tune_rate: f64,
+    /// Type of embedding and head
+    #[arg(long, value_enum, default_value = "auto", value_name = "TYPE")]
+    embed: EmbedArg,
+    /// Seed of the text that is drawn
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// The work folder [default: OUTPUT.calibration]
+    #[arg(long, value_name = "DIR")]
+    work: Option<PathBuf>,
+    /// Stop after so many blocks and write no model
+    #[arg(long, value_name = "N")]
+    blocks: Option<usize>,
+    /// Also write the importance of every input channel: as JSON for `sherry quantize --importance`, or as llama.cpp's
+    /// imatrix when the name ends in .gguf or .dat
+    #[arg(long, value_name = "FILE")]
+    importance: Option<PathBuf>,
+    /// Where the JSON report goes [default: OUTPUT.report.json]
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// Threads [default: all]
+    #[arg(short, long, value_name = "N")]
+    threads: Option<usize>,
+    /// Replace an existing output
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum, PartialEq, Eq)]
+enum TypeArg {
+    /// Sherry: 3:4 sparse ternary, 1.25 bits per weight
+    #[value(name = "sherry-1.25", alias = "sherry")]
+    Sherry,
+    /// Ternary without that constraint: 1.67 bits with a scale per row, 2 bits with groups
+    #[value(name = "ternary")]
+    Ternary,
+    /// Four values, for comparison: written as floats, since no file type holds them
+    #[value(name = "steps-2")]
+    Steps2,
+    /// Eight values, for comparison
+    #[value(name = "steps-3")]
+    Steps3,
+    /// Sixteen values, for comparison
+    #[value(name = "steps-4")]
+    Steps4,
+}
+
+impl CalibrateArgs {
+    fn request(&self) -> Result<Request> {
+        let grid = match self.ty {
+            TypeArg::Sherry => Grid::Sparse34,
+            TypeArg::Ternary => Grid::Ternary,
+            TypeArg::Steps2 => Grid::Steps { bits: 2 },
+            TypeArg::Steps3 => Grid::Steps { bits: 3 },
+            TypeArg::Steps4 => Grid::Steps { bits: 4 },
+        };
+        if !(self.damping > 0.0 && self.damping <= 1000.0) {
+            bail!("--damping is {}; expected a number above 0, at most 1000", self.damping);
+        }
+        let effort = Effort { sweeps: self.sweeps, column_fits: self.column_fits };
+        Ok(Request {
+            model: resolve(&self.model)?,
+            out: self.output.clone(),
+            work: self.work.clone().unwrap_or_else(|| beside(&self.output, ".calibration")),
+            data: self.data.clone(),
+            own_text: self.own_text,
+            text_field: self.text_field.clone(),
+            tokens: self.tokens,
+            held_out: self.held_out,
+            length: self.length,
+            seed: self.seed,
+            rounding: Rounding { grid, group: self.group_size, damping: self.damping, effort },
+            tuning: Tuning { tokens: self.tune_tokens, batch: self.tune_batch, rate: self.tune_rate },
+            embeddings: self.embed.choice(),
+            blocks: self.blocks,
+            importance: self.importance.clone(),
+            overwrite: self.force,
+        })
+    }
+}
+
+fn beside(output: &Path, suffix: &str) -> PathBuf {
+    let mut name = output.file_name().unwrap_or_default().to_os_string();
+    name.push(suffix);
+    output.with_file_name(name)
+}
+
+pub fn run(args: &CalibrateArgs, context: &Context) -> Result<ExitCode> {
+    let request = args.request()?;
+    let path = args.report.clone().unwrap_or_else(|| beside(&args.output, ".report.json"));
+    // What would be refused in the end is refused before hours of work.
+    let targets = [&args.output, &path];
+    let existing = targets.into_iter().find(|path| path.exists() && !args.force && args.blocks.is_none());
+    if let Some(existing) = existing {
+        bail!("{}: exists already; --force replaces it", existing.display());
+    }
+    let threads = args.threads.unwrap_or_else(|| default_threads().threads);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
+    let report = pool.install(|| calibrate(&request, &context.console, |event| context.console.say(&line(event))))?;
+    if report.written.is_some() {
+        let mut file = AtomicFile::create(&path)?;
+        file.set_replace(args.force);
+        file.write((serde_json::to_string_pretty(&report)? + "\n").as_bytes())?;
+        file.commit()?;
+    }
+    let mut out = Stdout::lock();
+    if context.json {
+        out.json(&report)?;
+    } else {
+        if !context.quiet {
+            write!(out, "{}", table(&report))?;
+            writeln!(out)?;
+        }
+        closing(&mut out, args, &report, &path)?;
+    }
+    let good = report.written.as_ref().is_none_or(|written| written.is_good());
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What happened, in a line.
+fn line(event: Event<'_>) -> String {
+    match event {
+        Event::Block(block) => block_line(block),
+        Event::Rounded(rounded) => format!(
+            "rounded   held out: perplexity {:.2}, divergence {:.3} nats per token",
+            rounded.perplexity, rounded.divergence
+        ),
+        Event::Tuned(line) => {
+            format!("step {:4}   {} tokens   divergence {:.3}", line.step, line.tokens, line.divergence)
+        }
+    }
+}
+
+fn block_line(block: &BlockReport) -> String {
+    let maps: Vec<String> = block.maps.iter().map(|map| format!("{} {:.4}", map.map, map.rounding_error)).collect();
+    format!(
+        "block {:3}   {}   streams apart {:.4}, held out {:.4}   {:.1} s",
+        block.block,
+        maps.join("   "),
+        block.calibration_error,
+        block.held_out_error,
+        block.seconds
+    )
+}
+
+/// One row per block.
+fn table(report: &Report) -> Table {
+    let maps = report.blocks.first().map_or(&[][..], |block| &block.maps);
+    let mut columns = vec![("block".to_owned(), Align::Right)];
+    columns.extend(maps.iter().map(|map| (map.map.clone(), Align::Right)));
+    columns.extend(["apart", "held out", "s"].map(|name| (name.to_owned(), Align::Right)));
+    let mut table = Table::new(&columns);
+    for block in &report.blocks {
+        let mut cells = vec![block.block.to_string()];
+        cells.extend(block.maps.iter().map(|map| format!("{:.4}", map.rounding_error)));
+        cells.push(format!("{:.4}", block.calibration_error));
+        cells.push(format!("{:.4}", block.held_out_error));
+        cells.push(format!("{:.1}", block.seconds));
+        table.row(cells);
+    }
+    table
+}
+
+fn closing(out: &mut Stdout, args: &CalibrateArgs, report: &Report, path: &Path) -> Result<()> {
+    let Some(written) = &report.written else {
+        writeln!(out, "stopped after {} blocks; nothing was written", report.blocks.len())?;
+        return Ok(());
+    };
+    writeln!(
+        out,
+        "held out  perplexity {:.2} of the original ({} tokens)",
+        report.original_perplexity, report.held_out
+    )?;
+    for (name, measured) in [("rounded", report.rounded), ("tuned", report.tuned)] {
+        let Some(measured) = measured else { continue };
+        let (perplexity, divergence) = (measured.perplexity, measured.divergence);
+        writeln!(out, "{name:9} perplexity {perplexity:.2}; divergence {divergence:.3} nats per token")?;
+    }
+    let verdict = if written.is_good() { "as fitted" } else { "NOT AS FITTED" };
+    writeln!(
+        out,
+        "wrote     {} in {:.0} s, perplexity {:.2}: {verdict}   report: {}",
+        args.output.display(),
+        report.seconds,
+        written.written_perplexity,
+        path.display()
+    )?;
+    Ok(())
+}

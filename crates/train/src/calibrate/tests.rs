@@ -1,0 +1,228 @@
+//! The pieces of the pipeline against the network that the trainer runs, and against plain least squares.
+
+use sherry::NoProgress;
+use sherry::io::TensorSource as _;
+use sherry::io::safetensors::Writer;
+use sherry::model::{Family, config_hf, synthetic};
+
+use super::block::{Rounding, round_block};
+use super::moments::Moments;
+use super::rounding::{Effort, Grid};
+use super::*;
+use crate::linear::Pass;
+use crate::methods::Quantizer;
+use crate::network::Network;
+use crate::rng::Rng;
+
+/// A folder with a tiny model.
+fn model(config: &ArchConfig) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let source = synthetic::source(config, Naming::HuggingFace, 11);
+    std::fs::write(folder.path().join("config.json"), config_hf::write(config).unwrap().to_string()).unwrap();
+    let path = folder.path().join("model.safetensors");
+    let mut writer = Writer::create(&path, source.tensors(), &Default::default()).unwrap();
+    for info in source.tensors() {
+        writer.write(&info.name, &source.data(&info.name).unwrap()).unwrap();
+    }
+    writer.finish().unwrap();
+    folder
+}
+
+fn text(sequences: usize, length: usize, seed: u64) -> Text {
+    let mut rng = Rng::new(seed, 0);
+    Text { length, tokens: (0..sequences * length).map(|_| rng.below(61) as u32).collect() }
+}
+
+struct Setting {
+    checkpoint: Checkpoint,
+    arch: ArchConfig,
+    rotations: [Rotation; 2],
+    _folder: tempfile::TempDir,
+}
+
+fn setting(family: Family, length: usize) -> Setting {
+    let folder = model(&synthetic::tiny(family));
+    let checkpoint = Checkpoint::open(folder.path(), ReadMode::Read).unwrap();
+    let arch = pretrained::architecture(&checkpoint).unwrap();
+    let frequencies = Frequencies::new(&arch);
+    let rotation = |sliding| Rotation::new(frequencies.of(sliding), length, arch.rope.layout);
+    let rotations = [rotation(false), rotation(true)];
+    Setting { checkpoint, arch, rotations, _folder: folder }
+}
+
+const FAMILIES: [Family; 4] = [Family::Llama, Family::Qwen3, Family::HunyuanDense, Family::Gemma3];
+
+#[test]
+fn both_streams_are_the_networks_forward_pass() {
+    for family in FAMILIES {
+        let length = 13;
+        let Setting { checkpoint, arch, rotations, _folder } = setting(family, length);
+        let (text, held_out) = (text(5, length, 1), text(2, length, 2));
+        let mut shards = shards(&checkpoint, &arch, &text, &held_out, &NoProgress).unwrap();
+        for index in 0..arch.layers {
+            let weights = block_weights(&checkpoint, &arch, index, &NoProgress).unwrap();
+            let layer = Layer { arch: &arch, index, rotations: &rotations, length, progress: &NoProgress };
+            for shard in &mut shards {
+                let moments = layer.before_qkv(shard, &weights, &weights);
+                assert_eq!(moments.is_none(), shard.held_out);
+                layer.before_o(shard, &weights, &weights).unwrap();
+                layer.after_o(shard, &weights);
+                layer.before_gate_up(shard, &weights, &weights);
+                layer.before_down(shard, &weights, &weights);
+                let drift = layer.after_down(shard, &weights).mean();
+                assert!(drift < 1e-10, "{family:?}: {drift}");
+            }
+        }
+        let network = Network::new(arch.clone(), Quantizer::FULL);
+        let params = pretrained::parameters(&checkpoint, &network.layout, &Quantizer::FULL, &NoProgress).unwrap();
+        let norm = gains(&arch, pretrained::tensor(&checkpoint, Role::OutputNorm, &NoProgress).unwrap());
+        let found: Vec<f32> = shards.iter().flat_map(|shard| shard.original.clone()).collect();
+        let mut normed = vec![0.0; found.len()];
+        rmsnorm::forward(&mut normed, &found, &norm, arch.norm_eps);
+        let mut space = network.workspace(7, length, true);
+        let tokens = [text.tokens, held_out.tokens].concat();
+        let pass = Pass { params: &params, lambda: 0.0, progress: &NoProgress };
+        let expected = network.forward(pass, &tokens, &mut space).unwrap();
+        let off = normed.iter().zip(expected).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
+        assert!(off < 2e-4, "{family:?}: {off}");
+    }
+}
+
+#[test]
+fn moments_give_the_least_squares_solution() {
+    let (tokens, cols, rows) = (300, 12, 7);
+    let (mut x, mut v, mut noise) = (vec![0.0; tokens * cols], vec![0.0; rows * cols], vec![0.0; tokens * rows]);
+    for (stream, out) in [&mut x, &mut v, &mut noise].into_iter().enumerate() {
+        Rng::new(5, stream as u64).fill_normal(out, 1.0);
+    }
+    let y: Vec<f32> = stream::product(&x, &v, cols);
+    let w = vec![0.0; rows * cols];
+    // In parts or at once, with targets given or made from the original's inputs.
+    let half = tokens / 2;
+    let mut parts = vec![Moments::new(cols, rows), Moments::new(cols, rows)];
+    parts[0].add(&x[..half * cols], &y[..half * rows], &x[..half * cols]);
+    parts[1].add(&x[half * cols..], &y[half * rows..], &x[half * cols..]);
+    let moments = Moments::finish(parts);
+    assert_eq!(moments.tokens(), tokens as u64);
+    let square: f64 = x.iter().step_by(cols).map(|x| f64::from(x * x)).sum();
+    assert!((f64::from(moments.importance()[0]) - square / tokens as f64).abs() < 1e-5);
+    let close = |found: &[f32], expected: &[f32], bound: f32| {
+        found.iter().zip(expected).all(|(found, expected)| (found - expected).abs() < bound)
+    };
+    assert!(close(&moments.clone().fit(&w, None, 1e-6).unwrap().weights, &v, 1e-3));
+    // Damping pulls towards the given weights.
+    assert!(close(&moments.fit(&w, None, 1e6).unwrap().weights, &w, 1e-3));
+    let mut crossed = Moments::new(cols, cols);
+    crossed.add(&x, &x, &x);
+    let fit = Moments::finish(vec![crossed]).fit(&v, Some(&v), 0.3).unwrap();
+    assert!(close(&fit.weights, &v, 1e-4), "equal streams leave the weights as they are");
+    let nothing = Moments::finish(vec![Moments::new(cols, cols)]).fit(&v, Some(&v), 0.1).unwrap();
+    assert!(close(&nothing.weights, &v, 1e-5), "no inputs at all");
+    let mut endless = Moments::new(cols, cols);
+    endless.add(&vec![f32::INFINITY; cols], &vec![1.0; cols], &vec![1.0; cols]);
+    assert!(Moments::finish(vec![endless]).fit(&v, Some(&v), 0.1).is_none());
+}
+
+#[test]
+fn rounding_a_block_keeps_the_streams_together_and_folds_column_factors() {
+    for family in FAMILIES {
+        let length = 16;
+        let Setting { checkpoint, arch, rotations, _folder } = setting(family, length);
+        let (text, held_out) = (text(64, length, 1), text(8, length, 2));
+        let original = block_weights(&checkpoint, &arch, 0, &NoProgress).unwrap();
+        let layer = Layer { arch: &arch, index: 0, rotations: &rotations, length, progress: &NoProgress };
+        let run = |grid, column_fits| {
+            let mut shards = shards(&checkpoint, &arch, &text, &held_out, &NoProgress).unwrap();
+            let rounding = Rounding { grid, group: None, damping: 0.01, effort: Effort { sweeps: 8, column_fits } };
+            let (block, report) = round_block(layer, &original, &mut shards, &rounding).unwrap().unwrap();
+            (block, report, shards)
+        };
+        let errors: Vec<f64> = [(Grid::Steps { bits: 6 }, 0), (Grid::Steps { bits: 4 }, 0), (Grid::Sparse34, 2)]
+            .map(|(grid, fits)| run(grid, fits).1.held_out_error)
+            .to_vec();
+        // Two bits more: a sixteenth of the error, but for what the blocks' non-linearities make of it.
+        assert!(errors[0] < 0.2 * errors[1] && errors[1] < errors[2] && errors[2] < 1.0, "{family:?}: {errors:?}");
+
+        // The block as it is written, with its folded factors, takes the text to where the quantized stream is.
+        let (block, _, after) = run(Grid::Sparse34, 2);
+        let weights = |kind: Kind| block.linears[kind as usize].weights();
+        let folded = BlockWeights {
+            attn_norm: block.attn_norm.clone(),
+            ffn_norm: block.ffn_norm.clone(),
+            qkv: [weights(Kind::Q), weights(Kind::K), weights(Kind::V)].concat(),
+            o: weights(Kind::O),
+            gate_up: [weights(Kind::Gate), weights(Kind::Up)].concat(),
+            down: weights(Kind::Down),
+            ..original.clone()
+        };
+        assert_ne!(folded.attn_norm, original.attn_norm);
+        for (mut shard, after) in
+            shards(&checkpoint, &arch, &text, &held_out, &NoProgress).unwrap().into_iter().zip(after)
+        {
+            layer.before_o(&mut shard, &original, &folded).unwrap();
+            layer.after_o(&mut shard, &folded);
+            layer.before_down(&mut shard, &original, &folded);
+            layer.after_down(&mut shard, &folded);
+            let top = after.quantized.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+            let off = shard.quantized.iter().zip(&after.quantized).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
+            assert!(off < 4e-3 * top, "{family:?}: {off} of {top}");
+        }
+    }
+}
+
+#[test]
+fn the_fit_corrects_for_the_errors_of_earlier_blocks() {
+    let length = 16;
+    let Setting { checkpoint, arch, rotations, _folder } = setting(Family::Llama, length);
+    let (text, held_out) = (text(128, length, 1), text(16, length, 2));
+    let original = block_weights(&checkpoint, &arch, 1, &NoProgress).unwrap();
+    let layer = Layer { arch: &arch, index: 1, rotations: &rotations, length, progress: &NoProgress };
+    let mut shards = shards(&checkpoint, &arch, &text, &held_out, &NoProgress).unwrap();
+    // A quantized stream whose components have leaked into their neighbours.
+    for shard in &mut shards {
+        for x in shard.quantized.chunks_exact_mut(arch.hidden) {
+            let old = x.to_vec();
+            x.iter_mut().enumerate().for_each(|(i, x)| *x += 0.3 * old[(i + 1) % arch.hidden]);
+        }
+    }
+    let moments = shards.iter().filter_map(|shard| layer.before_qkv(shard, &original, &original)).collect();
+    let fit = Moments::finish(moments).fit(&original.qkv, Some(&original.qkv), 0.01).unwrap();
+    let error = |w: &[f32]| -> f64 {
+        let shard = shards.iter().find(|shard| shard.held_out).unwrap();
+        let out = |x: &[f32], w: &[f32]| {
+            let mut normed = vec![0.0; x.len()];
+            rmsnorm::forward(&mut normed, x, &original.attn_norm, arch.norm_eps);
+            stream::product(&normed, w, arch.hidden)
+        };
+        let (found, wanted) = (out(&shard.quantized, w), out(&shard.original, &original.qkv));
+        found.iter().zip(&wanted).map(|(a, b)| f64::from(a - b).powi(2)).sum()
+    };
+    let (corrected, plain) = (error(&fit.weights), error(&original.qkv));
+    assert!(corrected < 0.1 * plain, "{corrected} of {plain}");
+}
+
+#[test]
+fn who_draws_more_text_gets_the_same_and_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rng = Rng::new(3, 0);
+    // One file of long documents, one of documents of which a sequence takes many.
+    for (name, documents, letters) in [("long", 20, 3000), ("short", 3000, 20)] {
+        let path = folder.path().join(format!("{name}.jsonl"));
+        let line = |_| {
+            let text: String = (0..letters).map(|_| ["a", "b", "c", "d "][rng.below(4)]).collect();
+            serde_json::json!({ "text": text }).to_string() + "\n"
+        };
+        std::fs::write(&path, (0..documents).map(line).collect::<String>()).unwrap();
+        let sources = Sources::open(&[path], "text", &NoProgress).unwrap();
+        let draw = |needed, more| text::draw(&sources, &Coder::Bytes, 64, (needed, more), 5, &NoProgress);
+        let all = draw(10, 100_000).unwrap().tokens;
+        assert!(all.len() / 64 > 500, "{name}: {} tokens of about 60000", all.len());
+        for (needed, more) in [(10, 0), (10, 30), (200, 0)] {
+            let found = draw(needed, more).unwrap();
+            assert_eq!(found.sequences(), needed + more);
+            assert!(all.starts_with(&found.tokens), "{name}: {needed} + {more}");
+        }
+        let problem = draw(10_000, 0).unwrap_err().to_string();
+        assert!(problem.contains("--tokens asks for fewer"), "{problem}");
+    }
+}
