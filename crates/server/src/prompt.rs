@@ -72,7 +72,7 @@ pub fn conversation(
     }
     let conversation: Vec<sherry::chat::Message> = values;
     let refuse = |error: sherry::Error| ApiError::refused("template_error", "messages", error.to_string());
-    let prompt = template.render(&served.tokenizer, &conversation, true).map_err(refuse)?;
+    let prompt = template.render(&conversation, true).map_err(refuse)?;
     let tokens = prompt.encode(&served.tokenizer).map_err(|error| ApiError::invalid("messages", error.to_string()))?;
     Ok(Rendered { text: prompt.text, tokens })
 }

@@ -1,10 +1,10 @@
 //! The only room of the library that asks for the time. A browser has no clock that Rust could ask: there, nothing takes any
-//! time, and the day is the first of all.
+//! time, and no date is known.
 
 use std::time::Duration;
 #[cfg(not(all(target_family = "wasm", target_os = "unknown")))]
 use std::time::Instant;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 /// Measures how long something takes.
 #[derive(Clone, Copy, Debug)]
@@ -33,11 +33,6 @@ impl Stopwatch {
     pub fn elapsed(&self) -> Duration {
         Duration::ZERO
     }
-}
-
-/// The time since the beginning of 1970, UTC.
-pub(crate) fn since_1970() -> Duration {
-    since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// The time since `moment`; `None` when that lies ahead, or there is no clock.

@@ -92,6 +92,17 @@ pub fn demo_model() -> Result<PathBuf, Missing> {
     find("SHERRY_SMOLLM2_GGUF", "models/SmolLM2-135M-Instruct.Q4_1.gguf")
 }
 
+/// The folder that the environment variable `name` names: what no checkout has a place for.
+///
+/// # Panics
+/// The variable names something that is not there.
+pub fn folder(name: &str) -> Result<PathBuf, Missing> {
+    match std::env::var_os(name) {
+        Some(_) => find(name, ""),
+        None => Err(Missing(format!("{name} names no folder"))),
+    }
+}
+
 /// Python, if it has all of `modules`.
 pub fn python(modules: &[&str]) -> Result<Command, Missing> {
     let wanted = modules.join(", ");

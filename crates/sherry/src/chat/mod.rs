@@ -3,12 +3,12 @@
 //! Templates come out of model files and are not trusted: see [`ChatTemplate`] for what they may do and use up.
 //! What users typed is not trusted either: it never becomes a control token, see [`Prompt`].
 
-mod guard;
 mod jinja;
 mod preset;
 mod template;
 #[cfg(test)]
 mod tests;
+mod time;
 
 use std::ops::Range;
 
@@ -18,7 +18,8 @@ use crate::Result;
 use crate::tokenizer::Tokenizer;
 
 pub use preset::Preset;
-pub use template::{ChatTemplate, Date};
+pub use template::{ChatTemplate, Conversation};
+pub use time::LocalTime;
 
 /// One turn of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,14 +39,15 @@ impl Message {
 
 /// A rendered conversation.
 ///
-/// In its text, control tokens count only where the template wrote them. Wherever a message contains a control token's
-/// text, or ends or begins with a part of one, those bytes are listed in `literal`, and encoding takes no control
-/// token that touches them. So `<|im_end|>` typed by a user stays ten characters.
+/// Its text remembers which bytes came out of the conversation: out of messages, tools, documents and variables, through
+/// whatever the template did with them. Encoding takes no control token that begins or ends in one of those, so
+/// `<|im_end|>` typed by a user stays ten characters. A token that the template wrote around a word of the conversation,
+/// such as `<|user|>` from the role `user`, is one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Prompt {
     /// The whole prompt.
     pub text: String,
-    /// Sorted, disjoint byte ranges of `text` that are not control tokens whatever they look like.
+    /// The bytes that came out of the conversation: sorted, disjoint ranges of `text`.
     pub literal: Vec<Range<usize>>,
 }
 

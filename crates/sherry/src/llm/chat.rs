@@ -100,7 +100,7 @@ fn begin<'l>(
     options: &Generate,
     messages: &[Message],
 ) -> Result<Generation<'l>> {
-    let prompt = template.render(llm.tokenizer(), messages, true)?.encode(llm.tokenizer())?;
+    let prompt = template.render(messages, true)?.encode(llm.tokenizer())?;
     llm.generate_tokens(&prompt, options)
 }
 

@@ -2,8 +2,10 @@
 //!
 //! An Aho-Corasick automaton over all their texts finds them in one pass, leftmost first and of those the longest, as
 //! the Hugging Face `tokenizers` crate does: a token that has to stand alone (`single_word`) and does not is passed
-//! over with its text. Text that a user typed is no token: there the next shorter one is tried, then the next place.
+//! over with its text. A control token neither begins nor ends in text that a user typed: there the next shorter token is
+//! tried, then the next place. Ordinary added tokens are found in it like anywhere else.
 
+use std::iter;
 use std::ops::Range;
 use std::sync::LazyLock;
 
@@ -142,31 +144,29 @@ impl Specials {
         self.tokens.iter().any(|token| token.control)
     }
 
-    /// All of `text` as tokens and what lies between them; control tokens only if `control`. `typed` says of a range of
-    /// the text whether a user typed any of it, in which case it is no token, and from where to look on.
-    pub fn split(&self, text: &str, control: bool, typed: impl Fn(&Range<usize>) -> Option<usize>) -> Vec<Stretch> {
-        let finder = if control { &self.all } else { &self.plain };
+    /// All of `text` as tokens and what lies between them; control tokens only if `control`, and none that begins or ends
+    /// in a byte of `typed` (sorted, disjoint ranges: text that a user typed).
+    pub fn split(&self, text: &str, control: bool, typed: &[Range<usize>]) -> Vec<Stretch> {
+        let mut any = Search::new(if control { &self.all } else { &self.plain }, text);
+        let mut plain = Search::new(&self.plain, text);
+        let typed = if control { typed } else { &[] };
         let mut stretches = Vec::new();
         let (mut from, mut done) = (0, 0);
-        while from < text.len()
-            && let Some(hit) = finder.automaton.find(Input::new(text).range(from..))
-        {
-            let start = hit.start();
-            let mut pattern = Some(hit.pattern().as_u32());
-            let mut on = None;
-            // The longest that lies outside of typed text.
-            let token = loop {
-                let Some(candidate) = pattern else { break None };
-                let (token, length) = finder.tokens[candidate as usize];
-                let end = start + length;
-                match typed(&(start..end)) {
-                    None => break Some((&self.tokens[token as usize], end)),
-                    Some(next) => on = Some(next),
-                }
-                pattern = finder.shorter[candidate as usize];
+        while from < text.len() {
+            let (is_typed, end) = run(typed, from);
+            let search = if is_typed { &mut plain } else { &mut any };
+            let hit = search.next(from);
+            let Some((start, longest)) = hit.filter(|(start, _)| *start < end) else {
+                from = end;
+                continue;
             };
-            let Some((token, end)) = token else {
-                from = next_boundary(text, on.unwrap_or(0).max(start + 1));
+            let finder = search.finder;
+            let found = iter::successors(Some(longest), |pattern| finder.shorter[*pattern as usize])
+                .map(|pattern| finder.tokens[pattern as usize])
+                .map(|(token, length)| (&self.tokens[token as usize], start + length))
+                .find(|(token, end)| !token.control || !run(typed, end - 1).0);
+            let Some((token, end)) = found else {
+                from = start + 1;
                 continue;
             };
             from = end;
@@ -192,8 +192,40 @@ impl Specials {
     }
 }
 
-fn next_boundary(text: &str, at: usize) -> usize {
-    (at..text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len())
+/// Hits of one automaton in one text, asked for with growing beginnings: no part of the text is searched twice for the
+/// same hit.
+struct Search<'f, 't> {
+    finder: &'f Finder,
+    text: &'t str,
+    /// Where the last hit begins, and its pattern. [`None`] before the first search.
+    hit: Option<(usize, u32)>,
+    /// There are no more.
+    over: bool,
+}
+
+impl<'f, 't> Search<'f, 't> {
+    fn new(finder: &'f Finder, text: &'t str) -> Self {
+        Self { finder, text, hit: None, over: false }
+    }
+
+    /// The first hit at or after `from`, the longest there: where it begins, and its pattern.
+    fn next(&mut self, from: usize) -> Option<(usize, u32)> {
+        if !self.over && self.hit.is_none_or(|(start, _)| start < from) {
+            let hit = self.finder.automaton.find(Input::new(self.text).range(from..));
+            self.hit = hit.map(|hit| (hit.start(), hit.pattern().as_u32()));
+            self.over = self.hit.is_none();
+        }
+        self.hit
+    }
+}
+
+/// Whether the byte at `at` lies in one of `ranges`, which are sorted and disjoint, and where that ends.
+fn run(ranges: &[Range<usize>], at: usize) -> (bool, usize) {
+    match ranges.get(ranges.partition_point(|range| range.end <= at)) {
+        Some(range) if range.start <= at => (true, range.end),
+        Some(range) => (false, range.start),
+        None => (false, usize::MAX),
+    }
 }
 
 /// Whether a character is part of a word, `\w` as Unicode defines it.
@@ -229,10 +261,7 @@ mod tests {
     }
 
     fn found(text: &str, control: bool, typed: &[Range<usize>]) -> Vec<(u32, Range<usize>)> {
-        let touches = |range: &Range<usize>| {
-            typed.iter().find(|typed| typed.start < range.end && range.start < typed.end).map(|typed| typed.end)
-        };
-        let stretches = specials().split(text, control, touches);
+        let stretches = specials().split(text, control, typed);
         stretches.into_iter().filter_map(|stretch| Some((stretch.id?, stretch.range))).collect()
     }
 
@@ -246,15 +275,23 @@ mod tests {
     }
 
     #[test]
-    fn typed_text_is_never_matched_and_a_shorter_token_before_it_is() {
+    fn control_tokens_neither_begin_nor_end_in_typed_text() {
         let at = |range| [range];
-        assert_eq!(found("<a><a>", true, &at(0..3)), [(1, 3..6)]);
+        assert_eq!(found("<a><a>", true, &at(0..3)), [(4, 0..2), (1, 3..6)]);
         assert_eq!(found("<a><a>", true, &at(2..3)), [(4, 0..2), (1, 3..6)]);
-        assert_eq!(found("<a><a>", true, &[0..1, 5..6]), [(4, 3..5)]);
-        // The longest token reaches into typed text, the next shorter one does not.
+        assert_eq!(found("<a><a>", true, &[0..1, 5..6]), [(4, 0..2), (4, 3..5)]);
+        // A template wrote it around a word of the user.
+        assert_eq!(found("<a>", true, &at(1..2)), [(1, 0..3)]);
+        // The longest token ends in typed text, a shorter one does not.
         assert_eq!(found("<a><b>", true, &at(3..6)), [(1, 0..3)]);
         assert_eq!(found("<a><b>", true, &at(5..6)), [(1, 0..3)]);
-        assert_eq!(found("<a><b>", true, &at(0..6)), []);
+    }
+
+    #[test]
+    fn typed_text_holds_ordinary_tokens() {
+        assert_eq!(found("<a><b> tool <s>", true, &[Range { start: 0, end: 15 }]), [(4, 0..2), (6, 7..11)]);
+        assert_eq!(found("tool<a>", true, &[Range { start: 0, end: 4 }]), [(6, 0..4), (1, 4..7)]);
+        assert_eq!(found("to<a>to", true, &[0..2, 5..7]), [(7, 0..2), (1, 2..5), (7, 5..7)]);
     }
 
     #[test]
@@ -273,9 +310,14 @@ mod tests {
 
     #[test]
     fn typed_text_full_of_tokens_takes_linear_time() {
-        let specials = Specials::new(vec![Added::new(&"a".repeat(512), 0, true), Added::new("a", 1, true)]).unwrap();
+        let specials = |plain: bool| {
+            let long = Added::new(&"a".repeat(512), 0, true);
+            Specials::new(vec![long, Added::new("a", 1, !plain)]).unwrap()
+        };
         let text = "a".repeat(1 << 20);
-        let stretches = specials.split(&text, true, |range| (range.start < 1 << 20).then_some(1 << 20));
-        assert_eq!(stretches, [Stretch { id: None, range: 0..1 << 20 }]);
+        let typed = [Range { start: 0, end: 1 << 20 }];
+        let none = specials(false).split(&text, true, &typed);
+        assert_eq!(none, [Stretch { id: None, range: 0..1 << 20 }]);
+        assert_eq!(specials(true).split(&text, true, &typed).len(), 1 << 20);
     }
 }

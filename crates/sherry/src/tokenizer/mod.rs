@@ -141,7 +141,7 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    /// Token ids of a rendered prompt: control tokens are recognised, except where they would touch a byte of
+    /// Token ids of a rendered prompt: control tokens are recognised, except those that begin or end in a byte of
     /// `literal` (sorted, disjoint byte ranges: text that a user typed). Nothing is added around it.
     ///
     /// # Errors
@@ -154,11 +154,7 @@ impl Tokenizer {
 
     fn encode_into(&self, text: &str, control: bool, literal: &[Range<usize>], ids: &mut Vec<u32>) -> Result<()> {
         let mut scratch = Scratch::default();
-        let typed = |range: &Range<usize>| {
-            let next = literal.partition_point(|typed| typed.end <= range.start);
-            literal.get(next).filter(|typed| typed.start < range.end).map(|typed| typed.end)
-        };
-        for stretch in self.raw.split(text, control, typed) {
+        for stretch in self.raw.split(text, control, literal) {
             match stretch.id {
                 Some(id) => ids.push(id),
                 None => self.encode_rewritten(text, stretch.range, control, literal, &mut scratch, ids)?,
@@ -184,20 +180,15 @@ impl Tokenizer {
         }
         let mut source = Text { text: stretch.to_owned(), typed: Vec::new() };
         if control && self.rewritten.have_control() {
-            let typed = literal.iter().filter(|typed| typed.start < range.end && range.start < typed.end);
-            for typed in typed {
+            let first = literal.partition_point(|typed| typed.end <= range.start);
+            for typed in literal[first..].iter().take_while(|typed| typed.start < range.end) {
                 source.typed.resize(stretch.len(), false);
                 source.typed[typed.start.max(range.start) - range.start..typed.end.min(range.end) - range.start]
                     .fill(true);
             }
         }
         let Text { text, typed } = source.rewritten(&self.rewrites)?;
-        let typed = |range: &Range<usize>| {
-            let marks = typed.get(range.clone())?;
-            let at = range.start + marks.iter().position(|typed| *typed)?;
-            Some(at + typed[at..].iter().take_while(|typed| **typed).count())
-        };
-        for stretch in self.rewritten.split(&text, control, typed) {
+        for stretch in self.rewritten.split(&text, control, &ranges(&typed)) {
             match stretch.id {
                 Some(id) => ids.push(id),
                 None => {
@@ -352,11 +343,6 @@ impl Tokenizer {
         self.chat_template = template;
     }
 
-    /// Texts of the control tokens: what must not be recognised in text that a user typed.
-    pub fn control_texts(&self) -> impl Iterator<Item = &str> {
-        self.added().filter(|token| token.control).map(|token| token.text.as_str())
-    }
-
     /// What a user should know about the tokenizer's files: what they leave open, and what was made of it.
     pub fn notes(&self) -> &[String] {
         &self.notes
@@ -366,6 +352,15 @@ impl Tokenizer {
     fn added(&self) -> impl Iterator<Item = &Added> {
         self.raw.iter().chain(self.rewritten.iter())
     }
+}
+
+/// Where `marks` are set.
+fn ranges(marks: &[bool]) -> Vec<Range<usize>> {
+    let runs = marks.chunk_by(|a, b| a == b).scan(0, |end, run| {
+        *end += run.len();
+        Some((*end - run.len()..*end, run[0]))
+    });
+    runs.filter(|(_, marked)| *marked).map(|(range, _)| range).collect()
 }
 
 /// Whether a token is written like a control token. Files of some families mark them as ordinary added tokens.

@@ -1,314 +1,227 @@
-//! Operators, and values as text.
+//! Operators and comparisons, as Python has them.
 
-use std::fmt::Write as _;
-use std::rc::Rc;
+use std::cmp::Ordering;
 
-use super::eval::{Interpreter, SLOT};
-use super::parser::{Comparison, Operator};
-use super::value::Value;
+use super::html;
+use super::interpreter::Interpreter;
+use super::meter::Meter;
+use super::number;
+use super::syntax::ast::{Comparison, Operator};
+use super::text::{Builder, Text};
+use super::value::{Sequence, Value, View};
 use super::{Fault, Result};
 
-impl<'t> Interpreter<'t, '_> {
+impl<'t> Interpreter<'t> {
     pub fn binary(&mut self, operator: Operator, left: &Value<'t>, right: &Value<'t>) -> Result<Value<'t>> {
-        let failed = || {
-            let sign = match operator {
-                Operator::Add => "+",
-                Operator::Subtract => "-",
-                Operator::Multiply => "*",
-                Operator::Divide => "/",
-                Operator::FloorDivide => "//",
-                Operator::Modulo => "%",
-                Operator::Power => "**",
-                Operator::Concatenate => "~",
-            };
-            Fault::new(format!("cannot compute {} {sign} {}", left.kind(), right.kind()))
-        };
+        for value in [left, right] {
+            if let Value::Undefined(missing) = value {
+                // Formatting takes any value, also an undefined one.
+                if !(operator == Operator::Modulo && matches!(left, Value::Text(_))) {
+                    return Err(missing.fault());
+                }
+            }
+        }
+        let meter = self.meter;
+        if let Some(result) = number::arithmetic(meter, operator, left, right)? {
+            return Ok(result);
+        }
         match (operator, left, right) {
-            (Operator::Concatenate, _, _) => {
-                let mut text = self.text_of(left)?;
-                self.write_text(right, &mut text)?;
-                Ok(Value::text(text))
+            (Operator::Add, Value::Text(left), Value::Text(right)) => Ok(Value::Text(concat(meter, left, right)?)),
+            (Operator::Add, Value::List(left), Value::List(right)) => joined(meter, left, right).and_then(Value::list),
+            (Operator::Add, Value::Tuple(left), Value::Tuple(right)) => {
+                joined(meter, left, right).and_then(Value::tuple)
             }
-            (Operator::Add, Value::Text(left), Value::Text(right)) => {
-                self.bytes(left.len() + right.len())?;
-                Ok(Value::text([left.as_ref(), right.as_ref()].concat()))
+            (Operator::Multiply, Value::Text(text), count) | (Operator::Multiply, count, Value::Text(text))
+                if count.as_int().is_some() =>
+            {
+                let count = usize::try_from(count.as_int().unwrap_or(0)).unwrap_or(0);
+                meter.read(text.len().saturating_mul(count))?;
+                let mut builder = Builder::new(meter)?;
+                for _ in 0..if text.is_empty() { 0 } else { count } {
+                    builder.push(text)?;
+                }
+                Ok(Value::Text(builder.finish(text.is_markup())))
             }
-            (Operator::Add, Value::List(left), Value::List(right)) if left.tuple == right.tuple => {
-                self.bytes((left.items.len() + right.items.len()) * SLOT)?;
-                Value::list([&left.items[..], &right.items[..]].concat(), left.tuple)
+            (Operator::Multiply, Value::List(list), count) | (Operator::Multiply, count, Value::List(list))
+                if count.as_int().is_some() =>
+            {
+                repeated(meter, list, count).and_then(Value::list)
             }
-            (Operator::Multiply, Value::Text(text), Value::Int(count))
-            | (Operator::Multiply, Value::Int(count), Value::Text(text)) => {
-                let count = usize::try_from(*count).unwrap_or(0);
-                self.bytes(text.len().saturating_mul(count))?;
-                Ok(Value::text(text.repeat(count)))
+            (Operator::Multiply, Value::Tuple(list), count) | (Operator::Multiply, count, Value::Tuple(list))
+                if count.as_int().is_some() =>
+            {
+                repeated(meter, list, count).and_then(Value::tuple)
             }
-            (Operator::Multiply, Value::List(list), Value::Int(count)) => {
-                let count = usize::try_from(*count).unwrap_or(0);
-                self.bytes(list.items.len().saturating_mul(count).saturating_mul(SLOT))?;
-                let count = if list.items.is_empty() { 0 } else { count };
-                let items = std::iter::repeat_n(&list.items, count).flatten().cloned().collect();
-                Value::list(items, list.tuple)
+            (Operator::Modulo, Value::Text(format), values) => self.percent_format(format, values),
+            (Operator::Subtract, Value::View(View::Keys | View::Items, _), _)
+            | (Operator::Subtract, _, Value::View(View::Keys | View::Items, _)) => {
+                Err(Fault::new("sets are not supported"))
             }
-            _ => arithmetic(operator, left, right).ok_or_else(failed),
+            _ => Err(Fault::new(format!(
+                "unsupported operand types for {}: '{}' and '{}'",
+                operator.sign(),
+                left.kind(),
+                right.kind()
+            ))),
         }
     }
 
     pub fn compare(&mut self, comparison: Comparison, left: &Value<'t>, right: &Value<'t>) -> Result<bool> {
-        use std::cmp::Ordering;
-        let ordering = match comparison {
-            Comparison::Equal => return self.equal(left, right),
-            Comparison::NotEqual => return Ok(!self.equal(left, right)?),
-            Comparison::In => return self.contains(right, left),
-            Comparison::NotIn => return Ok(!self.contains(right, left)?),
-            _ => self.order(left, right)?,
-        };
-        Ok(match comparison {
-            Comparison::Less => ordering == Some(Ordering::Less),
-            Comparison::LessEqual => ordering.is_some_and(Ordering::is_le),
-            Comparison::Greater => ordering == Some(Ordering::Greater),
-            _ => ordering.is_some_and(Ordering::is_ge),
-        })
-    }
-
-    /// Which of two numbers or two texts is smaller; `None` for NaN.
-    pub fn order(&mut self, left: &Value<'t>, right: &Value<'t>) -> Result<Option<std::cmp::Ordering>> {
-        if let (Some(left), Some(right)) = (left.as_int(), right.as_int()) {
-            return Ok(Some(left.cmp(&right)));
-        }
-        if let (Some(left), Some(right)) = (left.as_number(), right.as_number()) {
-            return Ok(left.partial_cmp(&right));
-        }
-        match (left.as_text(), right.as_text()) {
-            (Some(left), Some(right)) => {
-                self.steps(left.len().min(right.len()) / 64)?;
-                Ok(Some(left.cmp(right)))
-            }
-            _ => Err(Fault::new(format!("cannot compare {} with {}", left.kind(), right.kind()))),
-        }
-    }
-
-    /// Python's `==`. Every pair of parts is paid for.
-    pub fn equal(&mut self, left: &Value<'t>, right: &Value<'t>) -> Result<bool> {
-        self.steps(1)?;
-        match (left, right) {
-            (Value::Undefined, Value::Undefined) | (Value::None, Value::None) => Ok(true),
-            (Value::Text(left), Value::Text(right)) => {
-                self.steps(left.len().min(right.len()) / 64)?;
-                Ok(left == right)
-            }
-            (Value::List(left), Value::List(right)) => {
-                if left.tuple != right.tuple || left.items.len() != right.items.len() {
-                    return Ok(false);
-                }
-                for (left, right) in left.items.iter().zip(&right.items) {
-                    if !self.equal(left, right)? {
-                        return Ok(false);
-                    }
-                }
-                Ok(true)
-            }
-            (Value::Map(left), Value::Map(right)) => {
-                if left.entries.len() != right.entries.len() {
-                    return Ok(false);
-                }
-                for (key, value) in &left.entries {
-                    let mut same = false;
-                    for (other, other_value) in &right.entries {
-                        if self.equal(key, other)? {
-                            same = self.equal(value, other_value)?;
-                            break;
-                        }
-                    }
-                    if !same {
-                        return Ok(false);
-                    }
-                }
-                Ok(true)
-            }
-            (Value::Namespace(left), Value::Namespace(right)) => Ok(Rc::ptr_eq(left, right)),
-            _ => match (left.as_int(), right.as_int()) {
-                (Some(left), Some(right)) => Ok(left == right),
-                _ => Ok(left.as_number().is_some() && left.as_number() == right.as_number()),
-            },
+        match comparison {
+            Comparison::Equal => equal(self.meter, left, right),
+            Comparison::NotEqual => Ok(!equal(self.meter, left, right)?),
+            Comparison::In => self.contains(right, left),
+            Comparison::NotIn => Ok(!self.contains(right, left)?),
+            Comparison::Less => Ok(order(self.meter, left, right)? == Some(Ordering::Less)),
+            Comparison::LessEqual => Ok(order(self.meter, left, right)?.is_some_and(Ordering::is_le)),
+            Comparison::Greater => Ok(order(self.meter, left, right)? == Some(Ordering::Greater)),
+            Comparison::GreaterEqual => Ok(order(self.meter, left, right)?.is_some_and(Ordering::is_ge)),
         }
     }
 
     /// Python's `item in of`.
     pub fn contains(&mut self, of: &Value<'t>, item: &Value<'t>) -> Result<bool> {
         match of {
-            Value::Undefined => Ok(false),
             Value::Text(text) => {
-                let item =
-                    item.as_text().ok_or_else(|| Fault::new(format!("cannot look for {} in a string", item.kind())))?;
-                self.steps(text.len() / 16)?;
-                Ok(text.contains(item))
+                let Value::Text(part) = item else {
+                    return Err(Fault::new(format!("'in <string>' requires string, not {}", item.kind())));
+                };
+                self.meter.read(text.len())?;
+                Ok(text.as_str().contains(part.as_str()))
             }
-            Value::List(list) => {
-                for other in &list.items {
-                    if self.equal(other, item)? {
+            Value::Dict(dict) | Value::View(View::Keys, dict) => Ok(dict.get(self.meter, item)?.is_some()),
+            Value::Range(range) if matches!(item, Value::Bool(_) | Value::Int(_)) => {
+                Ok(item.as_int().is_some_and(|item| range.find(item).is_some()))
+            }
+            _ => {
+                let mut source = self
+                    .iterate(of)
+                    .map_err(|_| Fault::new(format!("argument of type '{}' is not iterable", of.kind())))?;
+                while let Some(other) = self.advance(&mut source)? {
+                    if other.same(item) || equal(self.meter, &other, item)? {
                         return Ok(true);
                     }
                 }
                 Ok(false)
             }
-            Value::Map(map) => {
-                for (key, _) in &map.entries {
-                    if self.equal(key, item)? {
-                        return Ok(true);
-                    }
-                }
-                Ok(false)
-            }
-            other => Err(Fault::new(format!("cannot look into {}", other.kind()))),
         }
-    }
-
-    /// What iterating over `value` yields, paid for.
-    pub fn items(&mut self, value: &Value<'t>) -> Result<Rc<[Value<'t>]>> {
-        match value {
-            Value::Undefined => Ok(Rc::new([])),
-            Value::List(list) => {
-                self.bytes(list.items.len() * SLOT)?;
-                Ok(list.items.as_slice().into())
-            }
-            Value::Map(map) => {
-                self.bytes(map.entries.len() * SLOT)?;
-                Ok(map.entries.iter().map(|(key, _)| key.clone()).collect())
-            }
-            Value::Text(text) => {
-                self.bytes(text.len().saturating_mul(2 * SLOT))?;
-                Ok(text.chars().map(|c| Value::text(c.to_string())).collect())
-            }
-            other => Err(Fault::new(format!("cannot go through {}", other.kind()))),
-        }
-    }
-
-    // ---- to text ----
-
-    /// Python's `str(value)`; undefined is nothing.
-    pub fn text_of(&mut self, value: &Value<'t>) -> Result<String> {
-        let mut text = String::new();
-        self.write_text(value, &mut text)?;
-        Ok(text)
-    }
-
-    /// Appends [`Self::text_of`] to `out`, paying as it goes (for what is in `out` already, the caller paid).
-    pub fn write_text(&mut self, value: &Value<'t>, out: &mut String) -> Result<()> {
-        match value {
-            Value::Text(text) => {
-                self.bytes(text.len())?;
-                out.push_str(text);
-                Ok(())
-            }
-            Value::Undefined => Ok(()),
-            _ => self.write_repr(value, out),
-        }
-    }
-
-    /// Python's `repr(value)`.
-    fn write_repr(&mut self, value: &Value<'t>, out: &mut String) -> Result<()> {
-        self.bytes(24)?;
-        match value {
-            Value::Undefined => out.push_str("Undefined"),
-            Value::None => out.push_str("None"),
-            Value::Bool(value) => out.push_str(if *value { "True" } else { "False" }),
-            Value::Int(value) => drop(write!(out, "{value}")),
-            Value::Float(value) => out.push_str(&float_text(*value)),
-            Value::Text(text) => {
-                self.bytes(text.len().saturating_mul(2))?;
-                let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
-                out.push(quote);
-                for c in text.chars() {
-                    match c {
-                        '\n' => out.push_str("\\n"),
-                        '\r' => out.push_str("\\r"),
-                        '\t' => out.push_str("\\t"),
-                        '\\' => out.push_str("\\\\"),
-                        c if c == quote => out.extend(['\\', c]),
-                        c => out.push(c),
-                    }
-                }
-                out.push(quote);
-            }
-            Value::List(list) => {
-                out.push(if list.tuple { '(' } else { '[' });
-                for (at, item) in list.items.iter().enumerate() {
-                    if at > 0 {
-                        out.push_str(", ");
-                    }
-                    self.write_repr(item, out)?;
-                }
-                if list.tuple && list.items.len() == 1 {
-                    out.push(',');
-                }
-                out.push(if list.tuple { ')' } else { ']' });
-            }
-            Value::Map(map) => {
-                out.push('{');
-                for (at, (key, value)) in map.entries.iter().enumerate() {
-                    if at > 0 {
-                        out.push_str(", ");
-                    }
-                    self.write_repr(key, out)?;
-                    out.push_str(": ");
-                    self.write_repr(value, out)?;
-                }
-                out.push('}');
-            }
-            other => return Err(Fault::new(format!("cannot print {}", other.kind()))),
-        }
-        Ok(())
     }
 }
 
-/// Numbers; `None` where there is no result.
-fn arithmetic<'t>(operator: Operator, left: &Value<'t>, right: &Value<'t>) -> Option<Value<'t>> {
-    if let (Some(a), Some(b)) = (left.as_int(), right.as_int()) {
-        let floor = |quotient: i64, remainder: i64| {
-            if remainder != 0 && (remainder < 0) != (b < 0) { quotient - 1 } else { quotient }
-        };
-        let int = match operator {
-            Operator::Add => a.checked_add(b)?,
-            Operator::Subtract => a.checked_sub(b)?,
-            Operator::Multiply => a.checked_mul(b)?,
-            Operator::FloorDivide => floor(a.checked_div(b)?, a.checked_rem(b)?),
-            Operator::Modulo => a.checked_sub(floor(a.checked_div(b)?, a.checked_rem(b)?).checked_mul(b)?)?,
-            Operator::Power => a.checked_pow(u32::try_from(b).ok()?)?,
-            Operator::Divide => {
-                return (b != 0).then(|| Value::Float(a as f64 / b as f64));
-            }
-            Operator::Concatenate => return None,
-        };
-        return Some(Value::Int(int));
-    }
-    let (a, b) = (left.as_number()?, right.as_number()?);
-    if b == 0.0 && matches!(operator, Operator::Divide | Operator::FloorDivide | Operator::Modulo) {
-        return None;
-    }
-    Some(Value::Float(match operator {
-        Operator::Add => a + b,
-        Operator::Subtract => a - b,
-        Operator::Multiply => a * b,
-        Operator::Divide => a / b,
-        Operator::FloorDivide => (a / b).floor(),
-        Operator::Modulo => a - (a / b).floor() * b,
-        Operator::Power => a.powf(b),
-        Operator::Concatenate => return None,
-    }))
+/// `left + right` of two texts. What is added to `Markup` is escaped.
+fn concat(meter: &Meter, left: &Text, right: &Text) -> Result<Text> {
+    let markup = left.is_markup() || right.is_markup();
+    let (left, right) =
+        if markup { (html::escape(meter, left)?, html::escape(meter, right)?) } else { (left.clone(), right.clone()) };
+    let mut builder = Builder::new(meter)?;
+    builder.push(&left)?;
+    builder.push(&right)?;
+    Ok(builder.finish(markup))
 }
 
-/// Python's shortest text of a float.
-pub(super) fn float_text(value: f64) -> String {
-    if value.is_nan() {
-        return "nan".into();
-    }
-    let text = format!("{value:?}");
-    match text.split_once('e') {
-        Some((digits, exponent)) => {
-            let (sign, digits_of) = exponent.strip_prefix('-').map_or(('+', exponent), |rest| ('-', rest));
-            format!("{}e{sign}{digits_of:0>2}", digits.strip_suffix(".0").unwrap_or(digits))
+fn joined<'t>(meter: &Meter, left: &Sequence<'t>, right: &Sequence<'t>) -> Result<Vec<Value<'t>>> {
+    meter.slots(left.items.len() + right.items.len())?;
+    Ok([&left.items[..], &right.items[..]].concat())
+}
+
+fn repeated<'t>(meter: &Meter, list: &Sequence<'t>, count: &Value<'t>) -> Result<Vec<Value<'t>>> {
+    let count = usize::try_from(count.as_int().unwrap_or(0)).unwrap_or(0);
+    let count = if list.items.is_empty() { 0 } else { count };
+    meter.slots(list.items.len().saturating_mul(count))?;
+    Ok(std::iter::repeat_n(&list.items, count).flatten().cloned().collect())
+}
+
+/// Python's `==`. Every pair of parts is paid for.
+pub(super) fn equal<'t>(meter: &Meter, left: &Value<'t>, right: &Value<'t>) -> Result<bool> {
+    meter.step()?;
+    match (left, right) {
+        (Value::Undefined(_), Value::Undefined(_)) => Ok(true),
+        (Value::Text(left), Value::Text(right)) => {
+            if left.len() != right.len() {
+                return Ok(false);
+            }
+            meter.read(left.len())?;
+            Ok(left.as_str() == right.as_str())
         }
-        None => text,
+        (Value::List(left), Value::List(right)) | (Value::Tuple(left), Value::Tuple(right)) => {
+            if left.items.len() != right.items.len() {
+                return Ok(false);
+            }
+            for (left, right) in left.items.iter().zip(&right.items) {
+                if !equal(meter, left, right)? {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        }
+        (Value::Dict(left), Value::Dict(right)) => {
+            if left.len() != right.len() {
+                return Ok(false);
+            }
+            for (key, value) in left.iter() {
+                match right.get(meter, key)? {
+                    Some(other) if equal(meter, value, other)? => {}
+                    _ => return Ok(false),
+                }
+            }
+            Ok(true)
+        }
+        (Value::View(View::Keys | View::Items, _), Value::View(View::Keys | View::Items, _)) => {
+            Ok(order(meter, left, right)? == Some(Ordering::Equal))
+        }
+        (Value::Range(left), Value::Range(right)) => {
+            let same_start = left.start == right.start || left.length == 0;
+            Ok(left.length == right.length && same_start && (left.step == right.step || left.length < 2))
+        }
+        (Value::Method(left), Value::Method(right)) => Ok(left.1 == right.1 && left.0.same(&right.0)),
+        _ => match number::compare(left, right) {
+            Some(ordering) => Ok(ordering == Some(Ordering::Equal)),
+            None => Ok(left.same(right)),
+        },
     }
+}
+
+/// Which of two values is smaller; `None` for NaN.
+pub(super) fn order<'t>(meter: &Meter, left: &Value<'t>, right: &Value<'t>) -> Result<Option<Ordering>> {
+    meter.step()?;
+    if let Some(ordering) = number::compare(left, right) {
+        return Ok(ordering);
+    }
+    match (left, right) {
+        (Value::Undefined(missing), _) | (_, Value::Undefined(missing)) => Err(missing.fault()),
+        (Value::Text(left), Value::Text(right)) => {
+            meter.read(left.len().min(right.len()))?;
+            Ok(Some(left.as_str().cmp(right.as_str())))
+        }
+        (Value::List(left), Value::List(right)) | (Value::Tuple(left), Value::Tuple(right)) => {
+            for (left, right) in left.items.iter().zip(&right.items) {
+                if !equal(meter, left, right)? {
+                    return order(meter, left, right);
+                }
+            }
+            Ok(Some(left.items.len().cmp(&right.items.len())))
+        }
+        (Value::View(View::Keys | View::Items, _), Value::View(View::Keys | View::Items, _)) => {
+            order_as_sets(meter, left, right)
+        }
+        _ => Err(Fault::new(format!("'{}' and '{}' have no order", left.kind(), right.kind()))),
+    }
+}
+
+/// The smaller of two views of keys or entries is part of the other one; `None` where neither is.
+fn order_as_sets<'t>(meter: &Meter, left: &Value<'t>, right: &Value<'t>) -> Result<Option<Ordering>> {
+    let (Value::View(left_view, left), Value::View(right_view, right)) = (left, right) else { return Ok(None) };
+    if left_view != right_view {
+        // Entries are pairs, so that a key is one only if somebody made pairs keys.
+        return Err(Fault::new("sets are not supported"));
+    }
+    let ordering = left.len().cmp(&right.len());
+    let (small, large) = if ordering == Ordering::Greater { (right, left) } else { (left, right) };
+    for (key, value) in small.iter() {
+        match large.get(meter, key)? {
+            Some(other) if *left_view == View::Keys || equal(meter, value, other)? => {}
+            _ => return Ok(None),
+        }
+    }
+    Ok(Some(ordering))
 }
