@@ -313,7 +313,10 @@ fn finish(
 fn check(request: &Request, arch: &ArchConfig) -> Result<()> {
     let invalid = |problem: String| Err(sherry::Error::Invalid(problem).into());
     if request.length < 2 || request.length > arch.context {
-        return invalid(format!("sequences of {} tokens: expected at least 2, and the model has a context of {}", request.length, arch.context));
+        return invalid(format!(
+            "sequences of {} tokens: expected at least 2, and the model has a context of {}",
+            request.length, arch.context
+        ));
     }
     if !(0.0..=1.0).contains(&request.own_text) {
         return invalid(format!("a share of own text of {}; expected 0 to 1", request.own_text));

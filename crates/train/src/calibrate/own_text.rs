@@ -86,7 +86,7 @@ impl Form {
 fn turns(tokenizer: &Tokenizer) -> sherry::Result<(Vec<u32>, Vec<u32>)> {
     const MARK: &str = "@@message@@";
     let template = ChatTemplate::for_tokenizer(tokenizer)?;
-    let prompt = template.render(tokenizer, &[Message::new("user", MARK)], true)?;
+    let prompt = template.render(&[Message::new("user", MARK)], true)?;
     let (opening, reply) = prompt.text.split_once(MARK).unwrap_or((&prompt.text, ""));
     let encode = |text: &str| tokenizer.encode_prompt(text, &[]);
     Ok((encode(opening)?, encode(reply)?))
