@@ -7,6 +7,7 @@ use sherry::model::names::{Naming, Part, Role};
 use sherry::{Progress, Result};
 
 use crate::error::uninterrupted;
+pub use crate::methods::Learn;
 use crate::methods::{Matrix, Quantizer};
 use crate::rng::Rng;
 
@@ -119,15 +120,6 @@ impl Tensor {
     pub fn decays(&self) -> bool {
         !matches!(self.purpose, Purpose::Norm | Purpose::Learned)
     }
-}
-
-/// Which parameters get gradients.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Learn {
-    /// All of them.
-    Everything,
-    /// Norms and the learned numbers of the quantizer; no gradient of a weight is computed.
-    ScalesAndNorms,
 }
 
 impl Learn {

@@ -2,7 +2,8 @@
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use sherry::generate::{GenerationConfig, SamplingParams};
+use sherry::generate::SamplingParams;
+use sherry::model::GenerationConfig;
 
 /// What to use where neither the user nor the model says anything: the values llama.cpp made customary.
 const DEFAULTS: SamplingParams = SamplingParams {
@@ -47,7 +48,7 @@ pub struct SamplingArgs {
 impl SamplingArgs {
     /// The parameters in force, and a line that says them and where they come from.
     pub fn resolve(&self, model: &GenerationConfig) -> Result<(SamplingParams, String)> {
-        let base = model.apply(DEFAULTS);
+        let base = DEFAULTS.recommended(model);
         let seed = self.seed.unwrap_or_else(clock_seed);
         let params = SamplingParams {
             temperature: self.temperature.unwrap_or(base.temperature),

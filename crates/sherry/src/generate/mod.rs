@@ -1,12 +1,11 @@
 //! From logits to tokens, and from tokens to the text that is shown.
 
-mod config;
 mod logprob;
+mod recommended;
 mod sampler;
 mod stop;
 mod token_set;
 
-pub use config::{END_IDS_KEY, GenerationConfig};
 pub use logprob::{Score, Summation, TokenScore, log_prob, log_probs, token_score, token_scores};
 pub use sampler::{Sampler, SamplingParams};
 pub use stop::StopStrings;

@@ -14,9 +14,9 @@ pub use generation::{Event, Generate, Generated, Generation, Statistics};
 
 use crate::batch::{BatchEngine, Job, Options};
 use crate::chat::Preset;
-use crate::generate::{GenerationConfig, SamplingParams, log_probs};
+use crate::generate::{SamplingParams, log_probs};
 use crate::io::ReadMode;
-use crate::model::{Checkpoint, Decoder, KvCache, KvType, PAGE, Wanted};
+use crate::model::{Checkpoint, Decoder, GenerationConfig, KvCache, KvType, PAGE, Wanted};
 use crate::threads::default_threads;
 use crate::tokenizer::Tokenizer;
 use crate::{NoProgress, Progress, Result};
@@ -132,7 +132,7 @@ impl Llm {
     ) -> Result<Self> {
         let mut end = generation.eos_token_ids.clone();
         end.extend(tokenizer.end_ids());
-        let sampling = generation.apply(SamplingParams::default());
+        let sampling = SamplingParams::default().recommended(generation);
         Ok(Self { engine: BatchEngine::new(decoder, tokenizer, options)?, sampling, end: end.into() })
     }
 

@@ -8,8 +8,7 @@ use sherry_kernels::{Engine, Isa, Precision};
 use super::Llm;
 use crate::Result;
 use crate::batch::Options;
-use crate::generate::GenerationConfig;
-use crate::model::{ArchConfig, Decoder, Family, synthetic};
+use crate::model::{ArchConfig, Decoder, Family, GenerationConfig, synthetic};
 use crate::tokenizer::Tokenizer;
 use crate::tokenizer::vocab::byte_to_char;
 

@@ -7,8 +7,9 @@ use sherry_kernels::Pool;
 use sherry_kernels::format::TensorType;
 
 use super::names::{Naming, Role};
-use super::{ArchConfig, Family, KvCache, KvType, Model, Stored, TensorMap, Weights, config_gguf, config_hf};
-use crate::generate::GenerationConfig;
+use super::{
+    ArchConfig, Family, GenerationConfig, KvCache, KvType, Model, Stored, TensorMap, Weights, config_gguf, config_hf,
+};
 use crate::io::gguf::GgufFile;
 use crate::io::json;
 use crate::io::native::PackedScheme;

@@ -6,8 +6,8 @@ use std::io;
 use serde_json::{Value as Json, json};
 
 use super::checkpoint::{Checkpoint, Container};
+use super::generation_config::END_IDS_KEY;
 use super::{ArchConfig, Family, RopeLayout, RopeScaling, config_hf, rope_factors};
-use crate::generate::END_IDS_KEY;
 use crate::io::gguf::{Array, Value};
 use crate::tokenizer::GgufVocab;
 use crate::{Error, Result};

@@ -15,7 +15,6 @@ use serde::{Deserialize, Serialize};
 use sherry_kernels::format::QuadOrder;
 use sherry_kernels::format::half::{f16_to_f32, f32_to_f16};
 
-use crate::layout::Learn;
 use crate::simd;
 
 /// A way to quantize weights.
@@ -84,6 +83,15 @@ pub struct Quantizer {
     pub quads: QuadOrder,
     /// Weight of the zeroed weights in Tequila's bias.
     pub tequila: f32,
+}
+
+/// Which parameters get gradients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Learn {
+    /// All of them.
+    Everything,
+    /// Norms and the learned numbers of the quantizer; no gradient of a weight is computed.
+    ScalesAndNorms,
 }
 
 /// Where one matrix and its learned numbers lie in the flat parameters.

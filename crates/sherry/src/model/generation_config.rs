@@ -8,7 +8,7 @@ use crate::io::gguf::{Metadata, Value as Gguf};
 use crate::{Error, Result};
 
 /// The key for tokens that end an answer beyond those that GGUF's own keys can name: an array of ids.
-pub const END_IDS_KEY: &str = "sherry.eos_token_ids";
+pub(super) const END_IDS_KEY: &str = "sherry.eos_token_ids";
 /// What llama.cpp's keys for a recommended sampling begin with.
 const SAMPLING_PREFIX: &str = "general.sampling.";
 
@@ -21,15 +21,15 @@ pub struct GenerationConfig {
     pub bos_token_id: Option<u32>,
     /// `false` asks for the most likely token always.
     pub do_sample: Option<bool>,
-    /// As in [`SamplingParams`](super::SamplingParams).
+    /// As in [`SamplingParams`](crate::generate::SamplingParams).
     pub temperature: Option<f32>,
-    /// As in [`SamplingParams`](super::SamplingParams).
+    /// As in [`SamplingParams`](crate::generate::SamplingParams).
     pub top_k: Option<usize>,
-    /// As in [`SamplingParams`](super::SamplingParams).
+    /// As in [`SamplingParams`](crate::generate::SamplingParams).
     pub top_p: Option<f32>,
-    /// As in [`SamplingParams`](super::SamplingParams).
+    /// As in [`SamplingParams`](crate::generate::SamplingParams).
     pub min_p: Option<f32>,
-    /// As in [`SamplingParams`](super::SamplingParams).
+    /// As in [`SamplingParams`](crate::generate::SamplingParams).
     pub repetition_penalty: Option<f32>,
 }
 
@@ -115,23 +115,6 @@ impl GenerationConfig {
         }
         Ok(config)
     }
-
-    /// `base` with everything that this file sets. Values outside [`SamplingParams`](super::SamplingParams)' ranges
-    /// are left for its check to refuse.
-    pub fn apply(&self, base: super::SamplingParams) -> super::SamplingParams {
-        let temperature = match self.do_sample {
-            Some(false) => 0.0,
-            _ => self.temperature.unwrap_or(base.temperature),
-        };
-        super::SamplingParams {
-            temperature,
-            top_k: self.top_k.unwrap_or(base.top_k),
-            top_p: self.top_p.unwrap_or(base.top_p),
-            min_p: self.min_p.unwrap_or(base.min_p),
-            repetition_penalty: self.repetition_penalty.unwrap_or(base.repetition_penalty),
-            ..base
-        }
-    }
 }
 
 /// The shortest decimal that reads back as this f32.
@@ -171,7 +154,6 @@ impl<'j> Reader<'j> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::SamplingParams;
     use super::*;
 
     fn parse(json: &str) -> Result<GenerationConfig> {
@@ -184,11 +166,10 @@ mod tests {
             "temperature": 0.6, "top_p": 0.9, "transformers_version": "4.45.0.dev0"}"#;
         let config = parse(llama).unwrap();
         assert_eq!(config.eos_token_ids, [128_001, 128_008, 128_009]);
-        let params = config.apply(SamplingParams::default());
-        assert_eq!((params.temperature, params.top_p, params.top_k), (0.6, 0.9, 40));
+        assert_eq!((config.temperature, config.top_p, config.top_k), (Some(0.6), Some(0.9), None));
         let one = parse(r#"{"eos_token_id": 2, "top_k": 20, "do_sample": false, "temperature": null}"#).unwrap();
         assert_eq!((one.eos_token_ids.as_slice(), one.top_k, one.temperature), (&[2][..], Some(20), None));
-        assert_eq!(one.apply(SamplingParams::default()).temperature, 0.0);
+        assert_eq!(one.do_sample, Some(false));
         assert_eq!(parse("{}").unwrap(), GenerationConfig::default());
     }
 
