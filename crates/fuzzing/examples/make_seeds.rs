@@ -6,12 +6,12 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::json;
-use sherry::NoProgress;
 use sherry::io::native::PackedScheme;
 use sherry::io::{ReadMode, TensorInfo, TensorSource as _, safetensors};
 use sherry::model::names::Naming;
 use sherry::model::{ArchConfig, Checkpoint, Family, config_hf, synthetic};
 use sherry::tokenizer::{GgufVocab, Tokenizer};
+use sherry::{Llm, NoProgress};
 use sherry_convert::{Embeddings, Linears, Request};
 use sherry_kernels::format::{QuadOrder, ScaleGroup, TensorType, TernaryFormat};
 
@@ -30,7 +30,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         packed["quantization_config"] = scheme.to_json();
         put("config_json", &format!("{family:?}_packed.json").to_lowercase(), packed.to_string().as_bytes())?;
     }
-    let (bytes, pieces) = (byte_tokenizer()?, piece_tokenizer()?);
+    let (llm, pieces) = (Llm::tiny()?, piece_tokenizer()?);
+    let bytes = llm.tokenizer();
     put("tokenizer_json", "bytes.json", bytes.to_json()?.as_bytes())?;
     put("tokenizer_json", "pieces.json", pieces.to_json()?.as_bytes())?;
     put("tiktoken", "three.txt", b"YQ== 0\nYg== 1\nYWI= 2\n")?;
@@ -48,7 +49,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "sherry": { "perplexity": [{ "perplexity": 12.5 }] },
     });
     put("results_file", "results.json", results.to_string().as_bytes())?;
-    put("gguf_model", "llama.gguf", &model(&bytes)?)?;
+    put("gguf_model", "llama.gguf", &model(bytes)?)?;
     Ok(())
 }
 
@@ -78,25 +79,6 @@ const TEMPLATES: [(&str, &str); 5] = [
         "{% set x = 'ab' %}{% for i in range(100000) %}{% set x = x ~ x %}{% endfor %}{{ x * 1000000 }}\0hello",
     ),
 ];
-
-/// GPT-2's alphabet without merges: a token per byte, and control tokens.
-fn byte_tokenizer() -> sherry::Result<Tokenizer> {
-    let plain = |byte: u32| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
-    let mut moved = 0x100..;
-    let codes = (0..256).filter_map(|byte| if plain(byte) { Some(byte) } else { moved.next() });
-    let mut tokens: Vec<String> = codes.filter_map(char::from_u32).map(String::from).collect();
-    tokens.extend(["<|end|>", "<|im_start|>", "<|im_end|>"].map(str::to_owned));
-    let types = (0..tokens.len()).map(|id| if id < 256 { 1 } else { 3 }).collect();
-    Tokenizer::from_gguf(&GgufVocab {
-        model: "gpt2".to_owned(),
-        pre: "gpt-2".to_owned(),
-        tokens,
-        token_types: Some(types),
-        merges: Some(Vec::new()),
-        eos: Some(258),
-        ..GgufVocab::default()
-    })
-}
 
 /// A vocabulary with scores, as SentencePiece has them, without bytes.
 fn piece_tokenizer() -> sherry::Result<Tokenizer> {

@@ -20,10 +20,9 @@
 
 use std::fmt;
 
-use crate::Pool;
-use crate::format::random::SplitMix;
 use crate::lines::Lines;
 use crate::panel::{BLOCK, ROWS};
+use crate::{Pool, SplitMix64};
 
 /// Bytes of the codes of 32 inputs.
 pub(crate) const CODES: usize = 192;
@@ -56,8 +55,8 @@ impl Coarse {
         }
         let mut lines = Lines::zeroed(Self::bytes_needed(rows, cols)?).ok()?;
         // Signs that no model was trained with.
-        let mut random = SplitMix(0);
-        let signs: Vec<f32> = (0..cols).map(|_| if random.next() >> 63 == 0 { 1.0 } else { -1.0 }).collect();
+        let mut random = SplitMix64(0);
+        let signs: Vec<f32> = (0..cols).map(|_| if random.bits() >> 63 == 0 { 1.0 } else { -1.0 }).collect();
         pool.for_chunks(lines.bytes_mut(), panel_bytes(cols), |panel, out| {
             let mut codes = vec![0u8; cols];
             for r in 0..ROWS.min(rows - panel * ROWS) {

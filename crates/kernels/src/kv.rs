@@ -41,6 +41,7 @@
 
 use crate::format::half::{f16_to_f32, f32_to_f16};
 use crate::huge;
+use crate::plain::nearest;
 use crate::rotation::rotate;
 
 /// Positions per tile.
@@ -341,8 +342,7 @@ fn scale(values: &[f32], levels: f32) -> (Option<u16>, f32) {
 
 /// A value as a multiple of its scale; NaN is 0.
 fn code(value: f32, inverse: f32, levels: f32) -> i8 {
-    const MAGIC: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to the nearest integer, ties to even
-    ((value * inverse).clamp(-levels, levels) + MAGIC - MAGIC) as i8
+    nearest((value * inverse).clamp(-levels, levels)) as i8
 }
 
 #[cfg(test)]

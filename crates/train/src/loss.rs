@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sherry::{Progress, Result};
+use sherry_kernels::plain::exp;
 use sherry_sgemm::{Mat, MatMut, Old, matmul};
 
 use crate::error::uninterrupted;
@@ -171,7 +172,7 @@ fn token_loss(logits: &mut [f32], teacher: Option<&mut [f32]>, target: u32, mix:
             let Some(teacher) = teacher else {
                 let factor = mix.cross_entropy * scale;
                 for x in logits.iter_mut() {
-                    *x = simd::exp(*x) * factor;
+                    *x = exp(*x) * factor;
                 }
                 logits[target] -= factor;
                 return [cross_entropy, 0.0];
@@ -181,7 +182,7 @@ fn token_loss(logits: &mut [f32], teacher: Option<&mut [f32]>, target: u32, mix:
                 Divergence::Forward => forward_kl(logits, teacher, mix, scale, target, 0.0),
                 Divergence::Reverse => forward_kl(logits, teacher, mix, scale, target, 1.0),
                 Divergence::Cakld => {
-                    let confidence = simd::exp(teacher[target]);
+                    let confidence = exp(teacher[target]);
                     forward_kl(logits, teacher, mix, scale, target, confidence)
                 }
                 Divergence::TopK => {
@@ -202,11 +203,11 @@ fn log_softmax(x: &mut [f32]) -> f32 {
     let (body, tail) = x.as_chunks::<16>();
     for chunk in body {
         for i in 0..16 {
-            lanes[i] += simd::exp(chunk[i] - top);
+            lanes[i] += exp(chunk[i] - top);
         }
     }
     for (i, x) in tail.iter().enumerate() {
-        lanes[i] += simd::exp(x - top);
+        lanes[i] += exp(x - top);
     }
     let lse = top + simd::sum(&lanes).ln();
     for x in x.iter_mut() {
@@ -221,7 +222,7 @@ fn forward_kl(q: &mut [f32], p: &[f32], mix: &Mix, scale: f32, target: usize, re
     let (mut forward, mut backward) = ([0.0f64; 16], [0.0f64; 16]);
     for (q, p) in q.chunks(16).zip(p.chunks(16)) {
         for (i, (q, p)) in q.iter().zip(p).enumerate() {
-            let (ep, eq) = (simd::exp(*p), simd::exp(*q));
+            let (ep, eq) = (exp(*p), exp(*q));
             // A probability of zero contributes nothing, whatever its log.
             forward[i] += f64::from(if ep > 0.0 { ep * (p - q) } else { 0.0 });
             backward[i] += f64::from(if eq > 0.0 { eq * (q - p) } else { 0.0 });
@@ -232,7 +233,7 @@ fn forward_kl(q: &mut [f32], p: &[f32], mix: &Mix, scale: f32, target: usize, re
     let (ce, kd) = (mix.cross_entropy * scale, mix.distillation * scale);
     let (to_forward, to_reverse, total) = (kd * (1.0 - reverse), kd * reverse, backward as f32);
     for (q, p) in q.iter_mut().zip(p) {
-        let (ep, eq) = (simd::exp(*p), simd::exp(*q));
+        let (ep, eq) = (exp(*p), exp(*q));
         let pull = if eq > 0.0 && to_reverse > 0.0 { eq * (*q - p - total) } else { 0.0 };
         *q = ce * eq + to_forward * (eq - ep) + to_reverse * pull;
     }

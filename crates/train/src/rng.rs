@@ -1,24 +1,21 @@
 //! Random numbers that depend on nothing but their seed.
 
-/// A stream of random numbers (SplitMix64, Steele et al. 2014): tiny state, any seed is good.
+use sherry_kernels::SplitMix64;
+
+/// A stream of random numbers.
 #[derive(Clone, Debug)]
-pub struct Rng(u64);
+pub struct Rng(SplitMix64);
 
 impl Rng {
     /// The stream `stream` of `seed`; streams are independent.
     pub fn new(seed: u64, stream: u64) -> Self {
-        let mut mixed = Self(seed);
-        let a = mixed.bits();
-        let mut mixed = Self(a ^ stream.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        Self(mixed.bits())
+        let start = SplitMix64::output(seed, 1) ^ stream.wrapping_mul(SplitMix64::INCREMENT);
+        Self(SplitMix64(SplitMix64::output(start, 1)))
     }
 
     /// 64 random bits.
     pub fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        self.0.bits()
     }
 
     /// Uniform in `0..n`; `n > 0`. The bias of multiplying is below 2^-32 for any `n` that fits memory.

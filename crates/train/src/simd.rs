@@ -77,28 +77,6 @@ fn fold(lanes: &[f32; 16]) -> f32 {
     (quarter[0] + quarter[2]) + (quarter[1] + quarter[3])
 }
 
-/// `e^x`, relative error below 2e-7; flushes to 0 below -87.3 and saturates above 88. NaN gives NaN.
-///
-/// Cody-Waite reduction by ln 2 in two parts and a polynomial of degree 6 (minimax, as in Cephes expf).
-#[inline(always)]
-pub fn exp(x: f32) -> f32 {
-    const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it leaves the nearest integer in the low mantissa bits
-    let clamped = if x < -87.3 { -87.3 } else { x };
-    let clamped = if clamped > 88.0 { 88.0 } else { clamped };
-    let shifted = clamped * std::f32::consts::LOG2_E + ROUND;
-    let n = shifted - ROUND;
-    let r = clamped - n * 0.693_359_4 - n * -2.121_944_4e-4;
-    let p = 1.987_569_1e-4f32;
-    let p = p * r + 1.398_199_9e-3;
-    let p = p * r + 8.333_452e-3;
-    let p = p * r + 4.166_579_6e-2;
-    let p = p * r + 0.166_666_66;
-    let p = p * r + 0.5;
-    let y = p * r * r + r + 1.0;
-    let scaled = f32::from_bits(y.to_bits().wrapping_add(shifted.to_bits() << 23));
-    if x < -87.3 { 0.0 } else { scaled }
-}
-
 /// Sum of squares in f64, in fixed pieces: the same bits for any number of threads.
 pub fn sum_of_squares(x: &[f32]) -> f64 {
     let pieces: Vec<f64> = x
@@ -126,21 +104,6 @@ pub fn sum_of_squares(x: &[f32]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn exp_is_accurate_and_behaves_at_the_ends() {
-        let mut x = -87.0f32;
-        while x < 88.0 {
-            let want = f64::from(x).exp();
-            let error = (f64::from(with(|| exp(x))) - want).abs() / want;
-            assert!(error < 2e-7, "exp({x}) is off by {error:e}");
-            x += 0.0137;
-        }
-        assert_eq!(exp(f32::NEG_INFINITY), 0.0);
-        assert_eq!(exp(0.0), 1.0);
-        assert!(exp(1000.0).is_finite());
-        assert!(exp(f32::NAN).is_nan());
-    }
 
     #[test]
     fn sums_are_right_and_equal_outside_of_dispatch() {

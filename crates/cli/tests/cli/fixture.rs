@@ -6,19 +6,19 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::{Map, Value, json};
+use sherry::Llm;
 use sherry::io::{TensorSource as _, safetensors};
 use sherry::model::names::Naming;
 use sherry::model::{ArchConfig, Family, config_hf, synthetic};
-use sherry::tokenizer::{GgufVocab, Tokenizer};
 use tempfile::TempDir;
 
-/// Tokens that are not bytes.
-const CONTROL: [&str; 3] = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
+/// Tokens of [`Llm::tiny`]: one per byte, and ChatML's control tokens.
+const VOCAB: usize = 256 + 3;
 
 /// A configuration whose every axis is a multiple of 256, so that every type and container can hold the model.
 pub fn config() -> ArchConfig {
     ArchConfig {
-        vocab: 256 + CONTROL.len(),
+        vocab: VOCAB,
         hidden: 256,
         ffn: 512,
         head_dim: 64,
@@ -83,31 +83,11 @@ pub fn write_large_model(folder: &Path) {
 fn write_folder(folder: &Path, config: &ArchConfig) {
     fs::create_dir(folder).unwrap();
     fs::write(folder.join("config.json"), config_hf::write(config).unwrap().to_string()).unwrap();
-    let tokenizer = tokenizer();
+    let llm = Llm::tiny().unwrap();
+    let tokenizer = llm.tokenizer();
+    assert_eq!(tokenizer.vocab_size(), VOCAB);
     fs::write(folder.join("tokenizer.json"), tokenizer.to_json().unwrap()).unwrap();
     fs::write(folder.join("tokenizer_config.json"), tokenizer.to_config_json()).unwrap();
-}
-
-/// GPT-2's alphabet without merges: a token per byte, and ChatML's control tokens.
-fn tokenizer() -> Tokenizer {
-    let plain = |byte: u32| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
-    let mut moved = 0x100..;
-    let mut tokens: Vec<String> = (0..256)
-        .map(|byte| if plain(byte) { byte } else { moved.next().unwrap() })
-        .map(|code| char::from_u32(code).unwrap().to_string())
-        .collect();
-    tokens.extend(CONTROL.map(str::to_owned));
-    let types = (0..tokens.len()).map(|id| if id < 256 { 1 } else { 3 }).collect();
-    Tokenizer::from_gguf(&GgufVocab {
-        model: "gpt2".to_owned(),
-        pre: "gpt-2".to_owned(),
-        tokens,
-        token_types: Some(types),
-        merges: Some(Vec::new()),
-        eos: Some(258),
-        ..GgufVocab::default()
-    })
-    .unwrap()
 }
 
 /// The command, to be run in `folder` with nothing on stdin.

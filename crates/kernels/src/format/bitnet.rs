@@ -7,6 +7,7 @@
 //! A latent matrix is what training updates. Its weights are the scale `m`, the mean magnitude of the whole matrix, times
 //! the nearest of -1, 0 and +1 to `w / m`.
 
+use super::fields::{first_three, one_a_byte};
 use super::ggml::dequantize;
 use super::packed::PackedError;
 use super::ternary_rows::TernaryRows;
@@ -38,7 +39,7 @@ impl BitnetRows {
         if bytes.len() != expected {
             return Err(PackedError::CodesSize { expected, found: bytes.len() });
         }
-        if let Some(at) = bytes.iter().position(|byte| byte & byte >> 1 & 0x55 != 0) {
+        if let Some(at) = first_three(&bytes) {
             let part = (0..4).find(|part| bytes[at] >> (2 * part) & 3 == 3).unwrap_or(0);
             return Err(PackedError::IllegalCode { row: at / cols + part * packed_rows(rows), byte: at });
         }
@@ -62,10 +63,7 @@ impl TernaryRows for BitnetRows {
         assert!(row < self.rows && values.len() == self.cols);
         let stored = packed_rows(self.rows);
         let bytes = &self.bytes[row % stored * self.cols..][..self.cols];
-        let shift = row / stored * 2;
-        for (value, byte) in values.iter_mut().zip(bytes) {
-            *value = (byte >> shift & 3) as i8 - 1;
-        }
+        one_a_byte(bytes, row / stored * 2, values);
     }
 
     fn scale(&self, _: usize, _: usize) -> f32 {

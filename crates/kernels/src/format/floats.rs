@@ -122,16 +122,16 @@ impl TernaryRows for FloatRows {
 #[cfg(test)]
 mod tests {
     use super::super::ggml::quantize;
-    use super::super::random::SplitMix;
     use super::*;
+    use crate::SplitMix64;
 
     /// Ternary weights (binary ones without zeros) whose scales are `scale(row, column)`, as `ty`.
     fn matrix(ty: TensorType, rows: usize, cols: usize, zeros: bool, scale: impl Fn(usize, usize) -> f32) -> Bytes {
-        let mut random = SplitMix(rows as u64);
+        let mut random = SplitMix64(rows as u64);
         let mut bytes = vec![0; ty.tensor_bytes(rows, cols).unwrap()];
         let values: Vec<f32> = (0..rows * cols)
             .map(|i| {
-                let value = [1.0, -1.0, if zeros { 0.0 } else { 1.0 }, -1.0][random.next() as usize % 4];
+                let value = [1.0, -1.0, if zeros { 0.0 } else { 1.0 }, -1.0][random.bits() as usize % 4];
                 value * scale(i / cols, i % cols)
             })
             .collect();

@@ -7,6 +7,7 @@
 //! Files made on ARM, and by an older version on x86, use other places for the same weights. Nothing in a file tells them
 //! apart; published files are as described here.
 
+use super::fields::{first_three, one_a_byte};
 use super::packed::PackedError;
 use super::ternary_rows::TernaryRows;
 use super::{ScaleGroup, TensorType};
@@ -49,7 +50,7 @@ impl I2sRows {
             Some((codes, tail)) if bytes.len() == expected => (codes, tail),
             _ => return Err(PackedError::CodesSize { expected, found: bytes.len() }),
         };
-        if let Some(at) = codes.iter().position(|byte| byte & byte >> 1 & 0x55 != 0) {
+        if let Some(at) = first_three(codes) {
             let strip = (0..4).find(|strip| codes[at] >> (6 - 2 * strip) & 3 == 3).unwrap_or(0);
             let weight = at / BLOCK_BYTES * BLOCK_LEN + strip * STRIP + at % BLOCK_BYTES;
             return Err(PackedError::IllegalCode { row: weight / cols, byte: at });
@@ -81,10 +82,7 @@ impl TernaryRows for I2sRows {
             let (block, strip, place) = (at / BLOCK_LEN, at % BLOCK_LEN / STRIP, at % STRIP);
             let (now, later) = rest.split_at_mut((STRIP - place).min(rest.len()));
             let bytes = &self.codes[block * BLOCK_BYTES + place..][..now.len()];
-            let shift = 6 - 2 * strip;
-            for (value, byte) in now.iter_mut().zip(bytes) {
-                *value = (byte >> shift & 3) as i8 - 1;
-            }
+            one_a_byte(bytes, 6 - 2 * strip, now);
             at += now.len();
             rest = later;
         }

@@ -4,6 +4,7 @@
 //! scale * code + bias`. It is ternary when every bias is the negative scale (codes 0, 1, 2 are -1, 0, +1), binary when
 //! every bias is half of that (codes 0 and 1 are -1 and +1 times the bias).
 
+use super::fields::{first_three, four_a_byte};
 use super::half::{bf16_to_f32, f16_to_f32, f32_to_f16};
 use super::packed::PackedError;
 use super::ternary_rows::TernaryRows;
@@ -96,7 +97,7 @@ impl MlxRows {
             }
         }
         if bits == 2
-            && let Some(at) = codes.iter().position(|byte| byte & byte >> 1 & 0x55 != 0)
+            && let Some(at) = first_three(codes)
         {
             return Err(PackedError::NotTernary { row: at / (cols / 4) });
         }
@@ -123,9 +124,7 @@ impl TernaryRows for MlxRows {
         let codes = &self.codes[row * bytes..(row + 1) * bytes];
         // Words are little-endian, so their low bits come first in memory.
         if self.bits == 2 {
-            for (values, byte) in values.as_chunks_mut::<4>().0.iter_mut().zip(codes) {
-                *values = [0, 2, 4, 6].map(|shift| (byte >> shift & 3) as i8 - 1);
-            }
+            four_a_byte(codes, values);
         } else {
             for (values, byte) in values.as_chunks_mut::<8>().0.iter_mut().zip(codes) {
                 *values = [0, 1, 2, 3, 4, 5, 6, 7].map(|bit| ((byte >> bit & 1) << 1) as i8 - 1);

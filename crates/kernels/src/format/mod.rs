@@ -1,6 +1,7 @@
 //! What the bytes mean: tensor types, block sizes, bit order. Plain safe Rust, no SIMD.
 
 pub mod bitnet;
+mod fields;
 mod floats;
 pub mod ggml;
 pub mod half;

@@ -7,6 +7,7 @@
 
 use std::fmt;
 
+use super::fields::first_three;
 use super::half::f16_to_f32;
 use super::{sherry, triple};
 
@@ -367,8 +368,7 @@ impl PackedLayout {
                     }
                 }
                 TernaryFormat::Ternary2 => {
-                    if bytes.iter().fold(0, |any, b| any | (b & (b >> 1))) & 0x55 != 0 {
-                        let byte = bytes.iter().position(|b| b & (b >> 1) & 0x55 != 0).unwrap_or(0);
+                    if let Some(byte) = first_three(bytes) {
                         return Err(PackedError::IllegalCode { row, byte });
                     }
                 }

@@ -5,24 +5,12 @@ use super::ggml::dequantize;
 use super::half::f32_to_f16;
 use super::triple::encode_triple;
 use super::{PackedLayout, TensorType, TernaryFormat, UNIT_BYTES, UNIT_CODES, write_code};
+use crate::SplitMix64;
 
-/// SplitMix64 (Steele, Lea, Flood 2014).
-pub(crate) struct SplitMix(pub(crate) u64);
-
-impl SplitMix {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn fill(&mut self, bytes: &mut [u8]) {
-        let (words, rest) = bytes.as_chunks_mut::<8>();
-        words.iter_mut().for_each(|word| *word = self.next().to_le_bytes());
-        rest.iter_mut().for_each(|byte| *byte = self.next() as u8);
-    }
+fn fill(random: &mut SplitMix64, bytes: &mut [u8]) {
+    let (words, rest) = bytes.as_chunks_mut::<8>();
+    words.iter_mut().for_each(|word| *word = random.bits().to_le_bytes());
+    rest.iter_mut().for_each(|byte| *byte = random.bits() as u8);
 }
 
 /// Any two nibbles to two of 1..=13: the magnitudes of dense triples that may carry a sign.
@@ -45,7 +33,7 @@ const TRIPLE_NIBBLES: [u8; 256] = {
 pub fn packed_codes(layout: &PackedLayout, seed: u64) -> Vec<u8> {
     layout.check().unwrap_or_else(|error| panic!("{error}"));
     let mut codes = vec![0; layout.rows * layout.row_bytes()];
-    SplitMix(seed).fill(&mut codes);
+    fill(&mut SplitMix64(seed), &mut codes);
     match layout.format {
         TernaryFormat::Sherry => {}
         TernaryFormat::Ternary167 => {
@@ -76,14 +64,14 @@ pub fn packed_scales(layout: &PackedLayout, rms: f32, seed: u64) -> Vec<u8> {
         TernaryFormat::Ternary2 => 0.5,
     };
     let scale = rms / density.sqrt();
-    let mut random = SplitMix(!seed);
+    let mut random = SplitMix64(!seed);
     let scales = layout.rows * layout.row_scales();
     (0..scales).flat_map(|_| f32_to_f16(scale * jitter(&mut random)).to_le_bytes()).collect()
 }
 
 /// Around 1, so that scales differ.
-fn jitter(random: &mut SplitMix) -> f32 {
-    0.75 + (random.next() >> 40) as f32 / (1u64 << 25) as f32
+fn jitter(random: &mut SplitMix64) -> f32 {
+    0.75 + (random.bits() >> 40) as f32 / (1u64 << 25) as f32
 }
 
 /// Makes the last unit of a row legal where it is not full: no weights and no bits past the last column.
@@ -125,9 +113,9 @@ fn no_threes(bytes: &mut [u8]) {
 pub fn blocks(ty: TensorType, values: usize, rms: f32, seed: u64) -> Vec<u8> {
     let len = ty.row_bytes(values).unwrap_or_else(|| panic!("{values} values are not whole blocks of {ty}"));
     assert!(ty.is_dequantizable(), "{ty} does not hold real numbers");
-    let mut random = SplitMix(seed);
+    let mut random = SplitMix64(seed);
     let mut bytes = vec![0; len];
-    random.fill(&mut bytes);
+    fill(&mut random, &mut bytes);
     // Of floats sign and upper mantissa are random, within one power of two; its root mean square is 1.53 times the
     // least of it.
     let exponent = (rms / 1.53).log2().round().clamp(-14.0, 15.0);

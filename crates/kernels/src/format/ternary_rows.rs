@@ -1,5 +1,6 @@
 //! Matrices of ternary and binary weights, read a row at a time, whatever holds them.
 
+use super::fields::first_three;
 use super::ggml::{levels, scale_bits};
 use super::half::f16_to_f32;
 use super::packed::PackedError;
@@ -107,8 +108,7 @@ impl BlockRows {
                 _ => continue,
             };
             for (b, block) in bytes.chunks_exact(size).enumerate() {
-                let fields = &block[fields.clone()];
-                if fields.iter().fold(0, |any, byte| any | byte & byte >> 1) & 0x55 != 0 {
+                if first_three(&block[fields.clone()]).is_some() {
                     return Err(match ty {
                         TensorType::TQ2_0 => PackedError::IllegalCode { row: r, byte: b * size },
                         _ => PackedError::NotTernary { row: r },

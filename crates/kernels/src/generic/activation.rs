@@ -1,5 +1,6 @@
 //! Element-wise functions, normalisation and rotation.
 
+use crate::plain::{EXP, LN_2, ROUND};
 use crate::vector::Floats;
 
 /// Below this, e^x is 0 (the true value is below the smallest normal f32).
@@ -9,26 +10,24 @@ const EXP_HIGH: f32 = 88.376_26;
 
 /// e^x with a relative error below 2e-7; 0 below -87.34, infinite above 88.37, NaN for NaN.
 ///
-/// x = n ln 2 + r with |r| <= ln 2 / 2; e^r by the degree 6 polynomial of Cephes `expf`.
+/// As [`plain::exp`](crate::plain::exp), but for the limits, and with fused operations where the processor has them.
 ///
 /// # Safety
 /// The instruction set of `V` is available.
 #[inline(always)]
-#[allow(clippy::excessive_precision)] // the constants as published
 pub(crate) unsafe fn exp<V: Floats>(x: V) -> V {
     // SAFETY: registers only, whose instruction set is this function's condition.
     unsafe {
         let low = V::splat(EXP_LOW);
         let high = V::splat(EXP_HIGH);
         let clamped = low.max(high.min(x));
-        // Adding 1.5 * 2^23 rounds to the nearest integer.
-        let magic = V::splat(12_582_912.0);
-        let n = clamped.mul_add(V::splat(std::f32::consts::LOG2_E), magic).sub(magic);
-        let r = n.mul_add(V::splat(-0.693_359_375), clamped);
-        let r = n.mul_add(V::splat(2.121_944_40e-4), r);
-        let mut p = V::splat(1.987_569_150_0e-4);
-        for coefficient in [1.398_199_950_7e-3, 8.333_451_907_3e-3, 4.166_579_589_4e-2, 1.666_666_545_9e-1, 0.5] {
-            p = p.mul_add(r, V::splat(coefficient));
+        let round = V::splat(ROUND);
+        let n = clamped.mul_add(V::splat(std::f32::consts::LOG2_E), round).sub(round);
+        let r = n.mul_add(V::splat(-LN_2[0]), clamped);
+        let r = n.mul_add(V::splat(-LN_2[1]), r);
+        let mut p = V::splat(EXP[0]);
+        for coefficient in &EXP[1..] {
+            p = p.mul_add(r, V::splat(*coefficient));
         }
         let e = p.mul_add(r.mul(r), r.add(V::splat(1.0))).mul(n.exp2_integer());
         let e = x.select_less(low, V::splat(0.0), e);

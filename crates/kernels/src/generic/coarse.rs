@@ -3,6 +3,7 @@
 use super::panel::{FAR, NEAR};
 use crate::coarse::{CODE_START, CODES, Coarse};
 use crate::panel::{BLOCK, ROWS};
+use crate::plain::nearest;
 use crate::rotation::rotate;
 use crate::vector::{Floats, RowLanes};
 
@@ -62,11 +63,10 @@ pub(crate) fn coarse_row(row: &mut [f32], signs: &[f32], codes: &mut [u8], facto
         *factors = [0.0 * square, largest.into_iter().fold(0.0, f32::max) * cols.sqrt() + 0.0 * square];
         return;
     }
-    const MAGIC: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to the nearest integer
     let (mut products, mut squares) = ([0.0f32; 16], [0.0f32; 16]);
     for (x, codes) in parts.iter().zip(codes.as_chunks_mut::<16>().0) {
         for i in 0..16 {
-            let code = ((x[i] * inverse + 3.5).clamp(0.0, 7.0) + MAGIC) - MAGIC;
+            let code = nearest((x[i] * inverse + 3.5).clamp(0.0, 7.0));
             let level = code - 3.5;
             codes[i] = code as u8;
             products[i] += level * x[i];

@@ -15,6 +15,7 @@
 
 use crate::format::TensorType;
 use crate::panel::{BLOCK, PanelShape, ROWS};
+use crate::plain::nearest_i32;
 use crate::vector::{Floats, RowLanes};
 
 /// What a block of 32 int8 activations needs besides its values.
@@ -38,11 +39,10 @@ pub(crate) fn quantize(x: &[f32], q: &mut [i8], blocks: &mut [InputBlock]) {
         let inverse = 127.0 / amax;
         let usable = amax.is_finite() && inverse.is_finite();
         let inverse = if usable { inverse } else { 0.0 };
-        const MAGIC: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to the nearest integer, ties to even
         let mut sums = [0i32; 2];
         for (half, sum) in sums.iter_mut().enumerate() {
             for (q, x) in q[16 * half..][..16].iter_mut().zip(&x[16 * half..][..16]) {
-                let rounded = (x * inverse + MAGIC).to_bits().wrapping_sub(MAGIC.to_bits()) as i32;
+                let rounded = nearest_i32(x * inverse);
                 let rounded = if usable { rounded } else { 0 };
                 *q = rounded as i8;
                 *sum += rounded;

@@ -1,6 +1,7 @@
 //! Inputs of ternary products: int8, one scale per token and block, in the order of the codes.
 
 use crate::format::{PackedLayout, QuadOrder, TernaryFormat};
+use crate::plain::nearest_i32;
 
 /// 5-bit codes per activation block: 128 inputs in quads, 96 in triples.
 pub(crate) const BLOCK_CODES: usize = 32;
@@ -135,9 +136,8 @@ pub(crate) fn quantize_block(arrangement: Arrangement, x: &[f32], out: &mut ActB
         *out = ActBlock { scale: if amax.is_finite() { 0.0 } else { f32::NAN }, ..ActBlock::ZERO };
         return;
     }
-    // Adding 1.5 * 2^23 leaves the value, rounded to nearest even, in the low bits of the mantissa.
     for (q, x) in out.q.iter_mut().zip(x) {
-        *q = (x * inverse + 12_582_912.0).to_bits() as i8;
+        *q = nearest_i32(x * inverse) as i8;
     }
     for (sum, q) in out.sums.iter_mut().zip(out.q.as_chunks::<{ BLOCK_VALUES / BLOCK_CHUNKS }>().0) {
         *sum = q.iter().map(|&q| i32::from(q)).sum();

@@ -1,6 +1,7 @@
 //! From rows of logits to log-probabilities of single tokens.
 
 use sherry_kernels::Pool;
+use sherry_kernels::plain::exp;
 
 use crate::model::{Decoder, KvCache, Wanted};
 use crate::{Error, Result};
@@ -175,23 +176,6 @@ fn exp_sum(values: &[f32], max: f32, sum: Summation) -> f64 {
     total
 }
 
-/// `e^x` for x <= 0 in plain arithmetic, which compilers turn into vectors: `2^n * 2^f` with `|f| <= 1/2`, `2^f` by its
-/// Taylor polynomial of degree 7 (truncation below 2e-9). Below -87 it is 0 up to the smallest normal number.
-#[inline]
-fn exp(x: f32) -> f32 {
-    let y = if x > -87.0 { x } else { -87.0 } * std::f32::consts::LOG2_E;
-    // Adding and taking away 1.5 * 2^23 rounds to the nearest integer, whose bits then lie at the bottom.
-    let shifted = y + 12_582_912.0;
-    let n = shifted - 12_582_912.0;
-    let f = y - n;
-    let mut p = 1.525_273_4e-5;
-    for c in [1.540_353e-4, 1.333_355_8e-3, 9.618_129e-3, 5.550_411e-2, 0.240_226_5, std::f32::consts::LN_2, 1.0] {
-        p = p * f + c;
-    }
-    let exponent = shifted.to_bits().wrapping_sub(0x4b40_0000).wrapping_add(127);
-    p * f32::from_bits(exponent << 23)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -200,18 +184,6 @@ mod tests {
         let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let sum: f64 = logits.iter().map(|x| f64::from(x - max).exp()).sum();
         f64::from(logits[token] - max) - sum.ln()
-    }
-
-    #[test]
-    fn exponentials_are_accurate() {
-        for i in 0..87_000 {
-            let x = -(i as f32) / 1000.0;
-            let (found, expected) = (f64::from(exp(x)), f64::from(x).exp());
-            // The argument times log2(e) is rounded in f32, an error that grows with the argument.
-            assert!((found / expected - 1.0).abs() < 3e-7 + f64::from(-x) * 1.2e-7, "{x}: {found} {expected}");
-        }
-        assert_eq!(exp(0.0), 1.0);
-        assert!(exp(-1e30) < 1e-37 && exp(f32::NEG_INFINITY) < 1e-37);
     }
 
     #[test]

@@ -10,6 +10,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use sherry_kernels::SplitMix64;
+
 use super::TokenSet;
 use crate::{Error, Result};
 
@@ -77,7 +79,7 @@ impl SamplingParams {
     /// seeded with it.
     #[must_use]
     pub fn for_choice(self, choice: usize) -> Self {
-        let seed = if choice == 0 { self.seed } else { splitmix(self.seed, choice as u64) };
+        let seed = if choice == 0 { self.seed } else { SplitMix64::output(self.seed, choice as u64) };
         Self { seed, ..self }
     }
 }
@@ -313,17 +315,9 @@ fn largest(logits: &[f32]) -> Result<(u32, f32)> {
     Ok(best)
 }
 
-/// Output `n` (from 1) of SplitMix64 (Steele, Lea, Flood 2014) seeded with `seed`.
-fn splitmix(seed: u64, n: u64) -> u64 {
-    let mut z = seed.wrapping_add(n.wrapping_mul(0x9E37_79B9_7F4A_7C15));
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
-}
-
 /// The random number in [0, 1) of `step`: the upper 53 bits of an output.
 fn uniform(seed: u64, step: u64) -> f64 {
-    (splitmix(seed, step.wrapping_add(1)) >> 11) as f64 / (1u64 << 53) as f64
+    (SplitMix64::output(seed, step.wrapping_add(1)) >> 11) as f64 / (1u64 << 53) as f64
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use sherry_kernels::format::TensorType;
-use sherry_kernels::{Bytes, Pool};
+use sherry_kernels::{Bytes, Pool, SplitMix64};
 
 use super::names::{Naming, Part, Role};
 use super::{Activation, ArchConfig, Family, Model, QkNorm, Rope, RopeLayout, RopeScaling, TensorMap, Weights};
@@ -192,7 +192,7 @@ pub fn shape(name: &str) -> Option<ArchConfig> {
 /// that keeps activations at unit scale, norms around 1 (around 0 where the model adds 1), biases small. The same seed
 /// gives the same bytes on every machine.
 pub fn source(config: &ArchConfig, naming: Naming, seed: u64) -> MemorySource {
-    let mut random = SplitMix(seed);
+    let mut random = SplitMix64(seed);
     let mut source = MemorySource::new("synthetic");
     for role in Role::all(config) {
         let Some(name) = role.name(config.family, naming) else { continue };
@@ -205,7 +205,7 @@ pub fn source(config: &ArchConfig, naming: Naming, seed: u64) -> MemorySource {
             _ => (1.0, 0.3),
         };
         let values: Vec<f32> =
-            (0..shape.iter().product()).map(|_| center + spread * (2.0 * random.unit() - 1.0)).collect();
+            (0..shape.iter().product()).map(|_| center + spread * (2.0 * random.uniform_f32() - 1.0)).collect();
         source.insert_f32(&name, &shape, &values);
     }
     source
@@ -220,19 +220,4 @@ pub fn model(config: &ArchConfig, seed: u64) -> Result<Model> {
     let tensors = TensorMap::new(&source, config, Naming::HuggingFace, None)?;
     let weights = Weights::load(&source, &tensors, config, &Pool::new(1), &NoProgress)?;
     Ok(Model { config: config.clone(), weights })
-}
-
-/// SplitMix64 (Steele, Lea, Flood 2014): enough for test weights.
-struct SplitMix(u64);
-
-impl SplitMix {
-    /// Uniform in [0, 1), 24 bits.
-    fn unit(&mut self) -> f32 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^= z >> 31;
-        (z >> 40) as f32 / (1u64 << 24) as f32
-    }
 }

@@ -6,22 +6,22 @@ use sherry::model::{ArchConfig, Decoder, Family, Model, synthetic};
 use sherry::tokenizer::{GgufVocab, Tokenizer};
 use sherry_convert::quant::{QuantSpec, quantize_matrix};
 use sherry_kernels::format::{ScaleGroup, TensorType, ggml};
-use sherry_kernels::{Engine, Isa, Matrix, Pool, Precision};
+use sherry_kernels::{Engine, Isa, Matrix, Pool, Precision, SplitMix64};
 
 /// Tokens that have a text; the embedding has more rows.
 pub const TOKENS: u32 = 766;
 
-/// SplitMix64: every number of a test follows from its seed.
+/// Every number of a test follows from its seed.
 #[derive(Clone)]
-pub struct Random(pub u64);
+pub struct Random(SplitMix64);
 
 impl Random {
+    pub fn new(seed: u64) -> Self {
+        Self(SplitMix64(seed))
+    }
+
     pub fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        self.0.bits()
     }
 
     pub fn below(&mut self, n: usize) -> usize {

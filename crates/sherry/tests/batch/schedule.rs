@@ -100,7 +100,7 @@ impl World {
 }
 
 fn prompt(len: usize, seed: u64) -> Vec<u32> {
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     (0..len).map(|_| random.token()).collect()
 }
 
@@ -362,7 +362,7 @@ fn a_broken_answer_ends_its_own_job_only() {
         assert_eq!(engine.load().used_pages, 0);
         news
     };
-    let mut random = Random(3);
+    let mut random = Random::new(3);
     let mut sound = || (0..300).map(|_| 8 + random.below(700) as u32).collect::<Vec<u32>>();
     let (first, second) = (sound(), sound());
     let mut bad = first.clone();

@@ -156,7 +156,7 @@ fn take(running: &mut HashMap<JobId, (usize, Answer)>, finished: &mut [Option<An
 fn every_job_gets_what_it_gets_alone() {
     let models = [model(false), model(true)];
     let isas: Vec<Isa> = Isa::ALL.into_iter().filter(|isa| isa.is_available()).collect();
-    let mut random = Random(2024);
+    let mut random = Random::new(2024);
     let mut tally = Tally::default();
     for round in 0..16 {
         let context = [512, 512, 700, 300][round % 4];

@@ -1,5 +1,7 @@
 //! Projections with learned scales. Each works on one scale group; gradients return the sums for the learned numbers.
 
+use sherry_kernels::plain::nearest as round;
+
 use super::stored;
 
 /// Scales below this are lifted to it, as in the published code.
@@ -8,13 +10,6 @@ const SMALLEST: f32 = 1e-5;
 /// SEQ: values are clipped to this share of the range before rounding to levels -1, 0, 1 of 2/3 of it.
 const SEQ_CLIP: f32 = 0.99;
 const SEQ_LEVELS: f32 = 1.5;
-
-#[inline(always)]
-fn round(x: f32) -> f32 {
-    // Ties to even; exact for the small magnitudes that are rounded here.
-    const MAGIC: f32 = 12_582_912.0;
-    (x + MAGIC) - MAGIC
-}
 
 #[inline(always)]
 fn clip(x: f32, limit: f32) -> f32 {

@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 use sherry::{Progress, Result};
+use sherry_kernels::plain::exp;
 use sherry_sgemm::{Mat, MatMut, Old, matmul};
 
 use super::rope::Heads;
@@ -105,7 +106,7 @@ fn softmax(scores: &mut [f32], lse: &mut [f32], how: Scoring, start: usize) {
                 let (past, row) = row.split_at_mut(seen.start - block.start);
                 let top = simd::max(row);
                 for x in row.iter_mut() {
-                    *x = simd::exp(*x - top);
+                    *x = exp(*x - top);
                 }
                 let sum = simd::sum(row);
                 let inverse = 1.0 / sum;
@@ -179,7 +180,7 @@ pub fn backward(
                                     let own = how.seen(start + r);
                                     let (from, to) = (own.start - first, own.end - first);
                                     for (p, ds) in p[from..to].iter_mut().zip(&mut ds[from..to]) {
-                                        *p = simd::exp(*p - lse);
+                                        *p = exp(*p - lse);
                                         *ds = *p * (*ds - delta);
                                     }
                                     for unseen in [0..from, to..seen] {

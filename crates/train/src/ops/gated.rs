@@ -5,6 +5,7 @@
 
 use rayon::prelude::*;
 use sherry::model::Activation;
+use sherry_kernels::plain::exp;
 
 use crate::simd::{self, ROWS_PER_TASK};
 
@@ -41,7 +42,7 @@ fn forward_with(h: &mut [f32], gate_up: &[f32], ffn: usize, z: impl Fn(f32) -> (
                 for (h, gate_up) in h.chunks_exact_mut(ffn).zip(gate_up.chunks_exact(2 * ffn)) {
                     let (gate, up) = gate_up.split_at(ffn);
                     for i in 0..ffn {
-                        h[i] = gate[i] / (1.0 + simd::exp(-z(gate[i]).0)) * up[i];
+                        h[i] = gate[i] / (1.0 + exp(-z(gate[i]).0)) * up[i];
                     }
                 }
             },
@@ -69,7 +70,7 @@ fn backward_with(gate_up: &mut [f32], dh: &[f32], ffn: usize, z: impl Fn(f32) ->
                     for i in 0..ffn {
                         let (g, u, d) = (gate[i], up[i], dh[i]);
                         let (z, slope) = z(g);
-                        let s = 1.0 / (1.0 + simd::exp(-z));
+                        let s = 1.0 / (1.0 + exp(-z));
                         gate[i] = d * u * s * (1.0 + slope * (1.0 - s));
                         up[i] = d * g * s;
                     }

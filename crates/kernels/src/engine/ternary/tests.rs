@@ -5,28 +5,25 @@ use crate::format::half::f16_to_f32;
 use crate::format::{PackedLayout, PackedRows, QuadOrder, ScaleGroup, TernaryFormat, stq1_0};
 use crate::ternary::matrix::TernaryMatrix;
 use crate::ternary::transpose::transpose;
-use crate::{Engine, Isa, Matrix, MatrixError, Pool, Precision, Product};
+use crate::{Engine, Isa, Matrix, MatrixError, Pool, Precision, Product, SplitMix64};
 
 use super::{Scratch, TernaryProduct, Way, multiply, multiply_by};
 
-/// SplitMix64: enough randomness for test data.
-struct Random(u64);
+/// Numbers for test data.
+struct Random(SplitMix64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+    fn new(seed: u64) -> Self {
+        Self(SplitMix64(seed))
     }
 
     fn below(&mut self, n: u64) -> u64 {
-        (self.next() >> 33) % n
+        (self.0.bits() >> 33) % n
     }
 
     /// In [-1, 1).
     fn unit(&mut self) -> f32 {
-        (self.next() as i32 as f32) / 2.0f32.powi(31)
+        (self.0.bits() as i32 as f32) / 2.0f32.powi(31)
     }
 }
 
@@ -167,7 +164,7 @@ fn layouts(rows: usize, cols: usize) -> Vec<PackedLayout> {
 
 /// All kernels, one token and many, on one shape.
 fn check_shape(rows: usize, cols: usize) {
-    let mut random = Random((rows * 10_000 + cols) as u64);
+    let mut random = Random::new((rows * 10_000 + cols) as u64);
     for layout in layouts(rows, cols) {
         let packed = random_weights(layout, &mut random);
         let matrix = in_kernel_order(&packed, &Pool::new(1));
@@ -231,7 +228,7 @@ fn every_code_in_every_place() {
 
 #[test]
 fn any_number_of_tokens_and_threads_gives_the_same_bits() {
-    let mut random = Random(5);
+    let mut random = Random::new(5);
     let (rows, cols) = (300, 512);
     for layout in layouts(rows, cols) {
         let packed = random_weights(layout, &mut random);
@@ -249,7 +246,7 @@ fn any_number_of_tokens_and_threads_gives_the_same_bits() {
 
 #[test]
 fn every_way_gives_the_same_bits() {
-    let mut random = Random(11);
+    let mut random = Random::new(11);
     for (rows, cols) in [(70, 200), (300, 640), (513, 128)] {
         for layout in layouts(rows, cols) {
             let packed = random_weights(layout, &mut random);
@@ -276,7 +273,7 @@ fn every_way_gives_the_same_bits() {
 
 #[test]
 fn products_of_one_input_do_not_disturb_each_other() {
-    let mut random = Random(6);
+    let mut random = Random::new(6);
     let cols = 192;
     let packed: Vec<PackedRows> =
         (0..3).flat_map(|i| layouts(50 + 70 * i, cols)).map(|layout| random_weights(layout, &mut random)).collect();
@@ -298,7 +295,7 @@ fn products_of_one_input_do_not_disturb_each_other() {
 
 #[test]
 fn values_that_are_not_finite_spoil_their_token_only() {
-    let mut random = Random(7);
+    let mut random = Random::new(7);
     for layout in layouts(70, 256) {
         let matrix = in_kernel_order(&random_weights(layout, &mut random), &Pool::new(1));
         let mut x: Vec<f32> = (0..16 * 256).map(|_| random.unit()).collect();
@@ -320,7 +317,7 @@ fn values_that_are_not_finite_spoil_their_token_only() {
 
 #[test]
 fn rows_come_back_from_kernel_order() {
-    let mut random = Random(8);
+    let mut random = Random::new(8);
     for (rows, cols) in [(1, 4), (65, 172), (130, 576), (3, 50)] {
         for layout in layouts(rows, cols) {
             let packed = random_weights(layout, &mut random);
@@ -337,7 +334,7 @@ fn rows_come_back_from_kernel_order() {
 
 #[test]
 fn f32_products_are_close_to_f64() {
-    let mut random = Random(9);
+    let mut random = Random::new(9);
     for layout in layouts(70, 300) {
         let packed = random_weights(layout, &mut random);
         let matrix = Matrix::from_packed(layout, &packed.codes, &scale_bytes(&packed)).unwrap();
@@ -359,7 +356,7 @@ fn f32_products_are_close_to_f64() {
 
 #[test]
 fn stq1_0_goes_straight_to_kernel_order() {
-    let mut random = Random(10);
+    let mut random = Random::new(10);
     let packed = random_weights(stq1_0::layout(70, 512), &mut random);
     let blocks = stq1_0::from_packed(&packed).unwrap();
     let matrix = Matrix::from_stq1_0_on(&Pool::new(2), 70, 512, &blocks).unwrap();

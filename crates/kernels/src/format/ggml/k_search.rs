@@ -1,6 +1,7 @@
 //! Encoders of the k-quants: each group's scale is searched for the least weighted squared error, as ggml does.
 
 use super::scale::{f16_at, f16_bytes, max_abs};
+use crate::plain;
 
 /// Blocks beyond this magnitude cannot have a finite f16 scale in any k-quant; below it no sum overflows.
 const LARGEST: f32 = 1e9;
@@ -8,14 +9,12 @@ const LARGEST: f32 = 1e9;
 /// Blocks and groups below this magnitude are stored as zeros: an f16 scale could not hold them.
 const SMALLEST: f32 = 1e-15;
 
-/// The integer nearest to `x` clamped to `low..=high` (both below 2^22), halves to even. Written without library calls so
-/// that loops over it become vector code on every processor.
+/// The integer nearest to `x` clamped to `low..=high` (both below 2^22), ties to even.
 #[inline]
 fn nearest(x: f32, low: f32, high: f32) -> f32 {
-    const SHIFT: f32 = 12_582_912.0; // 1.5 * 2^23: f32 has no fraction bits there
     let x = if x > low { x } else { low };
     let x = if x < high { x } else { high };
-    (x + SHIFT) - SHIFT
+    plain::nearest(x)
 }
 
 /// Sums are taken in this many lanes, value `i` in lane `i % 8`, which map to vector registers of any width.

@@ -1,5 +1,6 @@
 //! Blocks whose values are -1, 0 or +1 (of Q2_0 and PQ2_0 also +2) times one f16 scale `d`.
 
+use super::super::fields::{four_a_byte, one_a_byte};
 use super::scale::{f16_at, f16_bytes, max_abs};
 use crate::format::TensorType;
 use crate::format::sherry::{decode_quad, encode_quad};
@@ -51,7 +52,7 @@ pub(crate) fn levels(ty: TensorType, bytes: &[u8], out: &mut [i8]) {
             TensorType::TQ1_0 => trit_levels(&TQ1_0, block, out),
             TensorType::PTQ1_0 => trit_levels(&PTQ1_0, block, out),
             TensorType::TQ2_0 => strip_levels(block, out),
-            TensorType::Q2_0 | TensorType::PQ2_0 => field_levels(&block[2..], out),
+            TensorType::Q2_0 | TensorType::PQ2_0 => four_a_byte(&block[2..], out),
             TensorType::Q1_0 => sign_levels(&block[2..], out),
             TensorType::STQ1_0 => quad_levels(block, out),
             _ => panic!("{ty} is not ternary"),
@@ -86,16 +87,7 @@ fn trit_levels(runs: &[Run; 3], block: &[u8], out: &mut [i8]) {
 /// Byte `32 h + i` holds values `128 h + 32 s + i`, each plus 1, at bits `2 s`.
 fn strip_levels(block: &[u8], out: &mut [i8]) {
     for (strip, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-        for (out, byte) in out.iter_mut().zip(&block[strip / 4 * 32..]) {
-            *out = (byte >> (strip % 4 * 2) & 3) as i8 - 1;
-        }
-    }
-}
-
-/// Byte `i` holds values `4 i + j`, each plus 1, at bits `2 j`.
-fn field_levels(fields: &[u8], out: &mut [i8]) {
-    for (out, byte) in out.as_chunks_mut::<4>().0.iter_mut().zip(fields) {
-        *out = [0, 2, 4, 6].map(|shift| (byte >> shift & 3) as i8 - 1);
+        one_a_byte(&block[strip / 4 * 32..], strip % 4 * 2, out);
     }
 }
 

@@ -1,5 +1,6 @@
 //! What decoding does not check: floats that are not finite and codes that no encoder writes.
 
+use super::super::fields::first_three;
 use std::fmt;
 
 use super::scale::f16_at;
@@ -82,8 +83,8 @@ fn codes_are_legal(ty: TensorType, block: &[u8]) -> bool {
             (number * 256).div_ceil(243) == u16::from(*byte) && (i < 48 || number.is_multiple_of(3))
         }),
         // Two bits hold 0, 1 or 2.
-        TensorType::TQ2_0 => block[..64].iter().all(|byte| byte & byte >> 1 & 0x55 == 0),
-        TensorType::I2_S => block.iter().all(|byte| byte & byte >> 1 & 0x55 == 0),
+        TensorType::TQ2_0 => first_three(&block[..64]).is_none(),
+        TensorType::I2_S => first_three(block).is_none(),
         // All 32 codes of STQ1_0 are legal, the fourth value of Q2_0 is +2, and encoders of PTQ1_0 differ; all quants of the
         // other types are legal.
         _ => true,

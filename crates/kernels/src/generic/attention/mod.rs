@@ -18,6 +18,7 @@ use std::f32::consts::LN_2;
 use std::ops::Range;
 
 use crate::kv::{CHUNK, KvTiles, TILE};
+use crate::plain::ROUND;
 use crate::vector::Floats;
 
 /// A query head of a token.
@@ -176,8 +177,8 @@ unsafe fn exp2<V: Floats>(x: V, polynomial: &[f32]) -> V {
     // SAFETY: registers only, whose instruction set is this function's condition.
     unsafe {
         let clamped = V::splat(-200.0).max(x);
-        let magic = V::splat(12_582_912.0); // 1.5 * 2^23: adding it rounds to the nearest integer
-        let n = clamped.add(magic).sub(magic);
+        let round = V::splat(ROUND);
+        let n = clamped.add(round).sub(round);
         let r = clamped.sub(n);
         let mut p = V::splat(polynomial[0]);
         for coefficient in &polynomial[1..] {
