@@ -3,6 +3,23 @@
 //! Everything goes tensor by tensor, so that memory holds about one tensor, and into files that appear only when they
 //! are complete. What is not asked to be quantized keeps its values exactly, or the conversion is refused with the
 //! reason.
+//!
+//! ```
+//! use sherry::{NoProgress, io::ReadMode, model::Checkpoint};
+//! use sherry_convert::{Linears, Request, convert, quant::QuantSpec};
+//! use sherry_kernels::format::ScaleGroup;
+//!
+//! fn quantize(model: &std::path::Path, out: &std::path::Path) -> sherry::Result<usize> {
+//!     let checkpoint = Checkpoint::open(model, ReadMode::Map)?;
+//!     let linears = Linears::Packed(QuantSpec::sherry(ScaleGroup::Row));
+//!     let request = Request { linears, ..Request::keep() };
+//!     let summary = convert(&checkpoint, out, &request, &NoProgress, |tensor| println!("{}", tensor.name))?;
+//!     Ok(summary.tensors.len())
+//! }
+//!
+//! let error = quantize("no/such/model".as_ref(), "out.gguf".as_ref()).unwrap_err();
+//! assert!(error.to_string().contains("no/such/model"));
+//! ```
 
 #![forbid(unsafe_code)]
 
@@ -142,7 +159,7 @@ pub fn sizes_of(checkpoint: &Checkpoint) -> Sizes {
             Stored::Plain { name, .. } => bytes(name),
             Stored::Packed { codes, scales, .. } => bytes(codes) + bytes(scales),
         };
-        let weights = role.shape(checkpoint.config()).iter().product::<usize>() as u64;
+        let weights = role.elements(checkpoint.config());
         sizes.add(bytes, weights, role.is_linear(), role.is_embedding());
     }
     sizes
@@ -180,7 +197,7 @@ pub fn convert(
     for job in &mut jobs {
         job.importance = importance(&request.importance, job.planned.role, config.family)?;
     }
-    let work: u64 = jobs.iter().map(|job| job.planned.role.shape(config).iter().product::<usize>() as u64).sum();
+    let work: u64 = jobs.iter().map(|job| job.planned.role.elements(config)).sum();
 
     let what =
         if jobs.iter().any(|job| matches!(job.planned.target, Target::Quantize(_))) { "quantize" } else { "convert" };

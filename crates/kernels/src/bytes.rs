@@ -5,6 +5,14 @@ use std::ops::{Deref, Range};
 use std::sync::Arc;
 
 /// A cheap-to-clone view of bytes kept alive by their owner.
+///
+/// ```
+/// use sherry_kernels::Bytes;
+///
+/// let bytes = Bytes::from(vec![1, 2, 3]);
+/// assert_eq!(bytes.slice(1..3).unwrap()[..], [2, 3]);
+/// assert!(bytes.slice(2..4).is_none());
+/// ```
 #[derive(Clone)]
 pub struct Bytes {
     owner: Arc<dyn AsRef<[u8]> + Send + Sync>,

@@ -15,6 +15,25 @@ use matmul::{Precision, Product};
 use top::Top;
 
 /// Kernels, threads and scratch space of one running model.
+///
+/// ```
+/// use sherry_kernels::{AttentionShape, Engine, Isa, KvHead, KvTiles, KvType, Precision};
+///
+/// let engine = Engine::new(Isa::best(), 1, Precision::Int8);
+/// let mut x = [1.0, 2.0];
+/// engine.add(&mut x, &[0.5, 0.5]);
+/// assert_eq!(x, [1.5, 2.5]);
+///
+/// // One head that has seen one position.
+/// let layout = KvTiles::new(KvType::F32, 2);
+/// let mut slab = vec![0; layout.bytes(KvTiles::CHUNK)];
+/// layout.write(&mut slab, 0, &[1.0, 0.0], &[3.0, 4.0]);
+/// let shape = AttentionShape { heads: 1, kv_heads: 1, head_dim: 2, kv: KvType::F32, scale: 1.0 };
+/// let see = |_token, _head| KvHead { slab: &slab, chunks: &[0], offset: 0, first: 0, end: 1 };
+/// let mut out = [0.0; 2];
+/// engine.attention(shape, &x, see, &mut out);
+/// assert_eq!(out, [3.0, 4.0]);
+/// ```
 #[derive(Debug)]
 pub struct Engine {
     isa: Isa,

@@ -3,6 +3,14 @@
 use std::fmt;
 
 /// A tier of kernels.
+///
+/// ```
+/// use sherry_kernels::Isa;
+///
+/// assert!(Isa::best().is_available() && Isa::Scalar.is_available());
+/// let missing = |isa: &Isa| isa.features().iter().any(|(_, found)| !found);
+/// assert!(Isa::ALL.iter().all(|isa| isa.is_available() != missing(isa)));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Isa {
     /// Plain Rust: the oracle and the fallback.

@@ -90,6 +90,17 @@ impl KvType {
 }
 
 /// The layout of keys and values of one kv head.
+///
+/// ```
+/// use sherry_kernels::{KvTiles, KvType};
+///
+/// let layout = KvTiles::new(KvType::F16, 4);
+/// let mut tiles = vec![0; layout.bytes(1)];
+/// layout.write(&mut tiles, 0, &[1.0, 2.0, 3.0, 4.0], &[0.5; 4]);
+/// let (mut key, mut value) = ([0.0; 4], [0.0; 4]);
+/// layout.read(&tiles, 0, &mut key, &mut value);
+/// assert_eq!((key, value), ([1.0, 2.0, 3.0, 4.0], [0.5; 4]));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KvTiles {
     ty: KvType,

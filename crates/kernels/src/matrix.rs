@@ -14,6 +14,17 @@ use crate::ternary::transpose::Columns;
 use crate::{Bytes, Pool};
 
 /// A weight matrix, `rows` = out features, `cols` = in features.
+///
+/// ```
+/// use sherry_kernels::{Bytes, Matrix, format::TensorType};
+///
+/// let bytes = [1f32, 2.0, 3.0, 4.0].map(f32::to_le_bytes);
+/// let w = Matrix::from_rows(TensorType::F32, 2, 2, Bytes::from(bytes.as_flattened().to_vec()))?;
+/// let mut row = [0.0; 2];
+/// w.row_f32(1, &mut row);
+/// assert_eq!(row, [3.0, 4.0]);
+/// # Ok::<(), sherry_kernels::MatrixError>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Matrix {
     rows: usize,

@@ -40,6 +40,14 @@ fn limits(isa: Isa) -> &'static Limits {
 }
 
 /// How a group of weight formats is multiplied.
+///
+/// ```
+/// use sherry_kernels::{Isa, probe};
+///
+/// let families = probe::families(Isa::best());
+/// let family = families.iter().find(|family| family.formats.iter().any(|name| name == "Q8_0")).unwrap();
+/// assert_eq!(family.one_token, "panels of 16 rows, int8 dot products");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Family {
     /// The formats.

@@ -12,6 +12,22 @@
 //! ```
 //!
 //! Connections are served by one thread; the model has a thread of its own, which never waits for a client.
+//!
+//! ```no_run
+//! use std::error::Error;
+//!
+//! use sherry_server::{Config, Loaded, serve};
+//!
+//! /// Opens a checkpoint and makes a [`BatchEngine`](sherry::BatchEngine) of it.
+//! fn load() -> Result<Loaded, Box<dyn Error + Send + Sync>> {
+//! #   Err("an example".into())
+//!     // ...
+//! }
+//!
+//! // Listens on localhost:8080, and returns after a signal, when running requests are done.
+//! serve(Config::default(), load, |address| println!("ready: {address}"))?;
+//! # Ok::<(), sherry_server::ServeError>(())
+//! ```
 
 #![forbid(unsafe_code)]
 

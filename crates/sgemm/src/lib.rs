@@ -3,6 +3,17 @@
 //! The `gemm` crate computes them from raw pointers. This crate is its safe face: every view is checked to lie inside
 //! its slice when it is made, so the one unsafe call below cannot read or write elsewhere. It is a crate of its own so
 //! that the trainer can forbid unsafe code.
+//!
+//! ```
+//! use sherry_sgemm::{Mat, MatMut, Old, matmul};
+//!
+//! let (a, b) = ([1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]);
+//! let mut y = [0.0; 4];
+//! // y = a b^T, each a matrix of two rows.
+//! let (a, b) = (Mat::new(&a, 2, 2, 2), Mat::new(&b, 2, 2, 2).t());
+//! matmul(MatMut::new(&mut y, 2, 2, 2), Old::Replace, 1.0, a, b, 1);
+//! assert_eq!(y, [17.0, 23.0, 39.0, 53.0]);
+//! ```
 
 use std::num::NonZeroUsize;
 

@@ -26,6 +26,12 @@ const MAX_CPUS: usize = 8192;
 const MAX_GROUPS: usize = 64;
 
 /// The default on this machine, for this process.
+///
+/// ```
+/// let default = sherry::threads::default_threads();
+/// println!("{} threads: {}", default.threads, default.reason);
+/// # assert!(default.threads >= 1);
+/// ```
 pub fn default_threads() -> Threads {
     choose(Path::new("/"), std::thread::available_parallelism().map_or(1, usize::from))
 }

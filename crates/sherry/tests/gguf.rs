@@ -154,7 +154,7 @@ fn getters_name_file_key_and_types() {
     let metadata = file.metadata();
     assert_eq!(metadata.get_u64("llama.block_count").unwrap(), 30);
     assert_eq!(metadata.get_u64("wide").unwrap(), 7);
-    assert_eq!(metadata.get_f32("eps").unwrap(), 1e-5);
+    assert_eq!(metadata.find_f32("eps").unwrap(), Some(1e-5));
     assert_eq!(metadata.get_str("name").unwrap(), "x");
     assert_eq!(metadata.find_i64s("ids").unwrap().unwrap(), [1, -1]);
     assert_eq!(metadata.find_u64("absent").unwrap(), None);
@@ -164,7 +164,7 @@ fn getters_name_file_key_and_types() {
         metadata.find_u64("negative").unwrap_err(),
         "m.gguf: key 'negative': expected a non-negative integer, found -1 (i32)",
     );
-    says(metadata.get_f32("name").unwrap_err(), "m.gguf: key 'name': expected a float, found x (string)");
+    says(metadata.find_f32("name").unwrap_err(), "m.gguf: key 'name': expected a float, found x (string)");
     says(
         metadata.get_strings("ids").unwrap_err(),
         "m.gguf: key 'ids': expected an array of strings, found 2 x i32: 1, -1 (array of i32)",

@@ -366,16 +366,16 @@ impl Config {
 
     /// The first field that is out of range and why.
     fn problem(&self) -> Option<(&'static str, String)> {
-        let positive = [
-            ("steps", self.steps as usize),
-            ("batch.length", self.batch.length),
-            ("batch.size", self.batch.size),
-            ("batch.accumulate", self.batch.accumulate),
-            ("checkpoint.every", self.checkpoint.every as usize),
-            ("checkpoint.keep", self.checkpoint.keep),
-            ("metrics.every", self.metrics.every as usize),
+        let zero = [
+            ("steps", self.steps == 0),
+            ("batch.length", self.batch.length == 0),
+            ("batch.size", self.batch.size == 0),
+            ("batch.accumulate", self.batch.accumulate == 0),
+            ("checkpoint.every", self.checkpoint.every == 0),
+            ("checkpoint.keep", self.checkpoint.keep == 0),
+            ("metrics.every", self.metrics.every == 0),
         ];
-        if let Some((field, _)) = positive.into_iter().find(|(_, value)| *value == 0) {
+        if let Some((field, _)) = zero.into_iter().find(|(_, is_zero)| *is_zero) {
             return Some((field, "must be at least 1".to_owned()));
         }
         let tokens = self.batch.length.checked_mul(self.batch.size).and_then(|n| n.checked_mul(self.batch.accumulate));

@@ -6,6 +6,18 @@
 //!
 //! Every sum has a fixed order: the same configuration, data and number of threads give the same bytes, and a run that
 //! was stopped or killed and resumed gives the bytes of the uninterrupted one.
+//!
+//! ```no_run
+//! use sherry::NoProgress;
+//! use sherry_train::{Config, Resume, Trainer};
+//!
+//! let text = ["data.train=[\"my.txt\"]", "data.valid=[\"held-out.txt\"]"].map(str::to_owned);
+//! let config = Config::load("configs/byte-level.toml".as_ref(), &text)?;
+//! let mut trainer = Trainer::open(config, "runs/first".as_ref(), &Resume::Auto, &NoProgress)?;
+//! let outcome = trainer.run(&NoProgress)?;
+//! println!("{} steps, validation loss {:?}", outcome.step, outcome.valid_loss);
+//! # Ok::<(), sherry_train::Error>(())
+//! ```
 
 #![forbid(unsafe_code)]
 

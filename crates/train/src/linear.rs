@@ -39,12 +39,13 @@ pub struct Pass<'a> {
 }
 
 /// Multiplications of a piece of a product: some tenths of a second on one core.
-const PIECE: usize = 1 << 33;
+const PIECE: u64 = 1 << 33;
 
 /// Lines of the result that are computed between two looks at whether to stop, each of `inner * width` multiplications.
 /// The cut depends on the shapes only, so equal calls give equal bits.
 fn piece(lines: usize, inner: usize, width: usize) -> usize {
-    (PIECE / inner.saturating_mul(width).max(1)).clamp(1, lines.max(1))
+    let line = (inner as u64).saturating_mul(width as u64).max(1);
+    usize::try_from(PIECE / line).unwrap_or(usize::MAX).clamp(1, lines.max(1))
 }
 
 impl Linear {

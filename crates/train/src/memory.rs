@@ -74,7 +74,7 @@ fn linear_parts() -> impl Iterator<Item = Part> {
 
 /// Elements of a tensor.
 fn elements(arch: &ArchConfig, role: Role) -> f64 {
-    role.shape(arch).iter().map(|&size| size as f64).product()
+    role.elements(arch) as f64
 }
 
 /// Parameters of a model, learned numbers of its quantizer included.

@@ -14,6 +14,20 @@ use crate::norm::Norm;
 use crate::ops::embedding;
 
 /// A decoder and how it is quantized; parameters live outside.
+///
+/// ```
+/// use sherry::NoProgress;
+/// use sherry::model::{Family, synthetic};
+/// use sherry_train::{linear::Pass, methods::Quantizer, network::Network};
+///
+/// let network = Network::new(synthetic::tiny(Family::Llama), Quantizer::FULL);
+/// let params = network.layout.init(&network.quantizer, 1, &NoProgress)?;
+/// let pass = Pass { params: &params, lambda: 0.0, progress: &NoProgress };
+/// let mut space = network.forward_workspace(1, 3);
+/// let sums = network.evaluate(pass, &[3, 1, 4], &[1, 4, 1], &mut space)?;
+/// assert_eq!(sums.tokens, 3);
+/// # Ok::<(), sherry::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Network {
     /// The architecture.

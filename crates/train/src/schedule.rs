@@ -67,6 +67,13 @@ pub enum ArenasShape {
 }
 
 /// The strength lambda of `W_eff = Q(W) + lambda W` (arXiv 2601.07892, section 3.2).
+///
+/// ```
+/// use sherry_train::schedule::{Arenas, ArenasShape};
+///
+/// let arenas = Arenas { shape: ArenasShape::Linear, peak: 1.0, warmup: 0.0, tail: 0.1 };
+/// assert_eq!([0, 45, 89, 90, 99].map(|step| arenas.at(step, 100)), [1.0, 0.5, 1.0 - 89.0 / 90.0, 0.0, 0.0]);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Arenas {
     /// How it falls.

@@ -1,6 +1,18 @@
 //! Quantization: dense weights in, packed ternary weights and a report out.
 //!
 //! A pure function of the weights: the same input gives the same bytes for any thread count and on any machine.
+//!
+//! ```
+//! use sherry_convert::quant::{QuantSpec, quantize_matrix};
+//! use sherry_kernels::format::ScaleGroup;
+//!
+//! let weights: Vec<f32> = (0..64 * 128).map(|i| (i as f32 * 0.7).sin()).collect();
+//! let place = ("memory".as_ref(), "weights"); // for messages
+//! let (packed, report) = quantize_matrix(place, &weights, 128, &QuantSpec::sherry(ScaleGroup::Row), None)?;
+//! assert_eq!(packed.codes.len(), 64 * 128 * 5 / 4 / 8); // 1.25 bits a weight
+//! assert!(report.cosine > 0.8);
+//! # Ok::<(), sherry::Error>(())
+//! ```
 
 mod report;
 mod scale;

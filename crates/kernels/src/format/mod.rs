@@ -1,4 +1,16 @@
 //! What the bytes mean: tensor types, block sizes, bit order. Plain safe Rust, no SIMD.
+//!
+//! ```
+//! use sherry_kernels::format::{TensorType, ggml};
+//!
+//! let values: [f32; 32] = std::array::from_fn(|i| i as f32 / 31.0);
+//! let mut block = vec![0; TensorType::Q8_0.row_bytes(32).unwrap()];
+//! ggml::quantize(TensorType::Q8_0, &values, &mut block)?;
+//! let mut back = [0.0; 32];
+//! ggml::dequantize(TensorType::Q8_0, &block, &mut back);
+//! assert!(values.iter().zip(back).all(|(value, back)| (value - back).abs() < 0.005));
+//! # Ok::<(), ggml::QuantizeError>(())
+//! ```
 
 pub mod bitnet;
 mod fields;

@@ -417,6 +417,20 @@ impl PackedLayout {
 
 /// A packed ternary tensor, row-major. `codes`: rows x [`TernaryFormat::row_bytes`] bytes; `scales`: rows x
 /// [`ScaleGroup::per_row`] f16 bit patterns.
+///
+/// ```
+/// use sherry_kernels::format::{PackedLayout, PackedRows, QuadOrder, ScaleGroup, TernaryFormat};
+///
+/// let (format, order) = (TernaryFormat::Ternary2, QuadOrder::Contiguous);
+/// let layout = PackedLayout { format, rows: 1, cols: 4, order, scale: ScaleGroup::Row };
+/// let mut packed = PackedRows { layout, codes: vec![0; 1], scales: vec![0x4000] }; // 2 as f16
+/// layout.encode_row(&[1, 0, -1, 1], &mut packed.codes)?;
+/// packed.validate()?;
+/// let mut row = [9.0; 4];
+/// packed.row_f32(0, &mut row);
+/// assert_eq!(row, [2.0, 0.0, -2.0, 2.0]);
+/// # Ok::<(), sherry_kernels::format::PackedError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PackedRows {
     /// Shape and layout.

@@ -73,7 +73,9 @@ impl Shared {
         let threads = workers.len() + 1;
         let grains = job.map_or(0, |job| job.items.div_ceil(job.grain));
         for (index, seat) in self.seats[..threads].iter().enumerate() {
-            seat.0.share.set(grains * index / threads, grains * (index + 1) / threads);
+            // In 64 bits: there may be 2^32 grains.
+            let bound = |index: usize| (grains as u64 * index as u64 / threads as u64) as usize;
+            seat.0.share.set(bound(index), bound(index + 1));
         }
         // SAFETY: no region is open (a condition of this function) and `close` of the last one has seen every worker outside, so
         // nobody reads the cell; who owns `busy`, or the pool, is alone in writing it.

@@ -47,6 +47,9 @@ impl WeightFormat {
     /// [`Error::Invalid`] when the format cannot have rows of that length.
     pub fn bytes(self, rows: usize, cols: usize) -> Result<usize> {
         let refuse = |reason: String| Error::Invalid(format!("{self}, {rows} x {cols} weights: {reason}"));
+        if rows.checked_mul(cols).is_none() {
+            return Err(refuse("more weights than can be counted".to_owned()));
+        }
         let row_bytes = match self {
             Self::Plain(ty) if !ty.is_dequantizable() => return Err(refuse("not a type of weights".to_owned())),
             Self::Plain(ty) => ty

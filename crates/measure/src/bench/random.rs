@@ -16,6 +16,18 @@ use sherry::io::{TensorInfo, TensorSource};
 use sherry::{Error, Progress, Result};
 
 /// A model whose weights do not exist yet.
+///
+/// ```
+/// use sherry::{NoProgress, model::{Family, synthetic}};
+/// use sherry_kernels::{Pool, format::{ScaleGroup, TensorType, TernaryFormat}};
+/// use sherry_measure::bench::{RandomModel, WeightFormat};
+///
+/// let linear = WeightFormat::Packed(TernaryFormat::Ternary2, ScaleGroup::Row);
+/// let random = RandomModel::new(synthetic::tiny(Family::Llama), linear, TensorType::F16, 1)?;
+/// assert!(random.linear_bits() > 2.0);
+/// let model = random.load(&Pool::new(1), &NoProgress)?;
+/// # Ok::<(), sherry::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct RandomModel {
     config: ArchConfig,
@@ -93,11 +105,11 @@ impl RandomModel {
 
     /// Bits per weight of the linear layers, scales included.
     pub fn linear_bits(&self) -> f64 {
-        let (mut bytes, mut weights) = (0, 0);
+        let (mut bytes, mut weights) = (0, 0u64);
         for role in Role::all(&self.config).filter(|role| role.is_linear()) {
             if let &[rows, cols] = &role.shape(&self.config)[..] {
-                bytes += self.linear.bytes(rows, cols).unwrap_or(0);
-                weights += rows * cols;
+                bytes += self.linear.bytes(rows, cols).unwrap_or(0) as u64;
+                weights += role.elements(&self.config);
             }
         }
         bytes as f64 * 8.0 / weights.max(1) as f64

@@ -6,6 +6,14 @@
 use sherry::{Error, Result};
 
 /// The paired difference of one metric, "other minus base".
+///
+/// ```
+/// use sherry_measure::eval::Paired;
+///
+/// let paired = Paired::new(&[1.0, 0.0, 1.0, 1.0], &[1.0, 1.0, 1.0, 0.0])?;
+/// assert_eq!((paired.difference, paired.only_base, paired.only_other), (0.0, 1, 1));
+/// # Ok::<(), sherry::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Paired {
     /// Items compared.

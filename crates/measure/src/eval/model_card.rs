@@ -51,7 +51,7 @@ impl ModelCard {
         let (mut linear_bytes, mut linear_weights) = (0u64, 0u64);
         let mut formats: Vec<String> = Vec::new();
         for (role, stored) in checkpoint.tensors().iter().filter(|(role, _)| role.is_linear()) {
-            linear_weights += role.shape(checkpoint.config()).iter().product::<usize>() as u64;
+            linear_weights += role.elements(checkpoint.config());
             linear_bytes += match stored {
                 Stored::Plain { name, .. } => size(name),
                 Stored::Packed { codes, scales, .. } => size(codes) + size(scales),

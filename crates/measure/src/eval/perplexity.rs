@@ -7,6 +7,14 @@ use super::windows::Windows;
 use sherry::{Error, Progress, Result};
 
 /// Sums over the tokens scored so far.
+///
+/// ```
+/// use sherry_measure::eval::{Perplexity, WindowScore};
+///
+/// let mut sums = Perplexity::default();
+/// sums.push(&WindowScore { index: 0, windows: 1, logprobs: vec![-1.0, -3.0] });
+/// assert_eq!((sums.tokens, sums.value()), (2, 2f64.exp()));
+/// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Perplexity {
     /// Tokens scored.

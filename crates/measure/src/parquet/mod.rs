@@ -35,6 +35,19 @@ const MAX_ROW: usize = 16 << 20;
 const VALUE_SIZE: usize = 32;
 
 /// The rows of a Parquet file. After an error there are no more.
+///
+/// ```
+/// use sherry_measure::parquet::Rows;
+///
+/// fn questions(file: &std::path::Path) -> sherry::Result<Vec<String>> {
+///     let rows = Rows::open(file, Some(&["question"]))?;
+///     rows.map(|row| Ok(row?["question"].as_str().unwrap_or_default().to_owned())).collect()
+/// }
+///
+/// let error = Rows::from_bytes("short.parquet".as_ref(), b"PAR1".to_vec()).unwrap_err();
+/// assert!(error.to_string().starts_with("short.parquet: "));
+/// # let _ = questions;
+/// ```
 #[derive(Debug)]
 pub struct Rows {
     path: PathBuf,

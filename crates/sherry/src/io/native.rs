@@ -8,12 +8,11 @@
 use std::path::Path;
 
 use serde_json::{Value, json};
-use sherry_kernels::Bytes;
 use sherry_kernels::format::{PackedError, PackedLayout, PackedRows, QuadOrder, ScaleGroup, TensorType, TernaryFormat};
 
+use super::TensorInfo;
 use super::json::{Fields, shown};
 use super::safetensors::Writer;
-use super::{TensorInfo, TensorSource};
 use crate::{Error, Result};
 
 /// The field of `config.json`.
@@ -132,24 +131,6 @@ const fn bits_per_weight(format: TernaryFormat) -> f64 {
     }
 }
 
-/// A packed linear as stored, checked.
-#[derive(Clone, Debug)]
-pub struct PackedTensor {
-    /// Shape and layout.
-    pub layout: PackedLayout,
-    /// Row-major codes.
-    pub codes: Bytes,
-    /// Row-major little-endian f16 scales.
-    pub scales: Bytes,
-}
-
-impl PackedTensor {
-    /// A copy as numbers.
-    pub fn to_rows(&self) -> PackedRows {
-        PackedRows { layout: self.layout, codes: self.codes.to_vec(), scales: f16_bits(&self.scales).collect() }
-    }
-}
-
 /// The `quantization_config` of a checkpoint whose linears are matrices of a block type ([`blocks_name`]), none ternary.
 pub fn blocks_config() -> Value {
     json!({ "quant_method": "sherry", "version": VERSION, "format": BLOCKS })
@@ -179,43 +160,6 @@ pub fn scales_name(module: &str) -> String {
     format!("{module}.scales")
 }
 
-/// Reads the packed linear `module` with `cols` inputs; its rows are those of the stored codes.
-///
-/// # Errors
-/// [`Error::Malformed`], naming file and tensor: one of the two tensors is missing or has another type or shape, a code
-/// is illegal, padding is not zero, a scale is not finite.
-pub fn packed(source: &dyn TensorSource, module: &str, cols: usize, scheme: &PackedScheme) -> Result<PackedTensor> {
-    let malformed =
-        |name: &str, problem: String| Error::malformed(source.path(), format!("tensor '{}'", shown(name)), problem);
-    let (codes_name, scales_name) = (codes_name(module), scales_name(module));
-    let stored = |name: &str, ty: TensorType| {
-        let info = source.find(name).ok_or_else(|| malformed(name, "missing".to_owned()))?;
-        if info.ty != ty {
-            return Err(malformed(name, format!("expected type {ty}, found {}", info.ty)));
-        }
-        match info.shape[..] {
-            [rows, width] => Ok((rows, width)),
-            _ => Err(malformed(name, format!("expected a matrix, found shape {:?}", info.shape))),
-        }
-    };
-    let codes_shape = stored(&codes_name, TensorType::U8)?;
-    let scales_shape = stored(&scales_name, TensorType::F16)?;
-    let layout = scheme.layout(codes_shape.0, cols);
-    layout.check().map_err(|problem| malformed(&codes_name, problem.to_string()))?;
-    let expected = (layout.rows, layout.row_bytes());
-    if codes_shape != expected {
-        return Err(malformed(&codes_name, format!("expected shape {expected:?}, found {codes_shape:?}")));
-    }
-    let expected = (layout.rows, layout.row_scales());
-    if scales_shape != expected {
-        return Err(malformed(&scales_name, format!("expected shape {expected:?}, found {scales_shape:?}")));
-    }
-    let (codes, scales) = (source.data(&codes_name)?, source.data(&scales_name)?);
-    layout.check_codes(&codes).map_err(|problem| malformed(&codes_name, problem.to_string()))?;
-    layout.check_scales(f16_bits(&scales)).map_err(|problem| malformed(&scales_name, problem.to_string()))?;
-    Ok(PackedTensor { layout, codes, scales })
-}
-
 /// The two tensors of the linear `module`, for the plan of a [`Writer`].
 pub fn plan(module: &str, layout: &PackedLayout) -> [TensorInfo; 2] {
     let (rows, row_bytes, row_scales) = (layout.rows, layout.row_bytes(), layout.row_scales());
@@ -243,10 +187,6 @@ pub fn write(writer: &mut Writer, module: &str, packed: &PackedRows) -> Result<(
     writer.write(&codes_name(module), &packed.codes)?;
     let scales: Vec<u8> = packed.scales.iter().flat_map(|bits| bits.to_le_bytes()).collect();
     writer.write(&scales_name(module), &scales)
-}
-
-fn f16_bits(bytes: &[u8]) -> impl ExactSizeIterator<Item = u16> {
-    bytes.as_chunks::<2>().0.iter().map(|bits| u16::from_le_bytes(*bits))
 }
 
 #[cfg(test)]

@@ -149,7 +149,7 @@ impl ArchConfig {
 
     /// Parameters of the model: every linear, norm and bias once, a tied head not again.
     pub fn parameters(&self) -> u64 {
-        super::names::Role::all(self).map(|role| role.shape(self).iter().map(|&n| n as u64).product::<u64>()).sum()
+        super::names::Role::all(self).map(|role| role.elements(self)).sum()
     }
 
     /// Checks every hyper-parameter against bounds no real model exceeds, so that no later size computation can

@@ -203,6 +203,11 @@ impl Role {
         }
     }
 
+    /// Elements of the tensor, of which a model may have more than 32 bits count.
+    pub fn elements(self, config: &ArchConfig) -> u64 {
+        self.shape(config).iter().map(|&size| size as u64).product()
+    }
+
     /// Name in files of `naming`, `None` where the family or the container has no such tensor.
     pub fn name(self, family: Family, naming: Naming) -> Option<String> {
         match naming {

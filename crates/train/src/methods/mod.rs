@@ -71,6 +71,16 @@ pub enum Scale {
 }
 
 /// Method and granularity.
+///
+/// ```
+/// use sherry_train::methods::{Matrix, Method, Quantizer};
+///
+/// let quantizer = Quantizer { method: Method::Sherry, ..Quantizer::FULL };
+/// let matrix = Matrix { weights: 0, rows: 1, cols: 4, learned: 0 };
+/// let mut effective = [0.0; 4];
+/// quantizer.effective(matrix, &[0.5, -1.0, 0.1, 1.5], 0.0, &mut effective);
+/// assert_eq!(effective, [1.0, -1.0, 0.0, 1.0]); // the smallest of four is zero, the others share a scale
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Quantizer {
     /// The method.

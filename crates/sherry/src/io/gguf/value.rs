@@ -252,14 +252,6 @@ impl Metadata {
         }
     }
 
-    /// A float.
-    ///
-    /// # Errors
-    /// [`Error::Malformed`].
-    pub fn get_f32(&self, key: &str) -> Result<f32> {
-        self.required(key, self.find_f32(key)?)
-    }
-
     /// A float, if there.
     ///
     /// # Errors

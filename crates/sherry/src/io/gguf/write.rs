@@ -15,6 +15,25 @@ use crate::{Error, Result};
 const ALIGNMENT: usize = limits::DEFAULT_ALIGNMENT as usize;
 
 /// Writes one GGUF file, version 3. Dropped before [`finish`](Self::finish), it leaves nothing behind.
+///
+/// ```
+/// use sherry::io::gguf::{GgufFile, GgufWriter, StqId, Value};
+/// use sherry::io::{ReadMode, TensorInfo, TensorSource};
+/// use sherry_kernels::format::TensorType;
+///
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let path = folder.path().join("one.gguf");
+/// let tensor = TensorInfo { name: "w".to_owned(), ty: TensorType::F32, shape: vec![1, 2], bytes: 8 };
+/// let metadata = vec![("general.name".to_owned(), Value::String("one".to_owned()))];
+/// let mut writer = GgufWriter::create(&path, metadata, vec![tensor], StqId::default())?;
+/// writer.write("w", &[1f32, 2.0].map(f32::to_le_bytes).concat())?;
+/// writer.finish()?;
+///
+/// let file = GgufFile::open(&path, ReadMode::Map)?;
+/// assert_eq!(file.metadata().get_str("general.name")?, "one");
+/// assert_eq!(file.data("w")?[4..], 2f32.to_le_bytes());
+/// # Ok::<(), sherry::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct GgufWriter {
     path: PathBuf,

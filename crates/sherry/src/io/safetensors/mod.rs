@@ -28,6 +28,24 @@ pub const SINGLE_FILE: &str = "model.safetensors";
 pub const INDEX_FILE: &str = "model.safetensors.index.json";
 
 /// An opened model: one safetensors file or all shards of an index.
+///
+/// ```
+/// use sherry::io::safetensors::Writer;
+/// use sherry::io::{ReadMode, Safetensors, TensorInfo, TensorSource};
+/// use sherry_kernels::format::TensorType;
+///
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let path = folder.path().join("model.safetensors");
+/// let plan = [TensorInfo { name: "w".to_owned(), ty: TensorType::F32, shape: vec![2], bytes: 8 }];
+/// let mut writer = Writer::create(&path, &plan, &Default::default())?;
+/// writer.write("w", &[1f32, 2.0].map(f32::to_le_bytes).concat())?;
+/// writer.finish()?;
+///
+/// let model = Safetensors::open(&path, ReadMode::Map)?;
+/// assert_eq!(model.find("w").unwrap().shape, [2]);
+/// assert_eq!(model.data("w")?[..4], 1f32.to_le_bytes());
+/// # Ok::<(), sherry::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Safetensors {
     path: PathBuf,
@@ -170,11 +188,6 @@ impl Safetensors {
     pub fn file_of(&self, name: &str) -> Option<&Path> {
         let (_, shard) = self.locate(name)?;
         Some(&shard.path)
-    }
-
-    /// Total length of the files in bytes.
-    pub fn file_bytes(&self) -> usize {
-        self.shards.iter().map(|shard| shard.bytes.len()).sum()
     }
 
     fn locate(&self, name: &str) -> Option<(&Place, &Shard)> {

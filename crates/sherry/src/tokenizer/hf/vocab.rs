@@ -99,10 +99,11 @@ pub(super) fn read_vocab(json: &Json, config: &Config, notes: &mut Vec<String>) 
     let listed = merged(json, config)?;
     let ids = &model.vocab.0;
     let count = ids.len() + listed.len();
-    let size = ids.values().copied().chain(listed.iter().map(|token| token.id)).max().map_or(0, |id| id as usize + 1);
-    if size > MAX_TOKENS || size > count + MAX_HOLES {
-        return Err(Error::Tokenizer(format!("token id {} in a vocabulary of {count} tokens", size - 1)));
+    let largest = ids.values().copied().chain(listed.iter().map(|token| token.id)).max();
+    if let Some(id) = largest.filter(|id| *id as usize >= MAX_TOKENS.min(count + MAX_HOLES)) {
+        return Err(Error::Tokenizer(format!("token id {id} in a vocabulary of {count} tokens")));
     }
+    let size = largest.map_or(0, |id| id as usize + 1);
     let mut slots: Vec<Option<(&str, TokenKind)>> = vec![None; size];
     for (text, id) in ids {
         let kind = match parse_byte(text) {
