@@ -12,6 +12,9 @@ use crate::io::gguf::{Array, Value};
 use crate::tokenizer::GgufVocab;
 use crate::{Error, Result};
 
+/// Keys of a GGUF file with their values.
+type Entries = Vec<(String, Value)>;
+
 /// The files of a Hugging Face folder that are copied as they are; `config.json` is not among them.
 const COMPANIONS: [&str; 9] = [
     "generation_config.json",
@@ -114,7 +117,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`Error::Malformed`] naming the folder when GGUF cannot express the tokenizer.
-    pub fn text_metadata(&self) -> Result<(Vec<(String, Value)>, Vec<String>)> {
+    pub fn text_metadata(&self) -> Result<(Entries, Vec<String>)> {
         let folder = match self.container() {
             Container::Gguf(file) => {
                 let kept = |key: &str| {

@@ -1,6 +1,5 @@
 //! Hostile and odd files; the generated cases and those of `tests/tokenizer_reference.rs` compare with other programs.
 
-#![expect(clippy::single_range_in_vec_init, reason = "lists of ranges are meant")]
 #![expect(clippy::type_complexity, reason = "tables of changes")]
 
 mod draw;
