@@ -64,6 +64,7 @@ pub struct Speaker {
 }
 
 /// How it answers.
+#[expect(clippy::large_enum_variant, reason = "there is one in a program")]
 enum Voice {
     /// In a conversation.
     Chat(Chat),
