@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::plan::Plan;
 use sherry::io::{native, write_atomic};
 use sherry::model::Checkpoint;
+use sherry::model::bitnet::BitNetScheme;
 use sherry::{Error, Result};
 
 /// Writes config.json, generation_config.json and the tokenizer's files into `folder`.
@@ -20,6 +21,8 @@ pub(super) fn write_companions(checkpoint: &Checkpoint, plan: &Plan, folder: &Pa
         if plan.native {
             let quantization = plan.packed.map_or_else(native::blocks_config, |scheme| scheme.to_json());
             fields.insert("quantization_config".to_owned(), quantization);
+        } else if plan.is_bitnet {
+            fields.insert("quantization_config".to_owned(), BitNetScheme::ternary_config());
         }
     }
     let mut text = serde_json::to_string_pretty(&config).map_err(|error| Error::Invalid(error.to_string()))?;

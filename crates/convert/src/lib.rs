@@ -48,8 +48,8 @@ use output::{Input, Output};
 use plan::{Plan, Target};
 use sherry::io::AtomicFolder;
 use sherry::io::gguf::StqId;
+use sherry::model::Checkpoint;
 use sherry::model::names::Role;
-use sherry::model::{Checkpoint, Stored};
 use sherry::{Error, Progress, Result};
 
 /// What to make of a model.
@@ -150,15 +150,10 @@ impl Summary {
 
 /// Sizes by kind of a model as it is stored.
 pub fn sizes_of(checkpoint: &Checkpoint) -> Sizes {
-    let source = checkpoint.source();
-    let bytes = |name: &str| source.find(name).map_or(0, |info| info.bytes as u64);
     let mut sizes = Sizes::default();
     for role in Role::all(checkpoint.config()) {
         let Some(stored) = checkpoint.tensors().find(role) else { continue };
-        let bytes = match stored {
-            Stored::Plain { name, .. } => bytes(name),
-            Stored::Packed { codes, scales, .. } => bytes(codes) + bytes(scales),
-        };
+        let bytes = stored.bytes(checkpoint.source());
         let weights = role.elements(checkpoint.config());
         sizes.add(bytes, weights, role.is_linear(), role.is_embedding());
     }

@@ -73,6 +73,8 @@ pub struct Plan {
     pub packed: Option<PackedScheme>,
     /// Whether a folder needs the native extensions: some matrix is not made of floats.
     pub native: bool,
+    /// Whether the model computes with ternary weights whatever its folder holds, so that the folder must say what it holds.
+    pub is_bitnet: bool,
 }
 
 /// The packing of STQ1_0.
@@ -126,7 +128,10 @@ impl Plan {
             (Linears::Keep, scheme, Container::Folder) => scheme,
         };
         let blocks = matches!(linears, Linears::Dense(ty) if !ty.is_float());
-        let mut plan = Self { moves, tensors: Vec::new(), packed, native: packed.is_some() || blocks };
+        let is_bitnet = config.family == Family::BitNet
+            || input.tensors().iter().any(|(_, stored)| matches!(stored, Stored::BitNet { .. }));
+        let native = packed.is_some() || blocks;
+        let mut plan = Self { moves, tensors: Vec::new(), packed, native, is_bitnet };
         for role in Role::all(config) {
             let target =
                 plan.target(config, role, input.tensors().get(role, input.source())?, container, linears, embeddings);
@@ -157,6 +162,10 @@ impl Plan {
                 _ => Target::Codes,
             },
             (true, Linears::Keep, Stored::Plain { ty: TensorType::STQ1_0, .. }) => Target::Codes,
+            // One scale for the whole matrix: I2_S, or floats.
+            (true, Linears::Keep, Stored::BitNet { .. }) => {
+                Target::Dense(if folder { TensorType::F32 } else { TensorType::I2_S })
+            }
             // A folder without packed layers is for other tools too: floats only. F32 holds every block type exactly.
             (true, Linears::Keep, Stored::Plain { ty, .. }) if folder && !ty.is_float() => {
                 Target::Dense(TensorType::F32)
@@ -231,7 +240,7 @@ fn packed_input(input: &Checkpoint) -> Result<Option<PackedScheme>> {
                 Some(PackedScheme { format: layout.format, order: layout.order, scale: layout.scale })
             }
             Stored::Plain { ty: TensorType::STQ1_0, .. } => Some(STQ1_0),
-            Stored::Plain { .. } => None,
+            Stored::Plain { .. } | Stored::BitNet { .. } => None,
         };
         if *found.get_or_insert(scheme) != scheme {
             let problem = "some linear layers are packed and others are not; only uniform models can be converted";

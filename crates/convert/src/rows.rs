@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 use sherry_kernels::Bytes;
-use sherry_kernels::format::i2_s::I2sRows;
-use sherry_kernels::format::{PackedLayout, PackedRows, QuadOrder, TensorType, TernaryRows, ggml, stq1_0};
+use sherry_kernels::format::i2_s::{I2sRows, I2sWriter};
+use sherry_kernels::format::{PackedLayout, PackedRows, QuadOrder, ScaleGroup, TensorType, TernaryRows, ggml, stq1_0};
 
 use super::channels::{Bridge, RopeRows};
 use sherry::io::TensorSource;
@@ -49,10 +49,10 @@ enum Data {
         bytes: Bytes,
     },
     Packed(PackedRows),
-    /// I2_S, whose rows have no bytes of their own.
-    I2s {
-        rows: I2sRows,
-        bytes: Bytes,
+    /// Ternary rows that have no bytes of their own: I2_S, with those of the whole tensor, and BitNet's.
+    Ternary {
+        rows: Box<dyn TernaryRows + Send>,
+        i2_s: Option<Bytes>,
     },
 }
 
@@ -88,7 +88,10 @@ impl<'a> Rows<'a> {
                 let bytes = source.data(name)?;
                 let rows = I2sRows::new(rows, cols, bytes.clone())
                     .map_err(|error| malformed(source, name, error.to_string()))?;
-                (Data::I2s { rows, bytes }, vec![name.clone()])
+                (Data::Ternary { rows: Box::new(rows), i2_s: Some(bytes) }, vec![name.clone()])
+            }
+            Stored::BitNet { name, ty, weights } => {
+                (Data::Ternary { rows: weights.rows(source, name, *ty, rows, cols)?, i2_s: None }, vec![name.clone()])
             }
             Stored::Plain { name, ty } => (Data::Plain { ty: *ty, bytes: source.data(name)? }, vec![name.clone()]),
             Stored::Packed { name, codes, scales, layout } => {
@@ -142,7 +145,7 @@ impl<'a> Rows<'a> {
                 ggml::dequantize(*ty, &bytes[old * len..(old + 1) * len], out);
             }
             Data::Packed(packed) => packed.row_f32(old, out),
-            Data::I2s { rows, .. } => rows.row_f32(old, out),
+            Data::Ternary { rows, .. } => rows.row_f32(old, out),
         }
         if let Some(bridge) = self.moves.bridge
             && Bridge::moves_columns(self.role)
@@ -187,7 +190,7 @@ impl<'a> Rows<'a> {
     fn copied(&self, ty: TensorType) -> Option<&Bytes> {
         match &self.data {
             Data::Plain { ty: stored, bytes } if *stored == ty && !self.moves_anything() => Some(bytes),
-            Data::I2s { bytes, .. } if ty == TensorType::I2_S && !self.moves_anything() => Some(bytes),
+            Data::Ternary { i2_s, .. } if ty == TensorType::I2_S && !self.moves_anything() => i2_s.as_ref(),
             _ => None,
         }
     }
@@ -203,6 +206,9 @@ impl<'a> Rows<'a> {
             bytes.chunks(1 << 22).try_for_each(sink)?;
             self.release();
             return Ok(());
+        }
+        if ty == TensorType::I2_S {
+            return self.encode_i2_s(sink);
         }
         let row_bytes = ty.row_bytes(self.cols).ok_or_else(|| {
             let problem = format!("rows of {} values are not whole {ty} blocks of {}", self.cols, ty.block_len());
@@ -229,6 +235,31 @@ impl<'a> Rows<'a> {
                 sink(&bytes?)?;
             }
         }
+        self.release();
+        Ok(())
+    }
+
+    /// [`encode`](Self::encode) to I2_S, whose blocks run across rows.
+    fn encode_i2_s(&self, mut sink: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        let refuse =
+            |problem: &str| Err(malformed(self.source, &self.name, format!("has no exact form in I2_S: {problem}")));
+        let Data::Ternary { rows, .. } = &self.data else { return refuse("its weights are not ternary") };
+        if rows.scale_group() != ScaleGroup::Tensor {
+            return refuse("it has more than one scale");
+        }
+        if self.moves.bridge.is_some() && Bridge::moves_columns(self.role) {
+            return refuse("its columns would be permuted");
+        }
+        let (mut writer, mut out) = (I2sWriter::default(), Vec::new());
+        let mut values = vec![0; self.cols];
+        for row in 0..self.rows {
+            rows.values(self.old_row(row), &mut values);
+            writer.push(&values, &mut out);
+            sink(&out)?;
+            out.clear();
+        }
+        writer.finish(rows.scale(0, 0), &mut out);
+        sink(&out)?;
         self.release();
         Ok(())
     }

@@ -89,7 +89,7 @@ fn codes(path: &Path) -> Vec<(Role, Vec<u8>, Vec<u8>)> {
             Stored::Packed { codes, scales, .. } => {
                 (role, source.data(codes).unwrap().to_vec(), source.data(scales).unwrap().to_vec())
             }
-            Stored::Plain { name, ty } => panic!("{name} is {ty}"),
+            other => panic!("{} is {}", other.name(), other.type_name()),
         })
         .collect()
 }

@@ -37,7 +37,7 @@ impl Draw {
 }
 
 fn config(draw: &mut Draw) -> ArchConfig {
-    let family = draw.pick(&[Family::Llama, Family::Qwen3, Family::HunyuanDense, Family::Gemma3]);
+    let family = draw.pick(&[Family::Llama, Family::Qwen3, Family::HunyuanDense, Family::Gemma3, Family::BitNet]);
     let gemma = family == Family::Gemma3;
     let mut config = synthetic::tiny(family);
     config.vocab = 320;

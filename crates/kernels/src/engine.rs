@@ -80,6 +80,11 @@ impl Engine {
         self.precision
     }
 
+    /// Changes how activations enter products with packed weights.
+    pub fn set_precision(&mut self, precision: Precision) {
+        self.precision = precision;
+    }
+
     /// RMSNorm of every row: `out = x / sqrt(mean(x^2) + eps) * (w + plus)`, `plus` 0 or 1. `x` and `out`: rows x width,
     /// `w`: width.
     ///
@@ -164,7 +169,7 @@ impl Engine {
     /// # Panics
     /// When a shape does not fit.
     pub fn top(&mut self, x: &[f32], w: &Matrix, k: &[usize], y: &mut [f32]) -> Vec<Option<usize>> {
-        if self.precision != Precision::Int8 {
+        if self.precision == Precision::F32 {
             return vec![None; k.len()];
         }
         let Self { table, pool, matmul, top, .. } = self;

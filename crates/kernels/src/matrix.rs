@@ -6,7 +6,7 @@ use crate::arch::dispatch;
 use crate::coarse::Coarse;
 use crate::error::MatrixError;
 use crate::format::ggml::dequantize;
-use crate::format::{PackedLayout, TensorType};
+use crate::format::{PackedLayout, ScaleGroup, TensorType, TernaryFormat, TernaryRows};
 use crate::panel::Panels;
 use crate::table::Table;
 use crate::ternary::matrix::{TernaryMatrix, Transpose};
@@ -130,6 +130,26 @@ impl Matrix {
     pub fn from_stq1_0_on(pool: &Pool, rows: usize, cols: usize, blocks: &[u8]) -> Result<Self, MatrixError> {
         let matrix = TernaryMatrix::from_stq1_0(rows, cols, blocks, pool, transpose())?;
         Ok(Self { rows, cols, repr: Repr::Ternary(Arc::new(matrix)), coarse: None })
+    }
+
+    /// Ternary or binary weights of any container, repacked into kernel order on the workers of `pool`: 1.67 bits per weight
+    /// where a row has one scale, 2 bits and an f16 scale per group elsewhere. Every value and scale is kept exactly; `rows`
+    /// are not needed afterwards.
+    ///
+    /// # Errors
+    /// [`MatrixError`] when a scale is not finite, or one of a group is no f16, or a group has another size than
+    /// [`TernaryFormat::group_sizes`].
+    ///
+    /// # Panics
+    /// When a value of `rows` is not -1, 0 or +1.
+    pub fn from_ternary_on(pool: &Pool, rows: &(impl TernaryRows + ?Sized)) -> Result<Self, MatrixError> {
+        let format = match rows.scale_group() {
+            ScaleGroup::Tensor | ScaleGroup::Row => TernaryFormat::Ternary167,
+            ScaleGroup::Group(_) => TernaryFormat::Ternary2,
+        };
+        let (count, cols) = rows.shape();
+        let matrix = TernaryMatrix::from_rows(rows, format, pool, transpose())?;
+        Ok(Self { rows: count, cols, repr: Repr::Ternary(Arc::new(matrix)), coarse: None })
     }
 
     /// Out features.

@@ -36,6 +36,7 @@ fn import(bytes: &[u8]) -> Model {
         norm_eps: 1e-5,
         norm_plus_one: false,
         post_norms: false,
+        sub_norms: false,
         qk_norm: None,
         qkv_bias: false,
         o_bias: false,
@@ -46,6 +47,7 @@ fn import(bytes: &[u8]) -> Model {
         window: None,
         window_pattern: 0,
         tied: true,
+        int8_per_token: false,
     };
     let mut values = words[7..].iter().map(|w| f32::from_le_bytes(*w));
     let mut source = MemorySource::new("stories260K.bin");

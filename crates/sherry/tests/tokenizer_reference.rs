@@ -222,7 +222,7 @@ fn smollm2_round_trips() -> Outcome {
 fn smollm2_ids_from_the_real_gguf() -> Outcome {
     let file = GgufFile::open(&demo_model()?, ReadMode::Map).unwrap();
     let vocab = GgufVocab::from_metadata(file.metadata()).unwrap().unwrap();
-    let tokenizer = Tokenizer::from_metadata(file.metadata()).unwrap().unwrap();
+    let tokenizer = Tokenizer::from_metadata(file.metadata(), None).unwrap().unwrap();
     check_reference(&tokenizer, "smollm2")?;
     let same = smollm2()?;
     assert_eq!((tokenizer.bos(), tokenizer.eos(), tokenizer.adds_bos()), (same.bos(), same.eos(), same.adds_bos()));

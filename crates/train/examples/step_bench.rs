@@ -49,6 +49,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         norm_eps: 1e-5,
         norm_plus_one: false,
         post_norms: false,
+        sub_norms: false,
         qk_norm: None,
         qkv_bias: false,
         o_bias: false,
@@ -59,6 +60,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         window: None,
         window_pattern: 0,
         tied: false,
+        int8_per_token: false,
     };
     let quantizer = Quantizer {
         method: Method::Sherry,

@@ -23,6 +23,9 @@ pub fn architecture(checkpoint: &Checkpoint) -> Result<ArchConfig> {
     if arch.qkv_bias || arch.o_bias {
         return Err(Error::checkpoint(checkpoint.path(), "cannot be trained: biases"));
     }
+    if arch.sub_norms {
+        return Err(Error::checkpoint(checkpoint.path(), "cannot be trained: norms before the output projections"));
+    }
     Ok(arch)
 }
 

@@ -29,6 +29,7 @@ pub fn architecture(config: &Config, vocab: usize) -> ArchConfig {
         norm_eps: model.norm_eps.unwrap_or(if llama { 1e-5 } else { 1e-6 }),
         norm_plus_one: gemma,
         post_norms: gemma,
+        sub_norms: false,
         qk_norm: (!llama).then_some(QkNorm::BeforeRope),
         qkv_bias: false,
         o_bias: false,
@@ -44,6 +45,7 @@ pub fn architecture(config: &Config, vocab: usize) -> ArchConfig {
         window: gemma.then(|| model.window.unwrap_or(512)),
         window_pattern: if gemma { model.window_pattern.unwrap_or(6) } else { 0 },
         tied: model.tied.unwrap_or(true),
+        int8_per_token: false,
     }
 }
 

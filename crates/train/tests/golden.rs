@@ -38,6 +38,7 @@ fn arch(golden: &Value, tied: bool) -> ArchConfig {
         norm_eps: number(&golden["eps"]) as f32,
         norm_plus_one: false,
         post_norms: false,
+        sub_norms: false,
         qk_norm: None,
         qkv_bias: false,
         o_bias: false,
@@ -53,6 +54,7 @@ fn arch(golden: &Value, tied: bool) -> ArchConfig {
         window: None,
         window_pattern: 0,
         tied,
+        int8_per_token: false,
     }
 }
 

@@ -101,7 +101,7 @@ fn run_file(file: &GgufFile, problem: &sherry::Error, args: &InspectArgs, contex
         0 => "no tensors".to_owned(),
         count => format!("{count} tensors of {}", bytes(total)),
     };
-    let found = Tokenizer::from_metadata(file.metadata())
+    let found = Tokenizer::from_metadata(file.metadata(), None)
         .and_then(|found| found.ok_or_else(|| sherry::Error::unsupported(file.path(), "the file has no tokenizer")));
     let mut report = json!({
         "path": file.path().display().to_string(),
@@ -184,7 +184,9 @@ fn verify(checkpoint: &Checkpoint, context: &Context) -> Result<Vec<String>> {
                 verify_tensor(source, &TensorInfo { name: name.clone(), ty: *ty, shape, bytes }).err()
             }
             // Opening packed rows checks codes, padding and scales.
-            Stored::Packed { .. } => Rows::open(source, checkpoint.config(), role, stored, Moves::default()).err(),
+            Stored::Packed { .. } | Stored::BitNet { .. } => {
+                Rows::open(source, checkpoint.config(), role, stored, Moves::default()).err()
+            }
         };
         problems.extend(problem.map(|error| error.to_string()));
         context.console.advance(1);

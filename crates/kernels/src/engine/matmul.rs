@@ -20,6 +20,9 @@ pub enum Precision {
     /// weights, and block-quantized ones that were not [repacked](Matrix::repacked_on), are multiplied in f32.
     #[default]
     Int8,
+    /// The same with one scale per token: `round(x * 127 / max(|x|, 1e-5))`, ties to even, as the models of the BitNet family
+    /// are trained (arXiv 2402.17764). Only ternary weights are multiplied so, all others as by [`Int8`](Self::Int8).
+    Int8PerToken,
     /// f32 activations against dequantized weights: slow, for comparison with references.
     F32,
 }
@@ -117,15 +120,16 @@ pub(super) fn matmul(
     let mut jobs = Vec::with_capacity(products.len());
     let mut packed = Vec::new();
     for product in products {
-        if let (Repr::Ternary(w), Precision::Int8) = (&product.w.repr, precision) {
+        if let (Repr::Ternary(w), Precision::Int8 | Precision::Int8PerToken) = (&product.w.repr, precision) {
             packed.push(TernaryProduct { w, y: &mut *product.y });
             continue;
         }
-        let int8 = precision == Precision::Int8 && matches!(product.w.repr, Repr::Panels(_));
+        let int8 = precision != Precision::F32 && matches!(product.w.repr, Repr::Panels(_));
         jobs.push(Job { w: product.w, y: SharedPtr(product.y.as_mut_ptr()), int8 });
     }
     if !packed.is_empty() {
-        ternary::multiply(&table.ternary, pool, &mut scratch.ternary, x, tokens, &mut packed);
+        let per_token = precision == Precision::Int8PerToken;
+        ternary::multiply(&table.ternary, pool, &mut scratch.ternary, x, tokens, per_token, &mut packed);
     }
     if jobs.is_empty() {
         return;

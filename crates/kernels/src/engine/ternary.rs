@@ -19,7 +19,7 @@ use crate::Pool;
 use crate::format::TernaryFormat;
 use crate::table::{DecodedGemm, LookUpGemm, TernaryTable};
 use crate::ternary::matrix::TernaryMatrix;
-use input::Input;
+use input::{Input, Tokens};
 use output::Output;
 
 /// One product: `y[t, r] = sum_c w[r, c] x[t, c]`.
@@ -37,9 +37,11 @@ pub(super) struct Scratch {
     /// Inputs and tables of products by look-up, per thread. A core reads what it wrote itself many times faster than
     /// what another one has just written, and building tables takes less time than fetching them.
     own: Vec<Mutex<Vec<Input>>>,
+    /// Largest magnitude of every token, where its blocks share a scale.
+    largest: Vec<f32>,
 }
 
-/// All products of one input `x`, tokens x cols.
+/// All products of one input `x`, tokens x cols; with `per_token` all blocks of a token have one scale.
 ///
 /// # Panics
 /// When a shape does not fit.
@@ -49,18 +51,21 @@ pub(super) fn multiply(
     scratch: &mut Scratch,
     x: &[f32],
     tokens: usize,
+    per_token: bool,
     products: &mut [TernaryProduct<'_>],
 ) {
-    multiply_by(table, pool, scratch, x, tokens, products, &|w| way(table, w, tokens));
+    multiply_by(table, pool, scratch, x, tokens, per_token, products, &|w| way(table, w, tokens));
 }
 
 /// [`multiply`], each product in the way that `way` says; the table must have it.
+#[expect(clippy::too_many_arguments, reason = "those of `multiply` and one more")]
 fn multiply_by(
     table: &TernaryTable,
     pool: &Pool,
     scratch: &mut Scratch,
     x: &[f32],
     tokens: usize,
+    per_token: bool,
     products: &mut [TernaryProduct<'_>],
     way: &dyn Fn(&TernaryMatrix) -> Way,
 ) {
@@ -77,15 +82,21 @@ fn multiply_by(
         };
         group.push(Output::new(product.w, product.y));
     }
+    let cols = x.len() / tokens;
+    scratch.largest.clear();
+    if per_token {
+        scratch.largest.extend(x.chunks_exact(cols).map(input::largest));
+    }
+    let x = Tokens::new(x, cols, per_token.then_some(&scratch.largest));
     scratch.own.resize_with(pool.threads().max(scratch.own.len()), Mutex::default);
     if let (Some(gemm), [_, ..]) = (&table.decoded, decoded.as_slice()) {
-        decoded::multiply(table, gemm, pool, &mut scratch.shared, x, tokens, &decoded);
+        decoded::multiply(table, gemm, pool, &mut scratch.shared, x, &decoded);
     }
     if let (Some(gemm), [_, ..]) = (table.look_up, look_up.as_slice()) {
-        look_up::multiply(table, gemm, pool, &scratch.own, x, tokens, &look_up);
+        look_up::multiply(table, gemm, pool, &scratch.own, x, &look_up);
     }
     if !singly.is_empty() {
-        singly::multiply(table, pool, &scratch.own, x, tokens, &singly);
+        singly::multiply(table, pool, &scratch.own, x, &singly);
     }
 }
 

@@ -160,6 +160,13 @@ pub enum PackedError {
         /// Its group in the row.
         group: usize,
     },
+    /// A scale of a group is no f16, the type in which groups keep theirs.
+    InexactScale {
+        /// Its row.
+        row: usize,
+        /// Its group in the row.
+        group: usize,
+    },
     /// A row has weights other than -1, 0 or +1 times their scale.
     NotTernary {
         /// The row.
@@ -193,6 +200,9 @@ impl fmt::Display for PackedError {
             Self::IllegalCode { row, byte } => write!(f, "illegal code in row {row} at byte {byte}"),
             Self::Padding { row } => write!(f, "the padding of row {row} is not zero"),
             Self::Scale { row, group } => write!(f, "the scale of row {row}, group {group} is not finite"),
+            Self::InexactScale { row, group } => {
+                write!(f, "the scale of row {row}, group {group} has more digits than an f16")
+            }
             Self::NotTernary { row } => {
                 write!(f, "row {row} has weights other than -1, 0 or +1 times their scale")
             }

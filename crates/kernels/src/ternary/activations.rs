@@ -131,11 +131,26 @@ pub(crate) fn quantize_block(arrangement: Arrangement, x: &[f32], out: &mut ActB
     // Magnitudes order like their bits, infinity and then NaN last.
     let amax = x.iter().fold(0, |max, x| max.max((x.to_bits() & 0x7fff_ffff) as i32));
     let amax = f32::from_bits(amax as u32);
-    let inverse = 127.0 / amax;
-    if !amax.is_finite() || inverse.is_infinite() {
-        *out = ActBlock { scale: if amax.is_finite() { 0.0 } else { f32::NAN }, ..ActBlock::ZERO };
+    if (127.0 / amax).is_infinite() {
+        *out = ActBlock::ZERO;
         return;
     }
+    round_block(&x, amax, out);
+}
+
+/// [`quantize_block`] with the largest magnitude of the whole token, `amax`, in place of the block's own; it is at least 1e-5.
+pub(crate) fn quantize_by(arrangement: Arrangement, x: &[f32], amax: f32, out: &mut ActBlock) {
+    round_block(&arrangement.arrange(x), amax, out);
+}
+
+/// Rounds a block in the order of the codes, none larger than `amax`; where that is not finite, the scale becomes NaN.
+#[inline(always)]
+fn round_block(x: &[f32; BLOCK_VALUES], amax: f32, out: &mut ActBlock) {
+    if !amax.is_finite() {
+        *out = ActBlock { scale: f32::NAN, ..ActBlock::ZERO };
+        return;
+    }
+    let inverse = 127.0 / amax;
     for (q, x) in out.q.iter_mut().zip(x) {
         *q = nearest_i32(x * inverse) as i8;
     }

@@ -6,8 +6,10 @@ use super::block::{
 use super::transpose::{COLUMNS, Columns};
 use crate::Pool;
 use crate::error::MatrixError;
-use crate::format::half::f16_to_f32;
-use crate::format::{PackedError, PackedLayout, ScaleGroup, TernaryFormat, UNIT_BYTES, UNIT_CODES, stq1_0};
+use crate::format::half::{f16_to_f32, f32_to_f16};
+use crate::format::{
+    PackedError, PackedLayout, QuadOrder, ScaleGroup, TernaryFormat, TernaryRows, UNIT_BYTES, UNIT_CODES, stq1_0,
+};
 use crate::lines::{Lines, OutOfMemory};
 
 /// Transposes bytes: see [`transpose`](super::transpose::transpose).
@@ -52,7 +54,7 @@ impl TernaryMatrix {
             pool,
             transpose,
             |row, out| out.copy_from_slice(&codes[row * row_bytes..][..row_bytes]),
-            |row, group| u16::from_le_bytes(scales[row * row_scales + group]),
+            |row, group| f16_to_f32(u16::from_le_bytes(scales[row * row_scales + group])),
         )
     }
 
@@ -74,18 +76,53 @@ impl TernaryMatrix {
             pool,
             transpose,
             |row, out| stq1_0::unpack_codes(&blocks[row * per_row..][..per_row], out),
-            |row, group| scale(&blocks[row * per_row + group]),
+            |row, group| f16_to_f32(scale(&blocks[row * per_row + group])),
         )
     }
 
-    /// Fills all blocks. `codes(row, out)` writes the row-major codes of a row, `scale(row, group)` tells the f16 bits of
-    /// a scale; contents have been checked.
+    /// Repacks any ternary weights into `format`, which must have a code for each of them.
+    pub(crate) fn from_rows(
+        rows: &(impl TernaryRows + ?Sized),
+        format: TernaryFormat,
+        pool: &Pool,
+        transpose: impl Transpose,
+    ) -> Result<Self, MatrixError> {
+        let (count, cols) = rows.shape();
+        let scale = match rows.scale_group() {
+            // Row scales are f32 in memory, so one for the whole matrix loses nothing as one for every row.
+            ScaleGroup::Tensor | ScaleGroup::Row => ScaleGroup::Row,
+            group @ ScaleGroup::Group(_) => group,
+        };
+        let layout = PackedLayout { format, rows: count, cols, order: QuadOrder::Contiguous, scale };
+        layout.check()?;
+        for (row, group) in (0..count).flat_map(|row| (0..layout.row_scales()).map(move |group| (row, group))) {
+            let value = rows.scale(row, group);
+            if !value.is_finite() {
+                return Err(PackedError::Scale { row, group }.into());
+            }
+            // Those of groups stand beside the codes, as f16.
+            if scale != ScaleGroup::Row && f16_to_f32(f32_to_f16(value)) != value {
+                return Err(PackedError::InexactScale { row, group }.into());
+            }
+        }
+        let codes = |row: usize, out: &mut [u8]| {
+            let mut values = vec![0; cols];
+            rows.values(row, &mut values);
+            layout
+                .encode_row(&values, out)
+                .expect("the values of TernaryRows are -1, 0 and +1, and dense formats have all");
+        };
+        Self::build(layout, pool, transpose, codes, |row, group| rows.scale(row, group))
+    }
+
+    /// Fills all blocks. `codes(row, out)` writes the row-major codes of a row, `scale(row, group)` tells a scale, which
+    /// is an f16 where there are several in a row; contents have been checked.
     fn build(
         layout: PackedLayout,
         pool: &Pool,
         transpose: impl Transpose,
         codes: impl Fn(usize, &mut [u8]) + Sync,
-        scale: impl Fn(usize, usize) -> u16 + Sync,
+        scale: impl Fn(usize, usize) -> f32 + Sync,
     ) -> Result<Self, MatrixError> {
         let PackedLayout { format, rows, cols, .. } = layout;
         let chunk_inputs = UNIT_CODES * format.lanes();
@@ -104,7 +141,7 @@ impl TernaryMatrix {
             row_scales.try_reserve_exact(row_blocks).map_err(|_| MatrixError::OutOfMemory { bytes })?;
             row_scales.resize(row_blocks, [0.0; BLOCK_ROWS]);
             for (row, out) in row_scales.as_flattened_mut()[..rows].iter_mut().enumerate() {
-                *out = f16_to_f32(scale(row, 0));
+                *out = scale(row, 0);
             }
         }
         // Rows of a block side by side, padded with zeros to whole columns: what the transposition reads.
@@ -121,7 +158,7 @@ impl TernaryMatrix {
                     let group = chunk / group_chunks;
                     for (slot, out) in stream[at..at + SCALE_BYTES].as_chunks_mut::<2>().0.iter_mut().enumerate() {
                         let row = first + scale_row(format, slot);
-                        *out = if row < rows { scale(row, group) } else { 0 }.to_le_bytes();
+                        *out = if row < rows { f32_to_f16(scale(row, group)) } else { 0 }.to_le_bytes();
                     }
                     at += SCALE_BYTES;
                 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use sherry::io::hex;
-use sherry::model::{Checkpoint, Container, Stored};
+use sherry::model::{Checkpoint, Container};
 use sherry::{Error, Result};
 
 /// What was evaluated.
@@ -47,15 +47,11 @@ impl ModelCard {
             [only] => only.split(' ').next().unwrap_or_default().to_string(),
             many => hex(&Sha256::digest(many.concat().as_bytes())),
         };
-        let size = |name: &str| checkpoint.source().find(name).map_or(0, |info| info.bytes as u64);
         let (mut linear_bytes, mut linear_weights) = (0u64, 0u64);
         let mut formats: Vec<String> = Vec::new();
         for (role, stored) in checkpoint.tensors().iter().filter(|(role, _)| role.is_linear()) {
             linear_weights += role.elements(checkpoint.config());
-            linear_bytes += match stored {
-                Stored::Plain { name, .. } => size(name),
-                Stored::Packed { codes, scales, .. } => size(codes) + size(scales),
-            };
+            linear_bytes += stored.bytes(checkpoint.source());
             let format = stored.type_name();
             if !formats.contains(&format) {
                 formats.push(format);

@@ -6,6 +6,7 @@ use serde_json::Value;
 use sherry_kernels::Pool;
 use sherry_kernels::format::TensorType;
 
+use super::bitnet::BitNetScheme;
 use super::names::{Naming, Role};
 use super::{
     ArchConfig, Family, GenerationConfig, KvCache, KvType, Model, Stored, TensorMap, Weights, config_gguf, config_hf,
@@ -115,11 +116,15 @@ impl Checkpoint {
             return Err(Error::unsupported(folder, "the folder has no config.json, so it is not a model"));
         }
         let value = json::read(&config_path)?;
-        let packed = PackedScheme::from_config(&config_path, &value)?;
         let config = config_hf::parse(&config_path, &value)?;
+        let bitnet = BitNetScheme::from_config(&config_path, &value, config.family)?;
+        let packed = if bitnet.is_some() { None } else { PackedScheme::from_config(&config_path, &value)? };
         let generation = generation_of_folder(folder, &config_path, &value)?;
         let source = Safetensors::open(folder, mode)?;
-        let tensors = TensorMap::new(&source, &config, Naming::HuggingFace, packed)?;
+        let tensors = match bitnet {
+            Some(scheme) => TensorMap::of_bitnet(&source, &config, scheme)?,
+            None => TensorMap::new(&source, &config, Naming::HuggingFace, packed)?,
+        };
         let container = Container::HuggingFace { source, config: value, packed };
         Ok(Self { path: folder.to_path_buf(), config, tensors, container, generation })
     }
@@ -187,9 +192,14 @@ impl Checkpoint {
     pub fn tokenizer(&self) -> Result<Tokenizer> {
         match &self.container {
             Container::HuggingFace { .. } => Tokenizer::from_folder(&self.path),
-            Container::Gguf(file) => Tokenizer::from_metadata(file.metadata())?
+            Container::Gguf(file) => Tokenizer::from_metadata(file.metadata(), self.default_pre())?
                 .ok_or_else(|| Error::malformed(&self.path, "key 'tokenizer.ggml.model'", "missing: no tokenizer")),
         }
+    }
+
+    /// How a GGUF file that does not say it cuts text. The published BitNet has LLaMA 3's vocabulary and does not say so.
+    fn default_pre(&self) -> Option<&'static str> {
+        (self.config.family == Family::BitNet).then_some("llama-bpe")
     }
 
     /// One line: "HF folder, LlamaForCausalLM, 16 layers, 1.24 B parameters, BF16, tied embeddings".
@@ -203,6 +213,7 @@ impl Checkpoint {
             Family::Qwen3 => "Qwen3",
             Family::HunyuanDense => "Hunyuan dense",
             Family::Gemma3 => "Gemma 3",
+            Family::BitNet => "BitNet",
         };
         let parameters = self.config.parameters() as f64;
         let parameters = match parameters {
@@ -219,10 +230,7 @@ impl Checkpoint {
     fn types(&self) -> String {
         let mut counts: Vec<(String, usize)> = Vec::new();
         for (_, stored) in self.tensors.iter().filter(|(role, _)| role.is_linear()) {
-            let name = match stored {
-                Stored::Plain { ty, .. } => ty.name().to_owned(),
-                Stored::Packed { layout, .. } => layout.format.to_string(),
-            };
+            let name = stored.type_name();
             match counts.iter_mut().find(|(known, _)| *known == name) {
                 Some((_, count)) => *count += 1,
                 None => counts.push((name, 1)),
@@ -234,14 +242,8 @@ impl Checkpoint {
 
     /// Memory the model takes with caches for `sequences` sequences of `context` positions.
     pub fn estimate(&self, context: usize, sequences: usize, kv: KvType) -> MemoryEstimate {
-        let bytes = |name: &str| self.source().find(name).map_or(0, |info| info.bytes as u64);
         let weights = self.tensors.iter().filter(|(role, _)| !(self.config.tied && *role == Role::Head));
-        let weights = weights
-            .map(|(_, stored)| match stored {
-                Stored::Plain { name, .. } => bytes(name),
-                Stored::Packed { codes, scales, .. } => bytes(codes) + bytes(scales),
-            })
-            .sum();
+        let weights = weights.map(|(_, stored)| stored.bytes(self.source())).sum();
         let kv_cache = KvCache::bytes_needed(&self.config, context, kv).saturating_mul(sequences as u64);
         MemoryEstimate { weights, kv_cache }
     }

@@ -6,7 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use sherry_kernels::format::{QuadOrder, ScaleGroup, TensorType, TernaryFormat, ggml};
+use sherry_kernels::format::i2_s::I2sWriter;
+use sherry_kernels::format::{QuadOrder, ScaleGroup, TensorType, TernaryFormat, ggml, random};
 use sherry_kernels::{Engine, Isa, Pool, Precision};
 
 use super::names::{Naming, Part, Role};
@@ -341,4 +342,176 @@ fn damaged_packed_tensors_are_named() {
     });
     refused("there twice", &|s| s.insert_f32(&format!("{down}.weight"), &[256, 512], &[0.0; 256 * 512]));
     assert!(case(&|s| s.remove(&up)).unwrap_err().contains(&up));
+}
+
+#[test]
+fn ternary_types_of_gguf_run_as_what_they_hold() {
+    use TensorType::{I2_S, PQ2_0, PTQ1_0, Q1_0, Q2_0, TQ1_0, TQ2_0};
+    let mut config = wide();
+    config.rope.layout = RopeLayout::Interleaved;
+    let dense = synthetic::source(&config, Naming::Gguf, 4);
+    for ty in [TQ1_0, TQ2_0, Q1_0, Q2_0, PQ2_0, PTQ1_0, I2_S] {
+        let (mut packed, mut rounded) = (dense.clone(), dense.clone());
+        for (seed, role) in Role::all(&config).filter(|role| role.is_linear()).enumerate() {
+            let (name, shape) = (role.name(config.family, Naming::Gguf).unwrap(), role.shape(&config));
+            let count = shape.iter().product();
+            let mut values = vec![0.0; count];
+            let bytes = if ty == I2_S {
+                let ternary: Vec<i8> = (0..count).map(|i| ((i * 7 + i / 5 + seed) % 3) as i8 - 1).collect();
+                let (mut writer, mut bytes, scale) = (I2sWriter::default(), Vec::new(), 0.031_234_567);
+                writer.push(&ternary, &mut bytes);
+                writer.finish(scale, &mut bytes);
+                values.iter_mut().zip(&ternary).for_each(|(value, t)| *value = f32::from(*t) * scale);
+                bytes
+            } else {
+                let bytes = random::blocks(ty, count, 0.03, seed as u64);
+                ggml::dequantize(ty, &bytes, &mut values);
+                bytes
+            };
+            rounded.insert_f32(&name, &shape, &values);
+            packed.insert(&name, ty, &shape, bytes.into());
+        }
+        let run = |source: &MemorySource| {
+            let tensors = TensorMap::new(source, &config, Naming::Gguf, None).unwrap();
+            let weights = Weights::load(source, &tensors, &config, &Pool::new(2), &NoProgress).unwrap();
+            let bytes = weights.layers.iter().map(|layer| layer.down.bytes()).sum::<usize>();
+            (logits(Model { config: config.clone(), weights }, &[1, 5, 9, 60], Precision::F32), bytes)
+        };
+        let ((found, bytes), (expected, dense_bytes)) = (run(&packed), run(&rounded));
+        assert!(bytes * 12 < dense_bytes, "{ty} runs from {bytes} bytes, floats are {dense_bytes}");
+        for (found, expected) in found.iter().zip(&expected) {
+            assert!((found - expected).abs() < 1e-3, "{ty}: {found} instead of {expected}");
+        }
+    }
+}
+
+/// A BitNet wide enough that packed rows do not end evenly, and its weights.
+fn bitnet() -> (ArchConfig, MemorySource) {
+    let mut config = tiny(Family::BitNet);
+    (config.hidden, config.ffn, config.head_dim, config.attn_scale) = (64, 104, 16, 0.25);
+    let source = synthetic::source(&config, Naming::HuggingFace, 9);
+    (config, source)
+}
+
+/// What transformers makes of a latent matrix: codes, and the mean magnitude.
+fn projected(source: &MemorySource, name: &str) -> (Vec<i8>, f32) {
+    let bytes = source.data(name).unwrap();
+    let weights: Vec<f32> = bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+    let mean = weights.iter().map(|w| f64::from(w.abs())).sum::<f64>() / weights.len() as f64;
+    let inverse = 1.0 / (mean as f32);
+    (weights.iter().map(|w| (w * inverse).round_ties_even().clamp(-1.0, 1.0) as i8).collect(), mean as f32)
+}
+
+#[test]
+fn bitnet_folders_of_every_kind_and_i2_s_are_one_model() {
+    let (config, latent) = bitnet();
+    let tokens = [1, 5, 9, 60, 2];
+    let run = |path: &Path| {
+        let model = open(path).unwrap().load(&Pool::new(2), &NoProgress).unwrap();
+        let expected = reference::logits(&model, &tokens);
+        (logits(model, &tokens, Precision::F32), expected.last().unwrap().clone())
+    };
+    let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+    let scheme = |class: &'static str, mode: &'static str| {
+        move |json: &mut Value| {
+            json["quantization_config"] =
+                json!({"quant_method": "bitnet", "linear_class": class, "quantization_mode": mode})
+        }
+    };
+    let online = folder(&config, &latent, scheme("autobitlinear", "online"));
+    let (expected, oracle) = run(online.path());
+    for (found, oracle) in expected.iter().zip(&oracle) {
+        assert!((f64::from(*found) - oracle).abs() < 1e-3, "{found} instead of {oracle}");
+    }
+    // A model of this class that says nothing was trained so.
+    assert_eq!(bits(&run(folder(&config, &latent, |_| {}).path()).0), bits(&expected));
+
+    let (mut multiply, mut floats, mut gguf) =
+        (latent.clone(), latent.clone(), synthetic::source(&config, Naming::Gguf, 9));
+    let mut divide = latent.clone();
+    for role in Role::all(&config).filter(|role| role.is_linear()) {
+        let [rows, cols] = role.shape(&config)[..] else { panic!("a matrix") };
+        let name = role.name(config.family, Naming::HuggingFace).unwrap();
+        let (codes, scale) = projected(&latent, &name);
+        let stored = rows.div_ceil(4);
+        let mut bytes = vec![0b0101_0101u8; stored * cols];
+        for (at, code) in codes.iter().enumerate() {
+            let (row, column) = (at / cols, at % cols);
+            let byte = &mut bytes[row % stored * cols + column];
+            let shift = row / stored * 2;
+            *byte = *byte & !(3 << shift) | ((code + 1) as u8) << shift;
+        }
+        for (source, scale) in [(&mut multiply, scale), (&mut divide, 1.0 / scale)] {
+            source.insert(&name, TensorType::U8, &[stored, cols], bytes.clone().into());
+            source.insert_f32(&format!("{name}_scale"), &[1], &[scale]);
+        }
+        let values: Vec<f32> = codes.iter().map(|code| f32::from(*code) * scale).collect();
+        floats.insert_f32(&name, &[rows, cols], &values);
+        let (mut writer, mut blocks) = (I2sWriter::default(), Vec::new());
+        writer.push(&codes, &mut blocks);
+        writer.finish(scale, &mut blocks);
+        gguf.insert(&role.name(config.family, Naming::Gguf).unwrap(), TensorType::I2_S, &[rows, cols], blocks.into());
+    }
+    for (source, class) in [(&multiply, "autobitlinear"), (&floats, "autobitlinear")] {
+        assert_eq!(bits(&run(folder(&config, source, scheme(class, "offline")).path()).0), bits(&expected), "{class}");
+    }
+    // The inverse of a scale is rounded once more.
+    let (found, _) = run(folder(&config, &divide, scheme("bitlinear", "offline")).path());
+    for (found, expected) in found.iter().zip(&expected) {
+        assert!((found - expected).abs() < 1e-4, "{found} instead of {expected}");
+    }
+    for arch in ["bitnet", "bitnet-b1.58", "bitnet-25"] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("model.gguf");
+        let mut metadata = config_gguf::write(&config);
+        metadata.iter_mut().for_each(|(key, _)| *key = key.replace("bitnet.", &format!("{arch}.")));
+        metadata[0].1 = crate::io::gguf::Value::String(arch.to_owned());
+        let mut writer = GgufWriter::create(&path, metadata, gguf.tensors().to_vec(), StqId::Id43).unwrap();
+        gguf.tensors().iter().for_each(|info| writer.write(&info.name, &gguf.data(&info.name).unwrap()).unwrap());
+        writer.finish().unwrap();
+        assert_eq!(bits(&run(&path).0), bits(&expected), "{arch}");
+    }
+}
+
+#[test]
+fn bitnet_weights_that_are_not_what_the_folder_says_are_refused() {
+    let (config, latent) = bitnet();
+    let offline = |json: &mut Value| {
+        json["quantization_config"] = json!({"quant_method": "bitnet", "linear_class": "autobitlinear"})
+    };
+    let gate = "model.layers.1.mlp.gate_proj.weight";
+    let message = refusal(folder(&config, &latent, offline).path());
+    assert!(message.contains("neither packed nor") && message.contains("online"), "{message}");
+    let packed = |codes: u8, scale: Option<&[f32]>, shape: &[usize]| {
+        let mut source = latent.clone();
+        for role in Role::all(&config).filter(|role| role.is_linear()) {
+            let [rows, cols] = role.shape(&config)[..] else { panic!("a matrix") };
+            let name = role.name(config.family, Naming::HuggingFace).unwrap();
+            source.insert(
+                &name,
+                TensorType::U8,
+                &[rows.div_ceil(4), cols],
+                vec![0b0101_0101; rows.div_ceil(4) * cols].into(),
+            );
+            source.insert_f32(&format!("{name}_scale"), &[1], &[0.5]);
+        }
+        source.insert(gate, TensorType::U8, shape, vec![codes; shape.iter().product()].into());
+        source.remove(&format!("{gate}_scale"));
+        if let Some(scale) = scale {
+            source.insert_f32(&format!("{gate}_scale"), &[scale.len()], scale);
+        }
+        refusal(folder(&config, &source, offline).path())
+    };
+    for (codes, scale, shape, part) in [
+        (0b0101_0111, Some(&[0.5][..]), &[26, 64][..], "illegal code"),
+        (0b0101_0101, None, &[26, 64], "missing, the scale"),
+        (0b0101_0101, Some(&[0.5, 0.5]), &[26, 64], "one floating-point number"),
+        (0b0101_0101, Some(&[0.0]), &[26, 64], "0 is not the scale"),
+        (0b0101_0101, Some(&[-1.0]), &[26, 64], "-1 is not the scale"),
+        (0b0101_0101, Some(&[f32::NAN]), &[26, 64], "NaN is not the scale"),
+        (0b0101_0101, Some(&[0.5]), &[104, 64], "expected shape [26, 64]"),
+    ] {
+        let message = packed(codes, scale, shape);
+        assert!(message.contains(gate) && message.contains(part), "{part}: {message}");
+    }
 }

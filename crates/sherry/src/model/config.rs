@@ -15,6 +15,8 @@ pub enum Family {
     HunyuanDense,
     /// Gemma 3, text only.
     Gemma3,
+    /// BitNet b1.58: ternary weights, norms inside the block before its two output projections.
+    BitNet,
 }
 
 /// Where the normalisation of query and key heads sits.
@@ -80,6 +82,8 @@ pub enum Activation {
     Silu,
     /// tanh approximation of GELU (Gemma).
     GeluTanh,
+    /// max(x, 0)^2 (BitNet).
+    ReluSquared,
 }
 
 /// Everything the decoder needs to know about a model.
@@ -109,6 +113,8 @@ pub struct ArchConfig {
     pub norm_plus_one: bool,
     /// Extra norms after attention and after the feed-forward (Gemma 3).
     pub post_norms: bool,
+    /// Norms of what goes into the output projections of attention and feed-forward (BitNet).
+    pub sub_norms: bool,
     /// Normalisation of query and key heads.
     pub qk_norm: Option<QkNorm>,
     /// Biases on q, k and v.
@@ -129,6 +135,8 @@ pub struct ArchConfig {
     pub window_pattern: usize,
     /// The head is the embedding.
     pub tied: bool,
+    /// Linear layers were trained on inputs rounded to int8 with one scale per token (BitNet), and get them so.
+    pub int8_per_token: bool,
 }
 
 impl ArchConfig {

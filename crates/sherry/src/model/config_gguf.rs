@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use sherry_kernels::Matrix;
+use sherry_kernels::format::TensorType;
 
 use super::config::window_pattern;
 use super::keys::check_metadata;
@@ -14,11 +15,14 @@ use crate::io::json::shown;
 use crate::{Error, Result};
 
 /// Architectures read and written, as `general.architecture` names them.
-const ARCHITECTURES: [(&str, Family); 4] = [
+const ARCHITECTURES: [(&str, Family); 7] = [
     ("llama", Family::Llama),
     ("qwen3", Family::Qwen3),
     ("hunyuan-dense", Family::HunyuanDense),
     ("gemma3", Family::Gemma3),
+    ("bitnet", Family::BitNet),
+    ("bitnet-b1.58", Family::BitNet),
+    ("bitnet-25", Family::BitNet),
 ];
 
 /// Base of the sliding-window layers of every Gemma 3; files need not say it.
@@ -75,13 +79,6 @@ pub fn parse(meta: &Metadata, tensors: &dyn TensorSource) -> Result<ArchConfig> 
     if let Some(n) = keys.find_usize("embedding_length_out")?.filter(|n| *n != hidden) {
         return Err(keys.unsupported("embedding_length_out", format!("{n} differs from embedding_length {hidden}")));
     }
-    if let Some(name) = meta.find_str(&format!("{arch}.hidden_activation"))? {
-        let known: &[&str] = if gemma { &["gelu_pytorch_tanh"] } else { &["silu", "swish"] };
-        if !known.contains(&name) {
-            let problem = format!("'{}' is not supported, only {}", shown(name), known.join(", "));
-            return Err(keys.unsupported("hidden_activation", problem));
-        }
-    }
     let vocab = match keys.find_usize("vocab_size")? {
         Some(vocab) => vocab,
         None => vocab_of_tensor(tensors)?,
@@ -100,8 +97,9 @@ pub fn parse(meta: &Metadata, tensors: &dyn TensorSource) -> Result<ArchConfig> 
         norm_eps: keys.f32("attention.layer_norm_rms_epsilon")?,
         norm_plus_one: false, // converters add the 1 to the stored weights
         post_norms: gemma,
+        sub_norms: family == Family::BitNet,
         qk_norm: match family {
-            Family::Llama => None,
+            Family::Llama | Family::BitNet => None,
             Family::HunyuanDense => has(Role::Layer(0, Part::QNorm)).then_some(QkNorm::AfterRope),
             Family::Qwen3 | Family::Gemma3 => Some(QkNorm::BeforeRope),
         },
@@ -121,12 +119,16 @@ pub fn parse(meta: &Metadata, tensors: &dyn TensorSource) -> Result<ArchConfig> 
                 _ => RopeLayout::Halves,
             },
         },
-        activation: if gemma { Activation::GeluTanh } else { Activation::Silu },
+        activation: activation(&keys, family, layers, hidden)?,
         embed_scale: if gemma { (hidden as f32).sqrt() } else { 1.0 },
         attn_scale: attn_scale(family, layers, hidden, heads, head_dim),
         window: window.map(|(window, _)| window),
         window_pattern: window.map_or(0, |(_, pattern)| pattern),
         tied: !has(Role::Head),
+        int8_per_token: family == Family::BitNet || {
+            let q = Role::Layer(0, Part::Q).name(family, Naming::Gguf).unwrap_or_default();
+            tensors.find(&q).is_some_and(|info| info.ty == TensorType::I2_S)
+        },
     };
     for (key, here) in [("attention.scale", config.attn_scale), ("embedding_scale", config.embed_scale)] {
         // 0 means "not set".
@@ -219,6 +221,34 @@ fn attn_scale(family: Family, layers: usize, hidden: usize, heads: usize, head_d
 pub fn query_scale(config: &ArchConfig) -> f32 {
     let derived = attn_scale(config.family, config.layers, config.hidden, config.heads, config.head_dim);
     if config.attn_scale == derived { 1.0 } else { config.attn_scale / derived }
+}
+
+/// The gate's non-linearity.
+fn activation(keys: &Keys<'_>, family: Family, layers: usize, hidden: usize) -> Result<Activation> {
+    const KEY: &str = "hidden_activation";
+    let known: &[(&str, Activation)] = match family {
+        Family::Gemma3 => &[("gelu_pytorch_tanh", Activation::GeluTanh)],
+        Family::BitNet => &[("relu2", Activation::ReluSquared), ("silu", Activation::Silu)],
+        _ => &[("silu", Activation::Silu), ("swish", Activation::Silu)],
+    };
+    let name = keys.meta.find_str(&format!("{}.{KEY}", keys.arch))?;
+    match (name, family) {
+        (Some(name), _) => known.iter().find(|(known, _)| *known == name).map(|(_, found)| *found).ok_or_else(|| {
+            let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
+            keys.unsupported(KEY, format!("'{}' is not supported, only {}", shown(name), names.join(", ")))
+        }),
+        (None, Family::BitNet) => match (keys.arch, layers, hidden) {
+            // Files made before there was this key; both meanings are in use, so only published models are taken for known.
+            ("bitnet-25", ..) | (_, 30, 2560) => Ok(Activation::ReluSquared),
+            (_, 24, 1536 | 2048) | (_, 26, 3200) => Ok(Activation::Silu),
+            _ => {
+                let problem = "missing, and some models of this architecture use 'relu2', others 'silu'; a newer conversion of \
+                               the model says which";
+                Err(keys.unsupported(KEY, problem))
+            }
+        },
+        (None, _) => Ok(known[0].1),
+    }
 }
 
 /// Base of the rotation. Files of Hunyuan hold either the base that its `alpha` leads to, or both numbers.
@@ -342,6 +372,10 @@ pub fn write(config: &ArchConfig) -> Vec<(String, Value)> {
         put("rope.scaling.type", Value::String("linear".to_owned()));
         put("rope.scaling.factor", Value::F32(factor));
     }
+    if family == Family::BitNet {
+        let name = if config.activation == Activation::ReluSquared { "relu2" } else { "silu" };
+        put("hidden_activation", Value::String(name.to_owned()));
+    }
     // Without windows a file says nothing: 0 and 1 mean different things to different readers.
     if let (Family::Gemma3, Some(window)) = (family, config.window) {
         put("attention.sliding_window", number(window));
@@ -379,7 +413,7 @@ mod tests {
 
     #[test]
     fn every_family_survives_writing_and_reading() {
-        for family in [Family::Llama, Family::Qwen3, Family::HunyuanDense, Family::Gemma3] {
+        for family in [Family::Llama, Family::Qwen3, Family::HunyuanDense, Family::Gemma3, Family::BitNet] {
             let mut config = gguf_like(family);
             assert_eq!(read(&config, write(&config)).unwrap(), config);
             config.rope.scaling = RopeScaling::Linear { factor: 8.0 };
@@ -388,6 +422,35 @@ mod tests {
             config.tied = !config.tied;
             assert_eq!(read(&config, write(&config)).unwrap(), config);
         }
+    }
+
+    #[test]
+    fn bitnet_files_say_or_imply_their_activation() {
+        let mut config = gguf_like(Family::BitNet);
+        let with = |config: &ArchConfig, arch: &str, activation: Option<&str>| {
+            let mut entries = write(config);
+            entries.retain(|(key, _)| !key.ends_with("hidden_activation"));
+            entries.iter_mut().for_each(|(key, _)| *key = key.replace("bitnet.", &format!("{arch}.")));
+            entries[0].1 = Value::String(arch.to_owned());
+            let key = format!("{arch}.hidden_activation");
+            entries.extend(activation.map(|name| (key, Value::String(name.to_owned()))));
+            read(config, entries)
+        };
+        for arch in ["bitnet", "bitnet-b1.58", "bitnet-25"] {
+            for (name, activation) in [("relu2", Activation::ReluSquared), ("silu", Activation::Silu)] {
+                assert_eq!(with(&config, arch, Some(name)).unwrap().activation, activation);
+            }
+            let message = with(&config, arch, Some("gelu")).unwrap_err().to_string();
+            assert!(message.contains(&format!("'{arch}.hidden_activation'")) && message.contains("relu2, silu"));
+        }
+        assert_eq!(with(&config, "bitnet-25", None).unwrap().activation, Activation::ReluSquared);
+        for arch in ["bitnet", "bitnet-b1.58"] {
+            let message = with(&config, arch, None).unwrap_err().to_string();
+            assert!(message.contains(&format!("'{arch}.hidden_activation': missing")), "{message}");
+        }
+        // The published shapes, as narrow as they can be here.
+        (config.layers, config.hidden) = (24, 1536);
+        assert_eq!(with(&config, "bitnet", None).unwrap().activation, Activation::Silu);
     }
 
     #[test]

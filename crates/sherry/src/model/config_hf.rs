@@ -13,13 +13,18 @@ use crate::io::json::Fields;
 use crate::{Error, Result};
 
 /// Architectures read, as `config.json` names them.
-const ARCHITECTURES: [(&str, Family); 5] = [
+const ARCHITECTURES: [(&str, Family); 7] = [
     ("LlamaForCausalLM", Family::Llama),
     ("Qwen3ForCausalLM", Family::Qwen3),
     ("HunYuanDenseV1ForCausalLM", Family::HunyuanDense),
     ("Gemma3ForCausalLM", Family::Gemma3),
     ("Gemma3ForConditionalGeneration", Family::Gemma3),
+    ("BitNetForCausalLM", Family::BitNet),
+    (FIRST_BITNET, Family::BitNet),
 ];
+
+/// The class of the first BitNet models (1bitLLM): a LLaMA with two norms more, whose defaults it has.
+pub(super) const FIRST_BITNET: &str = "BitnetForCausalLM";
 
 /// The configuration that the parsed `config.json` at `path` describes.
 ///
@@ -28,7 +33,7 @@ const ARCHITECTURES: [(&str, Family); 5] = [
 /// [`Error::Malformed`] for missing, mistyped or absurd fields.
 pub fn parse(path: &Path, value: &Value) -> Result<ArchConfig> {
     let fields = Fields::new(path, value)?;
-    let family = family(&fields)?;
+    let (class, family) = family(&fields)?;
     // Multi-modal checkpoints keep the language model's fields one level down.
     let outer = fields;
     let text = outer.opt_fields("text_config")?;
@@ -36,7 +41,7 @@ pub fn parse(path: &Path, value: &Value) -> Result<ArchConfig> {
     check_fields(fields, HF_FIXED)?;
     let mut config = match family {
         Family::Gemma3 => gemma3(fields)?,
-        _ => llama_like(fields, family)?,
+        _ => llama_like(fields, family, class)?,
     };
     if let (Some(_), Some(tied)) = (&text, outer.opt_bool("tie_word_embeddings")?) {
         if fields.opt_bool("tie_word_embeddings")?.is_some_and(|inner| inner != tied) {
@@ -44,11 +49,15 @@ pub fn parse(path: &Path, value: &Value) -> Result<ArchConfig> {
         }
         config.tied = tied;
     }
+    if let Some(quantization) = outer.opt_fields("quantization_config")? {
+        config.int8_per_token |= quantization.opt_str("quant_method")? == Some("bitnet");
+    }
     config.validate(path)?;
     Ok(config)
 }
 
-fn family(fields: &Fields<'_>) -> Result<Family> {
+/// The first of the architectures, as `config.json` and as this program calls it.
+fn family(fields: &Fields<'_>) -> Result<(&'static str, Family)> {
     let known = || ARCHITECTURES.map(|(name, _)| name).join(", ");
     let names = fields.opt_array("architectures")?.unwrap_or_default();
     let Some(first) = names.first() else {
@@ -57,14 +66,15 @@ fn family(fields: &Fields<'_>) -> Result<Family> {
     let Some(name) = first.as_str() else {
         return Err(fields.error("architectures", "expected a list of strings"));
     };
-    ARCHITECTURES.into_iter().find(|(known, _)| *known == name).map(|(_, family)| family).ok_or_else(|| {
+    ARCHITECTURES.into_iter().find(|(known, _)| *known == name).ok_or_else(|| {
         let name = crate::io::json::shown(name);
         Error::unsupported(fields.path(), format!("architecture '{name}' is not supported; known are {}", known()))
     })
 }
 
-/// LLaMA, Qwen3 and Hunyuan: the same block but for the norms of query and key heads.
-fn llama_like(fields: &Fields<'_>, family: Family) -> Result<ArchConfig> {
+/// LLaMA, Qwen3, Hunyuan and BitNet: the same block but for some norms and the activation.
+fn llama_like(fields: &Fields<'_>, family: Family, class: &str) -> Result<ArchConfig> {
+    let bitnet = family == Family::BitNet && class != FIRST_BITNET;
     let hidden = fields.usize("hidden_size")?;
     let heads = fields.usize("num_attention_heads")?;
     let head_dim = match fields.opt_usize("head_dim")? {
@@ -75,13 +85,24 @@ fn llama_like(fields: &Fields<'_>, family: Family) -> Result<ArchConfig> {
             _ => divided(fields, hidden, heads)?,
         },
     };
-    activation(fields, "hidden_act", &["silu", "swish"])?;
+    let relu2 = match fields.opt_str("hidden_act")? {
+        Some("relu2") => family == Family::BitNet,
+        None => bitnet,
+        _ => false,
+    };
+    if !relu2 {
+        activation(
+            fields,
+            "hidden_act",
+            if family == Family::BitNet { &["silu", "relu2"] } else { &["silu", "swish"] },
+        )?;
+    }
     let layers = fields.usize("num_hidden_layers")?;
     if family == Family::Qwen3 {
         refuse_windows(fields, layers)?;
     }
     let bias = fields.opt_bool("attention_bias")?.unwrap_or(false);
-    let mut rope = rope(fields, Some("full_attention"), 10_000.0)?;
+    let mut rope = rope(fields, Some("full_attention"), if bitnet { 500_000.0 } else { 10_000.0 })?;
     if let Some(alpha) = rope.alpha.filter(|_| family == Family::HunyuanDense) {
         // HunYuanDenseV1RotaryEmbedding: the "dynamic" scaling of this family is a fixed change of base.
         let d = head_dim as f64;
@@ -99,6 +120,7 @@ fn llama_like(fields: &Fields<'_>, family: Family) -> Result<ArchConfig> {
         kv_heads: fields.opt_usize("num_key_value_heads")?.unwrap_or(match family {
             // Absent means transformers' default; null as many as query heads.
             Family::Qwen3 if !fields.entries().any(|(name, _)| name == "num_key_value_heads") => 32,
+            Family::BitNet if bitnet && !fields.entries().any(|(name, _)| name == "num_key_value_heads") => 5,
             _ => heads,
         }),
         head_dim,
@@ -108,10 +130,12 @@ fn llama_like(fields: &Fields<'_>, family: Family) -> Result<ArchConfig> {
         }),
         norm_eps: fields.opt_f32("rms_norm_eps")?.unwrap_or(match family {
             Family::HunyuanDense => 1e-5,
+            Family::BitNet if bitnet => 1e-5,
             _ => 1e-6,
         }),
         norm_plus_one: false,
         post_norms: false,
+        sub_norms: family == Family::BitNet,
         qk_norm: match family {
             Family::Qwen3 => Some(QkNorm::BeforeRope),
             Family::HunyuanDense if fields.opt_bool("use_qk_norm")?.unwrap_or(true) => Some(QkNorm::AfterRope),
@@ -120,12 +144,13 @@ fn llama_like(fields: &Fields<'_>, family: Family) -> Result<ArchConfig> {
         qkv_bias: bias,
         o_bias: bias,
         rope: Rope { theta: rope.theta, local_theta: None, scaling: rope.scaling, layout: RopeLayout::Halves },
-        activation: Activation::Silu,
+        activation: if relu2 { Activation::ReluSquared } else { Activation::Silu },
         embed_scale: 1.0,
         attn_scale: 1.0 / (head_dim as f32).sqrt(),
         window: None,
         window_pattern: 0,
         tied: fields.opt_bool("tie_word_embeddings")?.unwrap_or(false),
+        int8_per_token: family == Family::BitNet,
     })
 }
 
@@ -172,6 +197,7 @@ fn gemma3(fields: &Fields<'_>) -> Result<ArchConfig> {
         norm_eps: fields.opt_f32("rms_norm_eps")?.unwrap_or(1e-6),
         norm_plus_one: true,
         post_norms: true,
+        sub_norms: false,
         qk_norm: Some(QkNorm::BeforeRope),
         qkv_bias: false,
         o_bias: false,
@@ -187,6 +213,7 @@ fn gemma3(fields: &Fields<'_>) -> Result<ArchConfig> {
         window: window.map(|(window, _)| window),
         window_pattern: window.map_or(0, |(_, pattern)| pattern),
         tied: fields.opt_bool("tie_word_embeddings")?.unwrap_or(true),
+        int8_per_token: false,
     })
 }
 
@@ -347,6 +374,7 @@ pub fn write(config: &ArchConfig) -> Option<Value> {
         Family::Qwen3 => ("Qwen3ForCausalLM", "qwen3"),
         Family::HunyuanDense => ("HunYuanDenseV1ForCausalLM", "hunyuan_v1_dense"),
         Family::Gemma3 => ("Gemma3ForCausalLM", "gemma3_text"),
+        Family::BitNet => ("BitNetForCausalLM", "bitnet"),
     };
     let mut map = Map::new();
     let mut put = |name: &str, value: Value| {
@@ -396,6 +424,9 @@ pub fn write(config: &ArchConfig) -> Option<Value> {
         Family::HunyuanDense => {
             put("hidden_act", json!("silu"));
             put("use_qk_norm", json!(config.qk_norm.is_some()));
+        }
+        Family::BitNet => {
+            put("hidden_act", json!(if config.activation == Activation::ReluSquared { "relu2" } else { "silu" }));
         }
         Family::Llama | Family::Qwen3 => put("hidden_act", json!("silu")),
     }
@@ -451,7 +482,7 @@ mod tests {
 
     #[test]
     fn every_family_survives_writing_and_reading() {
-        for family in [Family::Llama, Family::Qwen3, Family::HunyuanDense, Family::Gemma3] {
+        for family in [Family::Llama, Family::Qwen3, Family::HunyuanDense, Family::Gemma3, Family::BitNet] {
             let mut config = tiny(family);
             if family == Family::Gemma3 {
                 config.attn_scale = 1.0 / 168f32.sqrt();

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sherry_kernels::{AttentionShape, Engine, Matrix, Pool, Product};
+use sherry_kernels::{AttentionShape, Engine, Matrix, Pool, Precision, Product};
 
 use super::rope::{Frequencies, rotate};
 use super::weights::{Layer, Weights};
@@ -187,8 +187,11 @@ struct Buffers {
 }
 
 impl Decoder {
-    /// A decoder of `model` on `engine`.
-    pub fn new(model: Arc<Model>, engine: Engine) -> Self {
+    /// A decoder of `model` on `engine`. Where the engine rounds activations, it does so as the model was trained.
+    pub fn new(model: Arc<Model>, mut engine: Engine) -> Self {
+        if model.config.int8_per_token && engine.precision() == Precision::Int8 {
+            engine.set_precision(Precision::Int8PerToken);
+        }
         let frequencies = Frequencies::new(&model.config);
         Self { model, engine, frequencies, buffers: Buffers::default(), head: HeadState::default() }
     }
@@ -388,6 +391,7 @@ impl Decoder {
             pool.head(steps[step].cache, index, head, first..position + 1)
         };
         self.engine.attention(shape, q, kv, attended);
+        let attended = sub_norm(&self.engine, config, attended, layer.attn_sub_norm.as_deref(), &mut b.normed);
         show(tap, index, TapPoint::O, attended);
 
         let delta = sized(&mut b.delta, tokens * config.hidden);
@@ -419,8 +423,14 @@ impl Decoder {
             match config.activation {
                 Activation::Silu => engine.silu_mul(gate, up),
                 Activation::GeluTanh => engine.gelu_mul(gate, up),
+                Activation::ReluSquared => {
+                    // Written so that what is not a number stays that.
+                    let positive = |x: f32| if x < 0.0 { 0.0 } else { x };
+                    gate.iter_mut().zip(up).for_each(|(gate, up)| *gate = positive(*gate) * positive(*gate) * up);
+                }
             }
         });
+        let gate = sub_norm(&self.engine, config, gate, layer.ffn_sub_norm.as_deref(), &mut b.normed);
         show(tap, index, TapPoint::Down, gate);
         let delta = sized(&mut b.delta, tokens * config.hidden);
         self.engine.matmul(gate, tokens, &mut [Product { w: &layer.down, y: &mut *delta }]);
@@ -528,12 +538,26 @@ fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
     &mut buffer[..len]
 }
 
-/// RMSNorm of each row of `x` into `out` (rows x hidden; `x` may be longer).
+/// RMSNorm of each row of `x` into `out`, rows as wide as `weight` (`x` may be longer).
 fn norm(engine: &Engine, config: &ArchConfig, x: &[f32], weight: &[f32], out: &mut [f32]) {
-    let (hidden, plus) = (config.hidden, plus(config));
-    engine.pool().for_chunks(out, hidden, |row, out| {
-        engine.rms_norm(&x[row * hidden..(row + 1) * hidden], weight, config.norm_eps, plus, out);
+    let (width, plus) = (weight.len(), plus(config));
+    engine.pool().for_chunks(out, width, |row, out| {
+        engine.rms_norm(&x[row * width..(row + 1) * width], weight, config.norm_eps, plus, out);
     });
+}
+
+/// What goes into an output projection: `rows`, normalised into `scratch` where there is a norm for it.
+fn sub_norm<'a>(
+    engine: &Engine,
+    config: &ArchConfig,
+    rows: &'a [f32],
+    weight: Option<&[f32]>,
+    scratch: &'a mut Vec<f32>,
+) -> &'a [f32] {
+    let Some(weight) = weight else { return rows };
+    let normed = sized(scratch, rows.len());
+    norm(engine, config, rows, weight, normed);
+    normed
 }
 
 /// RMSNorm of each head in place, through a copy on the stack: heads have at most 4096 components.

@@ -265,7 +265,7 @@ mod tests {
     #[test]
     fn fields_of_a_folder_that_would_change_numbers_are_refused_by_name() {
         let path = Path::new("config.json");
-        for family in [Family::Llama, Family::Qwen3, Family::HunyuanDense, Family::Gemma3] {
+        for family in [Family::Llama, Family::Qwen3, Family::HunyuanDense, Family::Gemma3, Family::BitNet] {
             let config = tiny(family);
             let plain = config_hf::write(&config).unwrap();
             let top = HF_FIXED.iter().map(|entry| ("", entry));
@@ -309,7 +309,7 @@ mod tests {
 
     #[test]
     fn keys_of_a_gguf_file_that_would_change_numbers_or_are_not_known_are_refused_by_name() {
-        for family in [Family::Llama, Family::Qwen3, Family::HunyuanDense, Family::Gemma3] {
+        for family in [Family::Llama, Family::Qwen3, Family::HunyuanDense, Family::Gemma3, Family::BitNet] {
             let config = synthetic::gguf_like(family);
             let entries = config_gguf::write(&config);
             let Value::String(arch) = &entries[0].1 else { panic!("the architecture comes first") };

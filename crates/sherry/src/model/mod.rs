@@ -1,5 +1,6 @@
 //! The decoder: configuration, weights, forward pass.
 
+pub mod bitnet;
 mod checkpoint;
 mod companions;
 mod config;

@@ -32,11 +32,15 @@ pub enum Part {
     OBias,
     QNorm,
     KNorm,
+    /// Norm of what goes into the output projection of attention (BitNet).
+    AttnSubNorm,
     /// Norm of the attention output before it joins the residual stream (Gemma 3).
     PostAttnNorm,
     FfnNorm,
     Gate,
     Up,
+    /// Norm of what goes into the output projection of the feed-forward (BitNet).
+    FfnSubNorm,
     Down,
     /// Norm of the feed-forward output before it joins the residual stream (Gemma 3).
     PostFfnNorm,
@@ -44,7 +48,7 @@ pub enum Part {
 
 impl Part {
     /// Every part, in the order files list them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::AttnNorm,
         Self::Q,
         Self::K,
@@ -56,10 +60,12 @@ impl Part {
         Self::OBias,
         Self::QNorm,
         Self::KNorm,
+        Self::AttnSubNorm,
         Self::PostAttnNorm,
         Self::FfnNorm,
         Self::Gate,
         Self::Up,
+        Self::FfnSubNorm,
         Self::Down,
         Self::PostFfnNorm,
     ];
@@ -76,6 +82,7 @@ impl Part {
             Self::OBias => config.o_bias,
             Self::QNorm | Self::KNorm => config.qk_norm.is_some(),
             Self::PostAttnNorm | Self::PostFfnNorm => config.post_norms,
+            Self::AttnSubNorm | Self::FfnSubNorm => config.sub_norms,
             _ => true,
         }
     }
@@ -93,7 +100,10 @@ impl Part {
             Self::KBias => "self_attn.k_proj.bias",
             Self::VBias => "self_attn.v_proj.bias",
             Self::OBias => "self_attn.o_proj.bias",
-            Self::QNorm | Self::KNorm if family == Family::Llama => return None,
+            Self::QNorm | Self::KNorm if matches!(family, Family::Llama | Family::BitNet) => return None,
+            Self::AttnSubNorm if family == Family::BitNet => "self_attn.attn_sub_norm.weight",
+            Self::FfnSubNorm if family == Family::BitNet => "mlp.ffn_sub_norm.weight",
+            Self::AttnSubNorm | Self::FfnSubNorm => return None,
             Self::QNorm if family == Family::HunyuanDense => "self_attn.query_layernorm.weight",
             Self::KNorm if family == Family::HunyuanDense => "self_attn.key_layernorm.weight",
             Self::QNorm => "self_attn.q_norm.weight",
@@ -111,6 +121,15 @@ impl Part {
         })
     }
 
+    /// A second name inside a Hugging Face block: that of the first BitNet models (1bitLLM).
+    fn other_hf(self, family: Family) -> Option<&'static str> {
+        match self {
+            Self::AttnSubNorm if family == Family::BitNet => Some("self_attn.inner_attn_ln.weight"),
+            Self::FfnSubNorm if family == Family::BitNet => Some("mlp.ffn_layernorm.weight"),
+            _ => None,
+        }
+    }
+
     /// Name inside a GGUF block, `None` where the family has no such tensor.
     fn gguf(self, family: Family) -> Option<&'static str> {
         let gemma = family == Family::Gemma3;
@@ -124,7 +143,10 @@ impl Part {
             Self::KBias => "attn_k.bias",
             Self::VBias => "attn_v.bias",
             Self::OBias => "attn_output.bias",
-            Self::QNorm | Self::KNorm if family == Family::Llama => return None,
+            Self::QNorm | Self::KNorm if matches!(family, Family::Llama | Family::BitNet) => return None,
+            Self::AttnSubNorm if family == Family::BitNet => "attn_sub_norm.weight",
+            Self::FfnSubNorm if family == Family::BitNet => "ffn_sub_norm.weight",
+            Self::AttnSubNorm | Self::FfnSubNorm => return None,
             Self::QNorm => "attn_q_norm.weight",
             Self::KNorm => "attn_k_norm.weight",
             Self::PostAttnNorm if gemma => "post_attention_norm.weight",
@@ -175,7 +197,14 @@ impl Role {
             Self::OutputNorm => true,
             Self::Layer(_, part) => matches!(
                 part,
-                Part::AttnNorm | Part::QNorm | Part::KNorm | Part::PostAttnNorm | Part::FfnNorm | Part::PostFfnNorm
+                Part::AttnNorm
+                    | Part::QNorm
+                    | Part::KNorm
+                    | Part::AttnSubNorm
+                    | Part::PostAttnNorm
+                    | Part::FfnNorm
+                    | Part::FfnSubNorm
+                    | Part::PostFfnNorm
             ),
             _ => false,
         }
@@ -198,6 +227,8 @@ impl Role {
                 Part::QNorm | Part::KNorm => vec![config.head_dim],
                 Part::Gate | Part::Up => vec![config.ffn, hidden],
                 Part::Down => vec![hidden, config.ffn],
+                Part::AttnSubNorm => vec![q],
+                Part::FfnSubNorm => vec![config.ffn],
                 Part::AttnNorm | Part::PostAttnNorm | Part::FfnNorm | Part::PostFfnNorm => vec![hidden],
             },
         }
@@ -241,7 +272,11 @@ impl Role {
                 match rest {
                     "embed_tokens.weight" => Some(Self::Embed),
                     "norm.weight" => Some(Self::OutputNorm),
-                    _ => Self::parse_layer(rest.strip_prefix("layers.")?, |part| part.hf(family)),
+                    _ => {
+                        let rest = rest.strip_prefix("layers.")?;
+                        let other = || Self::parse_layer(rest, |part| part.other_hf(family));
+                        Self::parse_layer(rest, |part| part.hf(family)).or_else(other)
+                    }
                 }
             }
             Naming::Gguf => match name {
@@ -271,7 +306,7 @@ mod tests {
     use super::*;
     use crate::model::synthetic::tiny;
 
-    const FAMILIES: [Family; 4] = [Family::Llama, Family::Qwen3, Family::HunyuanDense, Family::Gemma3];
+    const FAMILIES: [Family; 5] = [Family::Llama, Family::Qwen3, Family::HunyuanDense, Family::Gemma3, Family::BitNet];
 
     #[test]
     fn every_name_parses_back_to_its_role() {
@@ -317,6 +352,10 @@ mod tests {
             Some(Role::Layer(7, Part::Up))
         );
         assert_eq!(parse("model.language_model.embed_tokens.weight", Family::Gemma3), Some(Role::Embed));
+        let sub_norm = Some(Role::Layer(1, Part::AttnSubNorm));
+        for name in ["model.layers.1.self_attn.attn_sub_norm.weight", "model.layers.1.self_attn.inner_attn_ln.weight"] {
+            assert_eq!((parse(name, Family::BitNet), parse(name, Family::Llama)), (sub_norm, None), "{name}");
+        }
         for name in ["model.layers.01.mlp.up_proj.weight", "model.layers.+1.mlp.up_proj.weight", "model.layers..x"] {
             assert_eq!(parse(name, Family::Llama), None, "{name}");
         }

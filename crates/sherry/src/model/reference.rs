@@ -70,6 +70,9 @@ pub fn logits(model: &Model, tokens: &[u32]) -> Vec<Vec<f64>> {
                     attended.push(sum / total);
                 }
             }
+            if let Some(weight) = &layer.attn_sub_norm {
+                attended = rms_norm(config, &attended, weight);
+            }
             let mut out = linear(&layer.o, layer.o_bias.as_deref(), &attended);
             if let Some(weight) = &layer.post_attn_norm {
                 out = rms_norm(config, &out, weight);
@@ -82,7 +85,10 @@ pub fn logits(model: &Model, tokens: &[u32]) -> Vec<Vec<f64>> {
             let h = rms_norm(config, x, &layer.ffn_norm);
             let gate = linear(&layer.gate, None, &h);
             let up = linear(&layer.up, None, &h);
-            let inner: Vec<f64> = gate.iter().zip(&up).map(|(g, u)| activate(config.activation, *g) * u).collect();
+            let mut inner: Vec<f64> = gate.iter().zip(&up).map(|(g, u)| activate(config.activation, *g) * u).collect();
+            if let Some(weight) = &layer.ffn_sub_norm {
+                inner = rms_norm(config, &inner, weight);
+            }
             let mut out = linear(&layer.down, None, &inner);
             if let Some(weight) = &layer.post_ffn_norm {
                 out = rms_norm(config, &out, weight);
@@ -136,6 +142,7 @@ fn activate(activation: Activation, x: f64) -> f64 {
         Activation::GeluTanh => {
             0.5 * x * (1.0 + (std::f64::consts::FRAC_2_PI.sqrt() * (x + 0.044715 * x * x * x)).tanh())
         }
+        Activation::ReluSquared => x.max(0.0) * x.max(0.0),
     }
 }
 

@@ -12,7 +12,7 @@ use crate::io::{TensorInfo, TensorSource};
 use crate::{Error, NoProgress, Result};
 
 /// Tensors in memory.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct MemorySource {
     path: PathBuf,
     tensors: Vec<TensorInfo>,
@@ -72,6 +72,7 @@ impl TensorSource for MemorySource {
 /// prompt.
 pub fn tiny(family: Family) -> ArchConfig {
     let gemma = family == Family::Gemma3;
+    let bitnet = family == Family::BitNet;
     ArchConfig {
         family,
         vocab: 61,
@@ -85,8 +86,9 @@ pub fn tiny(family: Family) -> ArchConfig {
         norm_eps: 1e-5,
         norm_plus_one: gemma,
         post_norms: gemma,
+        sub_norms: bitnet,
         qk_norm: match family {
-            Family::Llama => None,
+            Family::Llama | Family::BitNet => None,
             Family::Qwen3 | Family::Gemma3 => Some(QkNorm::BeforeRope),
             Family::HunyuanDense => Some(QkNorm::AfterRope),
         },
@@ -98,12 +100,17 @@ pub fn tiny(family: Family) -> ArchConfig {
             scaling: RopeScaling::None,
             layout: RopeLayout::Halves,
         },
-        activation: if gemma { Activation::GeluTanh } else { Activation::Silu },
+        activation: match family {
+            Family::Gemma3 => Activation::GeluTanh,
+            Family::BitNet => Activation::ReluSquared,
+            _ => Activation::Silu,
+        },
         embed_scale: if gemma { 32f32.sqrt() } else { 1.0 },
         attn_scale: if gemma { 0.3 } else { 1.0 / if family == Family::Llama { 8f32 } else { 16f32 }.sqrt() },
         window: gemma.then_some(5),
         window_pattern: if gemma { 3 } else { 0 },
         tied: family != Family::Llama,
+        int8_per_token: bitnet,
     }
 }
 

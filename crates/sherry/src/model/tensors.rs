@@ -4,8 +4,9 @@ use std::collections::HashMap;
 
 use sherry_kernels::format::{PackedLayout, TensorType};
 
-use super::ArchConfig;
+use super::bitnet::{BitNetScheme, BitNetWeights};
 use super::names::{HF_PREFIXES, Naming, Role};
+use super::{ArchConfig, Family};
 use crate::io::json::shown;
 use crate::io::native::{self, PackedScheme, scales_name};
 use crate::io::{TensorInfo, TensorSource};
@@ -32,14 +33,38 @@ pub enum Stored {
         /// Shape and packing.
         layout: PackedLayout,
     },
+    /// A linear layer of a BitNet folder.
+    BitNet {
+        /// The name of the tensor.
+        name: String,
+        /// Its type.
+        ty: TensorType,
+        /// What it holds.
+        weights: BitNetWeights,
+    },
 }
 
 impl Stored {
     /// The name of the weight, for messages.
     pub fn name(&self) -> &str {
         match self {
-            Self::Plain { name, .. } | Self::Packed { name, .. } => name,
+            Self::Plain { name, .. } | Self::Packed { name, .. } | Self::BitNet { name, .. } => name,
         }
+    }
+
+    /// The names of the tensors it is made of.
+    pub fn tensors(&self) -> Vec<&str> {
+        match self {
+            Self::Plain { name, .. } => vec![name],
+            Self::Packed { codes, scales, .. } => vec![codes, scales],
+            Self::BitNet { name, weights: BitNetWeights::Packed { scale, .. }, .. } => vec![name, scale],
+            Self::BitNet { name, .. } => vec![name],
+        }
+    }
+
+    /// Bytes of its tensors in `source`.
+    pub fn bytes(&self, source: &dyn TensorSource) -> u64 {
+        self.tensors().into_iter().filter_map(|name| source.find(name)).map(|info| info.bytes as u64).sum()
     }
 
     /// The type as users know it: "Q8_0", "sherry-1.25".
@@ -47,8 +72,22 @@ impl Stored {
         match self {
             Self::Plain { ty, .. } => ty.to_string(),
             Self::Packed { layout, .. } => layout.format.to_string(),
+            Self::BitNet { ty, weights, .. } => match weights {
+                BitNetWeights::Packed { .. } => "BitNet".to_owned(),
+                BitNetWeights::Latent => format!("{ty}, latent"),
+                BitNetWeights::Ternary => format!("{ty}, ternary"),
+            },
         }
     }
+}
+
+/// How linear layers are packed.
+#[derive(Clone, Copy)]
+enum Packing {
+    /// Each tensor says it by its type.
+    None,
+    Native(PackedScheme),
+    BitNet(BitNetScheme),
 }
 
 /// The tensors of a checkpoint by role.
@@ -74,6 +113,27 @@ impl TensorMap {
         naming: Naming,
         packed: Option<PackedScheme>,
     ) -> Result<Self> {
+        Self::build(source, config, naming, packed.map_or(Packing::None, Packing::Native))
+    }
+
+    /// [`new`](Self::new) for a BitNet folder.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn of_bitnet(source: &dyn TensorSource, config: &ArchConfig, scheme: BitNetScheme) -> Result<Self> {
+        Self::build(source, config, Naming::HuggingFace, Packing::BitNet(scheme))
+    }
+
+    fn build(source: &dyn TensorSource, config: &ArchConfig, naming: Naming, packing: Packing) -> Result<Self> {
+        let (packed, bitnet) = match packing {
+            // Float weights of a GGUF file of this family are ternary, or not understood.
+            Packing::None if naming == Naming::Gguf && config.family == Family::BitNet => {
+                (None, Some(BitNetScheme { latent: false, inverse: false }))
+            }
+            Packing::None => (None, None),
+            Packing::Native(scheme) => (Some(scheme), None),
+            Packing::BitNet(scheme) => (None, Some(scheme)),
+        };
         let mut map = Self { naming, config: config.clone(), stored: HashMap::new() };
         for (name, dtype) in source.unreadable() {
             if is_of_text_model(name, naming) && !repeats_configuration(name) {
@@ -86,14 +146,15 @@ impl TensorMap {
             }
         }
         for info in source.tensors() {
-            let native = naming == Naming::HuggingFace && info.ty == TensorType::U8;
+            let native = naming == Naming::HuggingFace && info.ty == TensorType::U8 && bitnet.is_none();
             let blocks = if native { native::parse_blocks_name(&info.name) } else { None };
             let (name, is_packed) = match (info.name.strip_suffix(".codes"), blocks) {
                 (Some(base), _) if packed.is_some() => (format!("{base}.weight"), true),
                 (_, Some((base, _))) => (format!("{base}.weight"), false),
                 _ => (info.name.clone(), false),
             };
-            let scales = packed.is_some() && info.name.ends_with(".scales");
+            let scales = packed.is_some() && info.name.ends_with(".scales")
+                || naming == Naming::HuggingFace && bitnet.is_some() && info.name.ends_with(".weight_scale");
             let Some(role) = Role::parse(&name, config.family, naming) else {
                 if is_of_text_model(&info.name, naming) && !repeats_configuration(&info.name) && !scales {
                     let problem = "the models of this family have no such tensor, and without it this one would compute \
@@ -107,8 +168,13 @@ impl TensorMap {
                 continue; // part of the configuration, see config_gguf
             }
             map.refuse_unexpected(source, role, info)?;
-            let stored = match packed {
-                Some(scheme) if is_packed => packed_tensor(source, role, config, info, name, scheme)?,
+            let stored = match (bitnet, packed) {
+                (Some(scheme), _) if role.is_linear() && (naming == Naming::HuggingFace || info.ty.is_float()) => {
+                    let shape = role.shape(config);
+                    let weights = scheme.weights(source, info, shape[0], shape[1])?;
+                    Stored::BitNet { name: info.name.clone(), ty: info.ty, weights }
+                }
+                (_, Some(scheme)) if is_packed => packed_tensor(source, role, config, info, name, scheme)?,
                 _ => plain_tensor(source, role, config, info, blocks.map(|(_, ty)| ty))?,
             };
             if let Some(other) = map.stored.insert(role, stored) {

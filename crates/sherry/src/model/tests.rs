@@ -10,7 +10,7 @@ use super::weights::Layer;
 use super::*;
 use sherry_convert::quant::{Projection, QuantSpec, quantize_matrix};
 
-const FAMILIES: [Family; 4] = [Family::Llama, Family::Qwen3, Family::HunyuanDense, Family::Gemma3];
+const FAMILIES: [Family; 5] = [Family::Llama, Family::Qwen3, Family::HunyuanDense, Family::Gemma3, Family::BitNet];
 
 fn model(config: &ArchConfig, seed: u64) -> Arc<Model> {
     Arc::new(synthetic::model(config, seed).unwrap())
@@ -92,7 +92,9 @@ fn decoder_agrees_with_the_oracle() {
         let eight = largest_difference(&logits(&model, &tokens, &[23], 2, Precision::F32, KvType::Q8), &expected);
         assert!(eight < 5e-2 * spread, "{config:?}: {eight} of {spread}");
         let four = largest_difference(&logits(&model, &tokens, &[23], 2, Precision::F32, KvType::Q4), &expected);
-        assert!(four < 0.2 * spread, "{config:?}: {four} of {spread}");
+        // Squaring doubles what four bits lose.
+        let bound = if config.activation == Activation::ReluSquared { 0.3 } else { 0.2 };
+        assert!(four < bound * spread, "{config:?}: {four} of {spread}");
     }
 }
 

@@ -1,6 +1,8 @@
 //! Weights in executable form.
 
-use sherry_kernels::{Matrix, MatrixError, Pool};
+use sherry_kernels::format::i2_s::I2sRows;
+use sherry_kernels::format::{BlockRows, PackedError, TensorType, TernaryRows};
+use sherry_kernels::{Bytes, Matrix, MatrixError, Pool};
 
 use super::ArchConfig;
 use super::names::{Part, Role};
@@ -37,10 +39,12 @@ pub struct Layer {
     pub o_bias: Option<Vec<f32>>,
     pub q_norm: Option<Vec<f32>>,
     pub k_norm: Option<Vec<f32>>,
+    pub attn_sub_norm: Option<Vec<f32>>,
     pub post_attn_norm: Option<Vec<f32>>,
     pub ffn_norm: Vec<f32>,
     pub gate: Matrix,
     pub up: Matrix,
+    pub ffn_sub_norm: Option<Vec<f32>>,
     pub down: Matrix,
     pub post_ffn_norm: Option<Vec<f32>>,
 }
@@ -111,10 +115,12 @@ impl Loader<'_> {
             o_bias: optional(Part::OBias)?,
             q_norm: optional(Part::QNorm)?,
             k_norm: optional(Part::KNorm)?,
+            attn_sub_norm: optional(Part::AttnSubNorm)?,
             post_attn_norm: optional(Part::PostAttnNorm)?,
             ffn_norm: vector(Part::FfnNorm)?,
             gate: matrix(Part::Gate)?,
             up: matrix(Part::Up)?,
+            ffn_sub_norm: optional(Part::FfnSubNorm)?,
             down: matrix(Part::Down)?,
             post_ffn_norm: optional(Part::PostFfnNorm)?,
         })
@@ -145,15 +151,30 @@ impl Loader<'_> {
         match stored {
             Stored::Plain { name, ty } => {
                 let bytes = self.source.data(name)?;
-                let matrix = Matrix::from_rows(*ty, rows, cols, bytes).map_err(|error| self.error(name, error))?;
                 // An embedding that is not the head as well is only looked up: its rows are best left where they lie.
                 let lookup = role == Role::Embed && !self.config.tied;
+                if ty.is_ternary()
+                    && *ty != TensorType::STQ1_0
+                    && (!lookup || *ty == TensorType::I2_S)
+                    && let Some(matrix) =
+                        self.ternary(*ty, rows, cols, &bytes).map_err(|error| self.error(name, error))?
+                {
+                    self.source.release(name);
+                    return Ok(matrix);
+                }
+                let matrix = Matrix::from_rows(*ty, rows, cols, bytes).map_err(|error| self.error(name, error))?;
                 let float = ty.is_float();
                 if lookup || float {
                     return Ok(matrix);
                 }
                 // Layers are loaded side by side, each by one thread: the pool is busy then. The embedding comes alone.
                 let matrix = matrix.repacked_on(self.pool);
+                self.source.release(name);
+                Ok(matrix)
+            }
+            Stored::BitNet { name, ty, weights } => {
+                let stored = weights.rows(self.source, name, *ty, rows, cols)?;
+                let matrix = Matrix::from_ternary_on(self.pool, &*stored).map_err(|error| self.error(name, error))?;
                 self.source.release(name);
                 Ok(matrix)
             }
@@ -165,6 +186,26 @@ impl Loader<'_> {
                 self.source.release(scales);
                 Ok(matrix)
             }
+        }
+    }
+
+    /// A matrix of a ternary or binary type of GGUF in the order of the ternary kernels; `None` for the types that may hold
+    /// other values too, where this one does.
+    fn ternary(
+        &self,
+        ty: TensorType,
+        rows: usize,
+        cols: usize,
+        bytes: &Bytes,
+    ) -> std::result::Result<Option<Matrix>, MatrixError> {
+        let on = |rows: &dyn TernaryRows| Matrix::from_ternary_on(self.pool, rows).map(Some);
+        match ty {
+            TensorType::I2_S => on(&I2sRows::new(rows, cols, bytes.clone())?),
+            _ => match BlockRows::new(ty, rows, cols, bytes.clone()) {
+                Ok(rows) => on(&rows),
+                Err(PackedError::NotTernary { .. }) => Ok(None),
+                Err(error) => Err(error.into()),
+            },
         }
     }
 

@@ -71,12 +71,19 @@ impl GgufVocab {
 }
 
 impl Tokenizer {
-    /// The tokenizer in a GGUF file's metadata; `None` if it has none.
+    /// The tokenizer in a GGUF file's metadata; `None` if it has none. `default_pre` is the pre-tokenizer of a byte-level
+    /// vocabulary that names none.
     ///
     /// # Errors
     /// As [`GgufVocab::from_metadata`] and [`Tokenizer::from_gguf`].
-    pub fn from_metadata(metadata: &Metadata) -> Result<Option<Self>> {
-        let Some(vocab) = GgufVocab::from_metadata(metadata)? else { return Ok(None) };
+    pub fn from_metadata(metadata: &Metadata, default_pre: Option<&str>) -> Result<Option<Self>> {
+        let Some(mut vocab) = GgufVocab::from_metadata(metadata)? else { return Ok(None) };
+        if let Some(pre) = default_pre
+            && vocab.model == "gpt2"
+            && ["", "default"].contains(&vocab.pre.as_str())
+        {
+            vocab.pre = pre.to_owned();
+        }
         Self::from_gguf(&vocab).map(Some).map_err(|err| match err {
             Error::Tokenizer(problem) => Error::malformed(metadata.path(), "tokenizer", problem),
             other => other,

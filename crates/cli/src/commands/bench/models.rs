@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail};
 use sherry::Progress as _;
 use sherry::io::ReadMode;
-use sherry::model::{ArchConfig, Checkpoint, Family, KvType, MemoryEstimate, Model, Stored};
+use sherry::model::{ArchConfig, Checkpoint, Family, KvType, MemoryEstimate, Model};
 use sherry_measure::bench::models::{self, Measurement, Options};
 use sherry_measure::bench::{RandomModel, ReadProbe, WeightFormat};
 
@@ -70,6 +70,7 @@ impl Candidate {
             Family::Llama => "llama",
             Family::Qwen3 => "qwen3",
             Family::HunyuanDense => "hunyuan",
+            Family::BitNet => "bitnet",
             Family::Gemma3 => "gemma3",
         };
         let (format, linear_bits, path) = match self {
@@ -86,15 +87,11 @@ impl Candidate {
 
 /// The formats of the linear layers, and their mean bits per weight, scales included.
 fn linear_layers(checkpoint: &Checkpoint) -> (String, f64) {
-    let size = |name: &str| checkpoint.source().find(name).map_or(0, |info| info.bytes as u64);
     let (mut bytes, mut weights) = (0, 0);
     let mut formats: Vec<String> = Vec::new();
     for (role, stored) in checkpoint.tensors().iter().filter(|(role, _)| role.is_linear()) {
         weights += role.shape(checkpoint.config()).iter().map(|&n| n as u64).product::<u64>();
-        bytes += match stored {
-            Stored::Plain { name, .. } => size(name),
-            Stored::Packed { codes, scales, .. } => size(codes) + size(scales),
-        };
+        bytes += stored.bytes(checkpoint.source());
         if !formats.contains(&stored.type_name()) {
             formats.push(stored.type_name());
         }

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::input::{Input, for_each_output, quantize};
+use super::input::{Input, Tokens, for_each_output, quantize};
 use super::output::Output;
 use crate::Pool;
 use crate::lines::Lines;
@@ -23,22 +23,21 @@ const GROUP_TOKENS: usize = 24;
 /// Decoded bytes of one chunk: 8 codes x 64 rows x 4 weights.
 const CHUNK_PANEL: usize = 8 * BLOCK_ROWS * 4;
 
-/// All products of one input `x`, tokens x cols. The threads share the quantization, then the row blocks.
+/// All products of one input. The threads share the quantization, then the row blocks.
 pub(super) fn multiply(
     table: &TernaryTable,
     gemm: &DecodedGemm,
     pool: &Pool,
     inputs: &mut Vec<Input>,
-    x: &[f32],
-    tokens: usize,
+    x: Tokens<'_>,
     outputs: &[Output<'_>],
 ) {
-    let cols = x.len() / tokens;
-    Input::make_room(inputs, cols, tokens, outputs);
+    let tokens = x.count();
+    Input::make_room(inputs, x.cols, tokens, outputs);
     for input in inputs.iter_mut().filter(|input| input.blocks > 0) {
         let arrangement = input.arrangement;
         pool.for_chunks(&mut input.acts, tokens, |block, acts| {
-            quantize(table, arrangement, x, cols, block, acts);
+            quantize(table, arrangement, x, block, acts);
         });
     }
     let inputs = &*inputs;

@@ -5,8 +5,43 @@ use std::ops::Range;
 use super::output::Output;
 use crate::lines::Lines;
 use crate::table::TernaryTable;
-use crate::ternary::activations::{ActBlock, Arrangement, BLOCK_CODES};
+use crate::ternary::activations::{ActBlock, Arrangement, BLOCK_CODES, quantize_by};
 use crate::ternary::codebook::Codebook;
+
+/// Inputs of products as they come, and how they are rounded.
+#[derive(Clone, Copy)]
+pub(super) struct Tokens<'a> {
+    /// tokens x cols.
+    pub(super) x: &'a [f32],
+    pub(super) cols: usize,
+    /// The [largest magnitude](largest) of every token, where all of its blocks have one scale.
+    pub(super) largest: Option<&'a Vec<f32>>,
+    /// The first token of `x` in `largest`.
+    pub(super) first: usize,
+}
+
+impl<'a> Tokens<'a> {
+    /// All tokens of `x`.
+    pub(super) fn new(x: &'a [f32], cols: usize, largest: Option<&'a Vec<f32>>) -> Self {
+        Self { x, cols, largest, first: 0 }
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.x.len() / self.cols
+    }
+
+    /// Some of them.
+    pub(super) fn slice(&self, tokens: Range<usize>) -> Self {
+        let first = self.first + tokens.start;
+        Self { x: &self.x[tokens.start * self.cols..tokens.end * self.cols], first, ..*self }
+    }
+}
+
+/// The largest magnitude of a token's inputs, what is not finite the largest of all, and at least 1e-5.
+pub(super) fn largest(x: &[f32]) -> f32 {
+    // Magnitudes order like their bits, infinity and then NaN last.
+    f32::from_bits(x.iter().fold(1e-5f32.to_bits(), |max, x| max.max(x.to_bits() & 0x7fff_ffff)))
+}
 
 /// The input of a group of products, as one kind of weights wants it.
 #[derive(Debug)]
@@ -40,12 +75,13 @@ impl Input {
     }
 
     /// Quantizes the inputs of `n` tokens and builds their tables.
-    pub(super) fn build(&mut self, table: &TernaryTable, x: &[f32], n: usize) {
+    pub(super) fn build(&mut self, table: &TernaryTable, x: Tokens<'_>) {
+        let n = x.count();
         let block_tables = BLOCK_CODES * table.table_bytes;
         self.token_tables = self.blocks * block_tables;
         let tables = self.tables.at_least(n * self.token_tables);
         for (block, acts) in self.acts.chunks_mut(n).enumerate() {
-            quantize(table, self.arrangement, x, x.len() / n, block, acts);
+            quantize(table, self.arrangement, x, block, acts);
             let Some(book) = Codebook::of(self.arrangement) else { continue };
             for (t, act) in acts.iter().enumerate() {
                 let tables = &mut tables[t * self.token_tables + block * block_tables..][..block_tables];
@@ -55,19 +91,22 @@ impl Input {
     }
 }
 
-/// Quantizes activation block `block` of every token of `x` (tokens x cols).
+/// Quantizes activation block `block` of every token of `x`.
 pub(super) fn quantize(
     table: &TernaryTable,
     arrangement: Arrangement,
-    x: &[f32],
-    cols: usize,
+    x: Tokens<'_>,
     block: usize,
     acts: &mut [ActBlock],
 ) {
     let per_block = arrangement.block_inputs();
-    for (row, out) in x.chunks_exact(cols).zip(acts) {
-        let x = &row[block * per_block..cols.min((block + 1) * per_block)];
-        table.quantize(arrangement, x, out);
+    let part = block * per_block..x.cols.min((block + 1) * per_block);
+    for (token, (row, out)) in x.x.chunks_exact(x.cols).zip(acts).enumerate() {
+        let row = &row[part.clone()];
+        match x.largest {
+            None => table.quantize(arrangement, row, out),
+            Some(largest) => quantize_by(arrangement, row, largest[x.first + token], out),
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use super::input::{Input, for_each_output, quantize};
+use super::input::{Input, Tokens, for_each_output, quantize};
 use super::output::Output;
 use crate::Pool;
 use crate::table::{LookUpGemm, TernaryTable};
@@ -18,18 +18,17 @@ const UNITS_PER_THREAD: usize = 4;
 /// Codes of a chunk.
 const CHUNK_CODES: usize = 8;
 
-/// All products of one input `x`, tokens x cols. Threads take slices of tokens; where these are few, parts of the rows
+/// All products of one input. Threads take slices of tokens; where these are few, parts of the rows
 /// besides.
 pub(super) fn multiply(
     table: &TernaryTable,
     look_up: &LookUpGemm,
     pool: &Pool,
     own: &[Mutex<Vec<Input>>],
-    x: &[f32],
-    tokens: usize,
+    x: Tokens<'_>,
     outputs: &[Output<'_>],
 ) {
-    let cols = x.len() / tokens;
+    let tokens = x.count();
     let blocks: usize = outputs.iter().map(|o| o.w.row_blocks()).sum();
     let slices = tokens.div_ceil(SLICE_TOKENS);
     let parts = if pool.threads() == 1 { 1 } else { (UNITS_PER_THREAD * pool.threads()).div_ceil(slices) };
@@ -43,9 +42,9 @@ pub(super) fn multiply(
                 let (slice, part) = (unit / parts, unit % parts);
                 let (first, end) = (tokens * slice / slices, tokens * (slice + 1) / slices);
                 if built != Some(slice) {
-                    Input::make_room(&mut inputs, cols, end - first, outputs);
+                    Input::make_room(&mut inputs, x.cols, end - first, outputs);
                     for input in inputs.iter_mut().filter(|input| input.blocks > 0) {
-                        build(table, look_up, input, &x[first * cols..end * cols], end - first);
+                        build(table, look_up, input, x.slice(first..end));
                     }
                     built = Some(slice);
                 }
@@ -65,12 +64,13 @@ pub(super) fn multiply(
     });
 }
 
-/// Quantizes the inputs of `n` tokens and builds their tables, blocks x tokens.
-fn build(table: &TernaryTable, look_up: &LookUpGemm, input: &mut Input, x: &[f32], n: usize) {
+/// Quantizes the inputs of `x` and builds their tables, blocks x tokens.
+fn build(table: &TernaryTable, look_up: &LookUpGemm, input: &mut Input, x: Tokens<'_>) {
+    let n = x.count();
     let Some(book) = Codebook::of(input.arrangement) else { return };
     let tables = input.tables.at_least(input.acts.len() * BLOCK_TABLES);
     for ((block, acts), tables) in input.acts.chunks_mut(n).enumerate().zip(tables.chunks_exact_mut(n * BLOCK_TABLES)) {
-        quantize(table, input.arrangement, x, x.len() / n, block, acts);
+        quantize(table, input.arrangement, x, block, acts);
         for (act, tables) in acts.iter().zip(tables.chunks_exact_mut(BLOCK_TABLES)) {
             look_up.build_tables(book, act, tables);
         }

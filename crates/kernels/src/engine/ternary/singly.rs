@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-use super::input::{Input, for_each_output};
+use super::input::{Input, Tokens, for_each_output};
 use super::output::Output;
 use crate::Pool;
 use crate::table::TernaryTable;
@@ -14,29 +14,28 @@ use crate::ternary::codebook::Codebook;
 /// Tokens whose look-up tables are built at a time.
 const TABLE_TOKENS: usize = 16;
 
-/// All products of one input `x`, tokens x cols. Every thread quantizes the inputs and builds tables for itself, then they share
+/// All products of one input. Every thread quantizes the inputs and builds tables for itself, then they share
 /// the row blocks.
 pub(super) fn multiply(
     table: &TernaryTable,
     pool: &Pool,
     own: &[Mutex<Vec<Input>>],
-    x: &[f32],
-    tokens: usize,
+    x: Tokens<'_>,
     outputs: &[Output<'_>],
 ) {
-    let cols = x.len() / tokens;
+    let tokens = x.count();
     let blocks = outputs.iter().map(|o| o.w.row_blocks()).sum();
     // Tables are large: a slice of tokens at a time.
     for first in (0..tokens).step_by(TABLE_TOKENS) {
         let n = TABLE_TOKENS.min(tokens - first);
-        let x = &x[first * cols..(first + n) * cols];
+        let x = x.slice(first..first + n);
         // The kernels take two blocks at a time.
         pool.share(blocks, 2, &|claims| {
             let Some(mut range) = claims.next() else { return };
             let mut inputs = own[claims.thread()].lock().unwrap_or_else(PoisonError::into_inner);
-            Input::make_room(&mut inputs, cols, n, outputs);
+            Input::make_room(&mut inputs, x.cols, n, outputs);
             for input in inputs.iter_mut().filter(|input| input.blocks > 0) {
-                input.build(table, x, n);
+                input.build(table, x);
             }
             loop {
                 for_each_output(outputs, &inputs, range, |output, input, mut blocks| {

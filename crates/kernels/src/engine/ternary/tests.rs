@@ -1,8 +1,13 @@
 //! Every kernel against a reference that knows nothing of its layout, bit for bit.
 
 use crate::arch::dispatch;
+use crate::format::ggml::dequantize;
 use crate::format::half::f16_to_f32;
-use crate::format::{PackedLayout, PackedRows, QuadOrder, ScaleGroup, TernaryFormat, stq1_0};
+use crate::format::i2_s::{I2sRows, I2sWriter};
+use crate::format::{
+    BlockRows, PackedError, PackedLayout, PackedRows, QuadOrder, ScaleGroup, TensorType, TernaryFormat, TernaryRows,
+    random, stq1_0,
+};
 use crate::ternary::matrix::TernaryMatrix;
 use crate::ternary::transpose::transpose;
 use crate::{Engine, Isa, Matrix, MatrixError, Pool, Precision, Product, SplitMix64};
@@ -123,7 +128,7 @@ fn run(isa: Isa, threads: usize, w: &TernaryMatrix, x: &[f32], tokens: usize) ->
     let mut y = vec![f32::from_bits(0x7f80_dead); tokens * w.layout().rows];
     let products = &mut [TernaryProduct { w, y: &mut y }];
     let table = &dispatch::expect(isa).ternary;
-    multiply(table, &Pool::new(threads), &mut Scratch::default(), x, tokens, products);
+    multiply(table, &Pool::new(threads), &mut Scratch::default(), x, tokens, false, products);
     y
 }
 
@@ -262,7 +267,7 @@ fn every_way_gives_the_same_bits() {
                         let mut y = vec![f32::NAN; n * rows];
                         let products = &mut [TernaryProduct { w: &matrix, y: &mut y }];
                         let (pool, scratch) = (Pool::new(threads), &mut Scratch::default());
-                        multiply_by(table, &pool, scratch, &x[..n * cols], n, products, &|_| way);
+                        multiply_by(table, &pool, scratch, &x[..n * cols], n, false, products, &|_| way);
                         assert_eq!(bits(&y), bits(&expected[..n * rows]), "{isa} {layout:?} {way:?} {n}");
                     }
                 }
@@ -285,7 +290,7 @@ fn products_of_one_input_do_not_disturb_each_other() {
             let mut results: Vec<Vec<f32>> = packed.iter().map(|p| vec![0.0; n * p.layout.rows]).collect();
             let mut products: Vec<TernaryProduct<'_>> =
                 matrices.iter().zip(&mut results).map(|(w, y)| TernaryProduct { w, y }).collect();
-            multiply(&dispatch::expect(isa).ternary, &Pool::new(3), &mut scratch, &x, n, &mut products);
+            multiply(&dispatch::expect(isa).ternary, &Pool::new(3), &mut scratch, &x, n, false, &mut products);
             for (w, y) in matrices.iter().zip(results) {
                 assert_eq!(bits(&y), bits(&run(isa, 1, w, &x, n)));
             }
@@ -367,6 +372,138 @@ fn stq1_0_goes_straight_to_kernel_order() {
         assert_eq!(found, expected);
     }
     assert!(matches!(Matrix::from_stq1_0_on(&Pool::new(1), 71, 512, &blocks), Err(MatrixError::Packed(_))));
+}
+
+#[test]
+fn one_scale_per_token_is_that_of_bitnet() {
+    let mut random = Random(SplitMix64(12));
+    let (rows, cols, tokens) = (70, 300, 40);
+    let mut x: Vec<f32> = (0..tokens * cols).map(|_| random.unit()).collect();
+    // Tokens of their own size, one of zeros, and blocks far below the token's largest.
+    for (t, x) in x.chunks_mut(cols).enumerate() {
+        x.iter_mut().for_each(|x| *x *= (t % 7) as f32 * 0.3);
+        x[140..260].iter_mut().for_each(|x| *x *= 0.01);
+    }
+    for layout in layouts(rows, cols) {
+        let packed = random_weights(layout, &mut random);
+        let matrix = Matrix::from_packed(layout, &packed.codes, &scale_bytes(&packed)).unwrap();
+        let mut row = vec![0.0; cols];
+        for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+            // Few tokens, and enough for the other ways.
+            for n in [1, tokens] {
+                let mut y = vec![9.0; n * rows];
+                let mut engine = Engine::new(isa, 2, Precision::Int8PerToken);
+                engine.matmul(&x[..n * cols], n, &mut [Product { w: &matrix, y: &mut y }]);
+                for (x, y) in x.chunks(cols).zip(y.chunks(rows)) {
+                    let largest = x.iter().fold(1e-5f32, |max, x| max.max(x.abs()));
+                    let step = 127.0 / largest;
+                    let rounded: Vec<f64> = x.iter().map(|x| f64::from((x * step).round_ties_even())).collect();
+                    for (r, y) in y.iter().enumerate() {
+                        packed.row_f32(r, &mut row);
+                        let terms = row.iter().zip(&rounded).map(|(w, q)| f64::from(*w) * q / f64::from(step));
+                        let size: f64 = terms.clone().map(f64::abs).sum();
+                        let exact: f64 = terms.sum();
+                        assert!((exact - f64::from(*y)).abs() <= 1e-6 * size, "{layout:?} {isa} {n}: {y}, not {exact}");
+                    }
+                }
+            }
+        }
+    }
+    // What is not finite reaches every output.
+    let layout = layouts(rows, cols)[0];
+    let packed = random_weights(layout, &mut random);
+    let matrix = Matrix::from_packed(layout, &packed.codes, &scale_bytes(&packed)).unwrap();
+    x[17] = f32::INFINITY;
+    let mut y = vec![0.0; rows];
+    Engine::new(Isa::best(), 1, Precision::Int8PerToken).matmul(
+        &x[..cols],
+        1,
+        &mut [Product { w: &matrix, y: &mut y }],
+    );
+    assert!(y.iter().all(|y| y.is_nan()));
+}
+
+#[test]
+fn ternary_types_of_files_become_matrices_without_loss() {
+    use TensorType::{PQ2_0, PTQ1_0, Q1_0, Q2_0, TQ1_0, TQ2_0};
+    let pool = Pool::new(2);
+    for (ty, shared) in [TQ1_0, TQ2_0, Q1_0, Q2_0, PQ2_0, PTQ1_0].into_iter().flat_map(|ty| [(ty, false), (ty, true)]) {
+        let (rows, cols) = (70, 768);
+        let mut bytes = random::blocks(ty, rows * cols, 0.02, 5);
+        if shared {
+            // One block throughout, so that a row has one scale.
+            let (first, rest) = bytes.split_at_mut(ty.block_bytes());
+            rest.chunks_mut(first.len()).for_each(|block| block.copy_from_slice(first));
+        }
+        let mut expected = vec![0.0; rows * cols];
+        dequantize(ty, &bytes, &mut expected);
+        let blocks = BlockRows::new(ty, rows, cols, bytes.into()).unwrap();
+        let matrix = Matrix::from_ternary_on(&pool, &blocks).unwrap();
+        let mut found = vec![9.0; cols];
+        for (row, expected) in expected.chunks(cols).enumerate() {
+            matrix.row_f32(row, &mut found);
+            assert_eq!(bits(&found), bits(expected), "{ty} row {row}");
+        }
+        let bits_per_weight = 8.0 * matrix.bytes() as f64 / (rows.next_multiple_of(64) * cols) as f64;
+        assert!(bits_per_weight < if shared { 1.8 } else { 2.4 }, "{ty}: {bits_per_weight}");
+    }
+    // A scale of the whole tensor that no f16 holds; rows that end inside a block.
+    let (rows, cols, scale) = (67, 100, 0.012_345_679);
+    let mut random = Random(SplitMix64(11));
+    let mut writer = I2sWriter::default();
+    let (mut bytes, mut values) = (Vec::new(), vec![vec![0i8; cols]; rows]);
+    for row in &mut values {
+        row.iter_mut().for_each(|value| *value = random.below(3) as i8 - 1);
+        writer.push(row, &mut bytes);
+    }
+    writer.finish(scale, &mut bytes);
+    let matrix = Matrix::from_ternary_on(&pool, &I2sRows::new(rows, cols, bytes.into()).unwrap()).unwrap();
+    let x: Vec<f32> = (0..cols).map(|_| random.unit()).collect();
+    let (mut found, mut y) = (vec![9.0; cols], vec![0.0; rows]);
+    Engine::new(Isa::best(), 1, Precision::F32).matmul(&x, 1, &mut [Product { w: &matrix, y: &mut y }]);
+    for (row, values) in values.iter().enumerate() {
+        matrix.row_f32(row, &mut found);
+        let exact: Vec<f32> = values.iter().map(|value| f32::from(*value) * scale).collect();
+        assert_eq!(bits(&found), bits(&exact));
+        let sum: f64 = exact.iter().zip(&x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
+        assert!((sum - f64::from(y[row])).abs() < 1e-6, "{sum} and {}", y[row]);
+    }
+}
+
+/// Weights as a user of the library may give them.
+struct Given(ScaleGroup, f32);
+
+impl TernaryRows for Given {
+    fn shape(&self) -> (usize, usize) {
+        (2, 256)
+    }
+
+    fn scale_group(&self) -> ScaleGroup {
+        self.0
+    }
+
+    fn values(&self, _: usize, values: &mut [i8]) {
+        values.fill(1);
+    }
+
+    fn scale(&self, row: usize, _: usize) -> f32 {
+        if row == 1 { self.1 } else { 1.0 }
+    }
+}
+
+#[test]
+fn scales_that_cannot_be_kept_are_refused() {
+    let made = |group, scale| Matrix::from_ternary_on(&Pool::new(1), &Given(group, scale)).map(|_| ());
+    for (group, scale, expected) in [
+        (ScaleGroup::Row, 0.1, Ok(())),
+        (ScaleGroup::Tensor, 1e-30, Ok(())),
+        (ScaleGroup::Group(128), 0.25, Ok(())),
+        (ScaleGroup::Row, f32::INFINITY, Err(PackedError::Scale { row: 1, group: 0 })),
+        (ScaleGroup::Group(128), 0.1, Err(PackedError::InexactScale { row: 1, group: 0 })),
+        (ScaleGroup::Group(100), 0.25, Err(PackedError::Group { size: 100 })),
+    ] {
+        assert_eq!(made(group, scale), expected.map_err(MatrixError::Packed), "{group:?} {scale}");
+    }
 }
 
 #[test]
