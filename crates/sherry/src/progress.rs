@@ -1,5 +1,7 @@
 //! How the library reports long work; it never prints.
 
+use std::cell::Cell;
+
 /// Receives progress of one long job. Implementations must be cheap: calls come once per tensor or per few megabytes.
 pub trait Progress: Sync {
     /// A job named `what` of `total` units (bytes, tensors, tokens) begins.
@@ -25,4 +27,32 @@ impl Progress for NoProgress {
     fn advance(&self, _: u64) {}
     fn finish(&self) {}
     fn note(&self, _: &str) {}
+}
+
+/// Looks now and then, in work of many small steps, whether the user asked to stop.
+pub(crate) struct Watch<'a> {
+    progress: &'a dyn Progress,
+    steps: Cell<u32>,
+}
+
+impl<'a> Watch<'a> {
+    /// Steps between two looks: some milliseconds of the slowest.
+    const EVERY: u32 = 1 << 14;
+
+    pub fn new(progress: &'a dyn Progress) -> Self {
+        Self { progress, steps: Cell::new(0) }
+    }
+
+    /// Counts a step.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`](crate::Error::Interrupted) when the user asked to stop.
+    pub fn step(&self) -> crate::Result<()> {
+        let steps = self.steps.get().wrapping_add(1);
+        self.steps.set(steps);
+        match steps.is_multiple_of(Self::EVERY) && self.progress.is_cancelled() {
+            true => Err(crate::Error::Interrupted),
+            false => Ok(()),
+        }
+    }
 }

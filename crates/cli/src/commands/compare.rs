@@ -234,7 +234,8 @@ impl Difference {
 fn predictions(args: &CompareArgs, text: &str, context: &Context) -> Result<Divergence> {
     let lm = |model: &Path| -> Result<DecoderLm> {
         let Loaded { decoder, tokenizer, .. } = args.engine.load(Some(model), args.context(), &context.console)?;
-        Ok(DecoderLm::new(decoder, tokenizer, args.engine.kv(), args.window))
+        let lm = DecoderLm::new(decoder, tokenizer, args.engine.kv(), args.window);
+        Ok(lm.stopped_by(interrupt::Asked))
     };
     let (mut reference, mut model) = (lm(&args.reference)?, lm(&args.model)?);
     let windows = Windows::Strided { size: args.window, stride: args.window };

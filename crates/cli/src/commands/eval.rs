@@ -23,6 +23,7 @@ use sherry::tokenizer::Tokenizer;
 
 use super::Context;
 use super::engine::{ContextSize, EngineArgs, positive};
+use crate::interrupt;
 use crate::output::{Align, Stdout, Table, bytes};
 use crate::pull::{Cache, Hub, HubError, Settings};
 
@@ -253,7 +254,7 @@ impl EvalArgs {
             if windows.longest() > max_length {
                 bail!("--ppl-window {}: the context has {max_length} tokens", windows.longest());
             }
-            windows.over(tokenizer.encode(text, false, false)?.len())?;
+            windows.over(tokenizer.encode_long(text, false, false, &context.console)?.len())?;
         }
         Ok(Opened { checkpoint, tokenizer, max_length })
     }
@@ -262,7 +263,8 @@ impl EvalArgs {
         let Opened { checkpoint, tokenizer, max_length } = opened;
         let card = ModelCard::of(&checkpoint)?;
         let decoder = self.engine.decoder(&checkpoint, max_length, &context.console)?;
-        Ok((DecoderLm::new(decoder, tokenizer, self.engine.kv(), max_length), card))
+        let lm = DecoderLm::new(decoder, tokenizer, self.engine.kv(), max_length);
+        Ok((lm.stopped_by(interrupt::Asked), card))
     }
 
     /// Everything the scores depend on besides model and prompts, and some more that is good to know.

@@ -9,7 +9,7 @@ use super::windows::{Window, Windows};
 use sherry::generate::{Summation, token_score, token_scores};
 use sherry::model::{Decoder, KvPages, KvPool, KvType, PAGE, Step, Wanted};
 use sherry::tokenizer::Tokenizer;
-use sherry::{Error, Result};
+use sherry::{Error, NoProgress, Progress, Result};
 use sherry_kernels::Pool;
 
 /// Context tokens computed together. Weights are then read so rarely that arithmetic is the limit; more only costs
@@ -34,6 +34,8 @@ pub struct DecoderLm {
     max_length: usize,
     /// Kept between calls, because getting fresh memory costs as much as filling it.
     pool: Option<KvPool>,
+    /// Says whether to stop in the middle of a long text.
+    progress: Box<dyn Progress + Send>,
 }
 
 /// Takes rows of logits, beside the threads to work on them and the position of the first.
@@ -65,7 +67,12 @@ impl DecoderLm {
     /// made for).
     pub fn new(decoder: Decoder, tokenizer: Arc<Tokenizer>, kv: KvType, max_length: usize) -> Self {
         let max_length = max_length.min(decoder.config().context);
-        Self { decoder, tokenizer, kv, max_length, pool: None }
+        Self { decoder, tokenizer, kv, max_length, pool: None, progress: Box::new(NoProgress) }
+    }
+
+    /// The same, asking `progress` while it makes tokens of a long text whether to stop.
+    pub fn stopped_by(self, progress: impl Progress + Send + 'static) -> Self {
+        Self { progress: Box::new(progress), ..self }
     }
 
     /// The decoder.
@@ -225,7 +232,8 @@ impl DecoderLm {
                 self.max_length
             )));
         }
-        self.tokenizer.encode(text, true, !matches!(windows, Windows::Chunks { .. }))
+        let parse_special = !matches!(windows, Windows::Chunks { .. });
+        self.tokenizer.encode_long(text, true, parse_special, &*self.progress)
     }
 }
 

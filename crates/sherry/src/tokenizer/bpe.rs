@@ -8,6 +8,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 
 use super::vocab::{TokenKind, Vocab, byte_to_char, char_to_byte, parse_byte};
+use crate::progress::Watch;
 use crate::{Error, Result};
 
 /// No symbol: the end of the list, or one that was merged away.
@@ -84,7 +85,8 @@ pub(super) struct Scratch {
 
 impl Bpe {
     /// Appends the tokens of `piece` to `out`.
-    pub fn encode(&self, piece: &str, scratch: &mut Scratch, out: &mut Vec<u32>) -> Result<()> {
+    pub fn encode(&self, piece: &str, scratch: &mut Scratch, out: &mut Vec<u32>, watch: &Watch<'_>) -> Result<()> {
+        watch.step()?;
         if let Some(id) = self.whole_pieces.as_ref().and_then(|whole| whole.get(piece.as_bytes())) {
             out.push(*id);
             return Ok(());
@@ -92,7 +94,7 @@ impl Bpe {
         scratch.ids.clear();
         self.start(piece, &mut scratch.ids)?;
         if scratch.ids.len() > 1 {
-            self.join(scratch)?;
+            self.join(scratch, watch)?;
         }
         out.extend(scratch.ids.iter().filter(|id| **id != NONE));
         Ok(())
@@ -128,7 +130,7 @@ impl Bpe {
     }
 
     /// Joins pairs until none is left; merged-away symbols become [`NONE`].
-    fn join(&self, scratch: &mut Scratch) -> Result<()> {
+    fn join(&self, scratch: &mut Scratch, watch: &Watch<'_>) -> Result<()> {
         let Scratch { ids, previous, next, queue } = scratch;
         let count = u32::try_from(ids.len())
             .ok()
@@ -147,6 +149,7 @@ impl Bpe {
             }
         }
         while let Some(Reverse(top)) = queue.pop() {
+            watch.step()?;
             let (rank, at) = ((top >> 32) as u32, top as u32);
             let left = at as usize;
             let right = next[left];

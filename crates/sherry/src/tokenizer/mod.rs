@@ -46,7 +46,8 @@ pub use learn::Learner;
 pub use stream::TokenStream;
 pub use vocab::{MAX_TOKEN_BYTES, MAX_TOKENS, TokenKind, byte_to_char};
 
-use crate::Result;
+use crate::progress::Watch;
+use crate::{NoProgress, Progress, Result};
 
 /// Texts of control tokens that end a turn, in every family this program knows.
 const END_OF_TURN: [&str; 8] = [
@@ -84,6 +85,12 @@ pub struct Tokenizer {
     roles: Roles,
     chat_template: Option<String>,
     notes: Vec<String>,
+}
+
+/// What the pieces of a text share.
+struct Work<'a> {
+    scratch: Scratch,
+    watch: &'a Watch<'a>,
 }
 
 /// Makes tokens of a piece of text.
@@ -130,11 +137,25 @@ impl Tokenizer {
     /// # Errors
     /// Text that the vocabulary cannot express at all.
     pub fn encode(&self, text: &str, add_special: bool, parse_special: bool) -> Result<Vec<u32>> {
+        self.encode_long(text, add_special, parse_special, &NoProgress)
+    }
+
+    /// [`encode`](Self::encode) for a text that may take long: `progress` can stop it.
+    ///
+    /// # Errors
+    /// As there; [`Error::Interrupted`](crate::Error::Interrupted).
+    pub fn encode_long(
+        &self,
+        text: &str,
+        add_special: bool,
+        parse_special: bool,
+        progress: &dyn Progress,
+    ) -> Result<Vec<u32>> {
         let mut ids = Vec::with_capacity(text.len() / 3 + 2);
         if add_special {
             ids.extend(&self.prefix);
         }
-        self.encode_into(text, parse_special, &[], &mut ids)?;
+        self.encode_into(text, parse_special, &[], &mut ids, &Watch::new(progress))?;
         if add_special {
             ids.extend(&self.suffix);
         }
@@ -148,16 +169,23 @@ impl Tokenizer {
     /// As [`Self::encode`].
     pub fn encode_prompt(&self, text: &str, literal: &[Range<usize>]) -> Result<Vec<u32>> {
         let mut ids = Vec::with_capacity(text.len() / 3 + 2);
-        self.encode_into(text, true, literal, &mut ids)?;
+        self.encode_into(text, true, literal, &mut ids, &Watch::new(&NoProgress))?;
         Ok(ids)
     }
 
-    fn encode_into(&self, text: &str, control: bool, literal: &[Range<usize>], ids: &mut Vec<u32>) -> Result<()> {
-        let mut scratch = Scratch::default();
+    fn encode_into(
+        &self,
+        text: &str,
+        control: bool,
+        literal: &[Range<usize>],
+        ids: &mut Vec<u32>,
+        watch: &Watch<'_>,
+    ) -> Result<()> {
+        let mut work = Work { scratch: Scratch::default(), watch };
         for stretch in self.raw.split(text, control, literal) {
             match stretch.id {
                 Some(id) => ids.push(id),
-                None => self.encode_rewritten(text, stretch.range, control, literal, &mut scratch, ids)?,
+                None => self.encode_rewritten(text, stretch.range, control, literal, &mut work, ids)?,
             }
         }
         Ok(())
@@ -170,13 +198,13 @@ impl Tokenizer {
         range: Range<usize>,
         control: bool,
         literal: &[Range<usize>],
-        scratch: &mut Scratch,
+        work: &mut Work<'_>,
         ids: &mut Vec<u32>,
     ) -> Result<()> {
         let first = range.start == 0;
         let stretch = &text[range.clone()];
         if self.rewrites.is_empty() && self.rewritten.is_empty() {
-            return self.encode_plain(stretch, first, scratch, ids);
+            return self.encode_plain(stretch, first, work, ids);
         }
         let mut source = Text { text: stretch.to_owned(), typed: Vec::new() };
         if control && self.rewritten.have_control() {
@@ -193,7 +221,7 @@ impl Tokenizer {
                 Some(id) => ids.push(id),
                 None => {
                     let first = first && stretch.range.start == 0;
-                    self.encode_plain(&text[stretch.range], first, scratch, ids)?;
+                    self.encode_plain(&text[stretch.range], first, work, ids)?;
                 }
             }
         }
@@ -201,13 +229,13 @@ impl Tokenizer {
     }
 
     /// Text without added tokens.
-    fn encode_plain(&self, text: &str, first: bool, scratch: &mut Scratch, ids: &mut Vec<u32>) -> Result<()> {
-        let pieces = pieces(&self.pre, text, first)?;
+    fn encode_plain(&self, text: &str, first: bool, work: &mut Work<'_>, ids: &mut Vec<u32>) -> Result<()> {
+        let pieces = pieces(&self.pre, text, first, work.watch)?;
         for range in pieces.ranges {
             let piece = &pieces.text[range];
             match &self.model {
-                Model::Bpe(bpe) => bpe.encode(piece, scratch, ids)?,
-                Model::Unigram(unigram) => unigram.encode(piece, ids)?,
+                Model::Bpe(bpe) => bpe.encode(piece, &mut work.scratch, ids, work.watch)?,
+                Model::Unigram(unigram) => unigram.encode(piece, ids, work.watch)?,
             }
         }
         Ok(())

@@ -6,6 +6,7 @@ use std::ops::Range;
 use super::rewrite::{SPACE, check_length, spaces_marked};
 use super::split::{Behavior, DIGIT, DIGITS, GPT2, Pattern, Split};
 use crate::Result;
+use crate::progress::Watch;
 
 /// Which pieces get a space in front, unless they begin with one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,8 +99,8 @@ pub(super) struct Pieces<'t> {
 /// Cuts `text`; `first` says that it begins the text that is encoded.
 ///
 /// # Errors
-/// When the text grows too long.
-pub(super) fn pieces<'t>(steps: &[PreStep], text: &'t str, mut first: bool) -> Result<Pieces<'t>> {
+/// When the text grows too long, or `watch` says that the user asked to stop.
+pub(super) fn pieces<'t>(steps: &[PreStep], text: &'t str, mut first: bool, watch: &Watch<'_>) -> Result<Pieces<'t>> {
     let whole = 0..text.len();
     let mut pieces = Pieces { text: Cow::Borrowed(text), ranges: vec![whole] };
     pieces.ranges.retain(|range| !range.is_empty());
@@ -108,6 +109,7 @@ pub(super) fn pieces<'t>(steps: &[PreStep], text: &'t str, mut first: bool) -> R
             first &= pieces.ranges.first().is_some_and(|range| range.start == 0);
             let mut rewritten = String::with_capacity(pieces.text.len() + 3 * pieces.ranges.len());
             for (at, range) in pieces.ranges.iter_mut().enumerate() {
+                watch.step()?;
                 let start = rewritten.len();
                 let piece = &pieces.text[range.clone()];
                 match step.rewrite(piece, first && at == 0)? {
@@ -122,7 +124,7 @@ pub(super) fn pieces<'t>(steps: &[PreStep], text: &'t str, mut first: bool) -> R
         if let Some(split) = step.split() {
             let mut cut = Vec::with_capacity(pieces.ranges.len());
             for range in &pieces.ranges {
-                split.apply(&pieces.text, range.clone(), &mut cut)?;
+                split.apply(&pieces.text, range.clone(), &mut cut, watch)?;
             }
             cut.retain(|range| !range.is_empty());
             pieces.ranges = cut;

@@ -10,7 +10,8 @@ use regex_automata::meta::Regex;
 use regex_automata::util::syntax;
 use regex_automata::{Input, PatternID};
 
-use crate::{Error, Result};
+use crate::progress::Watch;
+use crate::{Error, NoProgress, Result};
 
 /// Size limit of one compiled pattern.
 const MAX_AUTOMATON_BYTES: usize = 8 << 20;
@@ -99,7 +100,7 @@ impl Split {
     }
 
     /// Appends the parts of `piece` (a range of `text`) to `out`.
-    pub fn apply(&self, text: &str, piece: Range<usize>, out: &mut Vec<Range<usize>>) -> Result<()> {
+    pub fn apply(&self, text: &str, piece: Range<usize>, out: &mut Vec<Range<usize>>, watch: &Watch<'_>) -> Result<()> {
         let (base, piece) = (piece.start, &text[piece]);
         let mut parts: Vec<(Range<usize>, bool)> = Vec::new();
         let mut done = 0;
@@ -109,6 +110,7 @@ impl Split {
             }
             done = found.end;
             parts.push((found, !self.invert));
+            watch.step()
         })?;
         if done < piece.len() {
             parts.push((done..piece.len(), self.invert));
@@ -159,12 +161,12 @@ impl Split {
     }
 
     /// Calls `found` with every non-empty match in `piece`, left to right.
-    fn each_match(&self, piece: &str, mut found: impl FnMut(Range<usize>)) -> Result<()> {
+    fn each_match(&self, piece: &str, mut found: impl FnMut(Range<usize>) -> Result<()>) -> Result<()> {
         let (regex, space_run) = match (&self.automaton, &self.pattern) {
             (Automaton::Regex { regex, space_run }, _) => (regex, space_run),
             (Automaton::Literal, Pattern::Literal(text) | Pattern::Regex(text)) => {
                 for (at, hit) in piece.match_indices(text.as_str()) {
-                    found(at..at + hit.len());
+                    found(at..at + hit.len())?;
                 }
                 return Ok(());
             }
@@ -181,7 +183,7 @@ impl Split {
                 }
             }
             if end > start {
-                found(start..end);
+                found(start..end)?;
                 at = end;
             } else {
                 at = end + piece[end..].chars().next().map_or(1, char::len_utf8);
@@ -258,7 +260,7 @@ pub(super) fn split_all(splits: &[Split], text: &str) -> Result<Vec<Range<usize>
     for split in splits {
         next.clear();
         for piece in &pieces {
-            split.apply(text, piece.clone(), &mut next)?;
+            split.apply(text, piece.clone(), &mut next, &Watch::new(&NoProgress))?;
         }
         std::mem::swap(&mut pieces, &mut next);
     }

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 
 use super::bpe::Unknown;
 use super::vocab::{TokenKind, Vocab};
+use crate::progress::Watch;
 use crate::{Error, Result};
 
 /// What a character without a token costs more than the worst token.
@@ -72,11 +73,12 @@ impl Unigram {
     /// Appends the tokens of `piece` to `out`.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] for a character that the vocabulary cannot express.
-    pub fn encode(&self, piece: &str, out: &mut Vec<u32>) -> Result<()> {
+    /// [`Error::Tokenizer`] for a character that the vocabulary cannot express; [`Error::Interrupted`] when `watch` says so.
+    pub fn encode(&self, piece: &str, out: &mut Vec<u32>, watch: &Watch<'_>) -> Result<()> {
         let none = Best { score: 0.0, start: u32::MAX, id: None };
         let mut best = vec![none; piece.len() + 1];
         for (start, c) in piece.char_indices() {
+            watch.step()?;
             let here = best[start].score;
             let mut single = false;
             for length in &self.lengths[usize::from(piece.as_bytes()[start])] {

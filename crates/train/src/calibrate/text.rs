@@ -61,7 +61,7 @@ pub fn draw(
     let mut text = Text { length, tokens: Vec::new() };
     let mut open = Vec::new();
     'drawing: for excerpt in excerpts.in_order() {
-        let mut ids = &coder.encode(&excerpt).map_err(|error| Error::data(&path, error.to_string()))?[..];
+        let mut ids = &coder.encode(&excerpt, progress).map_err(|error| Error::data(&path, error.to_string()))?[..];
         while !ids.is_empty() {
             if text.sequences() == sequences {
                 break 'drawing;

@@ -156,11 +156,11 @@ impl Coder {
     }
 
     /// Tokens of `text` and the separator. Control tokens are not recognised in text.
-    pub(crate) fn encode(&self, text: &str) -> sherry::Result<Vec<u32>> {
+    pub(crate) fn encode(&self, text: &str, progress: &dyn Progress) -> sherry::Result<Vec<u32>> {
         match self {
             Self::Bytes => Ok(text.bytes().map(u32::from).chain([bytes::SEPARATOR]).collect()),
             Self::Model { tokenizer, separator, .. } => {
-                let mut ids = tokenizer.encode(text, false, false)?;
+                let mut ids = tokenizer.encode_long(text, false, false, progress)?;
                 ids.push(*separator);
                 Ok(ids)
             }

@@ -206,7 +206,7 @@ impl Order {
 
 fn tokenize(sources: &Sources, coder: &Coder, out: &mut cache::Writer, progress: &dyn Progress) -> Result<()> {
     Batches::of(sources, "tokenize").each(progress, |file, texts| {
-        let encode = |text: &String| uninterrupted(progress).and_then(|()| coder.encode(text));
+        let encode = |text: &String| uninterrupted(progress).and_then(|()| coder.encode(text, progress));
         let encoded: Vec<_> = texts.par_iter().map(encode).collect();
         for ids in encoded {
             out.write(&ids.map_err(|error| match error {

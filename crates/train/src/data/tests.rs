@@ -229,7 +229,7 @@ fn the_tokenizer_of_bytes_gives_the_ids_of_the_trainer() {
             .collect();
         let ids = tokenizer.encode(&text, false, false).unwrap();
         assert_eq!(ids, text.bytes().map(u32::from).collect::<Vec<_>>(), "{text:?}");
-        assert_eq!([&ids[..], &[256]].concat(), Coder::Bytes.encode(&text).unwrap());
+        assert_eq!([&ids[..], &[256]].concat(), Coder::Bytes.encode(&text, &NoProgress).unwrap());
         assert_eq!(tokenizer.decode(&ids, false), text);
     }
     for byte in 0..=255u8 {

@@ -180,3 +180,40 @@ fn mutated_files_never_panic() {
     }
     assert!(loaded > 100);
 }
+
+/// Asks to stop from the `after`-th question on.
+struct Impatient {
+    asked: std::sync::atomic::AtomicUsize,
+    after: usize,
+}
+
+impl Progress for Impatient {
+    fn start(&self, _: &str, _: u64) {}
+    fn advance(&self, _: u64) {}
+    fn finish(&self) {}
+    fn note(&self, _: &str) {}
+    fn is_cancelled(&self) -> bool {
+        self.asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) >= self.after
+    }
+}
+
+#[test]
+fn a_long_text_can_be_stopped_wherever_its_work_lies() {
+    let tokenizer = load(&tiny()).unwrap();
+    // One piece with many merges; many pieces between added tokens.
+    for text in ["ab".repeat(200_000), "a<|x|>b".repeat(100_000)] {
+        let encode = |after: usize| {
+            let progress = Impatient { asked: 0.into(), after };
+            let found = tokenizer.encode_long(&text, false, true, &progress);
+            (found, progress.asked.into_inner())
+        };
+        let (ids, asked) = encode(usize::MAX);
+        assert_eq!(ids.unwrap(), tokenizer.encode(&text, false, true).unwrap());
+        assert!(asked >= 10, "asked {asked} times");
+        for after in [0, asked / 2, asked - 1] {
+            let (stopped, asked) = encode(after);
+            assert!(matches!(stopped, Err(crate::Error::Interrupted)));
+            assert_eq!(asked, after + 1, "stops at once");
+        }
+    }
+}
