@@ -47,7 +47,14 @@ fn config(draw: &mut Draw) -> ArchConfig {
     config.context = draw.pick(&[32, 2048]);
     config.norm_eps = draw.pick(&[1e-5, 1e-6, 3e-6]);
     config.rope.theta = draw.pick(&[10_000.0, 1_000_000.0, 12_345.5]);
-    config.rope.scaling = match draw.below(4) {
+    config.rope.scaling = match draw.below(5) {
+        2 => RopeScaling::Yarn {
+            factor: draw.pick(&[2.0, 4.0]),
+            original_context: draw.pick(&[16, 512]),
+            beta_fast: draw.pick(&[32.0, 8.0]),
+            beta_slow: 1.0,
+            magnitude: draw.pick(&[1.0, 1.138_629_4, 1.5]),
+        },
         0 => RopeScaling::Linear { factor: draw.pick(&[2.0, 8.0]) },
         1 => RopeScaling::Llama3 {
             factor: draw.pick(&[8.0, 32.0]),

@@ -36,3 +36,28 @@ fn logits_are_those_of_the_published_formulas() {
         }
     }
 }
+
+#[test]
+fn yarn_is_that_of_transformers() {
+    let golden: serde_json::Value = serde_json::from_str(include_str!("golden/yarn.json")).unwrap();
+    let tokens: Vec<u32> = serde_json::from_value(golden["tokens"].clone()).unwrap();
+    let positions: Vec<usize> = serde_json::from_value(golden["positions"].clone()).unwrap();
+    for case in golden["cases"].as_array().unwrap() {
+        let config = config_hf::parse(Path::new("config.json"), &case["config"]).unwrap();
+        let source = synthetic::source(&config, Naming::HuggingFace, golden["seed"].as_u64().unwrap());
+        let tensors = TensorMap::new(&source, &config, Naming::HuggingFace, None).unwrap();
+        let weights = Weights::load(&source, &tensors, &config, &Pool::new(2), &NoProgress).unwrap();
+        let mut cache = KvCache::new(&config, tokens.len(), KvType::F32).unwrap();
+        let model = Arc::new(Model { config, weights });
+        let mut decoder = Decoder::new(model, Engine::new(Isa::best(), 2, Precision::F32));
+        let logits = decoder.forward_one(&mut cache, &tokens, Wanted::All).unwrap();
+        let expected: Vec<Vec<f64>> = serde_json::from_value(case["logits"].clone()).unwrap();
+        for (&position, expected) in positions.iter().zip(&expected) {
+            for (found, expected) in logits.row(position).iter().zip(expected) {
+                let difference = (f64::from(*found) - expected).abs();
+                let scaling = &case["config"]["rope_scaling"];
+                assert!(difference < 1e-4, "{scaling} position {position}: {found} instead of {expected}");
+            }
+        }
+    }
+}

@@ -4,7 +4,7 @@ use sha2::{Digest, Sha256};
 use sherry::Progress;
 use sherry::io::hex;
 use sherry::model::names::{Naming, Role};
-use sherry::model::{ArchConfig, Checkpoint, config_hf};
+use sherry::model::{ArchConfig, Checkpoint, RopeScaling, config_hf};
 use sherry_convert::{Moves, Rows};
 
 use crate::error::{Error, Result, uninterrupted};
@@ -22,6 +22,9 @@ pub fn architecture(checkpoint: &Checkpoint) -> Result<ArchConfig> {
     let arch = checkpoint.hf_config();
     if arch.qkv_bias || arch.o_bias {
         return Err(Error::checkpoint(checkpoint.path(), "cannot be trained: biases"));
+    }
+    if matches!(arch.rope.scaling, RopeScaling::Yarn { magnitude, .. } if magnitude != 1.0) {
+        return Err(Error::checkpoint(checkpoint.path(), "cannot be trained: YaRN multiplies its rotation"));
     }
     if arch.sub_norms {
         return Err(Error::checkpoint(checkpoint.path(), "cannot be trained: norms before the output projections"));

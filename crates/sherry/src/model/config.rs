@@ -58,6 +58,20 @@ pub enum RopeScaling {
         /// Trained context.
         original_context: usize,
     },
+    /// YaRN (arXiv 2309.00071): pairs that turn often within the trained context are kept, those that hardly turn divided by
+    /// `factor`, a ramp between; cosines and sines are multiplied by `magnitude`.
+    Yarn {
+        /// The divisor of low frequencies.
+        factor: f32,
+        /// Trained context.
+        original_context: usize,
+        /// Pairs that turn more often than this are kept.
+        beta_fast: f32,
+        /// Pairs that turn less often than this are divided.
+        beta_slow: f32,
+        /// Multiplies cosines and sines.
+        magnitude: f32,
+    },
     /// One divisor per rotated pair, read from the `rope_freqs` tensor of a GGUF file.
     Factors(Vec<f32>),
 }
@@ -229,6 +243,18 @@ impl ArchConfig {
                 }
                 if low_freq_factor >= high_freq_factor {
                     return bad("rope_scaling", "low_freq_factor must be below high_freq_factor".to_owned());
+                }
+                if *original_context == 0 || *original_context > MAX_CONTEXT {
+                    let problem = format!("original context must be 1 to {MAX_CONTEXT}, found {original_context}");
+                    return bad("rope_scaling", problem);
+                }
+            }
+            RopeScaling::Yarn { factor, original_context, beta_fast, beta_slow, magnitude } => {
+                if ![factor, beta_fast, beta_slow, magnitude].into_iter().all(|value| positive(*value)) {
+                    return bad("rope_scaling", "factors must be positive numbers".to_owned());
+                }
+                if beta_fast < beta_slow {
+                    return bad("rope_scaling", "beta_fast must not be below beta_slow".to_owned());
                 }
                 if *original_context == 0 || *original_context > MAX_CONTEXT {
                     let problem = format!("original context must be 1 to {MAX_CONTEXT}, found {original_context}");

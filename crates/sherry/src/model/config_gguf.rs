@@ -46,6 +46,11 @@ pub fn parse(meta: &Metadata, tensors: &dyn TensorSource) -> Result<ArchConfig> 
         return Err(Error::unsupported(path, what));
     };
     check_metadata(meta, path, arch)?;
+    if let Some((key, _)) = meta.entries().iter().find(|(key, _)| key.starts_with("prism.hadamard.")) {
+        let what =
+            format!("key '{}': weights stored rotated are not supported; take the file without rotation", shown(key));
+        return Err(Error::unsupported(path, what));
+    }
     let keys = Keys { meta, path, arch };
     let gemma = family == Family::Gemma3;
     let has = |role: Role| role.name(family, Naming::Gguf).is_some_and(|name| tensors.find(&name).is_some());
@@ -294,10 +299,11 @@ fn scaling(keys: &Keys<'_>, tensors: &dyn TensorSource, head_dim: usize) -> Resu
     let factor = keys.find_first_f32(["rope.scaling.factor", "rope.scale_linear"])?;
     // As in llama.cpp: without a type a factor divides the frequencies, and 0 means none.
     let linear = match (kind, factor) {
+        (Some("yarn"), factor) => yarn(keys, factor.filter(|factor| *factor != 0.0).unwrap_or(1.0))?,
         (None | Some("linear"), Some(factor)) if factor != 0.0 && factor != 1.0 => RopeScaling::Linear { factor },
         (None | Some("none" | "linear"), _) => RopeScaling::None,
         (Some(other), _) => {
-            let problem = format!("'{}' is not supported; known are none, linear", shown(other));
+            let problem = format!("'{}' is not supported; known are none, linear, yarn", shown(other));
             return Err(keys.unsupported("rope.scaling.type", problem));
         }
     };
@@ -321,6 +327,29 @@ fn scaling(keys: &Keys<'_>, tensors: &dyn TensorSource, head_dim: usize) -> Resu
     let mut factors = vec![0.0; head_dim / 2];
     row.row_f32(0, &mut factors);
     Ok(RopeScaling::Factors(factors))
+}
+
+/// YaRN, as llama.cpp computes it from the keys.
+fn yarn(keys: &Keys<'_>, factor: f32) -> Result<RopeScaling> {
+    let original_context = match keys.find_usize("rope.scaling.original_context_length")? {
+        Some(context) => context,
+        None => keys.usize("context_length")?,
+    };
+    let number = |key: &str, default: f32| Ok::<f32, Error>(keys.find_f32(key)?.unwrap_or(default));
+    let given =
+        f64::from(number("rope.scaling.attn_factor", 1.0)?) * f64::from(number("rope.scaling.yarn_attn_factor", 1.0)?);
+    Ok(RopeScaling::Yarn {
+        factor,
+        original_context,
+        beta_fast: number("rope.scaling.yarn_beta_fast", 32.0)?,
+        beta_slow: number("rope.scaling.yarn_beta_slow", 1.0)?,
+        magnitude: (given * yarn_magnitude(factor)) as f32,
+    })
+}
+
+/// What YaRN multiplies cosines and sines by where nothing else is said.
+fn yarn_magnitude(factor: f32) -> f64 {
+    if factor <= 1.0 { 1.0 } else { 0.1 * f64::from(factor).ln() + 1.0 }
 }
 
 /// What GGUF calls a field of `config.json`.
@@ -375,6 +404,17 @@ pub fn write(config: &ArchConfig) -> Vec<(String, Value)> {
     if family == Family::BitNet {
         let name = if config.activation == Activation::ReluSquared { "relu2" } else { "silu" };
         put("hidden_activation", Value::String(name.to_owned()));
+    }
+    if let RopeScaling::Yarn { factor, original_context, beta_fast, beta_slow, magnitude } = config.rope.scaling {
+        put("rope.scaling.type", Value::String("yarn".to_owned()));
+        put("rope.scaling.factor", Value::F32(factor));
+        put("rope.scaling.original_context_length", number(original_context));
+        put("rope.scaling.yarn_beta_fast", Value::F32(beta_fast));
+        put("rope.scaling.yarn_beta_slow", Value::F32(beta_slow));
+        let given = (f64::from(magnitude) / yarn_magnitude(factor)) as f32;
+        if given != 1.0 {
+            put("rope.scaling.attn_factor", Value::F32(given));
+        }
     }
     // Without windows a file says nothing: 0 and 1 mean different things to different readers.
     if let (Family::Gemma3, Some(window)) = (family, config.window) {
@@ -487,7 +527,7 @@ mod tests {
             ("rope.freq_base", Some(Value::F32(-10_000.0))),
             ("attention.layer_norm_rms_epsilon", Some(Value::F32(f32::NAN))),
             ("attention.layer_norm_rms_epsilon", None),
-            ("rope.scaling.type", Some(Value::String("yarn".to_owned()))),
+            ("rope.scaling.type", Some(Value::String("longrope".to_owned()))),
             ("attention.value_length", Some(Value::U32(16))),
         ];
         for (key, value) in cases {

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::keys::{HF_FIXED, HF_ROPE_FIXED, check_fields};
+use super::keys::{HF_FIXED, HF_PLAIN_ROPE_FIXED, HF_ROPE_FIXED, check_fields};
 use super::{Activation, ArchConfig, Family, QkNorm, Rope, RopeLayout, RopeScaling};
 use crate::io::json::Fields;
 use crate::{Error, Result};
@@ -300,6 +300,17 @@ fn rope(fields: &Fields<'_>, layer_type: Option<&str>, default_theta: f32) -> Re
         let problem = format!("{factor} without a rope_type that uses it; known are linear and llama3");
         return Err(parameters.error("factor", problem));
     }
+    if kind != "yarn" {
+        check_fields(&parameters, HF_PLAIN_ROPE_FIXED)?;
+    }
+    let original_context = || match fields.opt_usize("original_max_position_embeddings")? {
+        // Where it stands outside, transformers prefers that.
+        Some(outside) => Ok(outside),
+        None => match parameters.opt_usize("original_max_position_embeddings")? {
+            Some(inside) => Ok(inside),
+            None => fields.usize("max_position_embeddings"),
+        },
+    };
     let mut alpha = None;
     let scaling = match kind {
         "default" => RopeScaling::None,
@@ -308,15 +319,33 @@ fn rope(fields: &Fields<'_>, layer_type: Option<&str>, default_theta: f32) -> Re
             factor: parameters.f32("factor")?,
             low_freq_factor: parameters.f32("low_freq_factor")?,
             high_freq_factor: parameters.f32("high_freq_factor")?,
-            original_context: match fields.opt_usize("original_max_position_embeddings")? {
-                // Where it stands outside, transformers prefers that.
-                Some(outside) => outside,
-                None => match parameters.opt_usize("original_max_position_embeddings")? {
-                    Some(inside) => inside,
-                    None => fields.usize("max_position_embeddings")?,
-                },
-            },
+            original_context: original_context()?,
         },
+        "yarn" => {
+            let original_context = original_context()?;
+            let factor = match parameters.opt_f32("factor")? {
+                Some(factor) => factor,
+                None => fields.usize("max_position_embeddings")? as f32 / original_context.max(1) as f32,
+            };
+            let scale = |mscale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * mscale * f64::from(factor).ln() + 1.0 };
+            let [mscale, all] = ["mscale", "mscale_all_dim"].map(|name| parameters.opt_f64(name));
+            let magnitude = match (parameters.opt_f32("attention_factor")?, mscale?, all?) {
+                (Some(given), ..) => given,
+                // As in transformers, 0 counts as missing.
+                (None, Some(mscale), Some(all)) if mscale != 0.0 && all != 0.0 => (scale(mscale) / scale(all)) as f32,
+                _ => scale(1.0) as f32,
+            };
+            let turns = |name: &str, default: f32| -> Result<f32> {
+                Ok(parameters.opt_f32(name)?.filter(|turns| *turns != 0.0).unwrap_or(default))
+            };
+            RopeScaling::Yarn {
+                factor,
+                original_context,
+                beta_fast: turns("beta_fast", 32.0)?,
+                beta_slow: turns("beta_slow", 1.0)?,
+                magnitude,
+            }
+        }
         "dynamic" => match parameters.opt_f64("alpha")? {
             Some(value) if value > 0.0 => {
                 alpha = Some(value);
@@ -332,7 +361,7 @@ fn rope(fields: &Fields<'_>, layer_type: Option<&str>, default_theta: f32) -> Re
 
 fn unknown_scaling(fields: &Fields<'_>, kind: &str) -> Error {
     let kind = crate::io::json::shown(kind);
-    let known = "default, linear, llama3 and, for Hunyuan, dynamic with alpha";
+    let known = "default, linear, llama3, yarn and, for Hunyuan, dynamic with alpha";
     Error::unsupported(
         fields.path(),
         format!("field 'rope_scaling': type '{kind}' is not supported; known are {known}"),
@@ -405,6 +434,14 @@ pub fn write(config: &ArchConfig) -> Option<Value> {
                 "low_freq_factor": decimal(*low_freq_factor),
                 "high_freq_factor": decimal(*high_freq_factor),
                 "original_max_position_embeddings": original_context,
+            }),
+            RopeScaling::Yarn { factor, original_context, beta_fast, beta_slow, magnitude } => json!({
+                "rope_type": "yarn",
+                "factor": decimal(*factor),
+                "original_max_position_embeddings": original_context,
+                "beta_fast": decimal(*beta_fast),
+                "beta_slow": decimal(*beta_slow),
+                "attention_factor": decimal(*magnitude),
             }),
             RopeScaling::Factors(_) => return None,
         },
@@ -596,7 +633,7 @@ mod tests {
             (with("architectures", json!([])), "Qwen3ForCausalLM"),
             (with("architectures", Value::Null), "HunYuanDenseV1ForCausalLM"),
             (with("architectures", json!([7])), "architectures"),
-            (with("rope_scaling", json!({"rope_type": "yarn", "factor": 4.0})), "llama3"),
+            (with("rope_scaling", json!({"rope_type": "longrope", "factor": 4.0})), "llama3"),
             (with("rope_scaling", json!({"rope_type": "dynamic", "alpha": 2.0})), "dynamic"),
             (with("hidden_act", json!("relu")), "silu"),
             (with("mlp_bias", json!(true)), "mlp_bias"),

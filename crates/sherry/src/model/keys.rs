@@ -92,11 +92,14 @@ pub(super) const HF_FIXED: &[(&str, Fixed)] = &[
 /// Fields inside `rope_scaling` and `rope_parameters`.
 pub(super) const HF_ROPE_FIXED: &[(&str, Fixed)] = &[
     ("partial_rotary_factor", Fixed::Number(1.0, false)),
-    ("attention_factor", Fixed::Number(1.0, false)),
+    ("truncate", Fixed::True),
     ("short_factor", Fixed::Absent),
     ("long_factor", Fixed::Absent),
     ("mrope_section", Fixed::Absent),
 ];
+
+/// Further ones, which only YaRN reads.
+pub(super) const HF_PLAIN_ROPE_FIXED: &[(&str, Fixed)] = &[("attention_factor", Fixed::Number(1.0, false))];
 
 /// Refuses fields of `table` that are set to anything that would change numbers.
 ///
@@ -153,15 +156,14 @@ pub(super) const GGUF: &[(&str, Kind)] = &[
     ("rope.scaling.type", Kind::Read),
     ("rope.scaling.factor", Kind::Read),
     ("rope.scaling.alpha", Kind::Read),
-    // Of no effect without YaRN, which is refused by its type.
-    ("rope.scaling.original_context_length", Kind::Harmless),
+    ("rope.scaling.original_context_length", Kind::Read),
+    ("rope.scaling.attn_factor", Kind::Read),
+    ("rope.scaling.yarn_attn_factor", Kind::Read),
+    ("rope.scaling.yarn_beta_fast", Kind::Read),
+    ("rope.scaling.yarn_beta_slow", Kind::Read),
     ("rope.scaling.finetuned", Kind::Harmless),
-    ("rope.scaling.yarn_log_multiplier", Kind::Harmless),
-    ("rope.scaling.yarn_ext_factor", Kind::Harmless),
-    ("rope.scaling.yarn_attn_factor", Kind::Harmless),
-    ("rope.scaling.yarn_beta_fast", Kind::Harmless),
-    ("rope.scaling.yarn_beta_slow", Kind::Harmless),
-    ("rope.scaling.attn_factor", Kind::Fixed(Fixed::Number(1.0, false))),
+    ("rope.scaling.yarn_log_multiplier", Kind::Fixed(Fixed::AtMost(0))),
+    ("rope.scaling.yarn_ext_factor", Kind::Fixed(Fixed::Number(1.0, false))),
     // How the file was made, and what embedding and classifier models do with the output.
     ("tensor_data_layout", Kind::Harmless),
     ("pooling_type", Kind::Harmless),
@@ -269,7 +271,9 @@ mod tests {
             let config = tiny(family);
             let plain = config_hf::write(&config).unwrap();
             let top = HF_FIXED.iter().map(|entry| ("", entry));
-            for (prefix, (name, fixed)) in top.chain(HF_ROPE_FIXED.iter().map(|entry| ("rope_scaling", entry))) {
+            for (prefix, (name, fixed)) in
+                top.chain(HF_ROPE_FIXED.iter().chain(HF_PLAIN_ROPE_FIXED).map(|entry| ("rope_scaling", entry)))
+            {
                 let with = |value: Json| {
                     let mut json = plain.clone();
                     match prefix {

@@ -39,7 +39,7 @@ pub fn logits(model: &Model, tokens: &[u32]) -> Vec<Vec<f64>> {
                         if let (Some(QkNorm::BeforeRope), Some(weight)) = (config.qk_norm, weight) {
                             head = rms_norm(config, &head, weight);
                         }
-                        head = rope(config, &head, position, frequencies.of(sliding));
+                        head = rope(config, &head, position, frequencies.of(sliding), frequencies.magnitude(sliding));
                         if let (Some(QkNorm::AfterRope), Some(weight)) = (config.qk_norm, weight) {
                             head = rms_norm(config, &head, weight);
                         }
@@ -120,8 +120,8 @@ fn rms_norm(config: &ArchConfig, x: &[f64], w: &[f32]) -> Vec<f64> {
     x.iter().zip(w).map(|(x, w)| x * scale * (f64::from(*w) + plus)).collect()
 }
 
-/// Rotates pair `i` of a head by `position * frequencies[i]`.
-fn rope(config: &ArchConfig, head: &[f64], position: usize, frequencies: &[f64]) -> Vec<f64> {
+/// Rotates pair `i` of a head by `position * frequencies[i]`, times `magnitude`.
+fn rope(config: &ArchConfig, head: &[f64], position: usize, frequencies: &[f64], magnitude: f64) -> Vec<f64> {
     let half = head.len() / 2;
     let mut out = vec![0.0; head.len()];
     for i in 0..half {
@@ -130,8 +130,8 @@ fn rope(config: &ArchConfig, head: &[f64], position: usize, frequencies: &[f64])
             RopeLayout::Interleaved => (2 * i, 2 * i + 1),
         };
         let (sin, cos) = (position as f64 * frequencies[i]).sin_cos();
-        out[a] = head[a] * cos - head[b] * sin;
-        out[b] = head[b] * cos + head[a] * sin;
+        out[a] = magnitude * (head[a] * cos - head[b] * sin);
+        out[b] = magnitude * (head[b] * cos + head[a] * sin);
     }
     out
 }

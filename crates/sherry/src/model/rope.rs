@@ -11,6 +11,8 @@ use super::{ArchConfig, RopeLayout, RopeScaling};
 pub struct Frequencies {
     global: Vec<f64>,
     local: Option<Vec<f64>>,
+    /// Multiplies cosines and sines of the global ones.
+    magnitude: f64,
 }
 
 impl Frequencies {
@@ -22,9 +24,13 @@ impl Frequencies {
         };
         let mut global = base(config.rope.theta);
         for (i, f) in global.iter_mut().enumerate() {
-            *f = scale(*f, i, &config.rope.scaling);
+            *f = scale(*f, i, config);
         }
-        Self { global, local: config.rope.local_theta.map(base) }
+        let magnitude = match config.rope.scaling {
+            RopeScaling::Yarn { magnitude, .. } => magnitude.into(),
+            _ => 1.0,
+        };
+        Self { global, local: config.rope.local_theta.map(base), magnitude }
     }
 
     /// Radians per position for each of the `head_dim / 2` pairs.
@@ -40,20 +46,35 @@ impl Frequencies {
         self.local.is_some()
     }
 
+    /// What cosines and sines are multiplied by: 1 but for YaRN.
+    pub fn magnitude(&self, sliding: bool) -> f64 {
+        if sliding && self.has_local() { 1.0 } else { self.magnitude }
+    }
+
     /// Appends the cosines (`head_dim / 2`), then the sines of `position` to `out`. Angles and functions are computed
     /// in f64: an f32 angle at position 100,000 would already be off by 0.004 radians.
     pub fn push_table(&self, sliding: bool, position: usize, out: &mut Vec<f32>) {
-        let angle = |f: &f64| position as f64 * f;
-        out.extend(self.of(sliding).iter().map(|f| angle(f).cos() as f32));
-        out.extend(self.of(sliding).iter().map(|f| angle(f).sin() as f32));
+        let (angle, magnitude) = (|f: &f64| position as f64 * f, self.magnitude(sliding));
+        out.extend(self.of(sliding).iter().map(|f| (magnitude * angle(f).cos()) as f32));
+        out.extend(self.of(sliding).iter().map(|f| (magnitude * angle(f).sin()) as f32));
     }
 }
 
-fn scale(frequency: f64, pair: usize, scaling: &RopeScaling) -> f64 {
-    match scaling {
+fn scale(frequency: f64, pair: usize, config: &ArchConfig) -> f64 {
+    match &config.rope.scaling {
         RopeScaling::None => frequency,
         RopeScaling::Linear { factor } => frequency / f64::from(*factor),
         RopeScaling::Factors(factors) => frequency / f64::from(factors[pair]),
+        RopeScaling::Yarn { factor, original_context, beta_fast, beta_slow, .. } => {
+            let (size, theta) = (config.head_dim as f64, f64::from(config.rope.theta));
+            // The pair, as a real number, that turns `turns` times within the trained context.
+            let pair_of =
+                |turns: f32| size * (*original_context as f64 / (f64::from(turns) * TAU)).ln() / (2.0 * theta.ln());
+            let low = pair_of(*beta_fast).floor().max(0.0);
+            let high = pair_of(*beta_slow).ceil().min(size - 1.0);
+            let ramp = ((pair as f64 - low) / if high == low { 0.001 } else { high - low }).clamp(0.0, 1.0);
+            frequency * (ramp / f64::from(*factor) + 1.0 - ramp)
+        }
         RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
             let (low, high) = (f64::from(*low_freq_factor), f64::from(*high_freq_factor));
             let turns = *original_context as f64 * frequency / TAU; // within the trained context
@@ -69,11 +90,11 @@ fn scale(frequency: f64, pair: usize, scaling: &RopeScaling) -> f64 {
     }
 }
 
-/// What GGUF's tensor `rope_freqs` says: one divisor per rotated pair, `None` where there is no scaling or a linear one,
-/// which has keys of its own.
+/// What GGUF's tensor `rope_freqs` says: one divisor per rotated pair, `None` where there is no scaling, or one that has keys
+/// of its own.
 pub fn rope_factors(config: &ArchConfig) -> Option<Vec<f32>> {
     match &config.rope.scaling {
-        RopeScaling::None | RopeScaling::Linear { .. } => None,
+        RopeScaling::None | RopeScaling::Linear { .. } | RopeScaling::Yarn { .. } => None,
         RopeScaling::Factors(factors) => Some(factors.clone()),
         RopeScaling::Llama3 { .. } => {
             let mut plain = config.clone();

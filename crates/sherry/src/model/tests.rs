@@ -29,6 +29,10 @@ fn variants() -> Vec<ArchConfig> {
     (config.heads, config.kv_heads, config.tied) = (6, 1, false);
     config.rope.scaling = RopeScaling::Factors((0..8).map(|i| 1.0 + i as f32).collect());
     configs.push(config);
+    let mut config = tiny(Family::Qwen3);
+    config.rope.scaling =
+        RopeScaling::Yarn { factor: 4.0, original_context: 16, beta_fast: 4.0, beta_slow: 0.5, magnitude: 1.13 };
+    configs.push(config);
     let mut config = tiny(Family::Gemma3);
     (config.window, config.window_pattern, config.norm_plus_one) = (Some(1), 2, false);
     config.rope.scaling = RopeScaling::Linear { factor: 8.0 };
