@@ -37,6 +37,11 @@ pub struct Checkpoint {
     generation: GenerationConfig,
 }
 
+/// The chat template of BitNet-b1.58-2B-4T as its folder has it.
+const BITNET_TEMPLATE: &str = "{% for message in messages %}{% set content = message['role'] | capitalize + ': ' + \
+    message['content'] | trim + '<|eot_id|>' %}{% if loop.index0 == 0 %}{% set content = bos_token + content %}{% endif %}\
+    {{ content }}{% endfor %}{% if add_generation_prompt %}{{ 'Assistant: ' }}{% endif %}";
+
 /// What the model is stored in.
 #[derive(Debug)]
 pub enum Container {
@@ -190,11 +195,16 @@ impl Checkpoint {
     /// # Errors
     /// When there is none, or it is damaged or of an unsupported kind.
     pub fn tokenizer(&self) -> Result<Tokenizer> {
-        match &self.container {
-            Container::HuggingFace { .. } => Tokenizer::from_folder(&self.path),
+        let mut tokenizer = match &self.container {
+            Container::HuggingFace { .. } => Tokenizer::from_folder(&self.path)?,
             Container::Gguf(file) => Tokenizer::from_metadata(file.metadata(), self.default_pre())?
-                .ok_or_else(|| Error::malformed(&self.path, "key 'tokenizer.ggml.model'", "missing: no tokenizer")),
+                .ok_or_else(|| Error::malformed(&self.path, "key 'tokenizer.ggml.model'", "missing: no tokenizer"))?,
+        };
+        // The file of BitNet-b1.58-2B-4T holds a template that ends the prompt with the end of text.
+        if tokenizer.chat_template().is_some_and(|template| template.contains("BITNETAssistant")) {
+            tokenizer.set_chat_template(Some(BITNET_TEMPLATE.to_owned()));
         }
+        Ok(tokenizer)
     }
 
     /// How a GGUF file that does not say it cuts text. The published BitNet has LLaMA 3's vocabulary and does not say so.

@@ -351,7 +351,7 @@ fn ternary_types_of_gguf_run_as_what_they_hold() {
     config.rope.layout = RopeLayout::Interleaved;
     let dense = synthetic::source(&config, Naming::Gguf, 4);
     for ty in [TQ1_0, TQ2_0, Q1_0, Q2_0, PQ2_0, PTQ1_0, I2_S] {
-        let (mut packed, mut rounded) = (dense.clone(), dense.clone());
+        let (mut packed, mut exact, mut rounded) = (dense.clone(), dense.clone(), dense.clone());
         for (seed, role) in Role::all(&config).filter(|role| role.is_linear()).enumerate() {
             let (name, shape) = (role.name(config.family, Naming::Gguf).unwrap(), role.shape(&config));
             let count = shape.iter().product();
@@ -368,6 +368,10 @@ fn ternary_types_of_gguf_run_as_what_they_hold() {
                 ggml::dequantize(ty, &bytes, &mut values);
                 bytes
             };
+            exact.insert_f32(&name, &shape, &values);
+            // One weight that differs in its last bit, and a matrix is no longer ternary.
+            let last = values.iter_mut().rfind(|value| **value != 0.0).unwrap();
+            *last = f32::from_bits(last.to_bits() ^ 1);
             rounded.insert_f32(&name, &shape, &values);
             packed.insert(&name, ty, &shape, bytes.into());
         }
@@ -379,6 +383,8 @@ fn ternary_types_of_gguf_run_as_what_they_hold() {
         };
         let ((found, bytes), (expected, dense_bytes)) = (run(&packed), run(&rounded));
         assert!(bytes * 12 < dense_bytes, "{ty} runs from {bytes} bytes, floats are {dense_bytes}");
+        // Floats that hold the same are found to.
+        assert!(run(&exact) == (found.clone(), bytes), "{ty} in floats runs otherwise");
         for (found, expected) in found.iter().zip(&expected) {
             assert!((found - expected).abs() < 1e-3, "{ty}: {found} instead of {expected}");
         }

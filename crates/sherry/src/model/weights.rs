@@ -1,7 +1,7 @@
 //! Weights in executable form.
 
 use sherry_kernels::format::i2_s::I2sRows;
-use sherry_kernels::format::{BlockRows, PackedError, TensorType, TernaryRows};
+use sherry_kernels::format::{BlockRows, FloatRows, PackedError, TensorType, TernaryRows};
 use sherry_kernels::{Bytes, Matrix, MatrixError, Pool};
 
 use super::ArchConfig;
@@ -50,8 +50,8 @@ pub struct Layer {
 }
 
 impl Weights {
-    /// Loads every tensor of `tensors` from `source` on the threads of `pool`: floats are used where they lie, block types and
-    /// packed ternary ones are repacked into kernel order (a tensor at a time per thread) and their file pages released, so
+    /// Loads every tensor of `tensors` from `source` on the threads of `pool`: floats are used where they lie, but for linear
+    /// layers all of whose weights are -1, 0 and +1 times a scale; those, block types and packed ternary ones are repacked into kernel order (a tensor at a time per thread) and their file pages released, so
     /// that no second copy stays in memory.
     ///
     /// # Errors
@@ -159,6 +159,15 @@ impl Loader<'_> {
                     && let Some(matrix) =
                         self.ternary(*ty, rows, cols, &bytes).map_err(|error| self.error(name, error))?
                 {
+                    self.source.release(name);
+                    return Ok(matrix);
+                }
+                // Models that were unpacked, or trained to three values, are as good and faster as what they are.
+                if ty.is_float()
+                    && role.is_linear()
+                    && let Some(found) = FloatRows::detect(*ty, rows, cols, &bytes)
+                {
+                    let matrix = Matrix::from_ternary_on(self.pool, &found).map_err(|error| self.error(name, error))?;
                     self.source.release(name);
                     return Ok(matrix);
                 }
