@@ -14,6 +14,7 @@ use sherry_kernels::{Engine, Isa, Matrix, Pool, Precision};
 
 use crate::builtin;
 use crate::machine;
+use crate::pull::Release;
 use sherry::threads::default_threads;
 
 /// How a model runs.
@@ -256,7 +257,8 @@ impl EngineArgs {
     }
 }
 
-/// What the user called the model: a path, or the name of something that `sherry pull` put into models/.
+/// What the user called the model: a path, the name of something that `sherry pull` put into models/, or of a released model
+/// that is on this machine.
 pub fn resolve(path: &Path) -> Result<PathBuf> {
     if path.exists() {
         return Ok(path.to_path_buf());
@@ -265,8 +267,14 @@ pub fn resolve(path: &Path) -> Result<PathBuf> {
     if path.is_relative() && pulled.exists() {
         return Ok(pulled);
     }
+    if let Some(release) = path.to_str().and_then(Release::find) {
+        return release.local().ok_or_else(|| {
+            let size = release.megabytes.map_or(String::new(), |megabytes| format!(" ({megabytes} MB)"));
+            anyhow::anyhow!("{} is not on this machine; `sherry pull {0}` gets it{size}", release.name)
+        });
+    }
     bail!(
-        "{}: no such file or folder (expected a GGUF file or a Hugging Face folder; `sherry pull` gets one)",
+        "{}: no such file or folder (expected a GGUF file, a Hugging Face folder or a name that `sherry models` lists)",
         path.display()
     )
 }

@@ -11,6 +11,7 @@ mod engine;
 mod eval;
 mod export;
 mod inspect;
+mod models;
 mod pull;
 mod quantize;
 mod report;
@@ -41,6 +42,7 @@ pub struct Context {
 #[derive(Subcommand)]
 pub enum Command {
     Demo(demo::DemoArgs),
+    Models(models::ModelsArgs),
     Pull(pull::PullArgs),
     Quantize(quantize::QuantizeArgs),
     Calibrate(Box<calibrate::CalibrateArgs>),
@@ -71,6 +73,7 @@ pub fn dispatch(command: Command, context: &Context) -> Result<ExitCode> {
         Command::Inspect(args) => inspect::run(&args, context),
         Command::Compare(args) => compare::run(&args, context),
         Command::Convert(args) => convert::run(&args, context),
+        Command::Models(args) => models::run(&args, context),
         Command::Pull(args) => pull::run(&args, context),
         Command::Eval(args) => eval::run(&args, context),
         Command::Report(args) => report::run(&args, context),

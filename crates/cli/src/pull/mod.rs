@@ -5,6 +5,7 @@ mod cache;
 mod download;
 mod hub;
 mod package;
+mod releases;
 mod settings;
 #[cfg(test)]
 pub mod test_hub;
@@ -16,6 +17,7 @@ pub use address::is_plain_path;
 pub use cache::Cache;
 pub use hub::{Hub, RemoteFile, Repo};
 pub use package::{DEMO_NAME, DEMO_REPO, fetch_demo};
+pub use releases::{RELEASES, Release};
 pub use settings::Settings;
 
 /// Why the hub did not deliver.

@@ -2,8 +2,9 @@
 
 use crate::fixture::{document, run, succeeds, workplace};
 
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 16] = [
     "demo",
+    "models",
     "pull",
     "quantize",
     "run",

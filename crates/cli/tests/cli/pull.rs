@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::fixture::{Outcome, command, is_refusal, names, workplace};
-use crate::test_hub::{Answer, COMMIT, TestHub, file, large, repository};
+use crate::test_hub::{Answer, COMMIT, Request, TestHub, file, large, repository};
 
 fn model() -> Vec<crate::test_hub::TestFile> {
     vec![
@@ -119,7 +119,59 @@ fn a_full_disk_loses_nothing_that_arrived() {
     assert!(kept > 0 && kept <= 8192, "{kept}");
     let outcome = pull(place, &server.endpoint, "o/n -q", &[]);
     assert_eq!(outcome.code, Some(0), "{outcome:?}");
-    let resumed = server.asked.lock().unwrap().iter().map(crate::test_hub::Request::from).max().unwrap();
+    let resumed = server.asked.lock().unwrap().iter().map(Request::from).max().unwrap();
     assert_eq!(resumed as u64, kept);
     assert_eq!(fs::read(place.join("models/n/model.safetensors")).unwrap(), [7; 30_000]);
+}
+
+#[test]
+fn released_models_have_names() {
+    let place = workplace();
+    let place = place.path();
+    let run = |args: &str, endpoint: &str| -> Outcome {
+        let mut command = command(place, args.split(' '));
+        for name in ["HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_TOKEN", "HF_TOKEN_PATH", "TRANSFORMERS_OFFLINE"] {
+            command.env_remove(name);
+        }
+        command.env("HF_HOME", place.join("home")).env("HF_ENDPOINT", endpoint).output().unwrap().into()
+    };
+    let listed = |outcome: Outcome| -> Vec<String> {
+        let list: serde_json::Value = serde_json::from_str(&outcome.stdout).unwrap();
+        list.as_array().unwrap().iter().map(|entry| entry["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let nowhere = "http://127.0.0.1:1";
+    let all = listed(run("models --json", nowhere));
+    assert!(all.len() > 10 && all.contains(&"bitnet-2b".to_owned()), "{all:?}");
+    assert_eq!(listed(run("models --here --json", nowhere)), [""; 0]);
+    let table = run("models", nowhere).stdout;
+    assert!(
+        table.contains("bitnet-2b") && table.contains("MIT") && table.lines().all(|line| line.len() <= 130),
+        "{table}"
+    );
+    is_refusal(
+        &run("inspect bitnet-2b", nowhere),
+        &["bitnet-2b is not on this machine", "sherry pull bitnet-2b", "1190 MB"],
+    );
+
+    // Of a repository only the file that is the model is fetched; it is found by its name afterwards.
+    let files = vec![large("ggml-model-i2_s.gguf", vec![7; 30_000]), file("README.md", "x"), file("data.gguf", "y")];
+    let mut repository = repository("models", files, 2);
+    let server = TestHub::start(move |request: &Request| {
+        let path = request.path.replace("microsoft/bitnet-b1.58-2B-4T-gguf", "o/n");
+        repository(&Request { path, ..request.clone() })
+    });
+    let outcome = run("pull bitnet-2b", &server.endpoint);
+    assert_eq!(outcome.stdout, "models/bitnet-b1.58-2B-4T-gguf/ggml-model-i2_s.gguf\n", "{outcome:?}");
+    assert_eq!(names(&place.join("models/bitnet-b1.58-2B-4T-gguf")), ["ggml-model-i2_s.gguf"]);
+    assert_eq!(listed(run("models --here --json", nowhere)), ["bitnet-2b"]);
+    is_refusal(&run("inspect BitNet-2B", nowhere), &["ggml-model-i2_s.gguf"]);
+
+    // What other tools have put into the hub's cache is found too.
+    let cached = place.join("home/hub/models--SpectraSuite--TriLM_99M_Unpacked");
+    fs::create_dir_all(cached.join("refs")).unwrap();
+    fs::write(cached.join("refs/main"), "0123abcd").unwrap();
+    fs::create_dir_all(cached.join("snapshots/0123abcd")).unwrap();
+    fs::write(cached.join("snapshots/0123abcd/config.json"), "{}").unwrap();
+    assert_eq!(listed(run("models --here --json", nowhere)), ["bitnet-2b", "trilm-99m"]);
+    is_refusal(&run("inspect trilm-99m", nowhere), &["0123abcd", "config.json", "architectures"]);
 }
