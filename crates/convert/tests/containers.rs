@@ -203,7 +203,7 @@ fn said(checkpoint: &Checkpoint) -> Vec<String> {
     let ends: BTreeSet<u32> = generation.eos_token_ids.iter().chain(tokenizer.end_ids()).copied().collect();
     let mut said = vec![
         format!("ends {ends:?}"),
-        format!("sampling {:?}", SamplingParams::default().recommended(generation)),
+        format!("sampling {:?}", SamplingParams::default().recommended(generation, &[]).unwrap()),
         format!("roles {:?} {:?} {:?}", tokenizer.bos(), tokenizer.eos(), tokenizer.chat_template()),
     ];
     let texts = [

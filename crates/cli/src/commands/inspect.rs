@@ -62,6 +62,7 @@ pub fn run(args: &InspectArgs, context: &Context) -> Result<ExitCode> {
         "sizes": sizes(&checkpoint),
         "config": checkpoint.config_json().ok(),
         "tokenizer": tokenizer(checkpoint.tokenizer()),
+        "notes": checkpoint.generation().faults.iter().map(|fault| &fault.problem).collect::<Vec<_>>(),
     });
     if args.metadata
         && let Container::Gguf(file) = checkpoint.container()
@@ -285,8 +286,8 @@ fn listings(report: &Value) -> String {
             if tokenizer["chat_template"] == true { "with a" } else { "no" }
         ),
     };
-    for note in tokenizer["notes"].as_array().into_iter().flatten() {
-        text += &format!("note: {}\n", note.as_str().unwrap_or_default());
+    for note in [&tokenizer["notes"], &report["notes"]].into_iter().filter_map(Value::as_array).flatten() {
+        text += &format!("note: {}\n", shown(note));
     }
     if let Some(metadata) = report["metadata"].as_object() {
         text += "\nmetadata\n";

@@ -14,7 +14,7 @@ use sherry::{Chat, Event, Generate, Generated, Llm};
 
 use super::Context;
 use super::engine::{ContextSize, EngineArgs, Loaded, positive};
-use super::sampling::SamplingArgs;
+use super::sampling::{SamplingArgs, note_faults};
 use crate::output::{Stdout, bytes};
 use crate::{builtin, interrupt, machine};
 
@@ -183,6 +183,7 @@ pub fn run(args: &RunArgs, context: &Context) -> Result<ExitCode> {
     let loaded = args.engine.load(args.model.as_deref(), size, &context.console)?;
     // The model inside goes on with texts.
     let raw = args.raw || args.model.is_none();
+    note_faults(loaded.checkpoint.generation(), &context.console);
     let (mut speaker, sampling) = Speaker::new(loaded, raw, &args.sampling, &args.engine)?;
     context.console.say(&format!("sampling  {sampling}"));
     if let Some(system) = &args.system {

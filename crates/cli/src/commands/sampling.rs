@@ -1,9 +1,12 @@
 //! Options that decide which token comes next, and where their defaults come from.
 
-use anyhow::{Context as _, Result};
+use anyhow::{Result, anyhow};
 use clap::Args;
+use sherry::Progress as _;
 use sherry::generate::SamplingParams;
 use sherry::model::GenerationConfig;
+
+use crate::output::Console;
 
 /// What to use where neither the user nor the model says anything: the values llama.cpp made customary.
 const DEFAULTS: SamplingParams = SamplingParams {
@@ -46,22 +49,35 @@ pub struct SamplingArgs {
 }
 
 impl SamplingArgs {
-    /// The parameters in force, and a line that says them and where they come from.
+    /// The parameters in force, and a line that says them and where they come from. What cannot be understood of the
+    /// model's recommendations matters only where no option decides.
     pub fn resolve(&self, model: &GenerationConfig) -> Result<(SamplingParams, String)> {
-        let base = DEFAULTS.recommended(model);
-        let seed = self.seed.unwrap_or_else(clock_seed);
-        let params = SamplingParams {
-            temperature: self.temperature.unwrap_or(base.temperature),
-            top_k: self.top_k.unwrap_or(base.top_k),
-            top_p: self.top_p.unwrap_or(base.top_p),
-            min_p: self.min_p.unwrap_or(base.min_p),
-            repetition_penalty: self.repeat_penalty.unwrap_or(base.repetition_penalty),
-            seed,
-            ..base
+        let given = [
+            ("temperature", self.temperature.is_some()),
+            ("top_k", self.top_k.is_some()),
+            ("top_p", self.top_p.is_some()),
+            ("min_p", self.min_p.is_some()),
+            ("repetition_penalty", self.repeat_penalty.is_some()),
+        ];
+        let mut decided: Vec<&str> = given.into_iter().filter(|(_, given)| *given).map(|(field, _)| field).collect();
+        if self.temperature == Some(0.0) && !model.faults.is_empty() {
+            // The most likely token is taken, whatever the others would say.
+            decided.extend(["top_k", "top_p", "min_p"]);
+            decided.extend(model.repetition_penalty.is_none().then_some("repetition_penalty"));
         }
-        .check()
-        // Options were checked when they were parsed.
-        .context("the model's generation_config.json")?;
+        let options = SamplingParams {
+            temperature: self.temperature.unwrap_or(DEFAULTS.temperature),
+            top_k: self.top_k.unwrap_or(DEFAULTS.top_k),
+            top_p: self.top_p.unwrap_or(DEFAULTS.top_p),
+            min_p: self.min_p.unwrap_or(DEFAULTS.min_p),
+            repetition_penalty: self.repeat_penalty.unwrap_or(DEFAULTS.repetition_penalty),
+            seed: self.seed.unwrap_or_else(clock_seed),
+            ..DEFAULTS
+        };
+        let params = options.recommended(model, &decided).map_err(|error| {
+            anyhow!("{error}; mend it, or give what it should say: --temp, --top-k, --top-p, --min-p, --repeat-penalty")
+        })?;
+        let seed = params.seed;
         let origin = |given: bool, model: bool| match (given, model) {
             (true, _) => "",
             (false, true) => " (the model's)",
@@ -86,6 +102,14 @@ impl SamplingArgs {
             origin(self.repeat_penalty.is_some(), model.repetition_penalty.is_some()),
         );
         Ok((params, line))
+    }
+}
+
+/// Says what could not be understood of a model's recommendations.
+pub fn note_faults(model: &GenerationConfig, console: &Console) {
+    for fault in &model.faults {
+        let ends = if fault.concerns_ends() { "; answers end where the other files say" } else { "" };
+        console.note(&format!("{}: not used{ends}", fault.problem));
     }
 }
 

@@ -16,7 +16,7 @@ use sherry_server::{Config, Ended, EngineInfo, Keys, Listen, Loaded, ModelInfo};
 
 use super::Context;
 use super::engine::{ContextSize, EngineArgs, HeadArg, positive};
-use super::sampling::SamplingArgs;
+use super::sampling::{SamplingArgs, note_faults};
 use crate::machine;
 use crate::output::{Console, LogLines};
 
@@ -223,6 +223,7 @@ impl ServeArgs {
             true => Some(ChatTemplate::for_tokenizer(&tokenizer)?),
             false => None,
         };
+        note_faults(checkpoint.generation(), console);
         let (defaults, line) = self.sampling.resolve(checkpoint.generation())?;
         console.say(&format!("sampling  {line}"));
         let mut end = checkpoint.generation().eos_token_ids.clone();

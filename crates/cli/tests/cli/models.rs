@@ -314,3 +314,37 @@ fn a_gguf_file_that_is_no_model_can_be_looked_at() {
         refuses(place, &format!("inspect {name}.gguf --hist token_embd.weight"), &[&format!("{name}.gguf")]);
     }
 }
+
+#[test]
+fn faults_of_recommended_sampling_concern_sampling_only() {
+    let place = with_model();
+    let place = place.path();
+    let file = place.join("dense/generation_config.json");
+    for (written, field) in [("{\"top_k\": 1.5}", "'top_k'"), ("{\"top_p\": 7}", "top_p"), ("{\"a\": ", ""), ("[]", "")]
+    {
+        fs::write(&file, written).unwrap();
+        succeeds(place, "inspect dense --verify");
+        succeeds(place, "quantize dense packed --force");
+        refuses(place, "run dense hello --raw -n 8", &["generation_config.json", field, "--top-k"]);
+        for explicit in ["--temp 1 --top-k 5 --top-p 0.9 --min-p 0 --repeat-penalty 1", "--temp 0 --top-p 1"] {
+            assert_eq!(document(place, &format!("run dense hello --raw -n 8 {explicit}"))["generated_tokens"], 8);
+        }
+    }
+    fs::write(&file, "[]").unwrap();
+    let report = document(place, "inspect dense");
+    assert!(report["notes"][0].as_str().unwrap().contains("generation_config.json"), "{report}");
+    // Only what the option leaves open matters.
+    fs::write(&file, "{\"top_k\": 1.5, \"temperature\": 0.5}").unwrap();
+    let outcome = run(place, "run dense hello --raw -n 8 --top-k 3");
+    assert!(outcome.code == Some(0) && outcome.stderr.contains("'top_k'"), "{outcome:?}");
+    refuses(place, "run dense hello --raw -n 8 --top-p 0.5", &["generation_config.json", "'top_k'"]);
+    // Where an answer ends is said by other files too.
+    fs::write(&file, "{\"eos_token_id\": \"x\"}").unwrap();
+    let outcome = run(place, "run dense hello --raw -n 8");
+    assert!(outcome.code == Some(0) && outcome.stderr.contains("field 'eos_token_id'"), "{outcome:?}");
+    for nothing in ["", "\n", "{}", "{\"top_k\": -1, \"eos_token_id\": -1}"] {
+        fs::write(&file, nothing).unwrap();
+        let outcome = run(place, "run dense hello --raw -n 8");
+        assert!(outcome.code == Some(0) && !outcome.stderr.contains("generation_config"), "{outcome:?}");
+    }
+}

@@ -75,8 +75,8 @@ impl Default for LoadOptions {
 /// ```
 pub struct Llm {
     engine: BatchEngine,
-    /// What the model's authors recommend, and customary values for the rest.
-    sampling: SamplingParams,
+    /// What the model's authors recommend, and customary values for the rest; or why that cannot be said.
+    sampling: std::result::Result<SamplingParams, String>,
     /// Tokens that end an answer.
     end: Arc<[u32]>,
 }
@@ -132,7 +132,7 @@ impl Llm {
     ) -> Result<Self> {
         let mut end = generation.eos_token_ids.clone();
         end.extend(tokenizer.end_ids());
-        let sampling = SamplingParams::default().recommended(generation);
+        let sampling = SamplingParams::default().recommended(generation, &[]).map_err(|error| error.to_string());
         Ok(Self { engine: BatchEngine::new(decoder, tokenizer, options)?, sampling, end: end.into() })
     }
 
@@ -228,8 +228,8 @@ impl Llm {
     }
 
     fn job(&self, prompt: &[u32], options: &Generate) -> Result<Job> {
-        let mut job =
-            Job::new(prompt, options.max_tokens.unwrap_or(usize::MAX), options.sampling.unwrap_or(self.sampling));
+        let sampling = options.sampling.map_or_else(|| self.sampling(), Ok)?;
+        let mut job = Job::new(prompt, options.max_tokens.unwrap_or(usize::MAX), sampling);
         job.stop = crate::generate::StopStrings::new(options.stop.iter().cloned())?;
         job.end = Arc::clone(&self.end);
         Ok(job)
@@ -237,8 +237,11 @@ impl Llm {
 
     /// What is sampled with unless somebody says otherwise: the values that the model's authors recommend, customary ones for
     /// the rest, and seed 0.
-    pub fn sampling(&self) -> SamplingParams {
-        self.sampling
+    ///
+    /// # Errors
+    /// [`Error::Invalid`](crate::Error::Invalid) naming what cannot be understood of the recommendations.
+    pub fn sampling(&self) -> Result<SamplingParams> {
+        self.sampling.clone().map_err(crate::Error::Invalid)
     }
 
     /// Tokens that end an answer.

@@ -124,7 +124,7 @@ impl Checkpoint {
         let config = config_hf::parse(&config_path, &value)?;
         let bitnet = BitNetScheme::from_config(&config_path, &value, config.family)?;
         let packed = if bitnet.is_some() { None } else { PackedScheme::from_config(&config_path, &value)? };
-        let generation = generation_of_folder(folder, &config_path, &value)?;
+        let generation = generation_of_folder(folder, &config_path, &value);
         let source = Safetensors::open(folder, mode)?;
         let tensors = match bitnet {
             Some(scheme) => TensorMap::of_bitnet(&source, &config, scheme)?,
@@ -145,7 +145,7 @@ impl Checkpoint {
     pub fn from_gguf(path: &Path, file: GgufFile) -> Result<Self> {
         let config = config_gguf::parse(file.metadata(), &file)?;
         let tensors = TensorMap::new(&file, &config, Naming::Gguf, None)?;
-        let generation = GenerationConfig::from_gguf(file.metadata())?;
+        let generation = GenerationConfig::from_gguf(file.metadata());
         Ok(Self { path: path.to_path_buf(), config, tensors, container: Container::Gguf(file), generation })
     }
 
@@ -185,7 +185,7 @@ impl Checkpoint {
         &self.tensors
     }
 
-    /// Recommendations for generation.
+    /// Recommendations for generation, and what could not be understood of them.
     pub fn generation(&self) -> &GenerationConfig {
         &self.generation
     }
@@ -276,13 +276,14 @@ impl Checkpoint {
 }
 
 /// `generation_config.json`, with the ids that end a text from `config.json` where it has none.
-fn generation_of_folder(folder: &Path, config_path: &Path, config: &Value) -> Result<GenerationConfig> {
+fn generation_of_folder(folder: &Path, config_path: &Path, config: &Value) -> GenerationConfig {
     let path = folder.join("generation_config.json");
-    let parse = |path: &Path, value: &Value| GenerationConfig::parse(path, value.to_string().as_bytes());
-    let mut generation = if path.exists() { parse(&path, &json::read(&path)?)? } else { GenerationConfig::default() };
+    let mut generation = if path.exists() { GenerationConfig::read(&path) } else { GenerationConfig::default() };
     if generation.eos_token_ids.is_empty() {
         let ids = config.get("eos_token_id").cloned().unwrap_or(Value::Null);
-        generation.eos_token_ids = parse(config_path, &serde_json::json!({ "eos_token_id": ids }))?.eos_token_ids;
+        let ends = GenerationConfig::from_json(config_path, &serde_json::json!({ "eos_token_id": ids }));
+        generation.eos_token_ids = ends.eos_token_ids;
+        generation.faults.extend(ends.faults);
     }
-    Ok(generation)
+    generation
 }

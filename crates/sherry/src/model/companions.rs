@@ -79,7 +79,8 @@ impl Checkpoint {
     /// Name and contents of the files beside `config.json` and the weights.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Tokenizer`] when a GGUF tokenizer cannot be expressed.
+    /// [`Error::Io`]; [`Error::Tokenizer`] when a GGUF tokenizer cannot be expressed; [`Error::Invalid`] for a key of a GGUF
+    /// file about sampling that cannot be understood.
     pub fn companion_files(&self) -> Result<Vec<(&'static str, Vec<u8>)>> {
         match self.container() {
             Container::HuggingFace { .. } => {
@@ -103,6 +104,9 @@ impl Checkpoint {
                     return Ok(Vec::new());
                 }
                 let tokenizer = self.tokenizer()?;
+                if let Some(fault) = self.generation().faults.first() {
+                    return Err(Error::Invalid(fault.problem.clone()));
+                }
                 Ok(vec![
                     ("tokenizer.json", tokenizer.to_json()?.into_bytes()),
                     ("tokenizer_config.json", tokenizer.to_config_json().into_bytes()),
@@ -165,6 +169,8 @@ impl Checkpoint {
             ));
             entries.push((END_IDS_KEY.to_owned(), Value::Array(Array::U32(ends))));
         }
+        let lost = generation.faults.iter().map(|fault| format!("{}: the GGUF file says nothing of it", fault.problem));
+        notes.extend(lost);
         entries.extend(generation.to_gguf());
         Ok((entries, notes))
     }

@@ -1,18 +1,24 @@
 //! `generation_config.json`: what a model's authors recommend.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
 use crate::io::gguf::{Metadata, Value as Gguf};
+use crate::io::json;
 use crate::{Error, Result};
 
 /// The key for tokens that end an answer beyond those that GGUF's own keys can name: an array of ids.
 pub(super) const END_IDS_KEY: &str = "sherry.eos_token_ids";
 /// What llama.cpp's keys for a recommended sampling begin with.
 const SAMPLING_PREFIX: &str = "general.sampling.";
+/// The field of the tokens that end an answer.
+const ENDS: &str = "eos_token_id";
 
 /// The fields of `generation_config.json` that matter here; `None` where the file says nothing.
+///
+/// What is wrong with them matters only where they would be used, so reading always succeeds and [`faults`](Self::faults)
+/// says what could not be understood.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct GenerationConfig {
     /// Tokens that end an answer.
@@ -31,31 +37,66 @@ pub struct GenerationConfig {
     pub min_p: Option<f32>,
     /// As in [`SamplingParams`](crate::generate::SamplingParams).
     pub repetition_penalty: Option<f32>,
+    /// The file that says so; empty when there is none.
+    pub path: PathBuf,
+    /// What could not be understood.
+    pub faults: Vec<GenerationFault>,
+}
+
+/// Something in a model's recommendations that could not be understood; the field counts as not there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GenerationFault {
+    /// The field, by its name in `generation_config.json`; `None` for the whole file.
+    pub field: Option<&'static str>,
+    /// What is wrong, with the file and the field.
+    pub problem: String,
+}
+
+impl GenerationFault {
+    /// Whether this leaves open which tokens end an answer.
+    pub fn concerns_ends(&self) -> bool {
+        self.field.is_none_or(|field| field == ENDS)
+    }
 }
 
 impl GenerationConfig {
-    /// Parses the file's bytes; `path` is for messages. Unknown fields and `null` are ignored.
-    ///
-    /// # Errors
-    /// [`Error::Malformed`] naming the field of the wrong type.
-    pub fn parse(path: &Path, json: &[u8]) -> Result<Self> {
-        let fields: Map<String, Value> = serde_json::from_slice(json)
-            .map_err(|err| Error::malformed(path, "file", format!("is not a JSON object: {err}")))?;
-        let reader = Reader { path, fields: &fields };
-        Ok(Self {
-            eos_token_ids: match reader.field("eos_token_id") {
-                None => Vec::new(),
-                Some(Value::Array(ids)) => ids.iter().map(|id| reader.id("eos_token_id", id)).collect::<Result<_>>()?,
-                Some(id) => vec![reader.id("eos_token_id", id)?],
-            },
-            bos_token_id: reader.field("bos_token_id").map(|id| reader.id("bos_token_id", id)).transpose()?,
-            do_sample: reader.get("do_sample", "true or false", Value::as_bool)?,
-            temperature: reader.number("temperature")?,
-            top_k: reader.get("top_k", "a number of tokens", |value| value.as_u64()?.try_into().ok())?,
-            top_p: reader.number("top_p")?,
-            min_p: reader.number("min_p")?,
-            repetition_penalty: reader.number("repetition_penalty")?,
-        })
+    /// Reads the file `path`. An empty one says nothing.
+    pub fn read(path: &Path) -> Self {
+        match json::read(path) {
+            Ok(value) => Self::from_json(path, &value),
+            Err(_) if std::fs::read(path).is_ok_and(|bytes| bytes.trim_ascii().is_empty()) => Self::default(),
+            Err(error) => Self::unreadable(path, &error),
+        }
+    }
+
+    /// What the file's JSON says; `path` is for messages. Unknown fields and `null` are ignored, and so are -1 as a token id
+    /// and as `top_k`: some writers' word for "none".
+    pub fn from_json(path: &Path, value: &Value) -> Self {
+        let Value::Object(fields) = value else {
+            return Self::unreadable(path, &Error::malformed(path, "file", "is not a JSON object"));
+        };
+        let reader = Reader { path, fields };
+        let mut faults = Faults(Vec::new());
+        let top_k = |value: &Value| if value.as_i64() == Some(-1) { Some(0) } else { value.as_u64()?.try_into().ok() };
+        let float = |value: &Value| value.as_f64().map(|number| number as f32).filter(|number| number.is_finite());
+        let number = |faults: &mut Faults, field| faults.keep(field, reader.get(field, "a number", float));
+        Self {
+            temperature: number(&mut faults, "temperature"),
+            top_p: number(&mut faults, "top_p"),
+            min_p: number(&mut faults, "min_p"),
+            repetition_penalty: number(&mut faults, "repetition_penalty"),
+            eos_token_ids: faults.keep(ENDS, reader.get(ENDS, "a token id or a list of them", ids)).unwrap_or_default(),
+            bos_token_id: faults.keep("bos_token_id", reader.get("bos_token_id", "a token id", id)).flatten(),
+            do_sample: faults.keep("do_sample", reader.get("do_sample", "true or false", Value::as_bool)),
+            top_k: faults.keep("top_k", reader.get("top_k", "a number of tokens, 0 or -1 for all of them", top_k)),
+            path: path.to_path_buf(),
+            faults: faults.0,
+        }
+    }
+
+    fn unreadable(path: &Path, error: &Error) -> Self {
+        let fault = GenerationFault { field: None, problem: error.to_string() };
+        Self { path: path.to_path_buf(), faults: vec![fault], ..Self::default() }
     }
 
     /// The fields as JSON. [`parse`](Self::parse) reads them back.
@@ -89,31 +130,38 @@ impl GenerationConfig {
     }
 
     /// What a GGUF file recommends: the tokens that end an answer, and the sampling.
-    ///
-    /// # Errors
-    /// [`Error::Malformed`] naming the key of the wrong type.
-    pub fn from_gguf(meta: &Metadata) -> Result<Self> {
-        let float = |name: &str| meta.find_f32(&format!("{SAMPLING_PREFIX}{name}"));
-        let top_k = format!("{SAMPLING_PREFIX}top_k");
-        // llama.cpp: 0 and less turn it off.
-        let off = matches!(meta.find(&top_k), Some(Gguf::I32(..=0) | Gguf::I64(..=0)));
+    pub fn from_gguf(meta: &Metadata) -> Self {
+        let mut faults = Faults(Vec::new());
+        let number = |faults: &mut Faults, name: &str, field| {
+            let key = format!("{SAMPLING_PREFIX}{name}");
+            faults.keep(field, meta.find_f32(&key))
+        };
         let mut config = Self {
-            temperature: float("temp")?,
-            top_k: if off { Some(0) } else { meta.find_u64(&top_k)?.map(|k| usize::try_from(k).unwrap_or(usize::MAX)) },
-            top_p: float("top_p")?,
-            min_p: float("min_p")?,
-            repetition_penalty: float("penalty_repeat")?,
+            temperature: number(&mut faults, "temp", "temperature"),
+            top_p: number(&mut faults, "top_p", "top_p"),
+            min_p: number(&mut faults, "min_p", "min_p"),
+            repetition_penalty: number(&mut faults, "penalty_repeat", "repetition_penalty"),
+            path: meta.path().to_path_buf(),
             ..Self::default()
         };
-        let mut ends = ["eos", "eot", "eom"].iter().map(|role| meta.find_token_id(role)).collect::<Result<Vec<_>>>()?;
-        let more = meta.find_i64s(END_IDS_KEY)?.unwrap_or_default();
-        ends.extend(more.into_iter().map(|id| u32::try_from(id).ok()));
-        for id in ends.into_iter().flatten() {
-            if !config.eos_token_ids.contains(&id) {
-                config.eos_token_ids.push(id);
+        let key = format!("{SAMPLING_PREFIX}top_k");
+        let top_k = match meta.find(&key) {
+            // llama.cpp: 0 and less turn it off.
+            Some(Gguf::I8(..=0) | Gguf::I16(..=0) | Gguf::I32(..=0) | Gguf::I64(..=0)) => Ok(Some(0)),
+            _ => meta.find_u64(&key),
+        };
+        config.top_k = faults.keep("top_k", top_k).map(|top_k| usize::try_from(top_k).unwrap_or(usize::MAX));
+        let named =
+            ["eos", "eot", "eom"].map(|role| meta.find_token_id(role).map(|id| id.map(|id| vec![i64::from(id)])));
+        for ids in named.into_iter().chain([meta.find_i64s(END_IDS_KEY)]) {
+            for id in faults.keep(ENDS, ids).into_iter().flatten().filter_map(|id| u32::try_from(id).ok()) {
+                if !config.eos_token_ids.contains(&id) {
+                    config.eos_token_ids.push(id);
+                }
             }
         }
-        Ok(config)
+        config.faults = faults.0;
+        config
     }
 }
 
@@ -127,28 +175,44 @@ struct Reader<'j> {
     fields: &'j Map<String, Value>,
 }
 
-impl<'j> Reader<'j> {
-    fn field(&self, name: &str) -> Option<&'j Value> {
-        self.fields.get(name).filter(|value| !value.is_null())
-    }
-
-    fn bad(&self, name: &str, value: &Value, expected: &str) -> Error {
-        let shown: String = value.to_string().chars().take(40).collect();
-        Error::malformed(self.path, format!("field '{name}'"), format!("is {shown}; expected {expected}"))
-    }
-
+impl Reader<'_> {
     fn get<T>(&self, name: &str, expected: &str, read: impl Fn(&Value) -> Option<T>) -> Result<Option<T>> {
-        self.field(name).map(|value| read(value).ok_or_else(|| self.bad(name, value, expected))).transpose()
+        let Some(value) = self.fields.get(name).filter(|value| !value.is_null()) else { return Ok(None) };
+        let found = read(value).ok_or_else(|| {
+            let shown: String = value.to_string().chars().take(40).collect();
+            Error::malformed(self.path, format!("field '{name}'"), format!("is {shown}; expected {expected}"))
+        });
+        found.map(Some)
     }
+}
 
-    fn number(&self, name: &str) -> Result<Option<f32>> {
-        self.get(name, "a number", |value| {
-            value.as_f64().map(|number| number as f32).filter(|number| number.is_finite())
+/// A token id; -1 is none.
+fn id(value: &Value) -> Option<Option<u32>> {
+    match value.as_i64()? {
+        -1 => Some(None),
+        id => u32::try_from(id).ok().map(Some),
+    }
+}
+
+/// One token id or several.
+fn ids(value: &Value) -> Option<Vec<u32>> {
+    let found: Option<Vec<Option<u32>>> = match value {
+        Value::Array(ids) => ids.iter().map(id).collect(),
+        one => id(one).map(|id| vec![id]),
+    };
+    found.map(|ids| ids.into_iter().flatten().collect())
+}
+
+/// Collects what could not be understood.
+struct Faults(Vec<GenerationFault>);
+
+impl Faults {
+    /// What was found; a field with a fault counts as not there.
+    fn keep<T>(&mut self, field: &'static str, found: Result<Option<T>>) -> Option<T> {
+        found.unwrap_or_else(|error| {
+            self.0.push(GenerationFault { field: Some(field), problem: error.to_string() });
+            None
         })
-    }
-
-    fn id(&self, name: &str, value: &Value) -> Result<u32> {
-        value.as_u64().and_then(|id| id.try_into().ok()).ok_or_else(|| self.bad(name, value, "a token id"))
     }
 }
 
@@ -156,40 +220,90 @@ impl<'j> Reader<'j> {
 mod tests {
     use super::*;
 
-    fn parse(json: &str) -> Result<GenerationConfig> {
-        GenerationConfig::parse(Path::new("generation_config.json"), json.as_bytes())
+    fn parse(json: &str) -> GenerationConfig {
+        GenerationConfig::from_json(Path::new("generation_config.json"), &serde_json::from_str(json).unwrap())
     }
 
     #[test]
     fn real_files_parse() {
         let llama = r#"{"bos_token_id": 128000, "do_sample": true, "eos_token_id": [128001, 128008, 128009],
             "temperature": 0.6, "top_p": 0.9, "transformers_version": "4.45.0.dev0"}"#;
-        let config = parse(llama).unwrap();
+        let config = parse(llama);
         assert_eq!(config.eos_token_ids, [128_001, 128_008, 128_009]);
         assert_eq!((config.temperature, config.top_p, config.top_k), (Some(0.6), Some(0.9), None));
-        let one = parse(r#"{"eos_token_id": 2, "top_k": 20, "do_sample": false, "temperature": null}"#).unwrap();
+        let one = parse(r#"{"eos_token_id": 2, "top_k": 20, "do_sample": false, "temperature": null}"#);
         assert_eq!((one.eos_token_ids.as_slice(), one.top_k, one.temperature), (&[2][..], Some(20), None));
         assert_eq!(one.do_sample, Some(false));
-        assert_eq!(parse("{}").unwrap(), GenerationConfig::default());
+        assert_eq!(
+            parse("{}"),
+            GenerationConfig { path: "generation_config.json".into(), ..GenerationConfig::default() }
+        );
     }
 
     #[test]
-    fn wrong_types_are_named() {
-        for (json, expected) in [
-            (r#"{"eos_token_id": "x"}"#, "'eos_token_id'"),
-            (r#"{"eos_token_id": [1, -1]}"#, "'eos_token_id'"),
-            (r#"{"eos_token_id": 99999999999}"#, "'eos_token_id'"),
-            (r#"{"temperature": "hot"}"#, "'temperature'"),
-            (r#"{"temperature": 1e300}"#, "'temperature'"),
-            (r#"{"top_k": -1}"#, "'top_k'"),
-            (r#"{"top_k": 1.5}"#, "'top_k'"),
-            (r#"{"do_sample": 1}"#, "'do_sample'"),
-            ("[]", "object"),
-            ("", "object"),
-            (r#"{"top_p": 1e400}"#, ""),
-        ] {
-            let err = parse(json).unwrap_err().to_string();
-            assert!(err.contains(expected) && err.contains("generation_config.json"), "{json}: {err}");
+    fn none_is_written_in_several_ways() {
+        let none = parse(r#"{"eos_token_id": -1, "bos_token_id": -1, "top_k": -1, "top_p": null}"#);
+        assert_eq!(none, GenerationConfig { top_k: Some(0), ..parse("{}") });
+        assert_eq!(parse(r#"{"eos_token_id": [1, -1, 2]}"#).eos_token_ids, [1, 2]);
+        for written in ["", " \n"] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("generation_config.json");
+            std::fs::write(&path, written).unwrap();
+            assert_eq!(GenerationConfig::read(&path), GenerationConfig::default());
         }
+        let from = |entries| GenerationConfig::from_gguf(&Metadata::new(Path::new("m.gguf"), entries));
+        let minus = [Gguf::I8(-1), Gguf::I16(-1), Gguf::I32(-1), Gguf::I64(-1)];
+        for none in minus.clone().into_iter().chain([Gguf::U32(u32::MAX), Gguf::U64(u64::MAX)]) {
+            let entries = ["eos", "eot", "eom"].map(|role| (format!("tokenizer.ggml.{role}_token_id"), none.clone()));
+            assert_eq!(from(entries.into()), from(Vec::new()), "{none:?}");
+        }
+        for none in minus {
+            let config = from(vec![("general.sampling.top_k".to_owned(), none)]);
+            assert_eq!((config.top_k, config.faults.len()), (Some(0), 0));
+        }
+    }
+
+    #[test]
+    fn faults_are_named_and_the_rest_is_read() {
+        for (json, field) in [
+            (r#"{"eos_token_id": "x", "top_k": 7}"#, ENDS),
+            (r#"{"eos_token_id": [1, -2], "top_k": 7}"#, ENDS),
+            (r#"{"eos_token_id": 99999999999, "top_k": 7}"#, ENDS),
+            (r#"{"bos_token_id": 1.5, "top_k": 7}"#, "bos_token_id"),
+            (r#"{"temperature": "hot", "top_k": 7}"#, "temperature"),
+            (r#"{"temperature": 1e300, "top_k": 7}"#, "temperature"),
+            (r#"{"top_p": [], "top_k": 7}"#, "top_p"),
+            (r#"{"min_p": false, "top_k": 7}"#, "min_p"),
+            (r#"{"repetition_penalty": {}, "top_k": 7}"#, "repetition_penalty"),
+            (r#"{"top_k": -2}"#, "top_k"),
+            (r#"{"top_k": 1.5}"#, "top_k"),
+            (r#"{"do_sample": 1, "top_k": 7}"#, "do_sample"),
+        ] {
+            let config = parse(json);
+            let [fault] = &config.faults[..] else { panic!("{json}: {config:?}") };
+            assert_eq!(fault.field, Some(field));
+            assert!(
+                fault.problem.starts_with(&format!("generation_config.json: field '{field}'")),
+                "{json}: {fault:?}"
+            );
+            assert_eq!(config.top_k, if field == "top_k" { None } else { Some(7) });
+            assert_eq!(fault.concerns_ends(), field == ENDS);
+        }
+        assert!(parse("[]").faults[0].concerns_ends());
+    }
+
+    #[test]
+    fn faults_of_gguf_files_name_the_key() {
+        let entries = vec![
+            ("general.sampling.temp".to_owned(), Gguf::String("hot".into())),
+            ("general.sampling.top_k".to_owned(), Gguf::F32(1.0)),
+            ("tokenizer.ggml.eot_token_id".to_owned(), Gguf::String("x".into())),
+            ("tokenizer.ggml.eos_token_id".to_owned(), Gguf::U32(3)),
+        ];
+        let config = GenerationConfig::from_gguf(&Metadata::new(Path::new("m.gguf"), entries));
+        let fields: Vec<_> = config.faults.iter().map(|fault| fault.field.unwrap()).collect();
+        assert_eq!(fields, ["temperature", "top_k", ENDS]);
+        assert!(config.faults[0].problem.starts_with("m.gguf: key 'general.sampling.temp'"));
+        assert_eq!(config.eos_token_ids, [3]);
     }
 }

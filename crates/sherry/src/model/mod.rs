@@ -21,7 +21,7 @@ pub use crate::io::native::PackedScheme;
 pub use checkpoint::{Checkpoint, Container, MemoryEstimate};
 pub use config::{Activation, ArchConfig, Family, QkNorm, Rope, RopeLayout, RopeScaling};
 pub use decoder::{Decoder, HeadStatistics, Logits, Model, Step, Tap, TapPoint, Wanted};
-pub use generation_config::GenerationConfig;
+pub use generation_config::{GenerationConfig, GenerationFault};
 pub(crate) use kv::KvPage;
 pub use kv::{KvCache, KvPages, KvPool, PAGE};
 pub use rope::{Frequencies, rope_factors};

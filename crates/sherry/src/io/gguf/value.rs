@@ -239,14 +239,15 @@ impl Metadata {
         self.typed(key, "a non-negative integer", Value::as_u64)
     }
 
-    /// The id under `tokenizer.ggml.ROLE_token_id`, if there; -1 and 2^32 - 1 mean that there is none.
+    /// The id under `tokenizer.ggml.ROLE_token_id`, if there; -1 means that there is none, signed or not.
     ///
     /// # Errors
     /// [`Error::Malformed`].
     pub fn find_token_id(&self, role: &str) -> Result<Option<u32>> {
         let key = format!("tokenizer.ggml.{role}_token_id");
         match self.find(&key) {
-            Some(Value::I32(-1) | Value::I64(-1) | Value::U32(u32::MAX)) => Ok(None),
+            Some(Value::I8(-1) | Value::I16(-1) | Value::I32(-1) | Value::I64(-1)) => Ok(None),
+            Some(Value::U32(u32::MAX) | Value::U64(u64::MAX)) => Ok(None),
             // An id beyond u32 is beyond every vocabulary, which is what the tokenizer will say.
             _ => Ok(self.find_u64(&key)?.map(|id| u32::try_from(id).unwrap_or(u32::MAX))),
         }
