@@ -32,6 +32,7 @@
 #![forbid(unsafe_code)]
 
 mod config;
+mod conversation;
 mod engine;
 mod error;
 mod grammar;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::http::{HeaderName, HeaderValue};
 use axum::response::Response;
-use serde_json::{Map, Value, json};
+use serde_json::json;
 use sherry::batch::{Constraint, Scores};
 use sherry::generate::{SamplingParams, StopStrings};
 
@@ -16,10 +16,7 @@ use crate::grammar::{ForcedCall, Rule};
 use crate::http::access::Client;
 use crate::model::Served;
 use crate::openai::fields::{LogitBias, ResponseFormat, Stop};
-use crate::openai::request::{Message, Sampling, StreamOptions, Tool};
-
-/// Most messages of a conversation, and bytes of all together.
-const MESSAGES: (usize, usize) = (1 << 14, 4 << 20);
+use crate::openai::request::{Sampling, StreamOptions};
 
 /// Runs work beside the thread that serves connections.
 ///
@@ -31,85 +28,6 @@ pub async fn aside<T: Send + 'static>(
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|_| ApiError::internal("internal_error", "the request could not be prepared; this is a bug"))?
-}
-
-/// A conversation as the model reads it.
-pub struct Rendered {
-    /// The text.
-    pub text: String,
-    /// Its tokens.
-    pub tokens: Vec<u32>,
-}
-
-/// Renders a conversation with the model's template.
-///
-/// # Errors
-/// 400: a message of the wrong form, no template, or what the template objects to.
-pub fn conversation(
-    served: &Served,
-    messages: &[Message],
-    tools: Option<&[Tool]>,
-    kwargs: Option<&Map<String, Value>>,
-    go_on: bool,
-) -> Result<Rendered, ApiError> {
-    let Some(template) = &served.template else {
-        let message = "the model has no chat template: it continues texts; use /v1/completions";
-        return Err(ApiError::refused("no_chat_template", "messages", message));
-    };
-    let values = message_values(messages)?;
-    let unsupported = |param: &str| {
-        let message = format!("{param} is not supported in this version");
-        Err(ApiError::refused("unsupported_parameter", param, message))
-    };
-    if tools.is_some_and(|tools| !tools.is_empty()) {
-        return Err(ApiError::refused("tools_not_supported", "tools", "chat templates get no tools in this version"));
-    }
-    if kwargs.is_some_and(|kwargs| !kwargs.is_empty()) {
-        return unsupported("chat_template_kwargs");
-    }
-    if go_on {
-        return unsupported("continue_final_message");
-    }
-    let conversation: Vec<sherry::chat::Message> = values;
-    let refuse = |error: sherry::Error| ApiError::refused("template_error", "messages", error.to_string());
-    let prompt = template.render(&conversation, true).map_err(refuse)?;
-    let tokens = prompt.encode(&served.tokenizer).map_err(|error| ApiError::invalid("messages", error.to_string()))?;
-    Ok(Rendered { text: prompt.text, tokens })
-}
-
-fn message_values(messages: &[Message]) -> Result<Vec<sherry::chat::Message>, ApiError> {
-    if messages.is_empty() {
-        return Err(ApiError::invalid("messages", "there must be at least one message"));
-    }
-    if messages.len() > MESSAGES.0 {
-        return Err(ApiError::invalid("messages", format!("{} messages; at most {}", messages.len(), MESSAGES.0)));
-    }
-    let mut bytes = 0;
-    let mut values = Vec::with_capacity(messages.len());
-    for (index, message) in messages.iter().enumerate() {
-        let role = match message.role.as_str() {
-            "developer" => "system",
-            role @ ("system" | "user" | "assistant" | "tool") => role,
-            other => {
-                let other: String = other.chars().take(32).collect();
-                let message = format!("'{other}' is no role; expected system, developer, user, assistant or tool");
-                return Err(ApiError::invalid(format!("messages[{index}].role"), message));
-            }
-        };
-        if message.tool_calls.as_ref().is_some_and(|calls| !calls.is_empty()) || role == "tool" {
-            let message = "chat templates get no calls of tools in this version";
-            return Err(ApiError::refused("tools_not_supported", &format!("messages[{index}]"), message));
-        }
-        let Some(content) = &message.content else {
-            return Err(ApiError::invalid(format!("messages[{index}].content"), "a message needs content"));
-        };
-        bytes += content.0.len();
-        if bytes > MESSAGES.1 {
-            return Err(ApiError::invalid("messages", format!("more than {} bytes of text", MESSAGES.1)));
-        }
-        values.push(sherry::chat::Message::new(role, content.0.as_str()));
-    }
-    Ok(values)
 }
 
 /// Tokens of a text.

@@ -55,6 +55,10 @@ const MAX_CALL_BYTES: usize = 256 << 10;
 #[derive(Debug)]
 pub struct CallParser {
     style: Style,
+    /// More than one call may be made.
+    parallel: bool,
+    /// A call was found.
+    called: bool,
     held: String,
     /// Something other than white space went out: a LLaMA call can only be the whole answer.
     spoken: bool,
@@ -72,9 +76,9 @@ pub struct Parsed {
 }
 
 impl CallParser {
-    /// A parser at the beginning of an answer.
-    pub fn new(style: Style) -> Self {
-        Self { style, held: String::new(), spoken: false, after_call: false }
+    /// A parser at the beginning of an answer, for one call or for several.
+    pub fn new(style: Style, parallel: bool) -> Self {
+        Self { style, parallel, called: false, held: String::new(), spoken: false, after_call: false }
     }
 
     /// Takes the next piece.
@@ -93,7 +97,16 @@ impl CallParser {
                 }
             }
         }
-        out
+        self.limited(out)
+    }
+
+    /// Of several calls where one was allowed the first is made.
+    fn limited(&mut self, mut parsed: Parsed) -> Parsed {
+        if !self.parallel {
+            parsed.calls.truncate(usize::from(!self.called));
+        }
+        self.called |= !parsed.calls.is_empty();
+        parsed
     }
 
     fn hermes(&mut self, out: &mut Parsed) {
@@ -112,20 +125,22 @@ impl CallParser {
             };
             self.speak(out, open);
             let inside = self.style.open().len();
-            let Some(close) = self.held[inside..].find(CLOSE).map(|at| at + inside) else {
-                if self.held.len() > MAX_CALL_BYTES {
-                    self.speak(out, self.held.len());
+            let found = self.held.match_indices(CLOSE).find_map(|(close, _)| {
+                match serde_json::from_str::<Value>(self.held[inside..close].trim()) {
+                    // The marker stands inside a text.
+                    Err(error) if error.is_eof() => None,
+                    value => Some((close + CLOSE.len(), value.ok().and_then(|value| call(&value)))),
                 }
-                return;
-            };
-            let end = close + CLOSE.len();
-            match self.call(&self.held[inside..close]) {
-                Some(call) => {
+            });
+            match found {
+                Some((end, Some(call))) => {
                     out.calls.push(call);
                     self.held.drain(..end);
                     self.after_call = true;
                 }
-                None => self.speak(out, end),
+                Some((end, None)) => self.speak(out, end),
+                None if self.held.len() > MAX_CALL_BYTES => self.speak(out, self.held.len()),
+                None => return,
             }
         }
     }
@@ -136,32 +151,48 @@ impl CallParser {
         out.text.push_str(&text);
     }
 
-    fn call(&self, json: &str) -> Option<AnswerFunction> {
-        let value: Value = serde_json::from_str(json.trim()).ok()?;
-        let name = value.get("name")?.as_str()?.to_owned();
-        let arguments = value.get("arguments").or_else(|| value.get("parameters"))?;
-        let arguments = match arguments {
-            // Some models write the arguments as a string of JSON.
-            Value::String(text) if serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok() => text.clone(),
-            Value::Object(_) => arguments.to_string(),
-            _ => return None,
-        };
-        Some(AnswerFunction { name, arguments })
-    }
-
     /// What is left when the answer has ended.
     pub fn finish(mut self) -> Parsed {
         let mut out = Parsed::default();
         if self.style == Style::Llama3 && !self.spoken {
             let text = self.held.trim();
             let text = text.strip_prefix("<|python_tag|>").unwrap_or(text);
-            let calls: Option<Vec<_>> = text.split(';').map(|one| self.call(one)).collect();
-            if let Some(calls) = self.call(text).map(|call| vec![call]).or(calls).filter(|calls| !calls.is_empty()) {
-                return Parsed { text: String::new(), calls };
+            if let Some(calls) = calls(text) {
+                return self.limited(Parsed { text: String::new(), calls });
             }
         }
         self.speak(&mut out, self.held.len());
         out
+    }
+}
+
+/// The call that a JSON value describes.
+fn call(value: &Value) -> Option<AnswerFunction> {
+    let name = value.get("name")?.as_str()?.to_owned();
+    let arguments = value.get("arguments").or_else(|| value.get("parameters"))?;
+    let arguments = match arguments {
+        // Some models write the arguments as a string of JSON.
+        Value::String(text) if serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok() => text.clone(),
+        Value::Object(_) => arguments.to_string(),
+        _ => return None,
+    };
+    Some(AnswerFunction { name, arguments })
+}
+
+/// The calls that a text consists of, with `;` between them.
+fn calls(text: &str) -> Option<Vec<AnswerFunction>> {
+    let mut calls = Vec::new();
+    let mut rest = text;
+    loop {
+        let mut values = serde_json::Deserializer::from_str(rest).into_iter::<Value>();
+        calls.push(call(&values.next()?.ok()?)?);
+        rest = rest[values.byte_offset()..].trim_start();
+        match rest.strip_prefix(';').map(str::trim_start) {
+            _ if rest.is_empty() => return Some(calls),
+            Some("") => return Some(calls),
+            Some(next) => rest = next,
+            None => return None,
+        }
     }
 }
 
@@ -170,7 +201,7 @@ mod tests {
     use super::*;
 
     fn run(style: Style, pieces: &[&str]) -> (String, Vec<(String, String)>) {
-        let mut parser = CallParser::new(style);
+        let mut parser = CallParser::new(style, true);
         let mut all = Parsed::default();
         for piece in pieces {
             let part = parser.push(piece);
@@ -224,8 +255,32 @@ mod tests {
     }
 
     #[test]
+    fn markers_inside_of_arguments_end_nothing() {
+        let text = r#"<tool_call>{"name": "f", "arguments": {"x": "</tool_call>"}}</tool_call>"#;
+        for at in 0..=text.len() {
+            let expected = (String::new(), vec![call("f", r#"{"x":"</tool_call>"}"#)]);
+            assert_eq!(run(Style::Hermes, &[&text[..at], &text[at..]]), expected, "{at}");
+        }
+        let two = r#"{"name": "f", "parameters": {"x": "a;b"}};{"name": "g", "parameters": {"x": "}; {"}}"#;
+        let expected = vec![call("f", r#"{"x":"a;b"}"#), call("g", r#"{"x":"}; {"}"#)];
+        assert_eq!(run(Style::Llama3, &[two]), (String::new(), expected));
+    }
+
+    #[test]
+    fn one_call_is_made_where_one_is_allowed() {
+        let hermes = r#"a<tool_call>{"name": "f", "arguments": {}}</tool_call><tool_call>{"name": "g", "arguments": {}}</tool_call>b"#;
+        let llama = r#"{"name": "f", "parameters": {}}; {"name": "g", "parameters": {}}"#;
+        for (style, text, rest) in [(Style::Hermes, hermes, "ab"), (Style::Llama3, llama, "")] {
+            let mut parser = CallParser::new(style, false);
+            let (first, second) = (parser.push(text), parser.finish());
+            let calls: Vec<_> = first.calls.iter().chain(&second.calls).map(|call| call.name.as_str()).collect();
+            assert_eq!((calls, first.text + &second.text), (vec!["f"], rest.to_owned()));
+        }
+    }
+
+    #[test]
     fn text_before_a_marker_is_not_held() {
-        let mut parser = CallParser::new(Style::Hermes);
+        let mut parser = CallParser::new(Style::Hermes, true);
         assert_eq!(parser.push("Hello <").text, "Hello ");
         assert_eq!(parser.push("b>").text, "<b>");
     }

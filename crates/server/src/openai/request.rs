@@ -15,7 +15,6 @@ pub const MAX_LOGPROBS: u32 = 20;
 
 /// One message of a conversation.
 #[derive(Debug, Deserialize, ToSchema)]
-#[allow(dead_code)] // fields that no template gets are read, so that their types are checked
 pub struct Message {
     /// `system`, `developer` (the same), `user`, `assistant` or `tool`.
     pub role: String,
@@ -39,7 +38,6 @@ pub struct Message {
 
 /// A call of a tool in a conversation.
 #[derive(Debug, Deserialize, ToSchema)]
-#[allow(dead_code)] // fields that no template gets are read, so that their types are checked
 pub struct ToolCall {
     /// Names the call.
     #[serde(default)]
@@ -50,7 +48,6 @@ pub struct ToolCall {
 
 /// A function and its arguments.
 #[derive(Debug, Deserialize, ToSchema)]
-#[allow(dead_code)] // fields that no template gets are read, so that their types are checked
 pub struct FunctionCall {
     /// The function.
     pub name: String,
@@ -71,7 +68,6 @@ pub struct Tool {
 
 /// A function as the model is told about it.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
-#[allow(dead_code)] // fields that no template gets are read, so that their types are checked
 pub struct Function {
     /// Its name: letters, digits, `_` and `-`.
     pub name: String,
@@ -365,6 +361,16 @@ pub struct TokenizeRequest {
     /// A conversation instead of a text.
     #[serde(default)]
     pub messages: Option<Vec<Message>>,
+    /// Tools that the model may call in the conversation.
+    #[serde(default)]
+    pub tools: Option<Vec<Tool>>,
+    /// Go on with the last message instead of answering it.
+    #[serde(default)]
+    pub continue_final_message: Option<bool>,
+    /// Further variables of the chat template.
+    #[serde(default)]
+    #[schema(value_type = Option<Object>)]
+    pub chat_template_kwargs: Option<Map<String, Value>>,
     /// Put the begin-of-text token in front where the model expects one; true when absent.
     #[serde(default)]
     pub add_special_tokens: Option<bool>,
@@ -400,6 +406,9 @@ pub struct TemplateRequest {
     /// Tools that the model may call.
     #[serde(default)]
     pub tools: Option<Vec<Tool>>,
+    /// Go on with the last message instead of answering it.
+    #[serde(default)]
+    pub continue_final_message: Option<bool>,
     /// Further variables of the chat template.
     #[serde(default)]
     #[schema(value_type = Option<Object>)]

@@ -11,7 +11,6 @@ use sherry::batch::Scores;
 use sherry::generate::TokenScore;
 
 use super::answering::{Answering, Shape};
-use crate::App;
 use crate::engine::mailbox::News;
 use crate::engine::{Ask, finish_name};
 use crate::error::{ApiError, ErrorBody};
@@ -25,11 +24,8 @@ use crate::openai::answer::{
 };
 use crate::openai::fields::ToolChoice;
 use crate::openai::request::{self, ChatRequest, MAX_LOGPROBS};
-use crate::prompt;
 use crate::tools::{CallParser, Parsed, Style};
-
-/// Most tools of a request.
-const MAX_TOOLS: usize = 128;
+use crate::{App, conversation, prompt};
 
 /// Answers the request.
 ///
@@ -58,6 +54,7 @@ pub async fn chat(
         return Err(ApiError::invalid(name, format!("{name} is 0; expected 1 or more")));
     }
     let style = tool_style(&served, &asked)?;
+    let parallel = asked.parallel_tool_calls.unwrap_or(true);
     let common = prompt::Common::check(&app, &served, &asked_common(&asked))?;
     let (stream, include_usage, progress) = (common.stream, common.include_usage, common.progress);
     let seed = common.sampling.seed;
@@ -66,9 +63,15 @@ pub async fn chat(
         prompt::aside(move || {
             let choice = asked.tool_choice.clone().unwrap_or_default();
             let tools = asked.tools.as_deref().filter(|_| choice != ToolChoice::None);
-            let kwargs = asked.chat_template_kwargs.as_ref();
-            let go_on = asked.continue_final_message.unwrap_or(false);
-            let prompt = prompt::conversation(&served, &asked.messages, tools, kwargs, go_on)?;
+            let prompt = conversation::render(
+                &served,
+                &conversation::Asked {
+                    messages: &asked.messages,
+                    tools: tools.unwrap_or_default(),
+                    variables: asked.chat_template_kwargs.as_ref(),
+                    go_on: asked.continue_final_message.unwrap_or(false),
+                },
+            )?;
             let prompt = prompt::fits(&served, prompt.tokens, "messages")?;
             if prompt.len() >= served.info.context {
                 return Err(ApiError::context_length("messages", prompt.len(), served.info.context));
@@ -76,7 +79,7 @@ pub async fn chat(
             let forced = match (&choice, tools, style) {
                 (ToolChoice::Required | ToolChoice::Named(_), Some(tools), Some(style)) => {
                     let name = if let ToolChoice::Named(name) = &choice { Some(name.as_str()) } else { None };
-                    Some(ForcedCall { tools, name, style, parallel: asked.parallel_tool_calls.unwrap_or(true) })
+                    Some(ForcedCall { tools, name, style, parallel })
                 }
                 _ => None,
             };
@@ -93,7 +96,7 @@ pub async fn chat(
         })
         .await?
     };
-    let parser = || style.map(CallParser::new);
+    let parser = || style.map(|style| CallParser::new(style, parallel));
     let states = (0..n).map(|_| Written { logprobs, parser: parser(), ..Written::default() }).collect();
     let shape = Chat { served: Arc::clone(&served), id: id.clone(), states };
     let ticket = app.engine.submit(&app, ask)?;
@@ -159,23 +162,7 @@ fn tool_style(served: &Served, asked: &ChatRequest) -> Result<Option<Style>, Api
             ToolChoice::Auto | ToolChoice::None => Ok(None),
         };
     }
-    if tools.len() > MAX_TOOLS {
-        return Err(ApiError::invalid("tools", format!("{} tools; at most {MAX_TOOLS}", tools.len())));
-    }
-    for (index, tool) in tools.iter().enumerate() {
-        if tool.r#type != "function" {
-            return Err(ApiError::invalid(format!("tools[{index}].type"), "expected 'function'"));
-        }
-        let name = &tool.function.name;
-        let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
-        if name.is_empty() || name.len() > 64 || !name.chars().all(good) {
-            let message = "a function's name has 1 to 64 letters, digits, '_', '-' or '.'";
-            return Err(ApiError::invalid(format!("tools[{index}].function.name"), message));
-        }
-        if !(tool.function.parameters.is_object() || tool.function.parameters.is_null()) {
-            return Err(ApiError::invalid(format!("tools[{index}].function.parameters"), "expected a JSON schema"));
-        }
-    }
+    conversation::check_tools(tools)?;
     if let ToolChoice::Named(name) = &choice
         && !tools.iter().any(|tool| tool.function.name == *name)
     {
@@ -185,9 +172,7 @@ fn tool_style(served: &Served, asked: &ChatRequest) -> Result<Option<Style>, Api
     if choice == ToolChoice::None {
         return Ok(None);
     }
-    let message = "the model's chat template does not know tools";
-    let style = served.tokenizer.chat_template().map(Style::of_template);
-    style.map(Some).ok_or_else(|| ApiError::refused("tools_not_supported", "tools", message))
+    Ok(Some(Style::of_template(conversation::template(served)?.source())))
 }
 
 /// What is known of one choice.

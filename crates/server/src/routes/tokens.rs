@@ -7,11 +7,10 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
-use crate::App;
 use crate::error::{ApiError, ErrorBody};
 use crate::http::body;
 use crate::openai::request::{DetokenizeRequest, TemplateRequest, TokenizeRequest};
-use crate::prompt;
+use crate::{App, conversation, prompt};
 
 /// `POST /tokenize`; answers both vLLM's and llama-server's form.
 #[utoipa::path(post, path = "/tokenize", request_body = TokenizeRequest, responses((status = 200, body = Object, description = "Tokens of a text"), (status = "default", body = ErrorBody, description = "A refusal")))]
@@ -21,7 +20,15 @@ pub async fn tokenize(State(app): State<Arc<App>>, request: Request) -> Result<J
     served.check_name(asked.model.as_deref(), app.config.any_model)?;
     let work = move || {
         let tokens = match (&asked.messages, asked.prompt.as_ref().or(asked.content.as_ref())) {
-            (Some(messages), _) => prompt::conversation(&served, messages, None, None, false)?.tokens,
+            (Some(messages), _) => {
+                let asked = conversation::Asked {
+                    messages,
+                    tools: asked.tools.as_deref().unwrap_or_default(),
+                    variables: asked.chat_template_kwargs.as_ref(),
+                    go_on: asked.continue_final_message.unwrap_or(false),
+                };
+                conversation::render(&served, &asked)?.tokens
+            }
             (None, Some(text)) => {
                 let add = asked.add_special_tokens.or(asked.add_special).unwrap_or(true);
                 prompt::encode(&served, text, add, asked.parse_special.unwrap_or(true))?
@@ -64,8 +71,13 @@ pub async fn apply_template(State(app): State<Arc<App>>, request: Request) -> Re
     let served = Arc::clone(app.served()?);
     let asked = body::read::<TemplateRequest>(&app, request).await?.value;
     let text = prompt::aside(move || {
-        let kwargs = asked.chat_template_kwargs.as_ref();
-        Ok(prompt::conversation(&served, &asked.messages, asked.tools.as_deref(), kwargs, false)?.text)
+        let asked = conversation::Asked {
+            messages: &asked.messages,
+            tools: asked.tools.as_deref().unwrap_or_default(),
+            variables: asked.chat_template_kwargs.as_ref(),
+            go_on: asked.continue_final_message.unwrap_or(false),
+        };
+        Ok(conversation::render(&served, &asked)?.text)
     })
     .await?;
     Ok(Json(json!({ "prompt": text })).into_response())

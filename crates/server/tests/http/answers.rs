@@ -168,7 +168,7 @@ fn tokens_and_templates_can_be_looked_at() {
     for path in ["/v1/models", "/props", "/tokenizer_info", "/health", "/livez", "/metrics", "/openapi.json"] {
         assert_eq!(server.get(path).status, 200, "{path}");
     }
-    let base = Server::start_with(false, |_| {});
+    let base = Server::start_with(None, |_| {});
     assert_eq!(
         base.post("/v1/chat/completions", r#"{"messages": [{"role": "user", "content": "hi"}]}"#).error("code"),
         "no_chat_template"

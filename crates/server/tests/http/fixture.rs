@@ -18,13 +18,20 @@ pub const CONTEXT: usize = 512;
 const TEMPLATE: &str = "{% for m in messages %}{% if m.role == 'assistant' and loop.first %}{{ raise_exception('roles must \
     alternate') }}{% endif %}[{{ m.role }}] {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}[assistant] {% endif %}";
 
+/// One that knows tools, as those of the Qwen family do, and two variables.
+pub const TOOLS: &str = "{% if tools %}{% for t in tools %}{{ t|tojson if full else t.function.name }}\n{% endfor %}<tool_call>\n{% endif %}\
+    {% for m in messages %}[{{ m.role }}{{ ' ' ~ m.name if m.name }}] {{ m.content }}{% for c in m.tool_calls %}\
+    <tool_call>\n{{ {'name': c.function.name, 'arguments': c.function.arguments}|tojson }}\n</tool_call>{% endfor %}\
+    {{ ' for ' ~ m.tool_call_id if m.tool_call_id }}\n{% endfor %}\
+    {% if add_generation_prompt %}[assistant] {% if enable_thinking %}<think>{% endif %}{% endif %}";
+
 /// A running server.
 pub struct Server {
     /// Its address.
     pub address: String,
 }
 
-fn load(chat: bool) -> Result<Loaded, Box<dyn std::error::Error + Send + Sync>> {
+fn load(template: Option<&str>) -> Result<Loaded, Box<dyn std::error::Error + Send + Sync>> {
     let engine = Llm::tiny()?.into_engine();
     let tokenizer = std::sync::Arc::clone(engine.tokenizer());
     let vocabulary = engine.decoder().config().vocab;
@@ -33,7 +40,7 @@ fn load(chat: bool) -> Result<Loaded, Box<dyn std::error::Error + Send + Sync>> 
     let end = tokenizer.end_ids().to_vec();
     Ok(Loaded {
         engine: BatchEngine::new(engine.into_decoder(), tokenizer, options)?,
-        template: if chat { Some(ChatTemplate::new(TEMPLATE, None, None)?) } else { None },
+        template: template.map(|template| ChatTemplate::new(template, None, None)).transpose()?,
         defaults: SamplingParams::GREEDY,
         end,
         model: ModelInfo {
@@ -58,16 +65,20 @@ fn load(chat: bool) -> Result<Loaded, Box<dyn std::error::Error + Send + Sync>> 
 impl Server {
     /// Starts one that chats. It ends with the test.
     pub fn start(change: impl FnOnce(&mut Config)) -> Self {
-        Self::start_with(true, change)
+        Self::start_with(Some(TEMPLATE), change)
     }
 
     /// Starts one, with a chat template or without.
-    pub fn start_with(chat: bool, change: impl FnOnce(&mut Config)) -> Self {
+    pub fn start_with(template: Option<&'static str>, change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config { listen: Listen::Tcp("127.0.0.1:0".parse().unwrap()), ..Config::default() };
         change(&mut config);
         let (sender, ready) = mpsc::channel();
         std::thread::spawn(move || {
-            sherry_server::serve(config, move || load(chat), move |address| sender.send(address.to_owned()).unwrap())
+            sherry_server::serve(
+                config,
+                move || load(template),
+                move |address| sender.send(address.to_owned()).unwrap(),
+            )
         });
         let address = ready.recv_timeout(Duration::from_secs(120)).unwrap();
         Self { address: address.strip_prefix("http://").unwrap().to_owned() }

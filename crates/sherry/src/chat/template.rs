@@ -143,6 +143,11 @@ impl ChatTemplate {
         self
     }
 
+    /// The template as it was written.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
     /// Whether the template looks at a variable: one that never looks at `tools` knows no tools.
     pub fn reads(&self, variable: &str) -> bool {
         self.template.reads(variable)
