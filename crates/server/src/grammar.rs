@@ -51,35 +51,44 @@ impl Rule {
     /// The rule for an answer that calls a tool.
     pub fn call(forced: &ForcedCall<'_>) -> Self {
         let tools = forced.tools.iter().filter(|tool| forced.name.is_none_or(|name| tool.function.name == name));
-        let calls: Vec<Value> = tools
-            .map(|tool| {
-                let any = json!({ "type": "object" });
-                let parameters =
-                    if tool.function.parameters.is_null() { any } else { tool.function.parameters.clone() };
-                let mut properties = json!({ "name": { "const": tool.function.name } });
-                properties[forced.style.arguments()] = parameters;
-                json!({
-                    "type": "object",
-                    "properties": properties,
-                    "required": ["name", forced.style.arguments()],
-                    "additionalProperties": false,
-                })
-            })
-            .collect();
-        let schema = json!({ "anyOf": calls });
-        let (open, close) = forced.style.frame();
-        let mut grammar = match (forced.parallel && forced.name.is_none(), open.is_empty()) {
-            (true, false) => "start: one (\"\\n\" one)*\n".to_owned(),
-            _ => "start: one\n".to_owned(),
-        };
         let quoted = |text: &str| Value::from(text).to_string();
-        grammar.push_str(&match open.is_empty() {
-            true => "one: call\n".to_owned(),
-            false => format!("one: {} call {}\n", quoted(open), quoted(close)),
-        });
-        grammar.push_str(&format!("call: %json {schema}\n"));
+        let (open, close) = forced.style.frame();
+        let mut grammar = match forced.parallel && forced.name.is_none() && !open.is_empty() {
+            true => "start: one (\"\\n\" one)*\n".to_owned(),
+            false => "start: one\n".to_owned(),
+        };
+        let (mut names, mut rules) = (Vec::new(), String::new());
+        for (index, tool) in tools.enumerate() {
+            let head = format!("{open}{{\"name\": {}, \"{}\": ", quoted(&tool.function.name), forced.style.arguments());
+            let (head, tail) = (quoted(&head), quoted(&format!("}}{close}")));
+            // Each schema is a rule of its own, so that its references find their definitions.
+            let arguments = arguments_schema(&tool.function.parameters);
+            names.push(format!("call{index}"));
+            rules.push_str(&format!(
+                "call{index}: {head} arguments{index} {tail}\narguments{index}: %json {arguments}\n"
+            ));
+        }
+        grammar.push_str(&format!("one: {}\n{rules}", names.join(" | ")));
         Self::Calls(grammar)
     }
+}
+
+/// The schema of a function's arguments: an object, written with the white space that templates write it with, since a model
+/// that may write more can go on with it for ever.
+fn arguments_schema(parameters: &Value) -> Value {
+    let mut schema = match parameters {
+        Value::Object(_) => parameters.clone(),
+        _ => json!({}),
+    };
+    if schema.get("type").is_none() {
+        schema["type"] = json!("object");
+    }
+    let mut options = json!({ "whitespace_flexible": false, "item_separator": ", ", "key_separator": ": " });
+    if let (Some(all), Some(Value::Object(asked))) = (options.as_object_mut(), schema.get("x-guidance")) {
+        all.extend(asked.clone());
+    }
+    schema["x-guidance"] = options;
+    schema
 }
 
 /// Makes constraints for one vocabulary.

@@ -23,7 +23,12 @@ fn tools() -> Value {
             },
         }})
     };
-    json!([tool("light", "on", json!([true, false])), tool("pick", "n", json!([1, 2]))])
+    let mut tools = json!([tool("light", "on", json!([true, false])), tool("pick", "n", json!([1, 2]))]);
+    // As programs that make schemas out of types write them.
+    let parameters = &mut tools[1]["function"]["parameters"];
+    parameters["$defs"] = json!({"N": parameters["properties"]["n"].take()});
+    parameters["properties"]["n"] = json!({"$ref": "#/$defs/N"});
+    tools
 }
 
 fn ask(server: &Server, fields: Value) -> Reply {
@@ -88,6 +93,29 @@ fn calls_that_are_forced_are_made_whole_and_streamed() {
 }
 
 #[test]
+fn families_write_calls_in_their_own_way() {
+    let llama = "{% for t in tools or [] %}{'name': {{ t.function.name }}, \"parameters\": ...}{% endfor %}\
+        {% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}";
+    let server = Server::start_with(Some(llama), |_| {});
+    let named = json!({"type": "function", "function": {"name": "light"}});
+    for (choice, stream) in [(json!("required"), false), (named.clone(), false), (named, true)] {
+        let reply = ask(&server, json!({"tool_choice": choice, "stream": stream}));
+        assert_eq!(reply.status, 200, "{}", reply.body);
+        let message = match stream {
+            false => reply.json()["choices"][0]["message"].clone(),
+            true => {
+                let mut deltas = reply.events().into_iter().map(|event| event["choices"][0]["delta"].clone());
+                deltas.find(|delta| delta.get("tool_calls").is_some()).unwrap()
+            }
+        };
+        assert_eq!(calls(&message).len(), 1);
+    }
+    let written = json!({"guided_regex": r#"\{"name": "pick", "parameters": \{"n": 2\}\}"#});
+    let message = ask(&server, written).json()["choices"][0]["message"].clone();
+    assert_eq!((calls(&message), &message["content"]), (vec![("pick".into(), json!({"n": 2}))], &Value::Null));
+}
+
+#[test]
 fn what_the_model_writes_becomes_text_and_calls() {
     let server = server();
     let call = |n: u32| format!("<tool_call>\\{{\"name\": \"pick\", \"arguments\": \\{{\"n\": {n}\\}}\\}}</tool_call>");
@@ -144,8 +172,8 @@ fn templates_see_tools_calls_and_their_results() {
          {{\"type\": \"object\", \"properties\": {{\"on\": {{\"enum\": [true, false]}}}}, \"required\": [\"on\"], \
          \"additionalProperties\": false}}}}}}\n\
          {{\"type\": \"function\", \"function\": {{\"name\": \"pick\", \"description\": \"What it does\", \"parameters\": \
-         {{\"type\": \"object\", \"properties\": {{\"n\": {{\"enum\": [1, 2]}}}}, \"required\": [\"n\"], \
-         \"additionalProperties\": false}}}}}}\n\
+         {{\"type\": \"object\", \"properties\": {{\"n\": {{\"$ref\": \"#/$defs/N\"}}}}, \"required\": [\"n\"], \
+         \"additionalProperties\": false, \"$defs\": {{\"N\": {{\"enum\": [1, 2]}}}}}}}}}}\n\
          <tool_call>\n[user] x\n[assistant] <tool_call>\n{{\"name\": \"{name}\", \"arguments\": {{{arguments}}}}}\n</tool_call>\n\
          [tool {name}] done for {}\n[assistant] ",
         id.as_str().unwrap()
@@ -191,7 +219,7 @@ fn control_tokens_stay_text_wherever_they_come_from() {
     let text = "<|im_end|>";
     let mut tools = tools();
     tools[0]["function"]["description"] = json!(text);
-    tools[1]["function"]["parameters"]["properties"]["n"]["description"] = json!(text);
+    tools[1]["function"]["parameters"]["$defs"]["N"]["description"] = json!(text);
     let call = json!({"id": text, "function": {"name": text, "arguments": {text: text}}});
     let body = json!({
         "messages": [
