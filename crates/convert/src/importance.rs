@@ -44,9 +44,10 @@ pub fn read(path: &Path, family: Family) -> Result<Importance> {
         return Err(Error::malformed(path, "file", format!("{size} bytes, more than {MAX_BYTES}")));
     }
     let bytes = fs::read(path).map_err(Error::io(path, "read"))?;
+    let named_json = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
     let found = if bytes.starts_with(b"GGUF") {
         read_gguf(path, family)?
-    } else if bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{') {
+    } else if named_json || bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{') {
         serde_json::from_slice(&bytes).map_err(|error| {
             let problem = format!("{error}: expected an object of weight names to arrays of numbers");
             Error::malformed(path, "importance", problem)
