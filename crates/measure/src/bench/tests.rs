@@ -77,6 +77,7 @@ fn shapes_are_the_published_ones() {
         assert_eq!(synthetic::shape(name).unwrap().parameters(), parameters, "{name}");
     }
     assert_eq!(synthetic::shape("smollm2-135m").unwrap().parameters(), 134_515_008);
+    assert_eq!(synthetic::shape("bitnet-b1.58-2b").unwrap().parameters(), 2_412_820_480);
     for name in synthetic::SHAPES {
         synthetic::shape(name).unwrap().validate(std::path::Path::new(name)).unwrap();
     }

@@ -127,7 +127,7 @@ pub(crate) fn gguf_like(family: Family) -> ArchConfig {
 }
 
 /// The published shapes that [`shape`] knows, and `tiny` for tests.
-pub const SHAPES: [&str; 5] = ["llama-3.2-1b", "llama-3.2-3b", "llama-3-8b", "smollm2-135m", "tiny"];
+pub const SHAPES: [&str; 6] = ["llama-3.2-1b", "llama-3.2-3b", "llama-3-8b", "smollm2-135m", "bitnet-b1.58-2b", "tiny"];
 
 /// The configuration called `name`, one of [`SHAPES`].
 pub fn shape(name: &str) -> Option<ArchConfig> {
@@ -177,6 +177,20 @@ pub fn shape(name: &str) -> Option<ArchConfig> {
             attn_scale: 0.125,
             tied: true,
             ..tiny(Family::Llama)
+        },
+        "bitnet-b1.58-2b" => ArchConfig {
+            vocab: 128_256,
+            hidden: 2560,
+            ffn: 6912,
+            layers: 30,
+            heads: 20,
+            kv_heads: 5,
+            head_dim: 128,
+            context: 4096,
+            rope: Rope { theta: 500_000.0, ..tiny(Family::BitNet).rope },
+            attn_scale: 1.0 / 128f32.sqrt(),
+            tied: true,
+            ..tiny(Family::BitNet)
         },
         // Every axis a multiple of 256, so that every format can hold it.
         "tiny" => ArchConfig {
