@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use sherry::generate::SamplingParams;
-use sherry::io::{ReadMode, TensorSource, safetensors};
+use sherry::io::ReadMode;
 use sherry::model::names::Naming;
 use sherry::model::{
     ArchConfig, Checkpoint, Decoder, Family, KvCache, KvType, RopeScaling, Wanted, config_hf, synthetic,
@@ -148,12 +148,7 @@ fn folder(root: &Path, draw: &mut Draw) -> PathBuf {
     fs::create_dir(&path).unwrap();
     let config = config(draw);
     let source = synthetic::source(&config, Naming::HuggingFace, draw.below(1000));
-    let mut writer =
-        safetensors::Writer::create(&path.join("model.safetensors"), source.tensors(), &Default::default()).unwrap();
-    for info in source.tensors() {
-        writer.write(&info.name, &source.data(&info.name).unwrap()).unwrap();
-    }
-    writer.finish().unwrap();
+    source.save(&path.join("model.safetensors")).unwrap();
     let mut generation = json!({});
     let ends: Vec<u64> = (0..draw.below(6)).map(|_| draw.pick(&[271, 272, 273, 65, 66, 67, 275])).collect();
     let in_config = draw.one_in(3);

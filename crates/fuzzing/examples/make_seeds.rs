@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde_json::json;
 use sherry::io::native::PackedScheme;
-use sherry::io::{ReadMode, TensorInfo, TensorSource as _, safetensors};
+use sherry::io::{ReadMode, TensorInfo, safetensors};
 use sherry::model::names::Naming;
 use sherry::model::{ArchConfig, Checkpoint, Family, config_hf, synthetic};
 use sherry::tokenizer::{GgufVocab, Tokenizer};
@@ -148,12 +148,7 @@ fn model(tokenizer: &Tokenizer) -> Result<Vec<u8>, Box<dyn Error>> {
     fs::write(folder.join("config.json"), config_hf::write(&config).ok_or("no configuration for it")?.to_string())?;
     fs::write(folder.join("tokenizer.json"), tokenizer.to_json()?)?;
     fs::write(folder.join("tokenizer_config.json"), tokenizer.to_config_json())?;
-    let path = folder.join("model.safetensors");
-    let mut writer = safetensors::Writer::create(&path, source.tensors(), &Default::default())?;
-    for info in source.tensors() {
-        writer.write(&info.name, &source.data(&info.name)?)?;
-    }
-    writer.finish()?;
+    source.save(&folder.join("model.safetensors"))?;
     let request = Request {
         linears: Linears::Dense(TensorType::Q8_0),
         embeddings: Embeddings::As(TensorType::Q8_0),

@@ -93,9 +93,9 @@ pub struct Buffers {
     rotations: [Rotation; 2],
     /// `tokens x hidden`.
     pub(crate) normed: Vec<f32>,
-    /// The widest intermediate: joint projections, output of the gate, heads.
+    /// The widest intermediate: joint linear layers, output of the gate, heads.
     pub(crate) wide: [Vec<f32>; 2],
-    /// Outputs of joint projections, where scales are learned from them.
+    /// Outputs of joint linear layers, where scales are learned from them.
     outputs: Vec<f32>,
     scratch: Scratch,
 }

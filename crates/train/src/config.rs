@@ -28,7 +28,7 @@ pub struct Config {
     pub threads: usize,
     /// The model.
     pub model: Model,
-    /// How its projections are quantized.
+    /// How its linear layers are quantized.
     #[serde(default)]
     pub quantizer: QuantizerConfig,
     /// The Arenas schedule.

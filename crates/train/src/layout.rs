@@ -14,7 +14,7 @@ use crate::rng::Rng;
 /// Random numbers drawn between two looks at whether to stop; even, since they come in pairs.
 const PIECE: usize = 1 << 20;
 
-/// The projections of a block.
+/// The linear layers of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[allow(missing_docs)] // the names of the field
 pub enum Kind {
@@ -44,7 +44,7 @@ impl Kind {
         }
     }
 
-    /// Out and in features of this projection in any block of a model.
+    /// Out and in features of this linear layer in any block of a model.
     pub fn shape(self, arch: &ArchConfig) -> [usize; 2] {
         let shape = Role::Layer(0, self.part()).shape(arch);
         [shape[0], shape[1]]
@@ -64,7 +64,7 @@ impl Kind {
     }
 }
 
-/// The parts of a block in the order of the parameters. Projections that share an input follow each other, so that they
+/// The parts of a block in the order of the parameters. Linear layers that share an input follow each other, so that they
 /// are one matrix.
 pub(crate) const PARTS: [Part; 13] = [
     Part::AttnNorm,
@@ -89,7 +89,7 @@ pub enum Purpose {
     Embedding,
     /// Weight of a norm.
     Norm,
-    /// Quantized projection of a block.
+    /// Quantized linear layer of a block.
     Linear(usize, Kind),
     /// Output head.
     Head,
@@ -134,7 +134,7 @@ impl Learn {
 pub struct BlockLayout {
     /// Norm before attention.
     pub attn_norm: Range<usize>,
-    /// Projections in the order of [`Kind::ALL`].
+    /// Linear layers in the order of [`Kind::ALL`].
     pub linears: [Matrix; 7],
     /// Norm before the feed-forward.
     pub ffn_norm: Range<usize>,
@@ -230,7 +230,7 @@ impl Layout {
         Self { tensors, embedding, blocks, final_norm, head, len, fresh_norm }
     }
 
-    /// Fresh parameters: normal with standard deviation 0.02, the projections back into the residual stream
+    /// Fresh parameters: normal with standard deviation 0.02, the linear layers back into the residual stream
     /// 0.02 / sqrt(2 layers) (GPT-2), norms such that they multiply by one. The same seed gives the same parameters.
     ///
     /// # Errors

@@ -119,7 +119,7 @@ fn eigenvalues(mut a: Vec<f64>, n: usize) -> Vec<f64> {
     d
 }
 
-/// Collects the effective rank of `dL/dX` of every projection, from a sample of the tokens.
+/// Collects the effective rank of `dL/dX` of every linear layer, from a sample of the tokens.
 #[derive(Debug, Default)]
 pub struct RankProbe {
     ranks: BTreeMap<Kind, Vec<f64>>,
@@ -140,7 +140,7 @@ impl Probe for RankProbe {
 }
 
 impl RankProbe {
-    /// Mean effective rank over the layers, per kind of projection.
+    /// Mean effective rank over the blocks, per kind of linear layer.
     pub fn means(&self) -> BTreeMap<&'static str, f64> {
         let mean = |ranks: &Vec<f64>| ranks.iter().sum::<f64>() / ranks.len() as f64;
         self.ranks.iter().map(|(kind, ranks)| (kind.name(), mean(ranks))).collect()
@@ -152,7 +152,7 @@ pub const BINS: usize = 24;
 /// The histogram covers `w / alpha` from minus this to this; the outer bins are open.
 pub const REACH: f64 = 3.0;
 
-/// The latent weights of all projections seen from their quantizer, `alpha` the largest magnitude of a scale group.
+/// The latent weights of all linear layers seen from their quantizer, `alpha` the largest magnitude of a scale group.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct WeightProbe {
     /// Signs of `Q(W)`.
@@ -212,7 +212,7 @@ impl WeightProbe {
     }
 }
 
-/// Norm of the gradients of each kind of projection, over all layers.
+/// Norm of the gradients of each kind of linear layer, over all blocks.
 pub fn gradient_norms(layout: &Layout, grads: &[f32]) -> BTreeMap<&'static str, f64> {
     let mut squares: BTreeMap<&'static str, f64> = BTreeMap::new();
     for block in &layout.blocks {
@@ -255,7 +255,7 @@ pub struct Line {
     /// Validation cross entropy of `Q(W) + lambda W`, while lambda is not zero.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub valid_loss_with_lambda: Option<f64>,
-    /// Mean effective rank of `dL/dX` per kind of projection.
+    /// Mean effective rank of `dL/dX` per kind of linear layer.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub effective_rank: BTreeMap<&'static str, f64>,
     /// Share of latent weights with `|w| < alpha / 2` per kind.

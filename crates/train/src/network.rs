@@ -32,7 +32,7 @@ use crate::ops::embedding;
 pub struct Network {
     /// The architecture.
     pub arch: Arc<ArchConfig>,
-    /// The quantizer of the blocks' projections.
+    /// The quantizer of the blocks' linear layers.
     pub quantizer: Quantizer,
     /// What lies where in the parameters.
     pub layout: Layout,

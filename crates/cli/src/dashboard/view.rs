@@ -113,7 +113,7 @@ fn kinds(frame: &mut Frame<'_>, state: &State, area: Rect) {
     });
     let widths = [Constraint::Length(5), Constraint::Length(9), Constraint::Length(8), Constraint::Length(10)];
     let table = Table::new(rows, widths).header(Row::new(["", "eff.rank", "valley", "gradient"]).dim());
-    frame.render_widget(table.block(Block::bordered().title(" projections ")), area);
+    frame.render_widget(table.block(Block::bordered().title(" linear layers ")), area);
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::{Map, Value, json};
 use sherry::Llm;
-use sherry::io::{TensorSource as _, safetensors};
+use sherry::io::TensorSource as _;
 use sherry::model::names::Naming;
 use sherry::model::{ArchConfig, Family, config_hf, synthetic};
 use tempfile::TempDir;
@@ -50,12 +50,7 @@ fn write_model(folder: &Path) {
     source.insert_f32("lm_head.weight", &[config.vocab, config.hidden], &head);
 
     write_folder(folder, &config);
-    let path = folder.join("model.safetensors");
-    let mut writer = safetensors::Writer::create(&path, source.tensors(), &Default::default()).unwrap();
-    for info in source.tensors() {
-        writer.write(&info.name, &source.data(&info.name).unwrap()).unwrap();
-    }
-    writer.finish().unwrap();
+    source.save(&folder.join("model.safetensors")).unwrap();
 }
 
 /// A model of a billion weights, all zero, that takes no room on disk: its file is one hole.

@@ -140,7 +140,7 @@ pub fn quantize_rows(
     let mut scales = vec![0u16; rows * per_row];
 
     let tasks = codes.par_chunks_mut(row_bytes * ROWS_PER_TASK).zip(scales.par_chunks_mut(per_row * ROWS_PER_TASK));
-    let results: Vec<Result<Sums, Flaw>> = tasks
+    let results: Vec<Result<Sums, Problem>> = tasks
         .enumerate()
         .map(|(task, (codes, scales))| {
             let mut sums = Sums::default();
@@ -205,7 +205,7 @@ fn importance_problem(importance: &[f32], cols: usize, projection: Projection) -
 
 /// What is wrong with the weights.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-enum Flaw {
+enum Problem {
     #[error("the weight at row {row}, column {col} is {value}")]
     NotFinite { row: usize, col: usize, value: f32 },
     #[error("the scale {scale:e} of row {row} is beyond f16 (65504)")]
@@ -263,9 +263,9 @@ fn quantize_row(
     spec: &QuantSpec,
     scales: &mut [u16],
     sums: &mut Sums,
-) -> Result<(), Flaw> {
+) -> Result<(), Problem> {
     if let Some(col) = scratch.row.iter().position(|value| !value.is_finite()) {
-        return Err(Flaw::NotFinite { row, col, value: scratch.row[col] });
+        return Err(Problem::NotFinite { row, col, value: scratch.row[col] });
     }
     if spec.order == QuadOrder::Stride16 {
         scratch.row = in_quad_order(&scratch.row, spec.order);
@@ -285,10 +285,10 @@ fn quantize_row(
             (Projection::Twn, _) => ternary::twn(values, ternary),
             (Projection::Exact, _) => {
                 let exact = ternary::exact(values, ternary, spec.format == TernaryFormat::Sherry);
-                Ok(exact.map_err(|at| Flaw::NotTernary { row, group, value: values[at] })?)
+                Ok(exact.map_err(|at| Problem::NotTernary { row, group, value: values[at] })?)
             }
         };
-        *scale = bits.map_err(|ScaleOverflow(scale)| Flaw::Scale { row, scale })?;
+        *scale = bits.map_err(|ScaleOverflow(scale)| Problem::Scale { row, scale })?;
         sums.add_group((row, group), values, importance, ternary, scale::widen(*scale));
     }
     Ok(())

@@ -160,6 +160,10 @@ pub(super) fn attention<'kv>(
     let values = heads.checked_mul(head_dim).expect("the values of a token can be counted");
     assert!(q.len() == out.len() && q.len().is_multiple_of(values));
     let layout = KvTiles::new(shape.kv, head_dim);
+    let row = partial_len(layout);
+    // So that no length of what is kept for a unit overflows.
+    let most = row.checked_mul(TOKENS).and_then(|values| values.checked_mul(heads / kv_heads));
+    assert!(most.is_some(), "heads that can be counted");
     let tokens = q.len() / values;
     let range = |head: KvHead<'_>| head.first..head.end;
     let seen: Vec<Range<usize>> = (0..tokens).map(|token| range(kv(token, 0))).collect();
@@ -207,10 +211,9 @@ pub(super) fn attention<'kv>(
     } else {
         let bounds: Vec<usize> = (0..=workers).map(|worker| chunks * worker / workers).collect();
         let mut partials = scratch.partials.lock().unwrap_or_else(PoisonError::into_inner);
-        let row = partial_len(layout);
         let rows = |unit: &Unit<'_>| unit.tokens.len() * (heads / kv_heads);
         let most = units.iter().map(rows).max().unwrap_or(0);
-        partials.resize(chunks * most * row, 0.0);
+        partials.resize(chunks.checked_mul(most * row).expect("partial results that can be counted"), 0.0);
         let to = SharedPtr(partials.as_mut_ptr());
         pool.run(&|worker| {
             let mine = bounds[worker]..bounds[worker + 1];

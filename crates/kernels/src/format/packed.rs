@@ -360,7 +360,7 @@ impl PackedLayout {
     /// Checks the layout and everything stored: sizes, codes, padding.
     ///
     /// # Errors
-    /// [`PackedError`] naming the first offence.
+    /// [`PackedError`] naming the first problem.
     pub fn check_codes(&self, codes: &[u8]) -> Result<(), PackedError> {
         self.check()?;
         let row_bytes = self.row_bytes();
@@ -408,7 +408,7 @@ impl PackedLayout {
     /// Checks `scales` (f16 bits, row after row): their number, and that all are finite.
     ///
     /// # Errors
-    /// [`PackedError`] naming the first offence.
+    /// [`PackedError`] naming the first problem.
     pub fn check_scales(&self, scales: impl ExactSizeIterator<Item = u16>) -> Result<(), PackedError> {
         self.check()?;
         let per_row = self.row_scales();
@@ -455,7 +455,7 @@ impl PackedRows {
     /// Checks sizes, codes, padding and scales.
     ///
     /// # Errors
-    /// [`PackedError`] naming the first offence.
+    /// [`PackedError`] naming the first problem.
     pub fn validate(&self) -> Result<(), PackedError> {
         self.layout.check_codes(&self.codes)?;
         self.layout.check_scales(self.scales.iter().copied())

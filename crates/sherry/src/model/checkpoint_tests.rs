@@ -1,6 +1,5 @@
 //! Checkpoints of every container, whole and damaged.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +14,6 @@ use super::synthetic::{self, MemorySource, tiny};
 use super::*;
 use crate::io::gguf::{GgufFile, GgufWriter, StqId};
 use crate::io::native::PackedScheme;
-use crate::io::safetensors::Writer;
 use crate::io::{ReadMode, TensorSource};
 use crate::{Error, NoProgress, Result};
 
@@ -25,12 +23,7 @@ fn folder(config: &ArchConfig, source: &MemorySource, change: impl Fn(&mut Value
     let mut json = config_hf::write(config).unwrap();
     change(&mut json);
     fs::write(folder.path().join("config.json"), json.to_string()).unwrap();
-    let path = folder.path().join("model.safetensors");
-    let mut writer = Writer::create(&path, source.tensors(), &BTreeMap::new()).unwrap();
-    for info in source.tensors() {
-        writer.write(&info.name, &source.data(&info.name).unwrap()).unwrap();
-    }
-    writer.finish().unwrap();
+    source.save(&folder.path().join("model.safetensors")).unwrap();
     folder
 }
 

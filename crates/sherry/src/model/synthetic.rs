@@ -1,6 +1,6 @@
 //! Models with random weights: for tests and for measuring speed and memory at a given shape without a download.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use sherry_kernels::format::TensorType;
@@ -8,6 +8,7 @@ use sherry_kernels::{Bytes, Pool, SplitMix64};
 
 use super::names::{Naming, Part, Role};
 use super::{Activation, ArchConfig, Family, Model, QkNorm, Rope, RopeLayout, RopeScaling, TensorMap, Weights};
+use crate::io::safetensors::Writer;
 use crate::io::{TensorInfo, TensorSource};
 use crate::{Error, NoProgress, Result};
 
@@ -38,6 +39,18 @@ impl MemorySource {
     pub fn insert_f32(&mut self, name: &str, shape: &[usize], values: &[f32]) {
         let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
         self.insert(name, TensorType::F32, shape, bytes.into());
+    }
+
+    /// Writes the tensors to the safetensors file `path`.
+    ///
+    /// # Errors
+    /// As those of [`Writer`].
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let mut writer = Writer::create(path, &self.tensors, &BTreeMap::new())?;
+        for info in &self.tensors {
+            writer.write(&info.name, &self.data(&info.name)?)?;
+        }
+        writer.finish()
     }
 
     /// Removes a tensor.

@@ -1,8 +1,6 @@
 //! The pieces of the pipeline against the network that the trainer runs, and against plain least squares.
 
 use sherry::NoProgress;
-use sherry::io::TensorSource as _;
-use sherry::io::safetensors::Writer;
 use sherry::model::{Family, config_hf, synthetic};
 
 use super::block::{Rounding, round_block};
@@ -19,12 +17,7 @@ fn model(config: &ArchConfig) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let source = synthetic::source(config, Naming::HuggingFace, 11);
     std::fs::write(folder.path().join("config.json"), config_hf::write(config).unwrap().to_string()).unwrap();
-    let path = folder.path().join("model.safetensors");
-    let mut writer = Writer::create(&path, source.tensors(), &Default::default()).unwrap();
-    for info in source.tensors() {
-        writer.write(&info.name, &source.data(&info.name).unwrap()).unwrap();
-    }
-    writer.finish().unwrap();
+    source.save(&folder.path().join("model.safetensors")).unwrap();
     folder
 }
 

@@ -21,7 +21,7 @@ use crate::simd;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Method {
-    /// Full precision: the control.
+    /// Not quantized: the control.
     None,
     /// 3:4-sparse ternary, Sparse-AbsMean (arXiv 2601.07892, Eq. 4-5).
     Sherry,
@@ -138,7 +138,7 @@ pub(crate) fn stored(scale: f32) -> f32 {
 const TASK: usize = 1 << 14;
 
 impl Quantizer {
-    /// Full precision.
+    /// Not quantized.
     pub const FULL: Self =
         Self { method: Method::None, scale: Scale::Row, group_size: 0, quads: QuadOrder::Contiguous, tequila: 0.0 };
 

@@ -14,7 +14,7 @@ const VECTORS: usize = 256;
 /// Where the heads lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// A row of the joint projection per token.
+    /// A row of the joint linear layer per token.
     Rows,
     /// As [`rope::forward`](super::rope::forward) lays them out.
     Heads,

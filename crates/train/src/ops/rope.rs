@@ -1,6 +1,6 @@
-//! Rotary positions, and the change between the layouts of projection and attention.
+//! Rotary positions, and the change between the layouts of the linear layer and of attention.
 //!
-//! The projection gives rows `[q heads | k heads | v heads]` per token. Attention wants, for each sequence and each
+//! The joint linear layer gives rows `[q heads | k heads | v heads]` per token. Attention wants, for each sequence and each
 //! key-value head, the query heads that share it, the key head and the value head, each as a contiguous
 //! `length x head_dim` matrix. Rotating and moving are one pass.
 
@@ -35,7 +35,7 @@ impl Heads {
         self.heads * self.head_dim
     }
 
-    /// Width of a row of the joint projection.
+    /// Width of a row of the joint linear layer.
     pub fn qkv_dim(&self) -> usize {
         (self.heads + 2 * self.kv_heads) * self.head_dim
     }

@@ -19,7 +19,7 @@ use crate::metrics::Watchdog;
 use crate::run_folder;
 use svg::{Chart, Series, heat_map};
 
-/// Numbers per kind of projection; `None` where one was not finite.
+/// Numbers per kind of linear layer; `None` where one was not finite.
 type PerKind = BTreeMap<String, Option<f64>>;
 
 /// A line of `metrics.jsonl`, read back.
@@ -134,7 +134,7 @@ impl Run {
     }
 }
 
-/// Mean over the kinds of projection.
+/// Mean over the kinds of linear layer.
 fn mean(values: &PerKind) -> Option<f64> {
     let found: Vec<f64> = values.values().filter_map(|value| *value).collect();
     (!found.is_empty()).then(|| found.iter().sum::<f64>() / found.len() as f64)
@@ -187,7 +187,7 @@ pub fn html(runs: &[Run]) -> String {
         ("divergence from the teacher, nats per token", |row| row.divergence),
         ("learning rate", |row| row.lr),
         ("lambda", |row| row.lambda),
-        ("effective rank of dL/dX, mean over projections", |row| mean(&row.effective_rank)),
+        ("effective rank of dL/dX, mean over linear layers", |row| mean(&row.effective_rank)),
         ("share of weights in the valley |w| < alpha/2", |row| mean(&row.valley_share)),
         ("share of codes flipped by one step", |row| row.flip_rate),
         ("gradient norm before clipping", |row| row.grad_norm),
@@ -257,7 +257,7 @@ fn details(page: &mut String, run: &Run) {
     if kinds.is_empty() {
         return;
     }
-    let _ = write!(page, "<h2>{} by projection</h2>\n<p class=\"legend\">", escape(&run.name));
+    let _ = write!(page, "<h2>{} by linear layer</h2>\n<p class=\"legend\">", escape(&run.name));
     for (index, kind) in kinds.iter().enumerate() {
         let color = svg::color(index);
         let _ = write!(page, "<span><i class=\"swatch\" style=\"background:{color}\"></i>{}</span>", escape(kind));

@@ -15,7 +15,7 @@ use std::fmt;
 use super::TensorType;
 pub(crate) use block32::IQ4_NL_LEVELS;
 pub(crate) use ternary::{levels, scale_bits};
-pub use verify::{BlockProblem, verify};
+pub use verify::{BlockError, verify};
 
 use super::half::{bf16_to_f32, f16_to_f32, f32_to_bf16};
 use scale::f16_bytes;

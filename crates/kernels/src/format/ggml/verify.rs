@@ -1,22 +1,22 @@
 //! What decoding does not check: floats that are not finite and codes that no encoder writes.
 
-use super::super::fields::first_three;
 use std::fmt;
 
+use super::super::fields::first_three;
 use super::scale::f16_at;
 use crate::format::half::bf16_to_f32;
 use crate::format::{TensorType, i2_s};
 
 /// What is wrong with a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BlockProblem {
+pub enum BlockError {
     /// Its scale (or the value itself, for plain floats) is NaN or infinite.
     NotFinite,
     /// A ternary code that stands for no value in {-1, 0, 1}, or padding that is not zero.
     IllegalCode,
 }
 
-impl fmt::Display for BlockProblem {
+impl fmt::Display for BlockError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NotFinite => "NaN or infinite scale or value",
@@ -25,6 +25,8 @@ impl fmt::Display for BlockProblem {
     }
 }
 
+impl std::error::Error for BlockError {}
+
 /// Looks at every block of `bytes`.
 ///
 /// # Errors
@@ -32,7 +34,7 @@ impl fmt::Display for BlockProblem {
 ///
 /// # Panics
 /// When `bytes` is not a whole number of blocks.
-pub fn verify(ty: TensorType, bytes: &[u8]) -> Result<(), (usize, BlockProblem)> {
+pub fn verify(ty: TensorType, bytes: &[u8]) -> Result<(), (usize, BlockError)> {
     assert!(bytes.len().is_multiple_of(ty.block_bytes()), "{ty}: {} bytes", bytes.len());
     let mut bytes = bytes;
     if ty == TensorType::I2_S
@@ -40,16 +42,16 @@ pub fn verify(ty: TensorType, bytes: &[u8]) -> Result<(), (usize, BlockProblem)>
     {
         // Its one scale stands after the last block.
         if !i2_s::scale_of(tail).is_finite() {
-            return Err((codes.len() / ty.block_bytes(), BlockProblem::NotFinite));
+            return Err((codes.len() / ty.block_bytes(), BlockError::NotFinite));
         }
         bytes = codes;
     }
     for (index, block) in bytes.chunks_exact(ty.block_bytes()).enumerate() {
         if !floats_are_finite(ty, block) {
-            return Err((index, BlockProblem::NotFinite));
+            return Err((index, BlockError::NotFinite));
         }
         if !codes_are_legal(ty, block) {
-            return Err((index, BlockProblem::IllegalCode));
+            return Err((index, BlockError::IllegalCode));
         }
     }
     Ok(())
@@ -102,7 +104,7 @@ mod tests {
             let mut bytes = vec![0; 3 * ty.block_bytes()];
             assert_eq!(verify(ty, &bytes), Ok(()));
             bytes[ty.block_bytes() + at..][..2].copy_from_slice(&0xff80u16.to_le_bytes()); // NaN as f16, -inf as bf16
-            assert_eq!(verify(ty, &bytes), Err((1, BlockProblem::NotFinite)), "{ty}");
+            assert_eq!(verify(ty, &bytes), Err((1, BlockError::NotFinite)), "{ty}");
         }
     }
 
@@ -112,7 +114,7 @@ mod tests {
         block[64..].fill(0);
         assert_eq!(verify(TensorType::TQ2_0, &block), Ok(()));
         block[17] = 0b0101_1101;
-        assert_eq!(verify(TensorType::TQ2_0, &block), Err((0, BlockProblem::IllegalCode)));
+        assert_eq!(verify(TensorType::TQ2_0, &block), Err((0, BlockError::IllegalCode)));
 
         let legal: Vec<u8> = (0..243u16).map(|n| (n * 256).div_ceil(243) as u8).collect();
         for byte in 0..=255 {
