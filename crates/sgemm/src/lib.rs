@@ -145,7 +145,8 @@ pub fn matmul<T: Scalar>(dst: MatMut<'_, T>, old: Old, scale: T, a: Mat<'_, T>, 
     // the slices (which are borrowed for this call), `t` swaps both consistently, and the assertion above makes the
     // dimensions given here those of the views. `dst` is exclusively borrowed, so it overlaps neither input, and its
     // rows do not overlap each other. Strides fit isize because the spans do, and because `used_stride` makes those that
-    // no span counts 0: of one row, or of no elements. Other zero strides occur in read-only views only.
+    // no span counts 0: of one row, or of no elements. Other zero strides occur in read-only views only. `T` is f32 or
+    // f64, plain numbers that may hold any bits (`Scalar` is sealed).
     unsafe {
         gemm::gemm(
             dst.rows,

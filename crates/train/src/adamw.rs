@@ -6,6 +6,17 @@ use crate::layout::Tensor;
 use crate::simd;
 
 /// The optimizer's constants.
+///
+/// ```
+/// use sherry_train::adamw::{AdamW, Moments};
+/// use sherry_train::layout::{Purpose, Tensor};
+///
+/// let adamw = AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.0, clip: 1.0 };
+/// let tensor = Tensor { name: "w".to_owned(), shape: vec![2], offset: 0, purpose: Purpose::Norm };
+/// let (mut params, grads, mut moments) = ([1.0, 1.0], [0.3, -0.4], Moments::new(2));
+/// adamw.step(&[tensor], &mut params, &grads, &mut moments, 1, 0.01, 0.5);
+/// assert!((params[0] - 0.99).abs() < 1e-6 && (params[1] - 1.01).abs() < 1e-6);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamW {
     /// Decay of the mean of gradients.

@@ -40,7 +40,7 @@ use sherry_sgemm::Old;
 
 use crate::layout::{BlockLayout, Kind, Layout, Learn};
 use crate::linear::{Linear, Pass, Scratch};
-use crate::methods::{Matrix, Quantizer};
+use crate::methods::{MatrixPlace, Quantizer};
 use crate::norm::Norm;
 use crate::ops::attention::{self, Scoring};
 use crate::ops::headnorm::{self, Order};
@@ -100,11 +100,19 @@ pub struct Buffers {
     scratch: Scratch,
 }
 
-/// What a training step sees of one linear map's backward pass; for metrics.
+/// What a training step sees of one linear layer's backward pass; for metrics.
 pub trait Probe {
     /// `dy` (`tokens x rows`, `stride` apart) is the gradient of the output of `kind` in `layer`, `weights` are its
     /// effective weights (`rows x cols`).
-    fn output_gradient(&mut self, layer: usize, kind: Kind, dy: &[f32], stride: usize, weights: &[f32], matrix: Matrix);
+    fn output_gradient(
+        &mut self,
+        layer: usize,
+        kind: Kind,
+        dy: &[f32],
+        stride: usize,
+        weights: &[f32],
+        matrix: MatrixPlace,
+    );
 }
 
 impl Block {

@@ -15,6 +15,23 @@ use crate::methods::{Method, Quantizer, Scale};
 use crate::schedule::{Arenas, ArenasShape, Rate, RateShape};
 
 /// Everything a run depends on.
+///
+/// ```
+/// use sherry_train::Config;
+///
+/// let text = r#"
+///     steps = 10
+///     model = { hidden = 64, ffn = 128, layers = 2, heads = 4 }
+///     optimizer = { lr = 1e-3 }
+///     batch = { length = 32, size = 2 }
+///     data = { train = ["my.txt"], tokenizer = "bytes" }
+/// "#;
+/// let config = Config::parse("run.toml".as_ref(), text, &["optimizer.lr=3e-3".to_owned()])?;
+/// assert_eq!((config.steps, config.optimizer.lr), (10, 3e-3));
+/// let error = Config::parse("run.toml".as_ref(), text, &["steps=0".to_owned()]).unwrap_err();
+/// assert!(error.to_string().contains("'steps'"));
+/// # Ok::<(), sherry_train::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {

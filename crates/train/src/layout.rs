@@ -8,7 +8,7 @@ use sherry::{Progress, Result};
 
 use crate::error::uninterrupted;
 pub use crate::methods::Learn;
-use crate::methods::{Matrix, Quantizer};
+use crate::methods::{MatrixPlace, Quantizer};
 use crate::rng::Rng;
 
 /// Random numbers drawn between two looks at whether to stop; even, since they come in pairs.
@@ -135,7 +135,7 @@ pub struct BlockLayout {
     /// Norm before attention.
     pub attn_norm: Range<usize>,
     /// Linear layers in the order of [`Kind::ALL`].
-    pub linears: [Matrix; 7],
+    pub linears: [MatrixPlace; 7],
     /// Norm before the feed-forward.
     pub ffn_norm: Range<usize>,
     /// Norms of query and key heads, where the architecture has them.
@@ -204,7 +204,7 @@ impl Layout {
                 attn_norm: place(Part::AttnNorm),
                 linears: Kind::ALL.map(|kind| {
                     let shape = Role::Layer(layer, kind.part()).shape(arch);
-                    Matrix { weights: place(kind.part()).start, rows: shape[0], cols: shape[1], learned: 0 }
+                    MatrixPlace { weights: place(kind.part()).start, rows: shape[0], cols: shape[1], learned: 0 }
                 }),
                 ffn_norm: place(Part::FfnNorm),
                 qk_norms: find(Part::QNorm).zip(find(Part::KNorm)).map(Into::into),

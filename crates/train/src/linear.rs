@@ -1,4 +1,4 @@
-//! The quantized linear map: one or more matrices that share their input, as one matrix product.
+//! The quantized linear layer: one or more matrices that share their input, as one matrix product.
 
 use rayon::prelude::*;
 use sherry::{Progress, Result};
@@ -6,13 +6,13 @@ use sherry_sgemm::{Mat, MatMut, Old, matmul};
 
 use crate::error::uninterrupted;
 use crate::layout::Learn;
-use crate::methods::{Matrix, Method, Quantizer};
+use crate::methods::{MatrixPlace, Method, Quantizer};
 
 /// Matrices stacked by rows, their weights consecutive in the flat parameters.
 #[derive(Clone, Debug)]
 pub struct Linear {
     /// The matrices, top to bottom.
-    pub parts: Vec<Matrix>,
+    pub parts: Vec<MatrixPlace>,
     /// Out features of all of them.
     pub rows: usize,
     /// In features.
@@ -20,7 +20,7 @@ pub struct Linear {
     quantizer: Quantizer,
 }
 
-/// Buffers that every linear map reuses: effective weights are computed when needed and not kept.
+/// Buffers that every linear layer reuses: effective weights are computed when needed and not kept.
 #[derive(Debug, Default)]
 pub struct Scratch {
     weights: Vec<f32>,
@@ -50,7 +50,7 @@ fn piece(lines: usize, inner: usize, width: usize) -> usize {
 
 impl Linear {
     /// Stacks `parts`, which must be consecutive and of equal width.
-    pub fn new(parts: Vec<Matrix>, quantizer: Quantizer) -> Self {
+    pub fn new(parts: Vec<MatrixPlace>, quantizer: Quantizer) -> Self {
         let cols = parts.first().map_or(0, |part| part.cols);
         let rows = parts.iter().map(|part| part.rows).sum();
         Self { parts, rows, cols, quantizer }

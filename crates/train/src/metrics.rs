@@ -14,7 +14,7 @@ use sherry_sgemm::{Mat, MatMut, Old, matmul};
 use crate::block::Probe;
 use crate::error::{Result, uninterrupted};
 use crate::layout::{Kind, Layout};
-use crate::methods::{Matrix, Method, Quantizer};
+use crate::methods::{MatrixPlace, Method, Quantizer};
 
 /// Tokens whose gradients are looked at.
 const SAMPLE: usize = 128;
@@ -126,8 +126,16 @@ pub struct RankProbe {
 }
 
 impl Probe for RankProbe {
-    fn output_gradient(&mut self, _: usize, kind: Kind, dy: &[f32], stride: usize, weights: &[f32], matrix: Matrix) {
-        let Matrix { rows, cols, .. } = matrix;
+    fn output_gradient(
+        &mut self,
+        _: usize,
+        kind: Kind,
+        dy: &[f32],
+        stride: usize,
+        weights: &[f32],
+        matrix: MatrixPlace,
+    ) {
+        let MatrixPlace { rows, cols, .. } = matrix;
         let tokens = dy.len().div_ceil(stride);
         let step = tokens.div_ceil(SAMPLE).max(1);
         let sample: Vec<f32> = (0..tokens).step_by(step).flat_map(|t| &dy[t * stride..][..rows]).copied().collect();
@@ -480,7 +488,10 @@ mod tests {
         }
         assert_eq!(probe.histogram["up"], expected);
         assert_eq!(probe.valley["up"], 3.0 / 8.0);
-        assert_eq!(probe.codes.len(), layout.blocks.iter().flat_map(|b| &b.linears).map(Matrix::count).sum::<usize>());
+        assert_eq!(
+            probe.codes.len(),
+            layout.blocks.iter().flat_map(|b| &b.linears).map(MatrixPlace::count).sum::<usize>()
+        );
     }
 
     #[test]

@@ -3,6 +3,14 @@
 use sherry_kernels::SplitMix64;
 
 /// A stream of random numbers.
+///
+/// ```
+/// use sherry_train::rng::Rng;
+///
+/// let (mut one, mut same, mut other) = (Rng::new(7, 0), Rng::new(7, 0), Rng::new(7, 1));
+/// assert_eq!(one.permutation(100), same.permutation(100));
+/// assert_ne!(one.bits(), other.bits());
+/// ```
 #[derive(Clone, Debug)]
 pub struct Rng(SplitMix64);
 

@@ -17,9 +17,9 @@ pub enum WeightFormat {
     Packed(TernaryFormat, ScaleGroup),
 }
 
-/// A row of the paper's speed table.
+/// A format under the name that people know.
 #[derive(Clone, Copy, Debug)]
-pub struct Method {
+pub struct NamedFormat {
     /// What the row is called.
     pub name: &'static str,
     /// The format of its linear layers.
@@ -27,14 +27,14 @@ pub struct Method {
 }
 
 /// The rows of the paper's speed table; the first is what the others are compared with.
-pub const METHODS: [Method; 7] = [
-    Method { name: "BF16", format: WeightFormat::Plain(TensorType::BF16) },
-    Method { name: "Q8_0", format: WeightFormat::Plain(TensorType::Q8_0) },
-    Method { name: "Q4_0", format: WeightFormat::Plain(TensorType::Q4_0) },
-    Method { name: "ternary 2-bit", format: WeightFormat::Packed(TernaryFormat::Ternary2, ScaleGroup::Row) },
-    Method { name: "ternary 1.67-bit", format: WeightFormat::Packed(TernaryFormat::Ternary167, ScaleGroup::Row) },
-    Method { name: "Sherry 1.25-bit", format: WeightFormat::Packed(TernaryFormat::Sherry, ScaleGroup::Row) },
-    Method {
+pub const PAPER_FORMATS: [NamedFormat; 7] = [
+    NamedFormat { name: "BF16", format: WeightFormat::Plain(TensorType::BF16) },
+    NamedFormat { name: "Q8_0", format: WeightFormat::Plain(TensorType::Q8_0) },
+    NamedFormat { name: "Q4_0", format: WeightFormat::Plain(TensorType::Q4_0) },
+    NamedFormat { name: "ternary 2-bit", format: WeightFormat::Packed(TernaryFormat::Ternary2, ScaleGroup::Row) },
+    NamedFormat { name: "ternary 1.67-bit", format: WeightFormat::Packed(TernaryFormat::Ternary167, ScaleGroup::Row) },
+    NamedFormat { name: "Sherry 1.25-bit", format: WeightFormat::Packed(TernaryFormat::Sherry, ScaleGroup::Row) },
+    NamedFormat {
         name: "Sherry 1.25-bit, scale per 128",
         format: WeightFormat::Packed(TernaryFormat::Sherry, ScaleGroup::Group(128)),
     },

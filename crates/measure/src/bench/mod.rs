@@ -4,7 +4,7 @@
 //! - [`models`]: prompts and generation of whole models, repetitions interleaved over all configurations;
 //! - [`kernels`]: single products, attention and the rest of a token;
 //! - [`WeightFormat`]: any format filled with random weights, so that no model file is needed;
-//! - [`METHODS`]: the rows of the paper's speed table.
+//! - [`PAPER_FORMATS`]: the rows of the paper's speed table.
 //!
 //! Nothing here prints or asserts times; `sherry bench` shows the results.
 
@@ -17,6 +17,6 @@ pub mod statistics;
 #[cfg(test)]
 mod tests;
 
-pub use format::{METHODS, Method, WeightFormat};
+pub use format::{NamedFormat, PAPER_FORMATS, WeightFormat};
 pub use limits::ReadProbe;
 pub use random::RandomModel;

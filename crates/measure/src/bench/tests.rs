@@ -27,14 +27,14 @@ fn model(format: WeightFormat) -> Arc<sherry::model::Model> {
 
 #[test]
 fn formats_have_names_that_parse() {
-    for method in METHODS {
+    for method in PAPER_FORMATS {
         assert_eq!(method.format.to_string().parse(), Ok(method.format));
     }
     assert_eq!("q6_k".parse(), Ok(WeightFormat::Plain(TensorType::Q6_K)));
     for bad in ["", "u8", "q9_0", "sherry", "sherry-1.25/", "sherry-1.25/100", "sherry-1.25/x", "bf16/32"] {
         assert!(bad.parse::<WeightFormat>().is_err(), "{bad}");
     }
-    for method in METHODS {
+    for method in PAPER_FORMATS {
         assert!(method.format.bytes(usize::MAX / 2, 2048).is_err());
         assert!(method.format.bytes(64, usize::MAX / 2).is_err());
     }
@@ -49,7 +49,7 @@ fn tests_are_named_as_everywhere() {
 
 #[test]
 fn random_models_of_every_method_give_finite_logits() {
-    for method in METHODS {
+    for method in PAPER_FORMATS {
         let config = synthetic::shape("tiny").unwrap();
         let random = RandomModel::new(config.clone(), method.format, TensorType::Q6_K, 3).unwrap();
         let (bytes, bits) = (random.bytes(), random.linear_bits());
@@ -93,7 +93,7 @@ fn formats_that_a_shape_cannot_have_are_refused() {
 
 #[test]
 fn every_case_is_measured_the_same_number_of_times() {
-    let model = model(METHODS[5].format);
+    let model = model(PAPER_FORMATS[5].format);
     let tests = vec![test(Phase::Prompt, 12, 0), test(Phase::Generate, 3, 0), test(Phase::Generate, 2, 7)];
     let options = options(&[(Isa::Scalar, 1), (Isa::best(), 2)], tests.clone());
     let config = &model.config;
@@ -136,7 +136,7 @@ fn every_case_is_measured_the_same_number_of_times() {
 
 #[test]
 fn tests_beyond_the_context_are_refused() {
-    let model = model(METHODS[1].format);
+    let model = model(PAPER_FORMATS[1].format);
     let too_deep = options(&[(Isa::Scalar, 1)], vec![test(Phase::Generate, 8, 4090)]);
     let error = run(&[model], &too_deep, None, &NoProgress).unwrap_err();
     assert!(matches!(&error, Error::Invalid(text) if text.contains("tg8 @ d4090") && text.contains("4096")), "{error}");
@@ -155,7 +155,7 @@ fn a_run_can_be_cancelled() {
         }
     }
     let options = options(&[(Isa::best(), 1)], vec![test(Phase::Generate, 1, 0)]);
-    let error = run(&[model(METHODS[5].format)], &options, None, &Cancel).unwrap_err();
+    let error = run(&[model(PAPER_FORMATS[5].format)], &options, None, &Cancel).unwrap_err();
     assert!(matches!(error, Error::Interrupted), "{error}");
 }
 
@@ -164,7 +164,7 @@ fn a_run_can_be_cancelled() {
 fn weights_read_per_token() {
     let tied = synthetic::shape("tiny").unwrap();
     let load = |config: &ArchConfig| {
-        RandomModel::new(config.clone(), METHODS[1].format, TensorType::Q8_0, 1)
+        RandomModel::new(config.clone(), PAPER_FORMATS[1].format, TensorType::Q8_0, 1)
             .unwrap()
             .load(&Pool::new(2), &NoProgress)
             .unwrap()
@@ -180,7 +180,7 @@ fn weights_read_per_token() {
 #[test]
 fn kernels_are_measured_in_every_setup() {
     let options = kernels::Options {
-        formats: METHODS.iter().map(|method| method.format).collect(),
+        formats: PAPER_FORMATS.iter().map(|method| method.format).collect(),
         shapes: vec![(64, 256)],
         setups: vec![(Isa::Scalar, 1), (Isa::best(), 2)],
         tokens: vec![4],

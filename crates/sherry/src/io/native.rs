@@ -24,6 +24,18 @@ const VERSION: u64 = 1;
 const FORMATS: [TernaryFormat; 3] = [TernaryFormat::Sherry, TernaryFormat::Ternary167, TernaryFormat::Ternary2];
 
 /// How a checkpoint packs its linear layers.
+///
+/// ```
+/// use serde_json::json;
+/// use sherry::io::native::PackedScheme;
+/// use sherry_kernels::format::{QuadOrder, ScaleGroup, TernaryFormat};
+///
+/// let (format, order) = (TernaryFormat::Sherry, QuadOrder::Contiguous);
+/// let scheme = PackedScheme { format, order, scale: ScaleGroup::Group(128) };
+/// let config = json!({ "quantization_config": scheme.to_json() });
+/// assert_eq!(PackedScheme::from_config("config.json".as_ref(), &config)?, Some(scheme));
+/// # Ok::<(), sherry::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PackedScheme {
     /// How codes hold weights.

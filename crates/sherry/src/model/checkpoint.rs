@@ -21,10 +21,15 @@ use crate::{Error, Progress, Result};
 
 /// A model on disk whose configuration and tensors have been checked against each other.
 ///
-/// ```no_run
+/// ```
 /// use sherry::io::ReadMode;
 /// use sherry::model::Checkpoint;
-/// let checkpoint = Checkpoint::open("model.gguf".as_ref(), ReadMode::Map)?;
+/// # use sherry::model::{Family, config_hf, names::Naming, synthetic};
+/// # let (folder, config) = (tempfile::tempdir().unwrap(), synthetic::tiny(Family::Llama));
+/// # synthetic::source(&config, Naming::HuggingFace, 1).save(&folder.path().join("model.safetensors"))?;
+/// # std::fs::write(folder.path().join("config.json"), config_hf::write(&config).unwrap().to_string()).unwrap();
+/// # let path = folder.path();
+/// let checkpoint = Checkpoint::open(path, ReadMode::Map)?; // a folder or a GGUF file
 /// println!("{}, {} layers", checkpoint.describe(), checkpoint.config().layers);
 /// # Ok::<(), sherry::Error>(())
 /// ```

@@ -226,7 +226,7 @@ impl Decoder {
         self.run(pool, steps, &mut None)
     }
 
-    /// Like [`forward`](Self::forward), showing `tap` the inputs of every linear map and the residual stream around every
+    /// Like [`forward`](Self::forward), showing `tap` the inputs of every linear layer and the residual stream around every
     /// block. The logits are the same.
     ///
     /// # Errors

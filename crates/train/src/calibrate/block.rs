@@ -48,7 +48,7 @@ impl Quantized {
     }
 }
 
-/// What rounding did to one linear map, or to several that share their inputs.
+/// What rounding did to one linear layer, or to several that share their inputs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MapReport {
     /// "q,k,v", "o", "gate,up" or "down".
@@ -62,7 +62,7 @@ pub struct MapReport {
 pub struct BlockReport {
     /// Its index.
     pub block: usize,
-    /// Its linear maps.
+    /// Its linear layers.
     pub maps: Vec<MapReport>,
     /// How far the streams are apart after the block, on text that it was fitted to.
     pub calibration_error: f64,
@@ -75,7 +75,7 @@ pub struct BlockReport {
 /// A block after rounding.
 #[derive(Clone, Debug, PartialEq)]
 pub struct QuantizedBlock {
-    /// Linear maps in the order of [`Kind::ALL`](crate::layout::Kind::ALL).
+    /// Linear layers in the order of [`Kind::ALL`](crate::layout::Kind::ALL).
     pub linears: Vec<Quantized>,
     /// What the norm before attention multiplies by.
     pub attn_norm: Vec<f32>,

@@ -1,8 +1,8 @@
-//! Post-training to 1.25 bits: from a full-precision model to a quantized one with a few hundred thousand tokens of text,
+//! Post-training to 1.25 bits: from a dense model to a quantized one with a few hundred thousand tokens of text,
 //! block by block, without a cluster.
 //!
 //! Two streams of hidden states run through the model side by side: the original's, and that of the model as quantized so
-//! far ([`stream`]). For every linear map the second moments of its inputs are summed ([`moments`]), and its weights are
+//! far ([`stream`]). For every linear layer the second moments of its inputs are summed ([`moments`]), and its weights are
 //! rounded such that the quantized stream comes as near to the original as it can ([`rounding`]); errors of earlier blocks
 //! are part of what later blocks correct. What is done is kept in a work folder ([`work`]), so that a run that was stopped
 //! goes on and ends with the same bytes.
@@ -53,7 +53,7 @@ use work::Work;
 /// What to make of a model.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// The model, full precision or a block type.
+    /// The model, dense or of a block type.
     pub model: PathBuf,
     /// Where the quantized model goes, a folder or a `.gguf` file.
     pub out: PathBuf,
@@ -82,7 +82,7 @@ pub struct Request {
     pub embeddings: Embeddings,
     /// Stop after this many blocks and write nothing: for trying settings.
     pub blocks: Option<usize>,
-    /// Where the importance of the inputs of every linear map goes; see [`sherry_convert::importance`].
+    /// Where the importance of the inputs of every linear layer goes; see [`sherry_convert::importance`].
     pub importance: Option<PathBuf>,
     /// Replace an existing output.
     pub overwrite: bool,

@@ -1,4 +1,4 @@
-//! Second moments of the inputs of a linear map, and the weights that fit its targets best.
+//! Second moments of the inputs of a linear layer, and the weights that fit its targets best.
 
 use rayon::prelude::*;
 use sherry_sgemm::{Mat, MatMut, Old, matmul};

@@ -1,7 +1,7 @@
 //! Two streams through one block: the original model's, and that of the model quantized so far.
 //!
 //! The text is held in shards. A shard is worked on by one task at a time and has sums of its own, so that results do not
-//! depend on the number of threads. Linear maps of the block are quantized one after the other, each for the inputs that
+//! depend on the number of threads. Linear layers of the block are quantized one after the other, each for the inputs that
 //! those before it leave behind; the streams advance in between.
 
 use std::ops::Range;

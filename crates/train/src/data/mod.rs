@@ -71,6 +71,17 @@ impl Sources {
 }
 
 /// Tokenized text.
+///
+/// ```
+/// use sherry_train::data::Dataset;
+/// use sherry_train::loss::IGNORED;
+///
+/// let data = Dataset::of_tokens(&[1, 2, 3, 4, 5], 3).unwrap();
+/// let (mut tokens, mut targets) = (Vec::new(), Vec::new());
+/// (0..data.windows()).for_each(|window| data.push_window(window, &mut tokens, &mut targets));
+/// assert_eq!(tokens, [1, 2, 3, 4, 0, 0]);
+/// assert_eq!(targets, [2, 3, 4, 5, IGNORED, IGNORED]);
+/// ```
 #[derive(Clone, Debug)]
 pub struct Dataset {
     tokens: Tokens,

@@ -73,10 +73,10 @@ pub enum Scale {
 /// Method and granularity.
 ///
 /// ```
-/// use sherry_train::methods::{Matrix, Method, Quantizer};
+/// use sherry_train::methods::{MatrixPlace, Method, Quantizer};
 ///
 /// let quantizer = Quantizer { method: Method::Sherry, ..Quantizer::FULL };
-/// let matrix = Matrix { weights: 0, rows: 1, cols: 4, learned: 0 };
+/// let matrix = MatrixPlace { weights: 0, rows: 1, cols: 4, learned: 0 };
 /// let mut effective = [0.0; 4];
 /// quantizer.effective(matrix, &[0.5, -1.0, 0.1, 1.5], 0.0, &mut effective);
 /// assert_eq!(effective, [1.0, -1.0, 0.0, 1.0]); // the smallest of four is zero, the others share a scale
@@ -106,7 +106,7 @@ pub enum Learn {
 
 /// Where one matrix and its learned numbers lie in the flat parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Matrix {
+pub struct MatrixPlace {
     /// Offset of the weights.
     pub weights: usize,
     /// Out features.
@@ -117,7 +117,7 @@ pub struct Matrix {
     pub learned: usize,
 }
 
-impl Matrix {
+impl MatrixPlace {
     /// Weights.
     pub fn count(&self) -> usize {
         self.rows * self.cols
@@ -178,7 +178,7 @@ impl Quantizer {
     }
 
     /// Writes `Q(W) + lambda W` of `matrix` to `out`.
-    pub fn effective(&self, matrix: Matrix, params: &[f32], lambda: f32, out: &mut [f32]) {
+    pub fn effective(&self, matrix: MatrixPlace, params: &[f32], lambda: f32, out: &mut [f32]) {
         let (w, unit) = (matrix.slice(params), self.unit(matrix.rows, matrix.cols));
         let learned_len = self.learned_len(matrix.rows, matrix.cols);
         let learned = |kind: usize, i: usize| params[matrix.learned + kind * learned_len + i];
@@ -217,7 +217,7 @@ impl Quantizer {
         !matches!(self.method, Method::Lsq | Method::Seq | Method::Dlt | Method::Tequila | Method::Frozen)
     }
 
-    /// Whether the gradients of the scales follow from the outputs of a linear map, without the product of its inputs and
+    /// Whether the gradients of the scales follow from the outputs of a linear layer, without the product of its inputs and
     /// the gradients of its outputs: codes stay and rows have one scale.
     pub fn learns_from_outputs(&self) -> bool {
         self.method == Method::Frozen && self.scale == Scale::Row
@@ -234,7 +234,7 @@ impl Quantizer {
     #[allow(clippy::too_many_arguments)] // a matrix, its gradient, and where parameters and gradients lie
     pub fn add_gradient(
         &self,
-        matrix: Matrix,
+        matrix: MatrixPlace,
         params: &[f32],
         learn: Learn,
         grads: &mut [f32],
@@ -295,7 +295,7 @@ impl Quantizer {
     /// apart.
     pub fn add_scale_gradient(
         &self,
-        matrix: Matrix,
+        matrix: MatrixPlace,
         params: &[f32],
         grads: &mut [f32],
         dy: &[f32],
@@ -327,7 +327,7 @@ impl Quantizer {
     }
 
     /// Tequila's row biases: `bias[r] = tequila * sum of the zeroed weights of row r`.
-    pub fn bias(&self, matrix: Matrix, params: &[f32], bias: &mut [f32]) {
+    pub fn bias(&self, matrix: MatrixPlace, params: &[f32], bias: &mut [f32]) {
         let (w, unit) = (matrix.slice(params), self.unit(matrix.rows, matrix.cols));
         bias.fill(0.0);
         for (i, w) in w.chunks_exact(unit).enumerate() {

@@ -43,7 +43,7 @@ fn weights(len: usize) -> Vec<f32> {
 }
 
 fn effective(q: &Quantizer, rows: usize, cols: usize, w: &[f32], lambda: f32) -> Vec<f32> {
-    let matrix = Matrix { weights: 0, rows, cols, learned: w.len() };
+    let matrix = MatrixPlace { weights: 0, rows, cols, learned: w.len() };
     let mut params = w.to_vec();
     params.resize(w.len() + q.method.learned().len() * q.learned_len(rows, cols), 0.0);
     let (w, learned) = params.split_at_mut(rows * cols);
@@ -115,7 +115,7 @@ fn a_scale_for_the_whole_tensor_is_one_long_row() {
     }
 }
 
-/// The linear map's gradients against central differences of the surrogate: `Q` stays what it is at the start and its
+/// The linear layer's gradients against central differences of the surrogate: `Q` stays what it is at the start and its
 /// output moves with the latent weights.
 #[test]
 fn gradients_are_those_of_the_surrogate() {
@@ -128,8 +128,8 @@ fn gradients_are_those_of_the_surrogate() {
             Rng::new(1, 1).fill_normal(&mut x, 1.0);
             Rng::new(1, 2).fill_normal(&mut dy, 1.0);
             let parts = vec![
-                Matrix { weights: 0, rows: rows[0], cols, learned: 0 },
-                Matrix { weights: rows[0] * cols, rows: rows[1], cols, learned: 0 },
+                MatrixPlace { weights: 0, rows: rows[0], cols, learned: 0 },
+                MatrixPlace { weights: rows[0] * cols, rows: rows[1], cols, learned: 0 },
             ];
             let mut w_eff = Vec::new();
             for part in &parts {

@@ -7,7 +7,7 @@ use serde_json::json;
 use sherry_kernels::format::TensorType;
 use sherry_kernels::{Isa, probe};
 use sherry_measure::bench::kernels::{self, Options, Timings};
-use sherry_measure::bench::{METHODS, ReadProbe, WeightFormat};
+use sherry_measure::bench::{PAPER_FORMATS, ReadProbe, WeightFormat};
 
 use super::output::{self, Record};
 use super::{BenchArgs, MAX_TOKENS, distinct, one_and_all, usable_memory};
@@ -25,7 +25,7 @@ const HEADS: [WeightFormat; 3] = [
 ];
 
 pub fn run(args: &BenchArgs, context: &Context) -> Result<ExitCode> {
-    let formats: Vec<WeightFormat> = METHODS.iter().map(|method| method.format).chain(HEADS).collect();
+    let formats: Vec<WeightFormat> = PAPER_FORMATS.iter().map(|method| method.format).chain(HEADS).collect();
     let counts = |asked: &[usize], default: &[usize]| -> Result<Vec<usize>> {
         let counts: Vec<usize> = distinct(asked, default).into_iter().filter(|&n| n > 0).collect();
         match counts.iter().find(|&&n| n > MAX_TOKENS) {

@@ -8,7 +8,7 @@ use serde_json::json;
 use sherry_measure::bench::RandomModel;
 use sherry_measure::bench::models::{self, Measurement, Options};
 use sherry_measure::bench::statistics::median;
-use sherry_measure::bench::{METHODS, ReadProbe, WeightFormat};
+use sherry_measure::bench::{PAPER_FORMATS, ReadProbe, WeightFormat};
 
 use super::output::{self, Record, Subject};
 use super::{BenchArgs, one_and_all, usable_memory};
@@ -30,7 +30,7 @@ pub fn run(args: &BenchArgs, context: &Context) -> Result<ExitCode> {
     let options = args.options(&[], &[GENERATE], &one_and_all())?;
     let shape = args.synthetic.as_deref().unwrap_or(SHAPE);
     let rows: Vec<(String, WeightFormat)> = if args.types.is_empty() {
-        METHODS.iter().map(|method| (method.name.to_owned(), method.format)).collect()
+        PAPER_FORMATS.iter().map(|method| (method.name.to_owned(), method.format)).collect()
     } else {
         args.types.iter().map(|&format| (name_of(format), format)).collect()
     };
@@ -80,7 +80,7 @@ pub fn run(args: &BenchArgs, context: &Context) -> Result<ExitCode> {
 }
 
 fn name_of(format: WeightFormat) -> String {
-    let known = METHODS.iter().find(|method| method.format == format);
+    let known = PAPER_FORMATS.iter().find(|method| method.format == format);
     known.map_or_else(|| format.to_string(), |method| method.name.to_owned())
 }
 
