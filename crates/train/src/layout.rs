@@ -125,7 +125,11 @@ impl Tensor {
 impl Learn {
     /// Whether tensors of this purpose get gradients.
     pub fn includes(self, purpose: Purpose) -> bool {
-        self == Self::Everything || matches!(purpose, Purpose::Norm | Purpose::Learned)
+        match self {
+            Self::Everything => true,
+            Self::Blocks => !matches!(purpose, Purpose::Embedding | Purpose::Head),
+            Self::ScalesAndNorms => matches!(purpose, Purpose::Norm | Purpose::Learned),
+        }
     }
 }
 

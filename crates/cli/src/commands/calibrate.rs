@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use sherry::io::AtomicFile;
 use sherry_train::calibrate::block::{BlockReport, Rounding};
+use sherry_train::calibrate::reconstruct::Reconstruction;
 use sherry_train::calibrate::rounding::{Effort, Grid};
 use sherry_train::calibrate::tune::Tuning;
 use sherry_train::calibrate::{Event, Report, Request, calibrate};
@@ -64,6 +65,21 @@ pub struct CalibrateArgs {
     /// Fits of a factor per input, folded into norms and other rows; 0: none
     #[arg(long, value_name = "N", default_value_t = 2)]
     column_fits: usize,
+    /// Passes over the text in which every block is trained after it was rounded; 0: none
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    reconstruct: usize,
+    /// Sequences per step of it
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    reconstruct_batch: usize,
+    /// Largest relative step of it of scales and norms
+    #[arg(long, value_name = "X", default_value_t = 0.004)]
+    reconstruct_rate: f64,
+    /// Largest step of it of a latent weight, in units of the scale, where 3:4-sparse codes are trained too; 0: codes stay
+    #[arg(long, value_name = "X", default_value_t = 0.0)]
+    reconstruct_code_rate: f64,
+    /// Strength of the residual path of latent weights at its beginning (Arenas), where codes are trained
+    #[arg(long, value_name = "X", default_value_t = 0.0)]
+    reconstruct_residual: f32,
     /// Tokens on which scales and norms are tuned after rounding, with repetition; 0: none
     #[arg(long, value_name = "N", default_value_t = 131_072)]
     tune_tokens: usize,
@@ -73,6 +89,18 @@ pub struct CalibrateArgs {
     /// Largest relative step of a scale in tuning
     #[arg(long, value_name = "X", default_value_t = 0.008)]
     tune_rate: f64,
+    /// Tokens on which everything but embedding and head is trained after that, codes too (sherry-1.25); 0: none
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    train_tokens: usize,
+    /// Sequences per step of it
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    train_batch: usize,
+    /// Largest relative step of a scale in it
+    #[arg(long, value_name = "X", default_value_t = 0.002)]
+    train_rate: f64,
+    /// Largest step of a latent weight in it, in units of the scale
+    #[arg(long, value_name = "X", default_value_t = 0.005)]
+    train_code_rate: f64,
     /// Type of embedding and head
     #[arg(long, value_enum, default_value = "auto", value_name = "TYPE")]
     embed: EmbedArg,
@@ -144,7 +172,20 @@ impl CalibrateArgs {
             length: self.length,
             seed: self.seed,
             rounding: Rounding { grid, group: self.group_size, damping: self.damping, effort },
-            tuning: Tuning { tokens: self.tune_tokens, batch: self.tune_batch, rate: self.tune_rate },
+            reconstruction: Reconstruction {
+                epochs: self.reconstruct,
+                batch: self.reconstruct_batch,
+                rate: self.reconstruct_rate,
+                code_rate: self.reconstruct_code_rate,
+                residual: self.reconstruct_residual,
+            },
+            tuning: Tuning { tokens: self.tune_tokens, batch: self.tune_batch, rate: self.tune_rate, code_rate: 0.0 },
+            training: Tuning {
+                tokens: self.train_tokens,
+                batch: self.train_batch,
+                rate: self.train_rate,
+                code_rate: self.train_code_rate,
+            },
             embeddings: self.embed.choice(),
             blocks: self.blocks,
             importance: self.importance.clone(),
@@ -245,7 +286,8 @@ fn closing(out: &mut Stdout, args: &CalibrateArgs, report: &Report, path: &Path)
         "held out  perplexity {:.2} of the original ({} tokens)",
         report.original_perplexity, report.held_out
     )?;
-    for (name, measured) in [("rounded", report.rounded), ("tuned", report.tuned)] {
+    let stages = [("rounded", report.rounded), ("tuned", report.tuned), ("trained", report.trained)];
+    for (name, measured) in stages {
         let Some(measured) = measured else { continue };
         let (perplexity, divergence) = (measured.perplexity, measured.divergence);
         writeln!(out, "{name:9} perplexity {perplexity:.2}; divergence {divergence:.3} nats per token")?;

@@ -18,7 +18,8 @@ fn write_text(path: &Path) {
     fs::write(path, text).unwrap();
 }
 
-const SETTINGS: &str = "--data text.txt --own-text 0 --tokens 2048 --held-out 256 --length 64 --sweeps 3 --tune-tokens 4096 --tune-rate 0.003 --quiet";
+const SETTINGS: &str = "--data text.txt --own-text 0 --tokens 2048 --held-out 256 --length 64 --sweeps 3 --reconstruct 1 \
+     --tune-tokens 4096 --tune-rate 0.003 --train-tokens 1024 --train-batch 4 --quiet";
 
 #[test]
 fn a_stopped_run_goes_on_and_ends_with_the_same_bytes() {
@@ -71,7 +72,7 @@ fn every_type_is_written_as_it_was_fitted() {
     write_text(&folder.join("text.txt"));
     let types = ["sherry-1.25 --group-size 128", "ternary", "ternary --group-size 64", "steps-2"];
     for (i, ty) in types.iter().enumerate() {
-        let settings = SETTINGS.replace("--tune-tokens 4096", "--tune-tokens 0");
+        let settings = SETTINGS.replace("--tune-tokens 4096", "--tune-tokens 0").replace("--train-tokens 1024", "");
         let found = run(folder, &format!("calibrate dense out{i} --type {ty} {settings}"));
         assert!(found.code == Some(0) && found.stdout.contains(": as fitted"), "{ty}: {found:?}");
     }
@@ -117,6 +118,7 @@ fn what_cannot_be_done_is_said_before_anything_is_computed() {
         ("--data text.txt --damping 0", "--damping"),
         ("--data text.txt --own-text 2", "own text"),
         ("--data text.txt --group-size 100", "whole groups of 100"),
+        ("--data text.txt --type ternary --train-tokens 1024", "3:4-sparse weights only"),
     ] {
         let found = run(folder, &format!("calibrate dense out {options} --quiet"));
         assert!(found.code != Some(0) && found.stderr.contains(problem), "{options}: {found:?}");

@@ -8,6 +8,7 @@ use super::moments::Moments;
 use super::rounding::{Effort, Grid, Rounded, Shape, Sharing, output_error, round, stored_scale};
 use super::stream::{BlockWeights, Drift, Layer, Shard};
 use crate::error::Result;
+use crate::methods::sparse_codes;
 
 /// How weights are rounded.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -22,6 +23,9 @@ pub struct Rounding {
     pub effort: Effort,
 }
 
+/// Steps of a latent weight from zero to the scale.
+pub const LATENT: f32 = 64.0;
+
 /// A quantized matrix.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Quantized {
@@ -29,6 +33,8 @@ pub struct Quantized {
     pub shape: Shape,
     /// Twice the grid value of every weight.
     pub codes: Vec<i8>,
+    /// Weights in units of the scale, times [`LATENT`], that decide 3:4-sparse codes; none of other grids.
+    pub latents: Vec<i8>,
     /// f16 values, `rows x groups`.
     pub scales: Vec<f32>,
 }
@@ -38,6 +44,15 @@ impl Quantized {
     pub fn weights(&self) -> Vec<f32> {
         let groups = self.codes.chunks_exact(self.shape.group).zip(&self.scales);
         groups.flat_map(|(codes, scale)| codes.iter().map(move |code| scale * (0.5 * f32::from(*code)))).collect()
+    }
+
+    /// Takes trained scales and, where they were trained, codes from latent weights in units of the scale.
+    pub(super) fn learn(&mut self, latents: Option<&[f32]>, scales: &[f32]) {
+        if let Some(latents) = latents {
+            self.codes = sparse_codes(latents).iter().map(|code| (2.0 * code) as i8).collect();
+            self.latents = latents.iter().map(|x| (LATENT * x).round() as i8).collect();
+        }
+        self.scales = scales.iter().map(|scale| stored_scale(*scale)).collect();
     }
 
     /// Multiplies every row by a factor.
@@ -68,6 +83,9 @@ pub struct BlockReport {
     pub calibration_error: f64,
     /// The same on text that it has not seen.
     pub held_out_error: f64,
+    /// Both after rounding alone, where the block was reconstructed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rounded_errors: Option<[f64; 2]>,
     /// Wall-clock time.
     pub seconds: f64,
 }
@@ -116,40 +134,46 @@ pub fn round_block(
         let fit = moments.fit(w, crossed.then_some(w), rounding.damping)?;
         let Rounding { grid, effort, .. } = *rounding;
         let rounded = round(&fit.weights, &fit.hessian, &fit.factor, &sharing, grid, shape, effort);
+        let latents = if grid == Grid::Sparse34 { rounded.latents(&fit.weights, shape) } else { Vec::new() };
         let whole = output_error(&fit.weights, &vec![0.0; w.len()], &fit.hessian, cols);
         let rounding_error = if whole > 0.0 { rounded.error / whole } else { 0.0 };
         maps.push(MapReport { map: name.to_owned(), rounding_error });
-        Some((rounded, shape))
+        Some((rounded, latents, shape))
     };
 
     let moments = sums(shards, |shard| Ok(layer.before_qkv(shard, original, &now)))?;
-    let Some((qkv, shape)) = fit("q,k,v", moments, &original.qkv, true, Sharing::none(hidden)) else { return Ok(None) };
+    let Some((qkv, latents, shape)) = fit("q,k,v", moments, &original.qkv, true, Sharing::none(hidden)) else {
+        return Ok(None);
+    };
     multiply(&mut now.attn_norm, &qkv.columns);
     now.qkv = qkv.weights(shape);
-    let [q, k, v] = split(&qkv, shape, [arch.q_dim(), arch.kv_dim(), arch.kv_dim()]);
+    let [q, k, v] = split(&qkv, &latents, shape, [arch.q_dim(), arch.kv_dim(), arch.kv_dim()]);
 
     let moments = sums(shards, |shard| layer.before_o(shard, original, &now))?;
     let sharing = Sharing::heads(arch.heads, arch.kv_heads, arch.head_dim);
-    let Some((o, shape)) = fit("o", moments, &original.o, false, sharing.clone()) else { return Ok(None) };
+    let Some((o, latents, shape)) = fit("o", moments, &original.o, false, sharing.clone()) else { return Ok(None) };
     now.o = with_columns(&o, shape);
     let mut v = v;
     v.scale_rows(&sharing.reduce(&o.columns));
-    let [o] = split(&o, shape, [hidden]);
+    let [o] = split(&o, &latents, shape, [hidden]);
     shards.par_iter_mut().for_each(|shard| layer.after_o(shard, &now));
 
     let moments = sums(shards, |shard| Ok(layer.before_gate_up(shard, original, &now)))?;
-    let Some((gate_up, shape)) = fit("gate,up", moments, &original.gate_up, true, Sharing::none(hidden)) else {
+    let Some((gate_up, latents, shape)) = fit("gate,up", moments, &original.gate_up, true, Sharing::none(hidden))
+    else {
         return Ok(None);
     };
     multiply(&mut now.ffn_norm, &gate_up.columns);
     now.gate_up = gate_up.weights(shape);
-    let [gate, mut up] = split(&gate_up, shape, [ffn, ffn]);
+    let [gate, mut up] = split(&gate_up, &latents, shape, [ffn, ffn]);
 
     let moments = sums(shards, |shard| Ok(layer.before_down(shard, original, &now)))?;
-    let Some((down, shape)) = fit("down", moments, &original.down, false, Sharing::none(ffn)) else { return Ok(None) };
+    let Some((down, latents, shape)) = fit("down", moments, &original.down, false, Sharing::none(ffn)) else {
+        return Ok(None);
+    };
     now.down = with_columns(&down, shape);
     up.scale_rows(&down.columns);
-    let [down] = split(&down, shape, [hidden]);
+    let [down] = split(&down, &latents, shape, [hidden]);
     let drifts: Vec<(bool, Drift)> =
         shards.par_iter_mut().map(|shard| (shard.held_out, layer.after_down(shard, &now))).collect();
     let mean = |held_out| {
@@ -161,6 +185,7 @@ pub fn round_block(
         maps,
         calibration_error: mean(false),
         held_out_error: mean(true),
+        rounded_errors: None,
         seconds: start.elapsed().as_secs_f64(),
     };
     let importance = importance.try_into().unwrap_or_else(|_| unreachable!("four maps were fitted"));
@@ -190,15 +215,17 @@ fn with_columns(rounded: &Rounded, shape: Shape) -> Vec<f32> {
 }
 
 /// The parts of a stacked matrix.
-fn split<const N: usize>(rounded: &Rounded, shape: Shape, rows: [usize; N]) -> [Quantized; N] {
+fn split<const N: usize>(rounded: &Rounded, latents: &[f32], shape: Shape, rows: [usize; N]) -> [Quantized; N] {
     let mut start = 0;
     rows.map(|rows| {
         let part = start..start + rows;
         start = part.end;
-        let values = &rounded.values[part.start * shape.cols..part.end * shape.cols];
+        let at = part.start * shape.cols..part.end * shape.cols;
+        let values = &rounded.values[at.clone()];
         Quantized {
             shape: Shape { rows, ..shape },
             codes: values.iter().map(|value| (2.0 * value) as i8).collect(),
+            latents: latents.get(at).unwrap_or_default().iter().map(|x| (LATENT * x).round() as i8).collect(),
             scales: rounded.scales[part.start * shape.groups()..part.end * shape.groups()].to_vec(),
         }
     })

@@ -7,10 +7,12 @@
 //! are part of what later blocks correct. What is done is kept in a work folder ([`work`]), so that a run that was stopped
 //! goes on and ends with the same bytes.
 
+mod adam;
 pub mod block;
 pub mod moments;
 mod output;
 pub mod own_text;
+pub mod reconstruct;
 pub mod rounding;
 pub mod stream;
 #[cfg(test)]
@@ -45,6 +47,8 @@ use crate::pretrained;
 use block::{BlockReport, Rounding, round_block};
 use output::Comparison;
 use own_text::Style;
+use reconstruct::{Reconstruction, reconstruct};
+use rounding::Grid;
 use stream::{BlockWeights, Layer, Shard};
 use text::Text;
 use tune::{Student, Teacher, TuneReport, Tuning};
@@ -76,8 +80,12 @@ pub struct Request {
     pub seed: u64,
     /// How weights are rounded.
     pub rounding: Rounding,
-    /// How scales and norms are tuned afterwards.
+    /// How every block is trained after it was rounded.
+    pub reconstruction: Reconstruction,
+    /// How scales and norms are tuned afterwards; its codes stay.
     pub tuning: Tuning,
+    /// How everything is trained after that.
+    pub training: Tuning,
     /// What embedding and head become.
     pub embeddings: Embeddings,
     /// Stop after this many blocks and write nothing: for trying settings.
@@ -105,6 +113,10 @@ pub struct Report {
     pub tuning: Vec<TuneReport>,
     /// After tuning, on the text held out.
     pub tuned: Option<Measured>,
+    /// Training of everything step by step.
+    pub training: Vec<TuneReport>,
+    /// After it, on the text held out.
+    pub trained: Option<Measured>,
     /// The written model beside what was fitted; `None` when nothing was written.
     pub written: Option<Comparison>,
     /// Wall-clock seconds of this process.
@@ -180,6 +192,8 @@ pub fn calibrate(request: &Request, progress: &dyn Progress, mut event: impl FnM
         rounded: None,
         tuning: Vec::new(),
         tuned: None,
+        training: Vec::new(),
+        trained: None,
         written: None,
         seconds: 0.0,
     };
@@ -220,10 +234,30 @@ fn round_blocks(
         }
         let original = block_weights(checkpoint, arch, index, progress)?;
         let layer = Layer { arch, index, rotations: &rotations, length: request.length, progress };
+        let is_trained = request.reconstruction.epochs > 0;
+        let streams = |shards: &[Shard]| -> Vec<Vec<f32>> {
+            if is_trained { shards.iter().map(|shard| shard.quantized.clone()).collect() } else { Vec::new() }
+        };
+        let start = std::time::Instant::now();
+        let before = streams(&shards);
         let rounded = round_block(layer, &original, &mut shards, &request.rounding)?;
-        let (block, report) = rounded.ok_or_else(|| {
+        let (mut block, mut report) = rounded.ok_or_else(|| {
             Error::checkpoint(checkpoint.path(), format!("its hidden states in block {index} are not finite"))
         })?;
+        if is_trained {
+            let after = streams(&shards);
+            let how = &request.reconstruction;
+            let (trained, drifts) = reconstruct(layer, &original, &block, &before, &mut shards, how, request.seed)?;
+            let [fitted, held_out] = drifts.map(|drift| drift.mean());
+            report.rounded_errors = Some([report.calibration_error, report.held_out_error]);
+            if held_out < report.held_out_error {
+                block = trained;
+                (report.calibration_error, report.held_out_error) = (fitted, held_out);
+            } else {
+                shards.iter_mut().zip(after).for_each(|(shard, after)| shard.quantized = after);
+            }
+            report.seconds = start.elapsed().as_secs_f64();
+        }
         event(Event::Block(&report));
         work.keep(&block, report, &shards, progress)?;
         progress.advance(1);
@@ -293,17 +327,30 @@ fn finish(
     event(Event::Rounded(rounded));
     report.rounded = Some(rounded);
     let mut fitted = rounded;
-    let Tuning { tokens, batch, rate } = request.tuning;
-    if tokens > 0 {
-        let name = format!("tuned-{tokens}-{batch}-{rate}-{}.safetensors", request.seed);
-        let done = |line: &TuneReport| {
-            event(Event::Tuned(line));
-            report.tuning.push(line.clone());
-        };
+    let stages = [request.tuning, request.training];
+    let mut name = "tuned".to_owned();
+    if stages.iter().any(|stage| stage.tokens > 0) {
         let teacher = Teacher::new(checkpoint, arch, progress)?;
-        student.tune(&texts.tuning, &teacher, &request.tuning, request.seed, (work, &name), progress, done)?;
-        fitted = student.measure(held_out, side, progress)?;
-        report.tuned = Some(fitted);
+        for (i, stage) in stages.iter().enumerate().filter(|(_, stage)| stage.tokens > 0) {
+            let Tuning { tokens, batch, rate, code_rate } = *stage;
+            if i == 1 {
+                student.thaw(work, progress)?;
+            }
+            let (lines, measured) = match i {
+                0 => (&mut report.tuning, &mut report.tuned),
+                _ => (&mut report.training, &mut report.trained),
+            };
+            let done = |line: &TuneReport| {
+                event(Event::Tuned(line));
+                lines.push(line.clone());
+            };
+            name += &format!("-{tokens}-{batch}-{rate}-{code_rate}");
+            let file = format!("{name}-{}.safetensors", request.seed);
+            let seed = request.seed + i as u64;
+            student.tune(&texts.tuning, &teacher, stage, seed, (work, &file), progress, done)?;
+            fitted = student.measure(held_out, side, progress)?;
+            *measured = Some(fitted);
+        }
     }
     report.written = Some(output::write(request, checkpoint, arch, &student, held_out, fitted.perplexity, progress)?);
     Ok(())
@@ -317,6 +364,11 @@ fn check(request: &Request, arch: &ArchConfig) -> Result<()> {
             "sequences of {} tokens: expected at least 2, and the model has a context of {}",
             request.length, arch.context
         ));
+    }
+    let trains_codes =
+        request.training.tokens > 0 || (request.reconstruction.epochs > 0 && request.reconstruction.code_rate > 0.0);
+    if trains_codes && request.rounding.grid != Grid::Sparse34 {
+        return invalid("codes can be trained of 3:4-sparse weights only".to_owned());
     }
     if !(0.0..=1.0).contains(&request.own_text) {
         return invalid(format!("a share of own text of {}; expected 0 to 1", request.own_text));
@@ -358,7 +410,8 @@ struct Texts {
 fn gather(request: &Request, checkpoint: &Checkpoint, progress: &dyn Progress) -> Result<Texts> {
     let (length, seed) = (request.length, request.seed);
     let coder = Coder::of_checkpoint(checkpoint)?;
-    let counts = [request.held_out, request.tokens, request.tuning.tokens].map(|tokens| tokens / length);
+    let tuning = request.tuning.tokens.max(request.training.tokens);
+    let counts = [request.held_out, request.tokens, tuning].map(|tokens| tokens / length);
     let own_share = if request.data.is_empty() { 1.0 } else { request.own_text };
     let own = counts.map(|count| (count as f64 * own_share).round() as usize);
     let has_chat = own_text::has_chat(&checkpoint.tokenizer()?);
@@ -405,6 +458,8 @@ fn settings(request: &Request, text: &Text, held_out: &Text, progress: &dyn Prog
         hash.update(token.to_le_bytes());
     }
     let Rounding { grid, group, damping, effort } = request.rounding;
+    let Reconstruction { epochs, batch, rate, code_rate, residual } = request.reconstruction;
+    let reconstruction = (epochs > 0).then_some((epochs, batch, rate, code_rate, residual, request.seed));
     Ok(serde_json::json!({
         "model": hex(&model_hash(&request.model, progress)?),
         "text": hex(&hash.finalize()),
@@ -416,6 +471,7 @@ fn settings(request: &Request, text: &Text, held_out: &Text, progress: &dyn Prog
         "damping": damping,
         "sweeps": effort.sweeps,
         "column_fits": effort.column_fits,
+        "reconstruction": reconstruction,
     }))
 }
 

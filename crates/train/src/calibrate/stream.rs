@@ -253,18 +253,24 @@ impl Layer<'_> {
     /// streams are apart.
     pub fn after_down(&self, shard: &mut Shard, quantized: &BlockWeights) -> Drift {
         let (hidden, ffn) = (self.arch.hidden, self.arch.ffn);
-        let ones = vec![1.0; hidden];
         let mut drift = Drift::default();
         for chunk in self.chunks(self.tokens(shard)) {
             let at = chunk.start * hidden..chunk.end * hidden;
             let x = &mut shard.quantized[at.clone()];
             let inputs = &shard.inputs[chunk.start * ffn..chunk.end * ffn];
             self.add_branch(x, inputs, &quantized.down, quantized.post_ffn_norm.as_deref());
-            let (a, b) = (self.norm(x, &ones), self.norm(&shard.original[at], &ones));
-            let sum: f64 = a.iter().zip(&b).map(|(a, b)| f64::from(a - b) * f64::from(a - b)).sum();
-            drift = drift.plus(Drift { sum: sum / hidden as f64, tokens: chunk.len() as u64 });
+            drift = drift.plus(self.drift(x, &shard.original[at]));
         }
         drift
+    }
+
+    /// How far tokens of two streams are apart.
+    pub fn drift(&self, x: &[f32], y: &[f32]) -> Drift {
+        let hidden = self.arch.hidden;
+        let ones = vec![1.0; hidden];
+        let (a, b) = (self.norm(x, &ones), self.norm(y, &ones));
+        let sum: f64 = a.iter().zip(&b).map(|(a, b)| f64::from(a - b) * f64::from(a - b)).sum();
+        Drift { sum: sum / hidden as f64, tokens: (x.len() / hidden) as u64 }
     }
 
     /// Lets the original's stream `x` pass a branch of inputs `z`. Returns what the quantized map is to give: what takes the

@@ -3,7 +3,7 @@
 use sherry::NoProgress;
 use sherry::model::{Family, config_hf, synthetic};
 
-use super::block::{Rounding, round_block};
+use super::block::{QuantizedBlock, Rounding, round_block};
 use super::moments::Moments;
 use super::rounding::{Effort, Grid};
 use super::*;
@@ -136,29 +136,80 @@ fn rounding_a_block_keeps_the_streams_together_and_folds_column_factors() {
         // Two bits more: a sixteenth of the error, but for what the blocks' non-linearities make of it.
         assert!(errors[0] < 0.2 * errors[1] && errors[1] < errors[2] && errors[2] < 1.0, "{family:?}: {errors:?}");
 
-        // The block as it is written, with its folded factors, takes the text to where the quantized stream is.
         let (block, _, after) = run(Grid::Sparse34, 2);
-        let weights = |kind: Kind| block.linears[kind as usize].weights();
-        let folded = BlockWeights {
-            attn_norm: block.attn_norm.clone(),
-            ffn_norm: block.ffn_norm.clone(),
-            qkv: [weights(Kind::Q), weights(Kind::K), weights(Kind::V)].concat(),
-            o: weights(Kind::O),
-            gate_up: [weights(Kind::Gate), weights(Kind::Up)].concat(),
-            down: weights(Kind::Down),
-            ..original.clone()
-        };
-        assert_ne!(folded.attn_norm, original.attn_norm);
-        for (mut shard, after) in
-            shards(&checkpoint, &arch, &text, &held_out, &NoProgress).unwrap().into_iter().zip(after)
-        {
-            layer.before_o(&mut shard, &original, &folded).unwrap();
-            layer.after_o(&mut shard, &folded);
-            layer.before_down(&mut shard, &original, &folded);
-            layer.after_down(&mut shard, &folded);
-            let top = after.quantized.iter().fold(0.0f32, |m, x| m.max(x.abs()));
-            let off = shard.quantized.iter().zip(&after.quantized).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
-            assert!(off < 4e-3 * top, "{family:?}: {off} of {top}");
+        assert_ne!(block.attn_norm, original.attn_norm);
+        let before = shards(&checkpoint, &arch, &text, &held_out, &NoProgress).unwrap();
+        takes_streams(layer, &original, &block, before, &after);
+    }
+}
+
+/// Checks that the block as it is written takes the text to where the quantized streams are `after` it.
+fn takes_streams(
+    layer: Layer<'_>,
+    original: &BlockWeights,
+    block: &QuantizedBlock,
+    before: Vec<Shard>,
+    after: &[Shard],
+) {
+    let weights = |kind: Kind| block.linears[kind as usize].weights();
+    let written = BlockWeights {
+        attn_norm: block.attn_norm.clone(),
+        ffn_norm: block.ffn_norm.clone(),
+        qkv: [weights(Kind::Q), weights(Kind::K), weights(Kind::V)].concat(),
+        o: weights(Kind::O),
+        gate_up: [weights(Kind::Gate), weights(Kind::Up)].concat(),
+        down: weights(Kind::Down),
+        ..original.clone()
+    };
+    for (mut shard, after) in before.into_iter().zip(after) {
+        layer.before_o(&mut shard, original, &written).unwrap();
+        layer.after_o(&mut shard, &written);
+        layer.before_down(&mut shard, original, &written);
+        layer.after_down(&mut shard, &written);
+        let top = after.quantized.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+        let off = shard.quantized.iter().zip(&after.quantized).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
+        assert!(off < 4e-3 * top, "{:?}: {off} of {top}", layer.arch.family);
+    }
+}
+
+#[test]
+fn reconstruction_brings_the_streams_of_a_block_together() {
+    for family in FAMILIES {
+        for group in [None, Some(8)] {
+            let length = 16;
+            let Setting { checkpoint, arch, rotations, _folder } = setting(family, length);
+            let (text, held_out) = (text(66, length, 1), text(9, length, 2));
+            let original = block_weights(&checkpoint, &arch, 0, &NoProgress).unwrap();
+            let layer = Layer { arch: &arch, index: 0, rotations: &rotations, length, progress: &NoProgress };
+            let start = || shards(&checkpoint, &arch, &text, &held_out, &NoProgress).unwrap();
+            let mut shards = start();
+            let before: Vec<Vec<f32>> = shards.iter().map(|shard| shard.quantized.clone()).collect();
+            let effort = Effort { sweeps: 4, column_fits: 1 };
+            let rounding = Rounding { grid: Grid::Sparse34, group, damping: 0.01, effort };
+            let (block, report) = round_block(layer, &original, &mut shards, &rounding).unwrap().unwrap();
+            // No step: the latent weights give the rounded block.
+            let rounded = shards.clone();
+            let how = Reconstruction { epochs: 0, batch: 8, rate: 0.004, code_rate: 0.0, residual: 0.0 };
+            let (same, drifts) = reconstruct(layer, &original, &block, &before, &mut shards, &how, 1).unwrap();
+            assert_eq!(same, block);
+            let close = |a: f64, b: f64| (a / b - 1.0).abs() < 2e-3;
+            assert!(close(drifts[0].mean(), report.calibration_error), "{drifts:?} {report:?}");
+            assert!(close(drifts[1].mean(), report.held_out_error), "{drifts:?} {report:?}");
+            for (shard, rounded) in shards.iter_mut().zip(&rounded) {
+                shard.quantized.clone_from(&rounded.quantized);
+            }
+            for (code_rate, residual) in [(0.0, 0.0), (0.05, 0.0), (0.05, 0.3)] {
+                let how = Reconstruction { epochs: 6, code_rate, residual, ..how };
+                let (trained, drifts) = reconstruct(layer, &original, &block, &before, &mut shards, &how, 1).unwrap();
+                let share = drifts[0].mean() / report.calibration_error;
+                assert_eq!(trained.linears[0].codes == block.linears[0].codes, code_rate == 0.0);
+                // Codes that leave the optimum of rounding need more text than this to become better.
+                assert!(share < if code_rate == 0.0 { 0.98 } else { 1.5 }, "{family:?} {group:?} {how:?}: {share}");
+                let off =
+                    |codes: &[i8]| codes.chunks(4).any(|quad| quad.iter().filter(|code| **code == 0).count() != 1);
+                assert!(!trained.linears.iter().any(|linear| off(&linear.codes)));
+                takes_streams(layer, &original, &trained, start(), &shards);
+            }
         }
     }
 }

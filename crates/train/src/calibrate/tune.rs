@@ -1,11 +1,12 @@
-//! Distillation of what rounding leaves free: scales and norms, all blocks together, towards the original's next-token
-//! distributions.
+//! Distillation of all blocks together towards the original's next-token distributions: first of what rounding leaves free,
+//! scales and norms, then of everything but embedding and head.
 //!
-//! Codes stay, so no gradient of a weight is computed. Steps are relative to the size of what is learned: Adam on the logarithm of every scale, and
+//! Where codes stay, no gradient of a weight is computed. Steps are relative to the size of what is learned: Adam on the logarithm of every scale, and
 //! on norms in units of their mean magnitude.
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use sherry::Progress;
@@ -15,7 +16,8 @@ use sherry::model::names::{Naming, Part, Role};
 use sherry::model::{ArchConfig, Checkpoint};
 use sherry_kernels::format::{QuadOrder, TensorType};
 
-use super::block::QuantizedBlock;
+use super::adam::{Adam, Rates, schedule};
+use super::block::{LATENT, QuantizedBlock};
 use super::text::Text;
 use super::work::Work;
 use super::{Measured, targets};
@@ -29,15 +31,17 @@ use crate::methods::{Method, Quantizer, Scale};
 use crate::network::{Examples, Network, Workspace};
 use crate::pretrained;
 
-/// How scales and norms are tuned.
+/// How all blocks are tuned together.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Tuning {
     /// Tokens to go through, with repetition; 0: no tuning.
     pub tokens: usize,
     /// Sequences per step.
     pub batch: usize,
-    /// Largest relative step.
+    /// Largest relative step of scales and norms.
     pub rate: f64,
+    /// Largest step of a latent weight that decides 3:4-sparse codes, in units of the scale; 0: codes stay.
+    pub code_rate: f64,
 }
 
 /// One line of progress.
@@ -51,10 +55,6 @@ pub struct TuneReport {
     pub divergence: f64,
 }
 
-const BETA1: f64 = 0.9;
-const BETA2: f64 = 0.95;
-/// Share of the steps in which the rate rises; then it falls along a cosine to a tenth.
-const WARM_UP: f64 = 0.1;
 /// Steps between two saves.
 const SAVE_EVERY: u64 = 8;
 /// Steps that a reported divergence is the mean of.
@@ -84,15 +84,20 @@ impl Teacher {
     }
 }
 
-/// The quantized model as a network whose scales and norms can be learned.
+/// The quantized model as a network: scales and norms can be learned and, once [thawed](Student::thaw), codes.
 pub(super) struct Student {
     network: Network,
     params: Vec<f32>,
 }
 
+fn what(network: &Network) -> Learn {
+    if network.quantizer.method == Method::Thawed { Learn::Blocks } else { Learn::ScalesAndNorms }
+}
+
 /// What is learned.
 fn learned(network: &Network) -> impl Iterator<Item = &Tensor> {
-    network.layout.tensors.iter().filter(|tensor| Learn::ScalesAndNorms.includes(tensor.purpose))
+    let learn = what(network);
+    network.layout.tensors.iter().filter(move |tensor| learn.includes(tensor.purpose))
 }
 
 impl Student {
@@ -150,6 +155,22 @@ impl Student {
         Ok(Self { network, params })
     }
 
+    /// Lets codes follow latent weights, from those on that rounding or reconstruction has left. Scales and norms stay as they
+    /// are.
+    pub fn thaw(&mut self, work: &Work, progress: &dyn Progress) -> Result<()> {
+        let quantizer = Quantizer { method: Method::Thawed, ..self.network.quantizer };
+        let network = Network::new(Arc::clone(&self.network.arch), quantizer);
+        for (layer, places) in network.layout.blocks.iter().enumerate() {
+            let block = work.block(&network.arch, layer, progress)?;
+            for (matrix, linear) in places.linears.iter().zip(&block.linears) {
+                let weights = &mut self.params[matrix.weights..][..matrix.count()];
+                weights.iter_mut().zip(&linear.latents).for_each(|(w, latent)| *w = f32::from(*latent) / LATENT);
+            }
+        }
+        self.network = network;
+        Ok(())
+    }
+
     /// Perplexity and divergence on `text`, for the original's hidden states there.
     pub fn measure(&self, text: &Text, original: Side<'_>, progress: &dyn Progress) -> Result<Measured> {
         let width = self.network.arch.hidden;
@@ -204,30 +225,37 @@ impl Student {
         let path = work.file(name);
         let mut state = if work.is_good(name, progress) { self.load(&path, progress)? } else { self.start() };
         let mut order = Order::new(seed, text.sequences(), state.step * batch as u64);
-        let mut space = self.network.workspace(batch, length, false);
-        let mut teachers = teacher.network.forward_workspace(batch, length);
+        // Large steps are the sum of several passes.
+        let at_once = if batch.is_multiple_of(2) { 2 } else { 1 };
+        let mut space = self.network.workspace(at_once, length, false);
+        let mut teachers = teacher.network.forward_workspace(at_once, length);
         let mut grads = vec![0.0; self.network.layout.len];
-        let mut tokens = Vec::new();
         let mut recent = loss::Sums::default();
-        progress.start("tune scales and norms", steps - state.step.min(steps));
+        progress.start(
+            if tuning.code_rate > 0.0 { "train" } else { "tune scales and norms" },
+            steps - state.step.min(steps),
+        );
         while state.step < steps {
-            tokens.clear();
-            for _ in 0..batch {
-                let at = order.next_window();
-                tokens.extend(&text.tokens[at * length..(at + 1) * length]);
-            }
-            let targets = targets(&Text { length, tokens: tokens.clone() });
-            let counted = batch * (length - 1);
-            let examples = Examples {
-                tokens: &tokens,
-                targets: &targets,
-                teacher: Some(teacher.side(&tokens, &mut teachers, progress)?),
-                mix: &MIX,
-                scale: 1.0 / counted as f32,
-            };
+            let mut sums = loss::Sums::default();
             learned(&self.network).for_each(|tensor| grads[tensor.range()].fill(0.0));
-            let pass = Pass { params: &self.params, lambda: 0.0, progress };
-            let sums = self.network.train(pass, examples, Learn::ScalesAndNorms, &mut grads, &mut space, None)?;
+            for _ in 0..batch / at_once {
+                let mut tokens = Vec::new();
+                for _ in 0..at_once {
+                    let at = order.next_window();
+                    tokens.extend(&text.tokens[at * length..(at + 1) * length]);
+                }
+                let part = Text { length, tokens };
+                let examples = Examples {
+                    tokens: &part.tokens,
+                    targets: &targets(&part),
+                    teacher: Some(teacher.side(&part.tokens, &mut teachers, progress)?),
+                    mix: &MIX,
+                    scale: 1.0 / (batch * (length - 1)) as f32,
+                };
+                let pass = Pass { params: &self.params, lambda: 0.0, progress };
+                let learn = what(&self.network);
+                sums = sums.plus(self.network.train(pass, examples, learn, &mut grads, &mut space, None)?);
+            }
             recent = recent.plus(sums);
             if !sums.divergence.is_finite() {
                 return Err(Error::NotFinite {
@@ -236,9 +264,8 @@ impl Student {
                     kept: path.display().to_string(),
                 });
             }
-            state.step += 1;
-            let rate = rate(tuning.rate, state.step, steps);
-            self.step(&grads, &mut state, rate);
+            let rates = Rates { codes: tuning.code_rate, scales: tuning.rate }.times(schedule(state.step + 1, steps));
+            state.step(learned(&self.network), &mut self.params, &grads, rates);
             if state.step % REPORT_EVERY == 0 || state.step == steps {
                 let divergence = recent.divergence / recent.tokens.max(1) as f64;
                 done(&TuneReport { step: state.step, tokens: state.step * (batch * length) as u64, divergence });
@@ -254,31 +281,7 @@ impl Student {
         Ok(())
     }
 
-    /// One step of Adam.
-    fn step(&mut self, grads: &[f32], state: &mut State, rate: f64) {
-        let power = |beta: f64| 1.0 - beta.powf(state.step as f64);
-        let (first, second) = (power(BETA1), power(BETA2));
-        let mut at = 0;
-        for tensor in self.network.layout.tensors.iter().filter(|t| Learn::ScalesAndNorms.includes(t.purpose)) {
-            let values = &mut self.params[tensor.range()];
-            let mean = values.iter().map(|w| f64::from(w.abs())).sum::<f64>() / values.len().max(1) as f64;
-            for (w, g) in values.iter_mut().zip(&grads[tensor.range()]) {
-                let scale = tensor.purpose == Purpose::Learned;
-                // In units of the number itself, or of the tensor's mean magnitude: norms may be negative or zero.
-                let unit = if scale { f64::from(*w) } else { mean };
-                let g = f64::from(*g) * unit;
-                let (m, v) = (&mut state.mean[at], &mut state.square[at]);
-                *m += ((g - f64::from(*m)) * (1.0 - BETA1)) as f32;
-                *v = (f64::from(*v) * BETA2 + g * g * (1.0 - BETA2)) as f32;
-                let by = rate * (f64::from(*m) / first) / ((f64::from(*v) / second).sqrt() + 1e-12);
-                let next = if scale { f64::from(*w) * (-by).exp() } else { f64::from(*w) - mean * by };
-                *w = next as f32;
-                at += 1;
-            }
-        }
-    }
-
-    fn save(&self, path: &Path, state: &State) -> Result<()> {
+    fn save(&self, path: &Path, state: &Adam) -> Result<()> {
         let info = |name: &str, len: usize| TensorInfo {
             name: name.to_owned(),
             ty: TensorType::F32,
@@ -298,16 +301,16 @@ impl Student {
         Ok(writer.finish()?)
     }
 
-    fn start(&self) -> State {
+    fn start(&self) -> Adam {
         let count = learned(&self.network).map(|tensor| tensor.range().len()).sum();
-        State { step: 0, mean: vec![0.0; count], square: vec![0.0; count] }
+        Adam::new(count)
     }
 
-    fn load(&mut self, path: &Path, progress: &dyn Progress) -> Result<State> {
+    fn load(&mut self, path: &Path, progress: &dyn Progress) -> Result<Adam> {
         let mut state = self.start();
         let count = state.mean.len();
         let source = Safetensors::open(path, ReadMode::Map)?;
-        for tensor in self.network.layout.tensors.iter().filter(|t| Learn::ScalesAndNorms.includes(t.purpose)) {
+        for tensor in learned(&self.network) {
             let range = tensor.range();
             read_floats(&source, &tensor.name, &[range.len()], &mut self.params[range], progress)?;
         }
@@ -322,18 +325,3 @@ impl Student {
 const MEAN: &str = "adam.mean";
 const SQUARE: &str = "adam.square";
 const STEP: &str = "step";
-
-/// The optimizer's state.
-struct State {
-    step: u64,
-    mean: Vec<f32>,
-    square: Vec<f32>,
-}
-
-/// The rate of step `step` (the first is 1) of `steps`.
-fn rate(largest: f64, step: u64, steps: u64) -> f64 {
-    let done = (step - 1) as f64 / steps as f64;
-    let rising = (step as f64 / (WARM_UP * steps as f64).max(1.0)).min(1.0);
-    let falling = 0.1 + 0.9 * 0.5 * (1.0 + (std::f64::consts::PI * done).cos());
-    largest * rising * falling
-}

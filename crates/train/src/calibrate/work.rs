@@ -49,7 +49,7 @@ fn streams_name(blocks: usize) -> String {
     format!("streams-{blocks:04}.safetensors")
 }
 
-const SUFFIXES: [&str; 3] = [".codes", ".scales", ".importance"];
+const SUFFIXES: [&str; 4] = [".codes", ".scales", ".importance", ".latents"];
 
 impl Work {
     /// Opens the folder, or creates it, for a run of these settings.
@@ -207,6 +207,9 @@ fn write_block(path: &Path, block: &QuantizedBlock) -> Result<()> {
         let shape = vec![linear.shape.rows, linear.shape.cols];
         let name = format!("{}{}", kind.name(), SUFFIXES[0]);
         plan.push(TensorInfo { name, ty: TensorType::U8, bytes: linear.codes.len(), shape });
+        let name = format!("{}{}", kind.name(), SUFFIXES[3]);
+        let bytes = linear.latents.len();
+        plan.push(TensorInfo { name, ty: TensorType::U8, bytes, shape: vec![bytes] });
         let shape = vec![linear.shape.rows, linear.shape.groups()];
         plan.push(floats(format!("{}{}", kind.name(), SUFFIXES[1]), shape));
     }
@@ -216,8 +219,10 @@ fn write_block(path: &Path, block: &QuantizedBlock) -> Result<()> {
     plan.extend(vectors.iter().map(|(name, values)| floats(name.clone(), vec![values.len()])));
     let mut writer = Writer::create(path, &plan, &BTreeMap::new())?;
     for (kind, linear) in Kind::ALL.into_iter().zip(&block.linears) {
-        let codes: Vec<u8> = linear.codes.iter().map(|code| code.cast_unsigned()).collect();
-        writer.write(&format!("{}{}", kind.name(), SUFFIXES[0]), &codes)?;
+        for (suffix, values) in [(SUFFIXES[0], &linear.codes), (SUFFIXES[3], &linear.latents)] {
+            let bytes: Vec<u8> = values.iter().map(|value| value.cast_unsigned()).collect();
+            writer.write(&format!("{}{suffix}", kind.name()), &bytes)?;
+        }
         checkpoint::write_floats(&mut writer, &format!("{}{}", kind.name(), SUFFIXES[1]), &linear.scales)?;
     }
     for (name, values) in vectors {
@@ -241,11 +246,16 @@ fn read_block(path: &Path, arch: &ArchConfig, progress: &dyn Progress) -> Result
         let info = source.find(&codes_name).filter(|info| info.ty == TensorType::U8 && info.shape == [rows, cols]);
         info.ok_or_else(|| wrong(&codes_name))?;
         let codes = source.data(&codes_name)?.iter().map(|byte| byte.cast_signed()).collect();
+        let latents_name = format!("{}{}", kind.name(), SUFFIXES[3]);
+        let latents: Vec<i8> = source.data(&latents_name)?.iter().map(|byte| byte.cast_signed()).collect();
+        if !latents.is_empty() && latents.len() != rows * cols {
+            return Err(wrong(&latents_name));
+        }
         let groups = source.find(&scales_name).and_then(|info| info.shape.get(1).copied());
         let groups = groups.filter(|groups| *groups > 0 && cols % groups == 0).ok_or_else(|| wrong(&scales_name))?;
         let mut scales = vec![0.0; rows * groups];
         checkpoint::read_floats(&source, &scales_name, &[rows, groups], &mut scales, progress)?;
-        Ok(Quantized { shape: Shape { rows, cols, group: cols / groups }, codes, scales })
+        Ok(Quantized { shape: Shape { rows, cols, group: cols / groups }, codes, latents, scales })
     });
     let widths = [arch.hidden, arch.q_dim(), arch.hidden, arch.ffn];
     let importance = |i: usize| vector(&format!("{}{}", MAPS[i], SUFFIXES[2]), widths[i]);

@@ -1,8 +1,10 @@
 //! Projections with learned scales. Each works on one scale group; gradients return the sums for the learned numbers.
 
+use sherry_kernels::format::QuadOrder;
 use sherry_kernels::plain::nearest as round;
 
-use super::stored;
+use super::{projection, stored};
+use crate::simd;
 
 /// Scales below this are lifted to it, as in the published code.
 const SMALLEST: f32 = 1e-5;
@@ -29,6 +31,29 @@ pub(super) fn frozen(w: &[f32], out: &mut [f32], scale: f32) {
     for (w, out) in w.iter().zip(out) {
         *out = a * w;
     }
+}
+
+/// `a * T`, the codes `T` of a 3:4 projection of `w`.
+#[inline(always)]
+pub(super) fn thawed(w: &[f32], out: &mut [f32], quads: QuadOrder, scale: f32) {
+    let a = used(scale);
+    projection::codes(w, out, quads);
+    out.iter_mut().for_each(|t| *t *= a);
+}
+
+/// With `y = a (T + lambda w)`, weights pass `a g (1 + lambda)`; `da = sum g (T + lambda w)`.
+#[inline(always)]
+pub(super) fn thawed_gradient(w: &[f32], g: &[f32], dw: &mut [f32], quads: QuadOrder, scale: f32, lambda: f32) -> f32 {
+    let a = used(scale);
+    let mut codes = vec![0.0; w.len()];
+    projection::codes(w, &mut codes, quads);
+    for (t, w) in codes.iter_mut().zip(w) {
+        *t += lambda * w;
+    }
+    for (g, dw) in g.iter().zip(dw) {
+        *dw += a * (g + lambda * g);
+    }
+    simd::dot(&codes, g)
 }
 
 /// `a * clip(round(w / a), -1, 1)`.

@@ -45,13 +45,17 @@ pub enum Method {
     /// configuration.
     #[serde(skip)]
     Frozen,
+    /// 3:4-sparse codes times a learned scale: the weights, in units of the scale, decide the codes as in
+    /// [`Sherry`](Self::Sherry). For post-training; no choice of a configuration.
+    #[serde(skip)]
+    Thawed,
 }
 
 impl Method {
     /// Learned numbers beside each weight matrix: suffixes of their names.
     pub fn learned(self) -> &'static [&'static str] {
         match self {
-            Self::Lsq | Self::Seq | Self::Frozen => &["scale"],
+            Self::Lsq | Self::Seq | Self::Frozen | Self::Thawed => &["scale"],
             Self::Dlt => &["scale", "shift"],
             _ => &[],
         }
@@ -100,6 +104,8 @@ pub struct Quantizer {
 pub enum Learn {
     /// All of them.
     Everything,
+    /// What blocks consist of, and the last norm; neither the embedding nor the head.
+    Blocks,
     /// Norms and the learned numbers of the quantizer; no gradient of a weight is computed.
     ScalesAndNorms,
 }
@@ -134,6 +140,13 @@ pub(crate) fn stored(scale: f32) -> f32 {
     f16_to_f32(f32_to_f16(scale))
 }
 
+/// Codes of a 3:4-sparse matrix, -1, 0 and 1, whatever the scale of `w`.
+pub(crate) fn sparse_codes(w: &[f32]) -> Vec<f32> {
+    let mut codes = vec![0.0; w.len()];
+    projection::codes(w, &mut codes, QuadOrder::Contiguous);
+    codes
+}
+
 /// Weights that one task works on, at least.
 const TASK: usize = 1 << 14;
 
@@ -159,8 +172,8 @@ impl Quantizer {
     /// Why matrices of `cols` inputs cannot be quantized so; `None` when they can.
     pub fn problem(&self, cols: usize) -> Option<String> {
         let multiple = match (self.method, self.quads) {
-            (Method::Sherry, QuadOrder::Contiguous) => 4,
-            (Method::Sherry, QuadOrder::Stride16) => 64,
+            (Method::Sherry | Method::Thawed, QuadOrder::Contiguous) => 4,
+            (Method::Sherry | Method::Thawed, QuadOrder::Stride16) => 64,
             _ => 1,
         };
         if !cols.is_multiple_of(multiple) {
@@ -195,6 +208,7 @@ impl Quantizer {
                             Method::Seq => learned::seq(w, out, learned(0, index)),
                             Method::Dlt => learned::dlt(w, out, learned(0, index), learned(1, index)),
                             Method::Frozen => learned::frozen(w, out, learned(0, index)),
+                            Method::Thawed => learned::thawed(w, out, self.quads, learned(0, index)),
                             Method::Sherry => projection::sherry(w, out, self.quads),
                             Method::AbsMean | Method::Tequila => projection::abs_mean(w, out),
                             Method::AbsMedian => projection::abs_median(w, out),
@@ -202,8 +216,10 @@ impl Quantizer {
                             Method::Binary => projection::binary(w, out),
                         }
                         if lambda != 0.0 {
+                            let unit =
+                                if self.method == Method::Thawed { learned::used(learned(0, index)) } else { 1.0 };
                             for (out, w) in out.iter_mut().zip(w) {
-                                *out += lambda * w;
+                                *out += lambda * unit * w;
                             }
                         }
                     }
@@ -214,7 +230,8 @@ impl Quantizer {
 
     /// Whether `dW` is `(1 + lambda) dW_eff` and nothing else, so that one matrix product can add it in place.
     pub fn is_straight_through(&self) -> bool {
-        !matches!(self.method, Method::Lsq | Method::Seq | Method::Dlt | Method::Tequila | Method::Frozen)
+        use Method::{Dlt, Frozen, Lsq, Seq, Tequila, Thawed};
+        !matches!(self.method, Lsq | Seq | Dlt | Tequila | Frozen | Thawed)
     }
 
     /// Whether the gradients of the scales follow from the outputs of a linear layer, without the product of its inputs and
@@ -225,7 +242,7 @@ impl Quantizer {
 
     /// Whether a matrix has anything that `learn` names.
     pub fn learns(&self, learn: Learn) -> bool {
-        !self.method.learned().is_empty() || learn == Learn::Everything
+        !self.method.learned().is_empty() || learn != Learn::ScalesAndNorms
     }
 
     /// For methods that are not [straight through](Self::is_straight_through): adds the gradients of the weights and
@@ -249,7 +266,7 @@ impl Quantizer {
         let damping = 1.0 / (matrix.count() as f32).sqrt();
         let mut unwanted = Vec::new();
         let dw = match learn {
-            Learn::Everything => &mut grads[matrix.weights..][..matrix.count()],
+            Learn::Everything | Learn::Blocks => &mut grads[matrix.weights..][..matrix.count()],
             Learn::ScalesAndNorms => {
                 unwanted.resize(matrix.count(), 0.0);
                 &mut unwanted[..]
@@ -266,6 +283,7 @@ impl Quantizer {
                         Method::Seq => [learned::seq_gradient(w, g, dw, learned(0, i), lambda) * damping, 0.0],
                         Method::Dlt => learned::dlt_gradient(w, g, dw, learned(0, i), learned(1, i), lambda),
                         Method::Frozen => [simd::dot(w, g), 0.0],
+                        Method::Thawed => [learned::thawed_gradient(w, g, dw, self.quads, learned(0, i), lambda), 0.0],
                         _ => {
                             let row = i * unit / matrix.cols;
                             projection::tequila_gradient(
@@ -345,7 +363,7 @@ impl Quantizer {
         for (i, w) in w.chunks_exact(unit).enumerate() {
             match self.method {
                 Method::Lsq => out[i] = 2.0 * projection::mean(w) as f32,
-                Method::Frozen => out[i] = 1.0,
+                Method::Frozen | Method::Thawed => out[i] = 1.0,
                 Method::Seq => out[i] = w.iter().fold(0.0, |m: f32, w| m.max(w.abs())),
                 Method::Dlt => {
                     out[i] = projection::mean(w) as f32;

@@ -10,6 +10,13 @@ use super::stored;
 /// their sign (zeros count as +), `alpha` is the mean of the kept magnitudes.
 #[inline(always)]
 pub(super) fn sherry(w: &[f32], out: &mut [f32], quads: QuadOrder) {
+    let kept = codes(w, out, quads);
+    scale(out, kept / (w.len() / 4 * 3) as f64);
+}
+
+/// The codes of [`sherry`], -1, 0 and 1, and the sum of the kept magnitudes.
+#[inline(always)]
+pub(super) fn codes(w: &[f32], out: &mut [f32], quads: QuadOrder) -> f64 {
     let mut sum = 0.0f64;
     match quads {
         QuadOrder::Contiguous => {
@@ -31,7 +38,7 @@ pub(super) fn sherry(w: &[f32], out: &mut [f32], quads: QuadOrder) {
             }
         }
     }
-    scale(out, sum / (w.len() / 4 * 3) as f64);
+    sum
 }
 
 /// Codes of one quad and the sum of the kept magnitudes, in lane order.

@@ -178,6 +178,48 @@ fn gradients_are_those_of_the_surrogate() {
     }
 }
 
+/// `a (T + lambda w)` with the codes `T` of the projection, and its gradients.
+#[test]
+fn thawed_weights_are_in_units_of_their_scale() {
+    let (tokens, rows, cols, lambda) = (6, 4, 16, 0.25f32);
+    for scale in [Scale::Row, Scale::Group] {
+        let q = quantizer(Method::Thawed, scale, 8, QuadOrder::Contiguous);
+        let count = q.learned_len(rows, cols);
+        let unit = q.unit(rows, cols);
+        let mut params = weights(rows * cols);
+        params.extend((0..count).map(|i| 0.5 + i as f32 / 16.0));
+        let codes = sparse_codes(&params[..rows * cols]);
+        let matrix = Matrix { weights: 0, rows, cols, learned: rows * cols };
+        let value = |i: usize| codes[i] + lambda * params[i];
+        let mut found = vec![0.0; rows * cols];
+        q.effective(matrix, &params, lambda, &mut found);
+        for (i, w) in found.iter().enumerate() {
+            let expected = params[matrix.learned + i / unit] * value(i);
+            assert!((w - expected).abs() < 1e-6, "{w} {expected}");
+        }
+        let (mut x, mut dy) = (vec![0.0f32; tokens * cols], vec![0.0f32; tokens * rows]);
+        Rng::new(1, 1).fill_normal(&mut x, 1.0);
+        Rng::new(1, 2).fill_normal(&mut dy, 1.0);
+        let pass = Pass { params: &params, lambda, progress: &NoProgress };
+        for learn in [Learn::Everything, Learn::Blocks, Learn::ScalesAndNorms] {
+            let (mut dx, mut grads) = (vec![0.0; tokens * cols], vec![0.0; params.len()]);
+            let linear = Linear::new(vec![matrix], q);
+            linear.backward(&mut dx, &dy, &x, &[], pass, learn, &mut grads, &mut Scratch::default()).unwrap();
+            let mut scales = vec![0.0; count];
+            for i in 0..rows * cols {
+                let g: f32 = (0..tokens).map(|t| dy[t * rows + i / cols] * x[t * cols + i % cols]).sum();
+                scales[i / unit] += g * value(i);
+                let own =
+                    if learn == Learn::ScalesAndNorms { 0.0 } else { 1.25 * g * params[matrix.learned + i / unit] };
+                assert!((grads[i] - own).abs() < 1e-5, "{learn:?} {i}: {} {own}", grads[i]);
+            }
+            for (found, expected) in grads[matrix.learned..].iter().zip(scales) {
+                assert!((found - expected).abs() < 1e-5, "{learn:?}: {found} {expected}");
+            }
+        }
+    }
+}
+
 #[test]
 fn impossible_shapes_are_explained() {
     let problem = |method, scale, group, quads, cols| quantizer(method, scale, group, quads).problem(cols);

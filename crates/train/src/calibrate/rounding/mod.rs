@@ -86,6 +86,31 @@ impl Rounded {
     }
 }
 
+/// What of a weight, in units of its scale, decides its code: kept weights lie at least this far from zero, ...
+const KEPT: f32 = 0.55;
+/// ... those that become zero at most this far.
+const ZERO: f32 = 0.45;
+
+impl Rounded {
+    /// Weights in units of their scales that round to these values, as near to `w` as that allows: those that rounding was
+    /// nearly indifferent about lie near to where they would change.
+    pub fn latents(&self, w: &[f32], shape: Shape) -> Vec<f32> {
+        let mut out = self.values.clone();
+        for (row, (out, w)) in out.chunks_exact_mut(shape.cols).zip(w.chunks_exact(shape.cols)).enumerate() {
+            for (col, (value, w)) in out.iter_mut().zip(w).enumerate() {
+                let scale = self.scales[row * shape.groups() + shape.group_of(col)] * self.columns[col];
+                let x = if scale > 0.0 { w / scale } else { *value };
+                *value = if *value == 0.0 {
+                    x.clamp(-ZERO, ZERO)
+                } else {
+                    value.signum() * (x * value.signum()).clamp(KEPT, 1.0)
+                };
+            }
+        }
+        out
+    }
+}
+
 fn scaled(values: &[f32], scales: &[f32], shape: Shape) -> Vec<f32> {
     let groups = values.chunks_exact(shape.group).zip(scales);
     groups.flat_map(|(values, scale)| values.iter().map(move |value| scale * value)).collect()

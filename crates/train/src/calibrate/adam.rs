@@ -1,0 +1,125 @@
+//! Steps in units of what is learned: Adam (arXiv 1412.6980) on the logarithm of every scale, on norms in units of their mean
+//! magnitude, and on the weights that decide codes, which are in units of their scale already.
+
+use rayon::prelude::*;
+
+use crate::layout::{Purpose, Tensor};
+
+/// How far one step goes at most, about.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Rates {
+    /// Of weights that decide codes, in units of the scale.
+    pub codes: f64,
+    /// Of scales and norms, relative.
+    pub scales: f64,
+}
+
+impl Rates {
+    /// Both times a factor.
+    pub fn times(self, factor: f64) -> Self {
+        Self { codes: self.codes * factor, scales: self.scales * factor }
+    }
+}
+
+/// The running means of all that is learned, tensor after tensor.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Adam {
+    pub step: u64,
+    pub mean: Vec<f32>,
+    pub square: Vec<f32>,
+}
+
+const BETA1: f64 = 0.9;
+const BETA2: f64 = 0.95;
+/// Weights that decide codes go no further from zero: a code that has long been right can still change.
+const FARTHEST: f64 = 1.5;
+/// Numbers that one task works on.
+const TASK: usize = 1 << 14;
+
+impl Adam {
+    /// For `count` numbers.
+    pub fn new(count: usize) -> Self {
+        Self { step: 0, mean: vec![0.0; count], square: vec![0.0; count] }
+    }
+
+    /// One step for these tensors, the same and in the same order every time.
+    pub fn step<'a>(
+        &mut self,
+        tensors: impl Iterator<Item = &'a Tensor>,
+        params: &mut [f32],
+        grads: &[f32],
+        rates: Rates,
+    ) {
+        self.step += 1;
+        let power = |beta: f64| 1.0 - beta.powf(self.step as f64);
+        let (first, second) = (power(BETA1), power(BETA2));
+        let mut at = 0;
+        for tensor in tensors {
+            let (values, grads) = (&mut params[tensor.range()], &grads[tensor.range()]);
+            let magnitude = values.iter().map(|w| f64::from(w.abs())).sum::<f64>() / values.len().max(1) as f64;
+            let means = &mut self.mean[at..at + values.len()];
+            let squares = &mut self.square[at..at + values.len()];
+            at += values.len();
+            let tasks = values.par_chunks_mut(TASK).zip(grads.par_chunks(TASK));
+            let tasks = tasks.zip(means.par_chunks_mut(TASK).zip(squares.par_chunks_mut(TASK)));
+            tasks.for_each(|((values, grads), (means, squares))| {
+                for ((w, g), (m, v)) in values.iter_mut().zip(grads).zip(means.iter_mut().zip(squares)) {
+                    let now = f64::from(*w);
+                    // Norms may be negative or zero, so that their own size is no unit.
+                    let (unit, rate) = match tensor.purpose {
+                        Purpose::Learned => (now, rates.scales),
+                        Purpose::Norm => (magnitude, rates.scales),
+                        _ => (1.0, rates.codes),
+                    };
+                    let g = f64::from(*g) * unit;
+                    *m += ((g - f64::from(*m)) * (1.0 - BETA1)) as f32;
+                    *v = (f64::from(*v) * BETA2 + g * g * (1.0 - BETA2)) as f32;
+                    let by = rate * (f64::from(*m) / first) / ((f64::from(*v) / second).sqrt() + 1e-12);
+                    *w = match tensor.purpose {
+                        Purpose::Learned => now * (-by).exp(),
+                        Purpose::Norm => now - magnitude * by,
+                        _ => (now - by).clamp(-FARTHEST, FARTHEST),
+                    } as f32;
+                }
+            });
+        }
+    }
+}
+
+/// Share of the steps in which the rate rises; then it falls along a cosine to a tenth.
+const WARM_UP: f64 = 0.1;
+
+/// What rates are multiplied by in step `step` (the first is 1) of `steps`.
+pub(super) fn schedule(step: u64, steps: u64) -> f64 {
+    let done = (step - 1) as f64 / steps as f64;
+    let rising = (step as f64 / (WARM_UP * steps as f64).max(1.0)).min(1.0);
+    let falling = 0.1 + 0.9 * 0.5 * (1.0 + (std::f64::consts::PI * done).cos());
+    rising * falling
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_are_relative_to_what_is_learned() {
+        let tensor = |offset, purpose| Tensor { name: String::new(), shape: vec![2], offset, purpose };
+        let tensors = [
+            tensor(0, Purpose::Learned),
+            tensor(2, Purpose::Norm),
+            tensor(4, Purpose::Linear(0, crate::layout::Kind::Q)),
+        ];
+        let start = [0.01f32, 5.0, -2.0, 4.0, 0.5, -1.499];
+        let mut params = start;
+        let mut adam = Adam::new(6);
+        let rates = Rates { codes: 0.02, scales: 0.1 };
+        // The first step goes the whole rate, whatever the size of the gradient.
+        adam.step(tensors.iter(), &mut params, &[3.0, -1e-4, 7.0, -1e-3, -20.0, 1e-2], rates);
+        let expected = [0.01 * (-0.1f32).exp(), 5.0 * 0.1f32.exp(), -2.0 - 0.3, 4.0 + 0.3, 0.52, -1.5];
+        for (found, expected) in params.iter().zip(expected) {
+            assert!((found / expected - 1.0).abs() < 1e-4, "{params:?}, expected {expected:?}");
+        }
+        assert_eq!(schedule(1, 1000), 0.01);
+        assert!(schedule(100, 1000) > 0.95 && schedule(1000, 1000) < 0.11);
+    }
+}

@@ -1,0 +1,238 @@
+//! Reconstruction of one block: its codes, scales and norms, after rounding, are trained together to give what the original's
+//! block gives.
+//!
+//! Rounding takes one linear map at a time and measures its errors at its own outputs; here errors count where the block ends,
+//! after attention and the gate. Codes stay, or follow latent weights by straight-through estimate, with or without the residual
+//! path of Arenas (arXiv 2601.07892), which fades.
+
+use std::sync::Arc;
+
+use rayon::prelude::*;
+use sherry::model::names::{Naming, Part, Role};
+use sherry_kernels::format::QuadOrder;
+
+use super::adam::{Adam, Rates, schedule};
+use super::block::{LATENT, QuantizedBlock};
+use super::stream::{BlockWeights, Drift, Layer, Shard};
+use crate::block::{Block, Buffers, Kept};
+use crate::error::Result;
+use crate::layout::{Layout, Learn, Purpose, Tensor};
+use crate::linear::Pass;
+use crate::methods::{Method, Quantizer, Scale};
+use crate::rng::Rng;
+
+/// How blocks are reconstructed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Reconstruction {
+    /// Passes over the text; 0: none.
+    pub epochs: usize,
+    /// Sequences per step.
+    pub batch: usize,
+    /// Largest relative step of scales and norms.
+    pub rate: f64,
+    /// Largest step of a latent weight that decides 3:4-sparse codes, in units of the scale; 0: codes stay.
+    pub code_rate: f64,
+    /// Where codes do not stay: strength of the residual path at the beginning, which falls to zero over half of the steps.
+    pub residual: f32,
+}
+
+/// Sequences at a time where nothing is learned.
+const SEQUENCES: usize = 4;
+/// Streams of random numbers of a seed.
+const ORDER: u64 = 4 << 40;
+
+/// A block in training.
+struct Training<'a> {
+    layer: Layer<'a>,
+    block: Block,
+    layout: Layout,
+    learn: Learn,
+    params: Vec<f32>,
+    /// What the residual stream of the quantized model was before the block, per shard.
+    before: &'a [Vec<f32>],
+    kept: Kept,
+    buffers: Buffers,
+    batch: usize,
+}
+
+/// Trains `block`, the rounded form of `original`, on the shards that are not held out: they hold the original's stream after
+/// the block, `before` the quantized one's before it. Returns the block and how far the streams are apart after it (on text
+/// fitted to and held out); the quantized streams of the shards follow.
+///
+/// # Errors
+/// [`sherry::Error::Interrupted`].
+pub fn reconstruct(
+    layer: Layer<'_>,
+    original: &BlockWeights,
+    block: &QuantizedBlock,
+    before: &[Vec<f32>],
+    shards: &mut [Shard],
+    how: &Reconstruction,
+    seed: u64,
+) -> Result<(QuantizedBlock, [Drift; 2])> {
+    let width = layer.length * layer.arch.hidden;
+    let places: Vec<(usize, usize)> = shards
+        .iter()
+        .enumerate()
+        .filter(|(_, shard)| !shard.held_out)
+        .flat_map(|(i, shard)| (0..shard.original.len() / width).map(move |at| (i, at)))
+        .collect();
+    let batch = how.batch.clamp(1, places.len().max(1));
+    let moves = how.code_rate > 0.0 && block.linears.iter().all(|linear| !linear.latents.is_empty());
+    let learn = if moves { Learn::Blocks } else { Learn::ScalesAndNorms };
+    let mut training = Training::new(layer, original, block, before, batch, learn);
+    let learned = training.learned();
+    let mut adam = Adam::new(learned.iter().map(|tensor| tensor.range().len()).sum());
+    let mut grads = vec![0.0; training.layout.len];
+    let steps = (how.epochs * (places.len() / batch)) as u64;
+    let mut rng = Rng::new(seed, ORDER + layer.index as u64);
+    let mut order = Vec::new();
+    for step in 1..=steps {
+        if order.len() < batch {
+            order = rng.permutation(places.len());
+        }
+        let chosen: Vec<_> = order.drain(..batch).map(|i| places[i as usize]).collect();
+        let lambda = how.residual * (1.0 - 2.0 * (step - 1) as f32 / steps as f32).max(0.0);
+        grads.fill(0.0);
+        training.gradients(&chosen, shards, lambda, &mut grads)?;
+        let rates = Rates { codes: how.code_rate, scales: how.rate }.times(schedule(step, steps));
+        adam.step(learned.iter(), &mut training.params, &grads, rates);
+    }
+    training.settle();
+    let drifts = training.advance(shards)?;
+    Ok((training.quantized(block), drifts))
+}
+
+impl<'a> Training<'a> {
+    fn new(
+        layer: Layer<'a>,
+        original: &BlockWeights,
+        quantized: &QuantizedBlock,
+        before: &'a [Vec<f32>],
+        batch: usize,
+        learn: Learn,
+    ) -> Self {
+        let arch = layer.arch;
+        let shape = quantized.linears[0].shape;
+        let group = (shape.group < shape.cols).then_some(shape.group);
+        let quantizer = Quantizer {
+            method: if learn == Learn::Blocks { Method::Thawed } else { Method::Frozen },
+            scale: if group.is_some() { Scale::Group } else { Scale::Row },
+            group_size: group.unwrap_or(0),
+            quads: QuadOrder::Contiguous,
+            tequila: 0.0,
+        };
+        let (block, layout) = Block::alone(Arc::new(arch.clone()), &quantizer, layer.index);
+        let mut params = vec![0.0; layout.len];
+        for tensor in &layout.tensors {
+            let out = &mut params[tensor.range()];
+            let Some(Role::Layer(_, part)) = Role::parse(&tensor.name, arch.family, Naming::HuggingFace) else {
+                continue;
+            };
+            let gains = match (part, tensor.purpose, &original.qk_norms) {
+                (_, Purpose::Linear(_, kind), _) => {
+                    let linear = &quantized.linears[kind as usize];
+                    let (values, one) = match learn {
+                        Learn::Blocks => (&linear.latents, LATENT),
+                        _ => (&linear.codes, 2.0),
+                    };
+                    out.iter_mut().zip(values).for_each(|(out, value)| *out = f32::from(*value) / one);
+                    continue;
+                }
+                (Part::AttnNorm, ..) => &quantized.attn_norm,
+                (Part::FfnNorm, ..) => &quantized.ffn_norm,
+                (Part::QNorm, _, Some([q, _])) => q,
+                (Part::KNorm, _, Some([_, k])) => k,
+                (Part::PostAttnNorm, ..) => original.post_attn_norm.as_ref().unwrap_or(&quantized.attn_norm),
+                (Part::PostFfnNorm, ..) => original.post_ffn_norm.as_ref().unwrap_or(&quantized.ffn_norm),
+                _ => continue,
+            };
+            out.copy_from_slice(&quantized.norm_weights(arch, gains));
+        }
+        for (matrix, linear) in layout.blocks[0].linears.iter().zip(&quantized.linears) {
+            params[matrix.learned..][..linear.scales.len()].copy_from_slice(&linear.scales);
+        }
+        let (kept, buffers) = (block.kept(batch, layer.length), block.buffers(batch, layer.length));
+        Self { layer, block, layout, learn, params, before, kept, buffers, batch }
+    }
+
+    /// What a quantized block holds.
+    fn learned(&self) -> Vec<Tensor> {
+        let places = &self.layout.blocks[0];
+        let norms = [&places.attn_norm, &places.ffn_norm];
+        let is_held = |tensor: &&Tensor| match tensor.purpose {
+            Purpose::Norm => norms.contains(&&tensor.range()),
+            purpose => self.learn.includes(purpose),
+        };
+        self.layout.tensors.iter().filter(is_held).cloned().collect()
+    }
+
+    /// Adds the gradients of the mean over tokens of the squared distance between the streams after the block, in units of the
+    /// original's mean square, for the sequences `chosen` (shard and place in it).
+    fn gradients(&mut self, chosen: &[(usize, usize)], shards: &[Shard], lambda: f32, grads: &mut [f32]) -> Result<()> {
+        let hidden = self.layer.arch.hidden;
+        let width = self.layer.length * hidden;
+        let part = |at: usize| at * width..(at + 1) * width;
+        let x: Vec<f32> = chosen.iter().flat_map(|(shard, at)| &self.before[*shard][part(*at)]).copied().collect();
+        let mut d = vec![0.0; x.len()];
+        let pass = Pass { params: &self.params, lambda, progress: self.layer.progress };
+        self.block.forward(pass, &x, &mut d, &mut self.kept, &mut self.buffers)?;
+        let targets = chosen.iter().flat_map(|(shard, at)| shards[*shard].original[part(*at)].chunks_exact(hidden));
+        let tokens = (x.len() / hidden) as f32;
+        for (d, target) in d.chunks_exact_mut(hidden).zip(targets) {
+            let square = target.iter().map(|x| x * x).sum::<f32>() + hidden as f32 * self.layer.arch.norm_eps;
+            let factor = 2.0 / (square * tokens);
+            d.iter_mut().zip(target).for_each(|(d, target)| *d = factor * (*d - target));
+        }
+        self.block.backward(pass, self.learn, &x, &mut d, grads, &mut self.kept, &mut self.buffers, None)?;
+        Ok(())
+    }
+
+    /// Makes latent weights what a file keeps of them, so that the codes are those that follow from the file.
+    fn settle(&mut self) {
+        if self.learn != Learn::Blocks {
+            return;
+        }
+        for tensor in self.layout.tensors.iter().filter(|tensor| matches!(tensor.purpose, Purpose::Linear(..))) {
+            self.params[tensor.range()].par_iter_mut().for_each(|x| *x = (LATENT * *x).round() / LATENT);
+        }
+    }
+
+    /// Takes the quantized streams of all shards through the block and measures.
+    fn advance(&mut self, shards: &mut [Shard]) -> Result<[Drift; 2]> {
+        let width = self.layer.length * self.layer.arch.hidden;
+        let mut drifts = [Drift::default(); 2];
+        for (shard, before) in shards.iter_mut().zip(self.before) {
+            let step = SEQUENCES * width;
+            for at in (0..before.len()).step_by(step) {
+                let whole = at..before.len().min(at + step);
+                if whole.len() != self.batch * width {
+                    self.batch = whole.len() / width;
+                    self.kept = self.block.kept(self.batch, self.layer.length);
+                    self.buffers = self.block.buffers(self.batch, self.layer.length);
+                }
+                let y = &mut shard.quantized[whole.clone()];
+                let pass = Pass { params: &self.params, lambda: 0.0, progress: self.layer.progress };
+                self.block.forward(pass, &before[whole.clone()], y, &mut self.kept, &mut self.buffers)?;
+                let drift = &mut drifts[usize::from(shard.held_out)];
+                *drift = drift.plus(self.layer.drift(y, &shard.original[whole]));
+            }
+        }
+        Ok(drifts)
+    }
+
+    /// The block as it is now.
+    fn quantized(&self, rounded: &QuantizedBlock) -> QuantizedBlock {
+        let mut block = rounded.clone();
+        let places = &self.layout.blocks[0];
+        for (matrix, linear) in places.linears.iter().zip(&mut block.linears) {
+            let latents = (self.learn == Learn::Blocks).then(|| matrix.slice(&self.params));
+            linear.learn(latents, &self.params[matrix.learned..][..linear.scales.len()]);
+        }
+        let plus = if self.layer.arch.norm_plus_one { 1.0 } else { 0.0 };
+        let gains = |range: &std::ops::Range<usize>| self.params[range.clone()].iter().map(|w| w + plus).collect();
+        block.attn_norm = gains(&places.attn_norm);
+        block.ffn_norm = gains(&places.ffn_norm);
+        block
+    }
+}
