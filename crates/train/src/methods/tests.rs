@@ -189,7 +189,7 @@ fn thawed_weights_are_in_units_of_their_scale() {
         let mut params = weights(rows * cols);
         params.extend((0..count).map(|i| 0.5 + i as f32 / 16.0));
         let codes = sparse_codes(&params[..rows * cols]);
-        let matrix = Matrix { weights: 0, rows, cols, learned: rows * cols };
+        let matrix = MatrixPlace { weights: 0, rows, cols, learned: rows * cols };
         let value = |i: usize| codes[i] + lambda * params[i];
         let mut found = vec![0.0; rows * cols];
         q.effective(matrix, &params, lambda, &mut found);
