@@ -113,3 +113,13 @@ pub fn python(modules: &[&str]) -> Result<Command, Missing> {
         _ => Err(Missing(format!("no python3 with {wanted}"))),
     }
 }
+
+/// Node, if it finds all of `packages` (in the folder that `NODE_PATH` names).
+pub fn node(packages: &[&str]) -> Result<Command, Missing> {
+    let imports: String = packages.iter().map(|package| format!("require('{package}');")).collect();
+    let found = Command::new("node").args(["-e", &imports]).output();
+    match found {
+        Ok(output) if output.status.success() => Ok(Command::new("node")),
+        _ => Err(Missing(format!("no node with {}", packages.join(", ")))),
+    }
+}
