@@ -42,21 +42,29 @@ pub struct Rendered {
 /// 400: a message, tool or variable of the wrong form, no template, or what the template objects to.
 pub fn render(served: &Served, asked: &Asked<'_>) -> Result<Rendered, ApiError> {
     let template = template(served)?;
-    let messages = message_values(template, asked.messages)?;
     let tools = tool_values(template, asked.tools)?;
     if let Some(name) = asked.variables.into_iter().flat_map(Map::keys).find(|name| OWN_VARIABLES.contains(&&***name)) {
         let message = "the request and the model set this variable themselves";
         return Err(ApiError::invalid(format!("chat_template_kwargs.{name}"), message));
     }
-    let conversation = Conversation {
-        tools: (!tools.is_empty()).then_some(&tools[..]),
-        add_generation_prompt: !asked.go_on,
-        continue_final_message: asked.go_on,
-        variables: asked.variables,
-        ..Conversation::new(&messages)
+    let render = |form| {
+        let messages = message_values(template, asked.messages, form)?;
+        let conversation = Conversation {
+            tools: (!tools.is_empty()).then_some(&tools[..]),
+            add_generation_prompt: !asked.go_on,
+            continue_final_message: asked.go_on,
+            variables: asked.variables,
+            ..Conversation::new(&messages)
+        };
+        let refuse = |error: sherry::Error| ApiError::refused("template_error", "messages", error.to_string());
+        template.render_conversation(&conversation).map_err(refuse)
     };
-    let refuse = |error: sherry::Error| ApiError::refused("template_error", "messages", error.to_string());
-    let prompt = template.render_conversation(&conversation).map_err(refuse)?;
+    let calls = asked.messages.iter().any(|message| message.tool_calls.as_ref().is_some_and(|calls| !calls.is_empty()));
+    let prompt = match render(Arguments::Object) {
+        // Some templates put the arguments between other texts, which fails with an object.
+        Err(error) if calls => render(Arguments::Text).map_err(|_| error)?,
+        result => result?,
+    };
     let tokens = prompt.encode(&served.tokenizer).map_err(|error| ApiError::invalid("messages", error.to_string()))?;
     Ok(Rendered { text: prompt.text, tokens })
 }
@@ -72,8 +80,17 @@ pub fn template(served: &Served) -> Result<&ChatTemplate, ApiError> {
     })
 }
 
+/// The form in which templates get the arguments of calls.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Arguments {
+    /// As they are meant to.
+    Object,
+    /// As JSON in a string.
+    Text,
+}
+
 /// The messages as templates know them.
-fn message_values(template: &ChatTemplate, messages: &[Message]) -> Result<Vec<Value>, ApiError> {
+fn message_values(template: &ChatTemplate, messages: &[Message], form: Arguments) -> Result<Vec<Value>, ApiError> {
     if messages.is_empty() {
         return Err(ApiError::invalid("messages", "there must be at least one message"));
     }
@@ -122,7 +139,7 @@ fn message_values(template: &ChatTemplate, messages: &[Message]) -> Result<Vec<V
         }
         if !calls.is_empty() {
             let calls = calls.iter().enumerate().map(|(call, value)| {
-                call_value(value).map_err(|problem| {
+                call_value(value, form).map_err(|problem| {
                     ApiError::invalid(at(&format!("tool_calls[{call}].function.arguments")), problem)
                 })
             });
@@ -133,8 +150,8 @@ fn message_values(template: &ChatTemplate, messages: &[Message]) -> Result<Vec<V
     Ok(values)
 }
 
-/// A call as templates know it: the arguments are an object, not JSON in a string.
-fn call_value(call: &ToolCall) -> Result<Value, String> {
+/// A call as templates know it.
+fn call_value(call: &ToolCall, form: Arguments) -> Result<Value, String> {
     let arguments = match &call.function.arguments {
         Value::Null => json!({}),
         Value::String(text) if text.trim().is_empty() => json!({}),
@@ -144,6 +161,10 @@ fn call_value(call: &ToolCall) -> Result<Value, String> {
     if !arguments.is_object() {
         return Err("expected a JSON object, as a string or as it is".to_owned());
     }
+    let arguments = match form {
+        Arguments::Object => arguments,
+        Arguments::Text => Value::from(arguments.to_string()),
+    };
     let mut value = json!({ "type": "function", "function": { "name": call.function.name, "arguments": arguments } });
     if let Some(id) = &call.id {
         value["id"] = json!(id);

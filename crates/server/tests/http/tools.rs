@@ -188,6 +188,20 @@ fn templates_see_tools_calls_and_their_results() {
 }
 
 #[test]
+fn templates_that_put_arguments_between_texts_get_them_as_text() {
+    let joined = "{% for m in messages %}[{{ m.role }}]{% for c in m.tool_calls %}{{ c.function.name + ' ' + \
+        c.function.arguments }}{% endfor %}{% endfor %}";
+    let server = Server::start_with(Some(joined), |_| {});
+    let call = |arguments: Value| json!({"id": "c", "function": {"name": "f", "arguments": arguments}});
+    for arguments in [json!({"x": [1, "é"]}), json!("{\"x\": [1, \"é\"]}")] {
+        let messages =
+            json!([{"role": "user", "content": "x"}, {"role": "assistant", "tool_calls": [call(arguments)]}]);
+        let prompt = server.post("/apply-template", &json!({"messages": messages}).to_string());
+        assert_eq!(prompt.json()["prompt"], "[user][assistant]f {\"x\":[1,\"é\"]}");
+    }
+}
+
+#[test]
 fn variables_and_unfinished_messages_reach_the_template() {
     let server = server();
     let prompt = |fields: Value| {
