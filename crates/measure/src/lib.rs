@@ -26,5 +26,8 @@
 #![forbid(unsafe_code)]
 
 pub mod bench;
+mod checksum;
 pub mod eval;
 pub mod parquet;
+
+pub use checksum::file_sha256;

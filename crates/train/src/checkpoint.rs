@@ -5,16 +5,15 @@
 //! business of the [run folder](crate::run_folder).
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use sherry::io::safetensors::Writer;
 use sherry::io::{ReadMode, Safetensors, TensorInfo, TensorSource, hex, write_atomic};
 use sherry::{NoProgress, Progress};
 use sherry_kernels::format::TensorType;
+use sherry_measure::file_sha256;
 
 use crate::adamw::Moments;
 use crate::error::{Error, Result, uninterrupted};
@@ -75,26 +74,10 @@ pub(crate) struct Entry {
     sha256: String,
 }
 
-/// SHA-256 of a file's contents.
-///
-/// # Errors
-/// [`sherry::Error::Io`]; [`sherry::Error::Interrupted`] when `progress` says so.
-pub(crate) fn file_hash(path: &Path, progress: &dyn Progress) -> Result<[u8; 32]> {
-    let mut file = File::open(path).map_err(sherry::Error::io(path, "open"))?;
-    let (mut hash, mut buffer) = (Sha256::new(), vec![0u8; 1 << 20]);
-    loop {
-        uninterrupted(progress)?;
-        match file.read(&mut buffer).map_err(sherry::Error::io(path, "read"))? {
-            0 => return Ok(hash.finalize().into()),
-            read => hash.update(&buffer[..read]),
-        }
-    }
-}
-
 /// The [`Entry`] of the file `path`.
 pub(crate) fn entry(path: &Path, progress: &dyn Progress) -> Result<Entry> {
     let bytes = fs::metadata(path).map_err(sherry::Error::io(path, "read the size of"))?.len();
-    Ok(Entry { bytes, sha256: hex(&file_hash(path, progress)?) })
+    Ok(Entry { bytes, sha256: hex(&file_sha256(path, progress)?) })
 }
 
 /// Writes a checkpoint into the empty `folder`, the manifest last; `files` are further files (config.json, tokenizer).

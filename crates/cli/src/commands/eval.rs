@@ -261,7 +261,7 @@ impl EvalArgs {
 
     fn load(&self, opened: Opened, context: &Context) -> Result<(DecoderLm, ModelCard)> {
         let Opened { checkpoint, tokenizer, max_length } = opened;
-        let card = ModelCard::of(&checkpoint)?;
+        let card = ModelCard::of(&checkpoint, &context.console)?;
         let decoder = self.engine.decoder(&checkpoint, max_length, &context.console)?;
         let lm = DecoderLm::new(decoder, tokenizer, self.engine.kv(), max_length);
         Ok((lm.stopped_by(interrupt::Asked), card))

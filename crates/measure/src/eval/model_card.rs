@@ -1,7 +1,6 @@
 //! What was evaluated: enough to tell two models apart and to compare their sizes.
 
 use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -9,7 +8,9 @@ use sha2::{Digest, Sha256};
 
 use sherry::io::hex;
 use sherry::model::{Checkpoint, Container};
-use sherry::{Error, Result};
+use sherry::{Error, Progress, Result};
+
+use crate::file_sha256;
 
 /// What was evaluated.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,14 +34,14 @@ impl ModelCard {
     /// of several files the checksum over the lines "CHECKSUM  NAME".
     ///
     /// # Errors
-    /// [`Error::Io`] when a file cannot be read.
-    pub fn of(checkpoint: &Checkpoint) -> Result<Self> {
+    /// [`Error::Io`] when a file cannot be read; [`Error::Interrupted`] when `progress` says so.
+    pub fn of(checkpoint: &Checkpoint, progress: &dyn Progress) -> Result<Self> {
         let files = weight_files(checkpoint)?;
         let mut sums = Vec::new();
         let mut bytes = 0;
         for path in &files {
-            let (sum, size) = checksum(path)?;
-            bytes += size;
+            let sum = hex(&file_sha256(path, progress)?);
+            bytes += fs::metadata(path).map_err(Error::io(path, "read the size of"))?.len();
             sums.push(format!("{sum}  {}\n", path.file_name().unwrap_or_default().to_string_lossy()));
         }
         let sha256 = match &sums[..] {
@@ -93,20 +94,4 @@ fn weight_files(checkpoint: &Checkpoint) -> Result<Vec<PathBuf>> {
     }
     files.sort();
     Ok(files)
-}
-
-/// SHA-256 of a file, and its size.
-fn checksum(path: &Path) -> Result<(String, u64)> {
-    let mut file = fs::File::open(path).map_err(Error::io(path, "open"))?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    let mut size = 0;
-    loop {
-        let read = file.read(&mut buffer).map_err(Error::io(path, "read"))?;
-        if read == 0 {
-            return Ok((hex(&hash.finalize()), size));
-        }
-        hash.update(&buffer[..read]);
-        size += read as u64;
-    }
 }

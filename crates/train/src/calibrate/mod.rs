@@ -34,8 +34,8 @@ use sherry::model::{ArchConfig, Checkpoint, Frequencies, Stored};
 use sherry_convert::Embeddings;
 use sherry_convert::importance::{self, Origin};
 use sherry_kernels::format::TensorType;
+use sherry_measure::file_sha256;
 
-use crate::checkpoint::file_hash;
 use crate::data::{Coder, Sources};
 use crate::error::{Error, Result};
 use crate::layout::Kind;
@@ -478,7 +478,7 @@ fn settings(request: &Request, text: &Text, held_out: &Text, progress: &dyn Prog
 /// SHA-256 of a model file, or of all weights and the configuration of a folder.
 fn model_hash(path: &Path, progress: &dyn Progress) -> Result<[u8; 32]> {
     if !path.is_dir() {
-        return file_hash(path, progress);
+        return Ok(file_sha256(path, progress)?);
     }
     let mut names: Vec<PathBuf> = std::fs::read_dir(path)
         .map_err(sherry::Error::io(path, "list"))?
@@ -489,7 +489,7 @@ fn model_hash(path: &Path, progress: &dyn Progress) -> Result<[u8; 32]> {
     names.sort();
     let mut hash = Sha256::new();
     for name in names {
-        hash.update(file_hash(&name, progress)?);
+        hash.update(file_sha256(&name, progress)?);
     }
     Ok(hash.finalize().into())
 }

@@ -19,6 +19,7 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use sherry::Progress;
 use sherry::io::hex;
+use sherry_measure::file_sha256;
 
 use cache::Tokens;
 use documents::Batches;
@@ -27,7 +28,6 @@ pub(crate) use coder::separator;
 pub use coder::{Coder, learn, save_tokenizer};
 pub use excerpts::Excerpts;
 
-use crate::checkpoint;
 use crate::error::{Error, Result, uninterrupted};
 use crate::loss::IGNORED;
 use crate::rng::Rng;
@@ -46,7 +46,7 @@ impl Sources {
     /// # Errors
     /// [`sherry::Error::Io`] for one that cannot be read; [`sherry::Error::Interrupted`].
     pub fn open(files: &[PathBuf], text_field: &str, progress: &dyn Progress) -> Result<Self> {
-        let hashes = files.par_iter().map(|file| checkpoint::file_hash(file, progress)).collect::<Result<_>>()?;
+        let hashes = files.par_iter().map(|file| file_sha256(file, progress)).collect::<sherry::Result<_>>()?;
         Ok(Self { files: files.to_vec(), hashes, text_field: text_field.to_owned() })
     }
 
