@@ -197,7 +197,8 @@ fn nothing_from_a_file_steers_the_terminal() {
             *value = Value::String(EVIL.to_owned());
         });
     });
-    for line in ["inspect architecture.gguf", "run architecture.gguf hi", "quantize architecture.gguf out"] {
+    wanted("inspect architecture.gguf", 0, "cannot be run");
+    for line in ["run architecture.gguf hi", "quantize architecture.gguf out"] {
         wanted(line, 2, "architecture");
     }
     // Names of tensors, configurations, templates and results in JSON.
