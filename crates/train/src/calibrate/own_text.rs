@@ -109,10 +109,10 @@ struct Writing {
     rng: Rng,
 }
 
-/// What [`write`] gives, kept in the folder `folder`: writing takes longer than reading.
+/// What [`write()`] gives, kept in the folder `folder`: writing takes longer than reading.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn kept(
     checkpoint: &Checkpoint,
     style: Style,
