@@ -6,6 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use sherry_kernels::SplitMix64;
+
 /// Words of a run: runs that two texts have in common by chance are rare at this length.
 const RUN: usize = 10;
 /// One run in so many is known, chosen by its hash.
@@ -86,11 +88,9 @@ fn word_hash(word: &str) -> u64 {
     mix(hash)
 }
 
-/// The finalizer of SplitMix64.
+/// The finalizer of SplitMix64: output 0 adds nothing to the seed before it.
 fn mix(z: u64) -> u64 {
-    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
+    SplitMix64::output(z, 0)
 }
 
 #[cfg(test)]
