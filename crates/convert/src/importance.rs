@@ -5,10 +5,10 @@
 //! the same order in all of them: containers differ in the order of rows only.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
 use std::path::Path;
 
 use sherry::io::gguf::{Array, GgufFile, GgufWriter, StqId, Value};
+use sherry::io::read_regular;
 use sherry::io::{ReadMode, TensorInfo, TensorSource, write_atomic};
 use sherry::model::Family;
 use sherry::model::names::{Naming, Role};
@@ -39,11 +39,7 @@ pub struct Origin {
 /// # Errors
 /// [`Error::Io`]; [`Error::Malformed`] naming file and entry.
 pub fn read(path: &Path, family: Family) -> Result<Importance> {
-    let size = fs::metadata(path).map_err(Error::io(path, "open"))?.len();
-    if size > MAX_BYTES {
-        return Err(Error::malformed(path, "file", format!("{size} bytes, more than {MAX_BYTES}")));
-    }
-    let bytes = fs::read(path).map_err(Error::io(path, "read"))?;
+    let bytes = read_regular(path, MAX_BYTES)?;
     let named_json = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
     let found = if bytes.starts_with(b"GGUF") {
         read_gguf(path, family)?
@@ -181,6 +177,8 @@ pub fn write(path: &Path, importance: &BTreeMap<String, Vec<f32>>, family: Famil
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn some() -> BTreeMap<String, Vec<f32>> {

@@ -1,10 +1,10 @@
 //! Checksums of files.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
+use sherry::io::open_regular;
 use sherry::{Error, Progress, Result};
 
 /// Bytes that are hashed between two looks at whether to stop.
@@ -15,7 +15,7 @@ const PIECE: usize = 1 << 20;
 /// # Errors
 /// [`Error::Io`]; [`Error::Interrupted`] when `progress` says so.
 pub fn file_sha256(path: &Path, progress: &dyn Progress) -> Result<[u8; 32]> {
-    let mut file = File::open(path).map_err(Error::io(path, "open"))?;
+    let mut file = open_regular(path)?;
     let (mut hash, mut buffer) = (Sha256::new(), vec![0; PIECE]);
     loop {
         if progress.is_cancelled() {

@@ -26,6 +26,9 @@ impl Keys {
     /// # Errors
     /// The file cannot be read or holds no key.
     pub fn from_file(path: &Path) -> io::Result<Self> {
+        if !path.metadata()?.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        }
         let keys = Self::parse(&fs::read_to_string(path)?);
         if keys.is_empty() {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the file holds no key (one per line, NAME:KEY)"));

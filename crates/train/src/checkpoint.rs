@@ -231,7 +231,7 @@ impl Verified {
 }
 
 fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T> {
-    let bytes = fs::read(path).map_err(sherry::Error::io(path, "read"))?;
+    let bytes = sherry::io::read_regular(path, sherry::io::json::MAX_JSON_BYTES)?;
     serde_json::from_slice(&bytes).map_err(|error| Error::checkpoint(path, error.to_string()))
 }
 

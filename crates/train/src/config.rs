@@ -355,7 +355,8 @@ impl Config {
     /// # Errors
     /// [`Error::Config`] naming the field.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(sherry::Error::io(path, "read"))?;
+        let bytes = sherry::io::read_regular(path, sherry::io::json::MAX_JSON_BYTES)?;
+        let text = String::from_utf8(bytes).map_err(|_| sherry::Error::malformed(path, "file", "is not UTF-8"))?;
         Self::parse(path, &text, overrides)
     }
 

@@ -1,7 +1,7 @@
 //! Benchmark data: JSONL files, plain or compressed, and Parquet files, read whole or not at all.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
@@ -9,6 +9,7 @@ use flate2::bufread::MultiGzDecoder;
 use serde_json::{Map, Value};
 
 use crate::parquet;
+use sherry::io::open_regular;
 use sherry::{Error, Result};
 
 /// The longest line or row read: the longest real one (BoolQ) is below 10 kB.
@@ -293,7 +294,7 @@ fn check_size(path: &Path, place: &dyn Fn() -> String, size: u64, total: &mut u6
 /// # Errors
 /// [`Error::Io`] when it cannot be opened.
 pub fn open_text(path: &Path) -> Result<Box<dyn BufRead>> {
-    let file = BufReader::new(File::open(path).map_err(Error::io(path, "open"))?);
+    let file = BufReader::new(open_regular(path)?);
     Ok(match path.extension().and_then(|ending| ending.to_str()) {
         Some("gz") => Box::new(BufReader::new(MultiGzDecoder::new(file))),
         Some("zst") => {

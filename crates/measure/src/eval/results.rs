@@ -1,7 +1,6 @@
 //! Results as files: one JSON in the harness's shape, and one line per item when samples are logged.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
@@ -15,7 +14,7 @@ use super::perplexity::Perplexity;
 use super::table::TableTask;
 use super::tasks::{Metric, SHERRY5, Task, TaskRun};
 use super::windows::Windows;
-use sherry::io::{AtomicFile, hex, write_atomic};
+use sherry::io::{AtomicFile, hex, read_regular, write_atomic};
 use sherry::{Error, Result};
 
 /// The largest results file read back.
@@ -282,11 +281,7 @@ impl ResultsFile {
     /// # Errors
     /// Not there, not JSON, or without a `results` object.
     pub fn read(path: &Path) -> Result<Self> {
-        let size = fs::metadata(path).map_err(Error::io(path, "read"))?.len();
-        if size > MAX_RESULTS {
-            return Err(Error::malformed(path, "file", format!("{size} bytes is no results file")));
-        }
-        let bytes = fs::read(path).map_err(Error::io(path, "read"))?;
+        let bytes = read_regular(path, MAX_RESULTS)?;
         let value: Value = serde_json::from_slice(&bytes)
             .map_err(|error| Error::malformed(path, "results", format!("not JSON ({error})")))?;
         let results = value.get("results").and_then(Value::as_object);

@@ -2,13 +2,12 @@
 
 use std::cell::RefCell;
 use std::fmt;
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
+use super::read_regular;
 use crate::{Error, Result};
 
 /// Largest JSON file read: the tokenizers of 256k-token vocabularies take about 35 MB.
@@ -20,17 +19,7 @@ pub const MAX_JSON_BYTES: u64 = 64 << 20;
 /// [`Error::Io`] when it cannot be read; [`Error::Malformed`] as for [`parse`], or when it is no regular file or larger
 /// than [`MAX_JSON_BYTES`].
 pub fn read(path: &Path) -> Result<Value> {
-    let file = File::open(path).map_err(Error::io(path, "open"))?;
-    let meta = file.metadata().map_err(Error::io(path, "read the size of"))?;
-    if !meta.is_file() {
-        return Err(Error::malformed(path, "file", "not a regular file"));
-    }
-    let mut bytes = Vec::new();
-    file.take(MAX_JSON_BYTES + 1).read_to_end(&mut bytes).map_err(Error::io(path, "read"))?;
-    if bytes.len() as u64 > MAX_JSON_BYTES {
-        return Err(Error::malformed(path, "file", format!("larger than {MAX_JSON_BYTES} bytes, the limit for JSON")));
-    }
-    parse(path, &bytes)
+    parse(path, &read_regular(path, MAX_JSON_BYTES)?)
 }
 
 /// Parses `bytes` as one JSON value; `path` is for messages.
@@ -51,6 +40,33 @@ pub fn parse(path: &Path, bytes: &[u8]) -> Result<Value> {
         let place = if trail.is_empty() { "JSON".to_owned() } else { format!("field '{}'", shown(&trail.join("."))) };
         Error::malformed(path, place, format!("not valid JSON: {error}"))
     })
+}
+
+/// What is wrong with JSON, without the names that Rust has for things.
+pub(crate) fn plain_words(error: &serde_json::Error) -> String {
+    let mut text = error.to_string();
+    for (rust, plain) in [
+        ("invalid type: ", "found "),
+        ("sequence", "a list"),
+        ("boolean `", "`"),
+        ("integer `", "`"),
+        ("floating point `", "`"),
+        ("string \"", "\""),
+        ("map", "an object"),
+        ("expected u32", "expected a whole number below 2^32"),
+        ("expected f32", "expected a number"),
+        ("expected a boolean", "expected true or false"),
+    ] {
+        text = text.replace(rust, plain);
+    }
+    // "struct Json with 6 elements"
+    if let Some(start) = text.find("struct ") {
+        let name = text[start..].split(' ').take(2).map(|word| word.len() + 1).sum::<usize>() - 1;
+        let rest = &text[start + name..];
+        let elements = rest.strip_prefix(" with ").and_then(|rest| rest.split_once(" elements").map(|(_, rest)| rest));
+        text = format!("{}an object{}", &text[..start], elements.unwrap_or(rest));
+    }
+    text
 }
 
 /// Says what is wrong with a file that does not even begin like JSON.
@@ -398,8 +414,8 @@ mod tests {
     fn files_are_bounded_and_regular() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("big.json");
-        File::create(&path).unwrap().set_len(MAX_JSON_BYTES + 1).unwrap();
-        assert!(read(&path).unwrap_err().to_string().contains("larger than"));
+        std::fs::File::create(&path).unwrap().set_len(MAX_JSON_BYTES + 1).unwrap();
+        assert!(read(&path).unwrap_err().to_string().contains("more than"));
         assert!(matches!(read(folder.path()), Err(Error::Io { .. } | Error::Malformed { .. })));
         assert!(matches!(read(&folder.path().join("none.json")), Err(Error::Io { .. })));
     }

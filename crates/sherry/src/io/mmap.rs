@@ -1,7 +1,6 @@
 //! Whole files as bytes: mapped, or read into memory.
 #![allow(unsafe_code)] // the one file of the library that maps memory
 
-use std::fs::File;
 use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
@@ -12,6 +11,7 @@ use std::sync::Arc;
 use memmap2::Mmap;
 use sherry_kernels::Bytes;
 
+use super::open_regular;
 use crate::{Error, Result};
 
 /// How to get at a file's bytes.
@@ -43,11 +43,8 @@ impl FileBytes {
     /// # Errors
     /// [`Error::Io`] when the file cannot be opened, mapped or read; [`Error::Malformed`] when it is not a regular file.
     pub fn open(path: &Path, mode: ReadMode) -> Result<Self> {
-        let mut file = File::open(path).map_err(Error::io(path, "open"))?;
+        let mut file = open_regular(path)?;
         let meta = file.metadata().map_err(Error::io(path, "read the size of"))?;
-        if !meta.is_file() {
-            return Err(Error::malformed(path, "file", "not a regular file"));
-        }
         #[cfg(feature = "mmap")]
         if mode == ReadMode::Map && !cfg!(target_family = "wasm") && meta.len() > ALWAYS_READ {
             // SAFETY: the mapping is read-only and nobody in this process writes the file while it is mapped: outputs are

@@ -5,6 +5,7 @@ pub mod gguf;
 pub mod json;
 mod mmap;
 pub mod native;
+mod regular;
 pub mod safetensors;
 mod source;
 mod temporary;
@@ -12,6 +13,7 @@ mod verify;
 
 pub use atomic::{AtomicFile, AtomicFolder, sync_folder, write_atomic};
 pub use mmap::{FileBytes, ReadMode};
+pub use regular::{open_regular, read_regular};
 pub use safetensors::Safetensors;
 pub use source::{TensorInfo, TensorSource};
 pub use temporary::sweep;

@@ -9,6 +9,7 @@ use super::checkpoint::{Checkpoint, Container};
 use super::generation_config::END_IDS_KEY;
 use super::{ArchConfig, Family, RopeLayout, RopeScaling, config_hf, rope_factors};
 use crate::io::gguf::{Array, Value};
+use crate::io::read_regular;
 use crate::tokenizer::GgufVocab;
 use crate::{Error, Result};
 
@@ -94,7 +95,7 @@ impl Checkpoint {
                             let problem = format!("{} bytes, more than {MAX_COMPANION_BYTES}", meta.len());
                             return Err(Error::malformed(&path, "file", problem));
                         }
-                        Ok(_) => files.push((name, fs::read(&path).map_err(Error::io(&path, "read"))?)),
+                        Ok(_) => files.push((name, read_regular(&path, MAX_COMPANION_BYTES)?)),
                     }
                 }
                 Ok(files)

@@ -102,7 +102,7 @@ fn llama_like(fields: &Fields<'_>, family: Family, class: &str) -> Result<ArchCo
         refuse_windows(fields, layers)?;
     }
     let bias = fields.opt_bool("attention_bias")?.unwrap_or(false);
-    let mut rope = rope(fields, Some("full_attention"), if bitnet { 500_000.0 } else { 10_000.0 })?;
+    let mut rope = rope(fields, None, if bitnet { 500_000.0 } else { 10_000.0 })?;
     if let Some(alpha) = rope.alpha.filter(|_| family == Family::HunyuanDense) {
         // HunYuanDenseV1RotaryEmbedding: the "dynamic" scaling of this family is a fixed change of base.
         let d = head_dim as f64;
@@ -234,14 +234,19 @@ fn refuse_windows(fields: &Fields<'_>, layers: usize) -> Result<()> {
 /// Every how many layers one attends to everything; from the pattern or from the list of layer types.
 fn window_pattern(fields: &Fields<'_>, layers: usize) -> Result<usize> {
     let Some(types) = fields.opt_array("layer_types")? else {
-        for field in ["sliding_window_pattern", "_sliding_window_pattern"] {
-            match fields.opt_usize(field)? {
-                Some(0) => return Err(fields.error(field, "must be at least 1, found 0")),
-                Some(pattern) => return Ok(pattern),
-                None => {}
+        const DEFAULT: usize = 6;
+        let field = "_sliding_window_pattern";
+        return match (fields.opt_usize("sliding_window_pattern")?, fields.opt_usize(field)?) {
+            (Some(0), _) => Err(fields.error("sliding_window_pattern", "must be at least 1, found 0")),
+            (Some(pattern), _) => Ok(pattern),
+            // transformers writes this name beside layer_types and does not read it.
+            (None, Some(other)) if other != DEFAULT => {
+                let what =
+                    format!("field '{field}': {other} without layer_types is not read by transformers, which takes 6");
+                Err(Error::unsupported(fields.path(), what))
             }
-        }
-        return Ok(6);
+            (None, _) => Ok(DEFAULT),
+        };
     };
     if types.len() != layers {
         return Err(fields.error("layer_types", format!("expected {layers} entries, found {}", types.len())));
@@ -278,6 +283,13 @@ fn rope(fields: &Fields<'_>, layer_type: Option<&str>, default_theta: f32) -> Re
         (None, None) => None,
     };
     let mut nested = false;
+    if let (Some(parameters), None) = (&parameters, layer_type) {
+        let kinds = ["full_attention", "sliding_attention"];
+        if let Some(kind) = kinds.into_iter().find(|kind| parameters.value(kind).is_some()) {
+            let what = format!("field '{}': only Gemma 3 has parameters of its own for it", parameters.full_name(kind));
+            return Err(Error::unsupported(fields.path(), what));
+        }
+    }
     if let (Some(outer), Some(layer_type)) = (&parameters, layer_type)
         && let Some(inner) = outer.opt_fields(layer_type)?
     {
@@ -449,7 +461,10 @@ pub fn write(config: &ArchConfig) -> Option<Value> {
     match config.family {
         Family::Gemma3 => {
             put("hidden_activation", json!("gelu_pytorch_tanh"));
-            put("query_pre_attn_scalar", json!(query_scalar(config.attn_scale)));
+            let query = query_scalar(config.attn_scale);
+            // transformers takes no other number than a whole one written as such.
+            let whole = query.fract() == 0.0 && query < 1e9;
+            put("query_pre_attn_scalar", if whole { json!(query as u64) } else { json!(query) });
             if let (Some(window), Some(theta)) = (config.window, config.rope.local_theta) {
                 put("rope_local_base_freq", decimal(theta));
                 put("sliding_window", json!(window));
@@ -577,6 +592,10 @@ mod tests {
             "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
         });
         assert_eq!(read(&flat.to_string()).unwrap(), nested);
+        assert!(write(&nested).unwrap()["query_pre_attn_scalar"].is_u64());
+        let mut unread = flat.clone();
+        (unread["layer_types"], unread["_sliding_window_pattern"]) = (Value::Null, json!(2));
+        assert!(read(&unread.to_string()).unwrap_err().to_string().contains("'_sliding_window_pattern'"));
         flat["layer_types"][7] = json!("full_attention");
         assert!(read(&flat.to_string()).unwrap_err().to_string().contains("layer_types"));
     }
@@ -637,6 +656,8 @@ mod tests {
             (with("rope_scaling", json!({"rope_type": "dynamic", "alpha": 2.0})), "dynamic"),
             (with("hidden_act", json!("relu")), "silu"),
             (with("mlp_bias", json!(true)), "mlp_bias"),
+            (with("rope_scaling", json!({"full_attention": {"rope_theta": 1e6}})), "rope_scaling.full_attention"),
+            (with("rope_scaling", json!({"sliding_attention": {"factor": 2}})), "rope_scaling.sliding_attention"),
             ("[]".to_owned(), "object"),
         ];
         for (text, part) in cases {

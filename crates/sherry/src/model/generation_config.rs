@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::io::gguf::{Metadata, Value as Gguf};
 use crate::io::json;
+use crate::io::read_regular;
 use crate::{Error, Result};
 
 /// The key for tokens that end an answer beyond those that GGUF's own keys can name: an array of ids.
@@ -64,7 +65,9 @@ impl GenerationConfig {
     pub fn read(path: &Path) -> Self {
         match json::read(path) {
             Ok(value) => Self::from_json(path, &value),
-            Err(_) if std::fs::read(path).is_ok_and(|bytes| bytes.trim_ascii().is_empty()) => Self::default(),
+            Err(_) if read_regular(path, json::MAX_JSON_BYTES).is_ok_and(|bytes| bytes.trim_ascii().is_empty()) => {
+                Self::default()
+            }
             Err(error) => Self::unreadable(path, &error),
         }
     }

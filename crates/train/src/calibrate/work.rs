@@ -61,7 +61,7 @@ impl Work {
         let file = path.join(PROGRESS);
         let mut state = State { settings: settings.clone(), ..State::default() };
         if file.exists() {
-            let bytes = fs::read(&file).map_err(sherry::Error::io(&file, "read"))?;
+            let bytes = sherry::io::read_regular(&file, sherry::io::json::MAX_JSON_BYTES)?;
             match serde_json::from_slice::<State>(&bytes) {
                 Ok(found) => {
                     same_settings(&file, &found.settings, settings)?;

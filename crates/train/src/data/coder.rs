@@ -53,7 +53,7 @@ impl Coder {
                 let file = folder.join(name);
                 let file = if is_json && name == TOKENIZER_FILES[0] { path } else { &file };
                 if file.is_file() && (!is_json || name == TOKENIZER_FILES[0]) {
-                    let bytes = std::fs::read(file).map_err(sherry::Error::io(file, "read"))?;
+                    let bytes = sherry::io::read_regular(file, 512 << 20)?;
                     files.push((name.to_owned(), bytes));
                 }
             }

@@ -134,7 +134,7 @@ fn read(
     if Kind::of(path) == Kind::Parquet {
         return read_parquet(path, field, consumed, progress, document);
     }
-    let file = File::open(path).map_err(sherry::Error::io(path, "open"))?;
+    let file = sherry::io::open_regular(path)?;
     let file = Counted(file, Arc::clone(consumed));
     let failed = |error: std::io::Error| match error.downcast::<sherry::Error>() {
         Ok(interrupted) => interrupted.into(),

@@ -20,7 +20,7 @@ use super::bpe::{
 use super::pre::PreStep;
 use super::vocab::Vocab;
 use super::{Model, Roles, Tokenizer, specials};
-use crate::io::json;
+use crate::io::{json, read_regular};
 use crate::{Error, Result};
 pub(super) use config::{Config, Source};
 pub(super) use steps::{Around, read_decoder, read_normalizer, read_pre_tokenizer};
@@ -160,7 +160,7 @@ impl Tokenizer {
             Ok(Probe { model: ProbeModel { kind: Some(kind) } }) if kind != "BPE" => {
                 unsupported("model.type", &kind, "BPE")
             }
-            _ => Error::Tokenizer(format!("not a tokenizer.json: {err}")),
+            _ => Error::Tokenizer(format!("not a tokenizer.json: {}", json::plain_words(&err))),
         })?;
         check_model(&json.model)?;
         let mut notes = Vec::new();
@@ -237,10 +237,7 @@ fn read_file(path: &Path) -> Result<Option<Vec<u8>>> {
     match std::fs::metadata(path) {
         Err(err) if err.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(err) => Err(Error::io(path, "open")(err)),
-        Ok(meta) if meta.len() > MAX_FILE_BYTES => {
-            Err(Error::malformed(path, "file", format!("has {} bytes, more than {MAX_FILE_BYTES}", meta.len())))
-        }
-        Ok(_) => std::fs::read(path).map(Some).map_err(Error::io(path, "read")),
+        Ok(_) => read_regular(path, MAX_FILE_BYTES).map(Some),
     }
 }
 

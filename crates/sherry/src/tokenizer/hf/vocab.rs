@@ -126,9 +126,9 @@ pub(super) fn read_vocab(json: &Json, config: &Config, notes: &mut Vec<String>) 
         let control = token.special || looks_like_control(&token.content);
         let slot = &mut slots[token.id as usize];
         match slot {
-            // The unknown token stays what it is; everything else is what the added token says.
+            // The unknown token and bytes stay what they are to the model; everything else is what the added token says.
             Some((text, kind)) if *text == token.content => {
-                if *kind != TokenKind::Unknown {
+                if !matches!(kind, TokenKind::Unknown | TokenKind::Byte) {
                     *kind = if control { TokenKind::Control } else { TokenKind::UserDefined };
                 }
             }

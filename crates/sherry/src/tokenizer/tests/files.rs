@@ -254,3 +254,41 @@ fn folders_need_a_tokenizer_and_sentencepiece_is_one() {
     let behind = ids.iter().position(|id| *id as usize == next).unwrap() + 1;
     assert!(!tokenizer.id_to_token(ids[behind]).unwrap().starts_with('\u{2581}'));
 }
+
+#[test]
+fn bytes_that_are_added_tokens_too_are_bytes() {
+    let mut json = gemma();
+    let vocab = json["model"]["vocab"].as_object_mut().unwrap();
+    let mut added = Vec::new();
+    for byte in 0..256 {
+        let text = format!("<0x{byte:02X}>");
+        let next = vocab.len();
+        let id = vocab.entry(text.clone()).or_insert_with(|| next.into()).clone();
+        added.push(json!({"id": id, "content": text, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true}));
+    }
+    json["model"]["byte_fallback"] = true.into();
+    json["added_tokens"].as_array_mut().unwrap().extend(added);
+    let bytes = json.to_string().into_bytes();
+    let theirs = tokenizers::Tokenizer::from_bytes(&bytes).unwrap();
+    let ours = load(&json);
+    for text in ["漢", "a\u{1F600}b", "x"] {
+        assert_eq!(
+            ours.encode(text, false, true).unwrap(),
+            theirs.encode_fast(text, false).unwrap().get_ids(),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn errors_of_json_are_in_plain_words() {
+    for text in
+        ["[]", "null", "[1, 2, 3, 4, 5]", r#"{"model": [[1]]}"#, r#"{"model": {"vocab": {"a": []}, "merges": []}}"#]
+    {
+        let message = Tokenizer::from_json(text.as_bytes(), None, None).map(|_| ()).unwrap_err().to_string();
+        for word in ["struct", "sequence", "u32", "map", "Json"] {
+            assert!(!message.contains(word), "{text}: {message}");
+        }
+    }
+}

@@ -40,7 +40,7 @@ fn malformed_json_is_an_error_that_says_what() {
         ("/model/vocab/a", json!(1), "same id"),
         ("/model/vocab/a", json!(4_000_000_000u32), "4000000000"),
         ("/model/vocab/a", json!(100_000), "100000"),
-        ("/model/vocab", json!([["a", 1.0]]), "sequence"),
+        ("/model/vocab", json!([["a", 1.0]]), "found a list"),
         ("/model/type", json!("WordPiece"), ""),
         ("/model/merges", json!(["a z"]), "\"z\""),
         ("/model/merges", json!(["a"]), "merges[0]"),
