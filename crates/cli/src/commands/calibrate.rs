@@ -295,10 +295,11 @@ fn closing(out: &mut Stdout, args: &CalibrateArgs, report: &Report, path: &Path)
     let verdict = if written.is_good() { "as fitted" } else { "NOT AS FITTED" };
     writeln!(
         out,
-        "wrote     {} in {:.0} s, perplexity {:.2}: {verdict}   report: {}",
+        "wrote     {} in {:.0} s, perplexity {:.2}: {verdict} (int8 activations: {:.2})   report: {}",
         args.output.display(),
         report.seconds,
         written.written_perplexity,
+        written.int8_perplexity,
         path.display()
     )?;
     Ok(())

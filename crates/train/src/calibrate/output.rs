@@ -25,7 +25,8 @@ use crate::loss::IGNORED;
 use crate::methods::Quantizer;
 use crate::pretrained;
 
-/// Most that mean log-likelihoods of the written model and of what was fitted may differ, in nats per token.
+/// Most that mean log-likelihoods of the written model and of what was fitted may differ, in nats per token: the types of
+/// embedding and head may be others than the original's.
 const LOSS_GAP: f64 = 0.03;
 
 /// The written model beside what was fitted, on the text held out.
@@ -33,8 +34,10 @@ const LOSS_GAP: f64 = 0.03;
 pub struct Comparison {
     /// Perplexity of what was fitted, f32.
     pub fitted_perplexity: f64,
-    /// Perplexity of the written model in the engine, int8 activations.
+    /// Perplexity of the written model in the engine, activations in f32.
     pub written_perplexity: f64,
+    /// The same with int8 activations, as models usually run.
+    pub int8_perplexity: f64,
 }
 
 impl Comparison {
@@ -81,8 +84,9 @@ pub(super) fn write(
     } else {
         sherry_convert::convert(&base, &request.out, &sherry_convert::Request { linears, ..last }, progress, |_| {})?;
     }
-    let written_perplexity = perplexity(&request.out, held_out, progress)?;
-    Ok(Comparison { fitted_perplexity, written_perplexity })
+    let written_perplexity = perplexity(&request.out, held_out, Precision::F32, progress)?;
+    let int8_perplexity = perplexity(&request.out, held_out, Precision::Int8, progress)?;
+    Ok(Comparison { fitted_perplexity, written_perplexity, int8_perplexity })
 }
 
 /// A Hugging Face folder with the quantized weights as f32.
@@ -116,9 +120,9 @@ fn write_effective(
 }
 
 /// Perplexity of the model `path` on `text`, each sequence by itself.
-fn perplexity(path: &Path, text: &Text, progress: &dyn Progress) -> Result<f64> {
+fn perplexity(path: &Path, text: &Text, precision: Precision, progress: &dyn Progress) -> Result<f64> {
     let checkpoint = Checkpoint::open(path, ReadMode::Map)?;
-    let engine = Engine::new(Isa::best(), rayon::current_num_threads(), Precision::Int8);
+    let engine = Engine::new(Isa::best(), rayon::current_num_threads(), precision);
     let mut decoder = Decoder::new(Arc::new(checkpoint.load(engine.pool(), progress)?), engine);
     let mut cache = KvCache::new(decoder.config(), text.length, KvType::F32)?;
     let (mut sum, mut count) = (0.0f64, 0usize);
