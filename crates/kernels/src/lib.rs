@@ -31,7 +31,7 @@
 //! | [`Isa`] | the instruction sets; `Isa::Scalar` is the oracle, whose whole-number results all others equal bit for bit |
 //! | [`KvTiles`] | the layout of keys and values |
 //! | [`Pool`] | threads that enter and leave a region in less than a microsecond |
-//! | [`format`] | what the bytes of stored tensors mean, in plain safe Rust |
+//! | [`mod@format`] | what the bytes of stored tensors mean, in plain safe Rust |
 //! | [`plain`], [`SplitMix64`] | rounding, exponentials and random numbers that give the same bits everywhere |
 //! | [`probe`] | what a processor can do at most |
 //!

@@ -1,7 +1,7 @@
 //! `config.json` of a Hugging Face checkpoint to and from [`ArchConfig`].
 //!
 //! Absent fields mean what they mean in transformers, except that the sizes of a model must be there. Fields that change
-//! numbers and are not understood are refused: see [`super::keys`].
+//! numbers and are not understood are refused: see `model/keys.rs`.
 
 use std::path::Path;
 

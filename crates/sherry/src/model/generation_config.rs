@@ -102,7 +102,7 @@ impl GenerationConfig {
         Self { path: path.to_path_buf(), faults: vec![fault], ..Self::default() }
     }
 
-    /// The fields as JSON. [`parse`](Self::parse) reads them back.
+    /// The fields as JSON. [`from_json`](Self::from_json) reads them back.
     pub fn to_json(&self) -> Value {
         let mut fields = Map::new();
         let mut put = |name: &str, value: Option<Value>| fields.extend(value.map(|value| (name.to_owned(), value)));
