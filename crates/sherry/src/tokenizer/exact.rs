@@ -10,17 +10,14 @@ use std::collections::HashSet;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::bpe::{
-    Alphabet, Bpe, Merges, Unknown, byte_alphabet, byte_tokens, char_alphabet, merges_from_pairs, whole_pieces,
-    whole_texts,
-};
-use super::hf::{AddedJson, Around, read_decoder, read_normalizer, read_pre_tokenizer};
+use super::bpe::{Alphabet, Merges, Unknown, merges_from_pairs};
+use super::hf::{AddedJson, Parts};
 use super::named::name_of;
 use super::pre::PreStep;
 use super::rewrite::Rewrite;
 use super::split::Pattern;
 use super::vocab::{TokenKind, Vocab};
-use super::{Added, GgufVocab, Model, Roles, Tokenizer, specials};
+use super::{Added, GgufVocab, Model, Roles, Tokenizer};
 use crate::{Error, Result};
 
 /// The parsed value of the key.
@@ -82,47 +79,25 @@ impl Exact {
         self.beside.iter().chain(&self.unk_token_id).copied().try_for_each(known)?;
         self.added_tokens.iter().try_for_each(|token| known(token.id))?;
         self.beside.iter().for_each(|id| vocab.set_beside(*id));
-        let (mut rewrites, mut pre, mut around) = (Vec::new(), Vec::new(), Around::default());
-        read_normalizer(&self.normalizer, &mut rewrites)?;
-        read_pre_tokenizer(&self.pre_tokenizer, &mut pre)?;
-        around.read(&self.post_processor, &vocab)?;
         let merges = match &self.merges {
             Some(pairs) => {
                 merges_from_pairs(&vocab, pairs.iter().map(|(left, right)| Ok((left.as_str(), right.as_str()))))?
             }
             None => merges,
         };
-        let byte_level = pre.iter().any(|step| matches!(step, PreStep::ByteLevel { .. }));
-        let decoder = read_decoder(&self.decoder, byte_level, &vocab)?;
-        let unknown = Unknown {
-            bytes: if self.byte_fallback && !byte_level { Some(byte_tokens(&vocab)?) } else { None },
-            id: self.unk_token_id,
-            fuse: self.fuse_unk,
+        let parts = Parts {
+            normalizer: &self.normalizer,
+            pre_tokenizer: &self.pre_tokenizer,
+            post_processor: &self.post_processor,
+            decoder: &self.decoder,
+            unknown: self.unk_token_id,
+            fuse_unk: self.fuse_unk,
+            byte_fallback: self.byte_fallback,
+            ignore_merges: self.ignore_merges,
         };
-        let whole = self.ignore_merges.then(|| if byte_level { whole_pieces(&vocab) } else { whole_texts(&vocab) });
-        let alphabet = if byte_level { byte_alphabet(&vocab) } else { char_alphabet(&vocab) };
-        let added = self.added_tokens.iter().map(|token| Added {
-            single_word: token.single_word,
-            lstrip: token.lstrip,
-            rstrip: token.rstrip,
-            normalized: token.is_normalized(),
-            ..Added::new(&token.content, token.id, token.special)
-        });
-        let [raw, rewritten] = specials(added.collect(), &rewrites)?;
-        Ok(Tokenizer {
-            model: Model::Bpe(Bpe { merges, alphabet, unknown, whole_pieces: whole }),
-            vocab,
-            raw,
-            rewrites,
-            rewritten,
-            pre,
-            decoder,
-            prefix: around.prefix,
-            suffix: around.suffix,
-            roles,
-            chat_template,
-            notes: Vec::new(),
-        })
+        let added = self.added_tokens.iter().map(|token| token.added(token.special)).collect();
+        let tokenizer = parts.tokenizer(vocab, added, merges, |_, _| roles)?;
+        Ok(Tokenizer { chat_template, ..tokenizer })
     }
 }
 

@@ -15,15 +15,16 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::bpe::{
-    Bpe, Unknown, byte_alphabet, byte_tokens, char_alphabet, merges_from_pairs, whole_pieces, whole_texts,
+    Bpe, Merges, Unknown, byte_alphabet, byte_tokens, char_alphabet, merges_from_pairs, whole_pieces, whole_texts,
 };
 use super::pre::PreStep;
 use super::vocab::Vocab;
-use super::{Model, Roles, Tokenizer, specials};
+use super::{Added, Model, Roles, Tokenizer, specials};
 use crate::io::{json, read_regular};
 use crate::{Error, Result};
 pub(super) use config::{Config, Source};
-pub(super) use steps::{Around, read_decoder, read_normalizer, read_pre_tokenizer};
+pub(super) use steps::Around;
+use steps::{read_decoder, read_normalizer, read_pre_tokenizer};
 use vocab::{JsonMerge, JsonVocab, read_vocab};
 
 /// Largest file; a `tokenizer.json` stays under 64 MiB.
@@ -65,6 +66,74 @@ pub(super) struct AddedJson {
 impl AddedJson {
     pub fn is_normalized(&self) -> bool {
         self.normalized.unwrap_or(!self.special)
+    }
+
+    /// The token with its flags; `control` says whether it is one.
+    pub fn added(&self, control: bool) -> Added {
+        Added {
+            single_word: self.single_word,
+            lstrip: self.lstrip,
+            rstrip: self.rstrip,
+            normalized: self.is_normalized(),
+            ..Added::new(&self.content, self.id, control)
+        }
+    }
+}
+
+/// A `tokenizer.json` beside its tokens and merges.
+pub(super) struct Parts<'a> {
+    pub normalizer: &'a Value,
+    pub pre_tokenizer: &'a Value,
+    pub post_processor: &'a Value,
+    pub decoder: &'a Value,
+    /// The token for unknown text.
+    pub unknown: Option<u32>,
+    pub fuse_unk: bool,
+    pub byte_fallback: bool,
+    pub ignore_merges: bool,
+}
+
+impl Parts<'_> {
+    /// The tokenizer of these parts, without chat template and notes. `roles` may change what goes around a text.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] naming the part that is malformed or not supported.
+    pub fn tokenizer(
+        &self,
+        vocab: Vocab,
+        added: Vec<Added>,
+        merges: Merges,
+        roles: impl FnOnce(&Vocab, &mut Around) -> Roles,
+    ) -> Result<Tokenizer> {
+        let (mut rewrites, mut pre, mut around) = (Vec::new(), Vec::new(), Around::default());
+        read_normalizer(self.normalizer, &mut rewrites)?;
+        read_pre_tokenizer(self.pre_tokenizer, &mut pre)?;
+        around.read(self.post_processor, &vocab)?;
+        let byte_level = pre.iter().any(|step| matches!(step, PreStep::ByteLevel { .. }));
+        let decoder = read_decoder(self.decoder, byte_level, &vocab)?;
+        let unknown = Unknown {
+            bytes: if self.byte_fallback && !byte_level { Some(byte_tokens(&vocab)?) } else { None },
+            id: self.unknown,
+            fuse: self.fuse_unk,
+        };
+        let alphabet = if byte_level { byte_alphabet(&vocab) } else { char_alphabet(&vocab) };
+        let whole = self.ignore_merges.then(|| if byte_level { whole_pieces(&vocab) } else { whole_texts(&vocab) });
+        let roles = roles(&vocab, &mut around);
+        let [raw, rewritten] = specials(added, &rewrites)?;
+        Ok(Tokenizer {
+            model: Model::Bpe(Bpe { merges, alphabet, unknown, whole_pieces: whole }),
+            vocab,
+            raw,
+            rewrites,
+            rewritten,
+            pre,
+            decoder,
+            prefix: around.prefix,
+            suffix: around.suffix,
+            roles,
+            chat_template: None,
+            notes: Vec::new(),
+        })
     }
 }
 
@@ -165,44 +234,28 @@ impl Tokenizer {
         check_model(&json.model)?;
         let mut notes = Vec::new();
         let (vocab, added) = read_vocab(&json, &config, &mut notes)?;
-        let mut rewrites = Vec::new();
-        read_normalizer(&json.normalizer, &mut rewrites)?;
-        let mut pre = Vec::new();
-        read_pre_tokenizer(&json.pre_tokenizer, &mut pre)?;
-        let mut around = Around::default();
-        around.read(&json.post_processor, &vocab)?;
-
         let model = &json.model;
         let pairs = model.merges.iter().enumerate().map(|(at, merge)| {
             merge.pair().ok_or_else(|| Error::Tokenizer(format!("model.merges[{at}] is not two tokens and a space")))
         });
         let merges = merges_from_pairs(&vocab, pairs)?;
-        let byte_level = pre.iter().any(|step| matches!(step, PreStep::ByteLevel { .. }));
-        let decoder = read_decoder(&json.decoder, byte_level, &vocab)?;
-        let unknown = Unknown {
-            bytes: if model.byte_fallback && !byte_level { Some(byte_tokens(&vocab)?) } else { None },
-            id: model.unk_token.as_deref().and_then(|text| vocab.id(text)),
-            fuse: model.fuse_unk,
+        let unknown = model.unk_token.as_deref().and_then(|text| vocab.id(text));
+        let parts = Parts {
+            normalizer: &json.normalizer,
+            pre_tokenizer: &json.pre_tokenizer,
+            post_processor: &json.post_processor,
+            decoder: &json.decoder,
+            unknown,
+            fuse_unk: model.fuse_unk,
+            byte_fallback: model.byte_fallback,
+            ignore_merges: model.ignore_merges,
         };
-        let alphabet = if byte_level { byte_alphabet(&vocab) } else { char_alphabet(&vocab) };
-        let whole = model.ignore_merges.then(|| if byte_level { whole_pieces(&vocab) } else { whole_texts(&vocab) });
-        let roles = config.roles(&vocab, unknown.id, &around);
-        config.set_around(&mut around, &roles);
-        let [raw, rewritten] = specials(added, &rewrites)?;
-        Ok(Self {
-            model: Model::Bpe(Bpe { merges, alphabet, unknown, whole_pieces: whole }),
-            vocab,
-            raw,
-            rewrites,
-            rewritten,
-            pre,
-            decoder,
-            prefix: around.prefix,
-            suffix: around.suffix,
-            roles,
-            chat_template: config.chat_template,
-            notes,
-        })
+        let tokenizer = parts.tokenizer(vocab, added, merges, |vocab, around| {
+            let roles = config.roles(vocab, unknown, around);
+            config.set_around(around, &roles);
+            roles
+        })?;
+        Ok(Self { chat_template: config.chat_template, notes, ..tokenizer })
     }
 }
 

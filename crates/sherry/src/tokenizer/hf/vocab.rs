@@ -149,13 +149,7 @@ pub(super) fn read_vocab(json: &Json, config: &Config, notes: &mut Vec<String>) 
                 beside.push(token.id);
             }
         }
-        added.push(Added {
-            single_word: token.single_word,
-            lstrip: token.lstrip,
-            rstrip: token.rstrip,
-            normalized: token.is_normalized(),
-            ..Added::new(&token.content, token.id, control)
-        });
+        added.push(token.added(control));
     }
     // transformers makes every token that has a role a special one. A single character keeps its place in the alphabet.
     for (field, text) in &config.special {
