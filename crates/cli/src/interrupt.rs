@@ -38,16 +38,3 @@ pub fn requested() -> bool {
 pub fn clear() {
     REQUESTED.store(false, Ordering::Relaxed);
 }
-
-/// Shows nothing of long work, but stops it when the user asks.
-pub struct Asked;
-
-impl sherry::Progress for Asked {
-    fn start(&self, _: &str, _: u64) {}
-    fn advance(&self, _: u64) {}
-    fn finish(&self) {}
-    fn note(&self, _: &str) {}
-    fn is_cancelled(&self) -> bool {
-        requested()
-    }
-}

@@ -17,7 +17,7 @@ use sherry_measure::eval::{DecoderLm, Divergence, Windows, divergence};
 use super::Context;
 use super::engine::{ContextSize, EngineArgs, Loaded, resolve};
 use crate::interrupt;
-use crate::output::{Align, Stdout, Table};
+use crate::output::{Align, Console, Stdout, Table};
 
 /// Compare two models: error of every tensor and, with a text, KL divergence of what they predict
 #[derive(Args)]
@@ -235,7 +235,7 @@ fn predictions(args: &CompareArgs, text: &str, context: &Context) -> Result<Dive
     let lm = |model: &Path| -> Result<DecoderLm> {
         let Loaded { decoder, tokenizer, .. } = args.engine.load(Some(model), args.context(), &context.console)?;
         let lm = DecoderLm::new(decoder, tokenizer, args.engine.kv(), args.window);
-        Ok(lm.stopped_by(interrupt::Asked))
+        Ok(lm.stopped_by(Console::new(true)))
     };
     let (mut reference, mut model) = (lm(&args.reference)?, lm(&args.model)?);
     let windows = Windows::Strided { size: args.window, stride: args.window };

@@ -23,8 +23,7 @@ use sherry::tokenizer::Tokenizer;
 
 use super::Context;
 use super::engine::{ContextSize, EngineArgs, positive};
-use crate::interrupt;
-use crate::output::{Align, Stdout, Table, bytes};
+use crate::output::{Align, Console, Stdout, Table, bytes};
 use crate::pull::{Cache, Hub, HubError, Settings};
 
 /// Measure a model: benchmarks equal to lm-evaluation-harness 0.4.13, perplexity, KL divergence
@@ -264,7 +263,7 @@ impl EvalArgs {
         let card = ModelCard::of(&checkpoint, &context.console)?;
         let decoder = self.engine.decoder(&checkpoint, max_length, &context.console)?;
         let lm = DecoderLm::new(decoder, tokenizer, self.engine.kv(), max_length);
-        Ok((lm.stopped_by(interrupt::Asked), card))
+        Ok((lm.stopped_by(Console::new(true)), card))
     }
 
     /// Everything the scores depend on besides model and prompts, and some more that is good to know.
