@@ -18,6 +18,7 @@ use super::rewrite::Rewrite;
 use super::split::Pattern;
 use super::vocab::{TokenKind, Vocab};
 use super::{Added, GgufVocab, Model, Roles, Tokenizer};
+use crate::io::json;
 use crate::{Error, Result};
 
 /// The parsed value of the key.
@@ -43,8 +44,8 @@ pub(super) struct Exact {
 impl Exact {
     pub fn parse(text: &str) -> Result<Self> {
         let bad = |problem: String| Error::Tokenizer(format!("{}: {problem}", GgufVocab::EXACT_KEY));
-        crate::io::json::check_text(text.as_bytes()).map_err(bad)?;
-        serde_json::from_str(text).map_err(|error| bad(error.to_string()))
+        json::check_text(text.as_bytes()).map_err(bad)?;
+        serde_json::from_str(text).map_err(|error| bad(json::plain_words(&error)))
     }
 
     /// The added tokens by id: text and kind of these stand here.
