@@ -6,6 +6,7 @@ use super::channels::{Bridge, RopeRows};
 use super::rows::Moves;
 use crate::quant::{Projection, QuantSpec};
 use sherry::io::native::PackedScheme;
+use sherry::model::mlx::MlxWeights;
 use sherry::model::names::{Naming, Role};
 use sherry::model::{ArchConfig, Checkpoint, Family, RopeLayout, Stored, config_gguf};
 use sherry::{Error, Result};
@@ -166,6 +167,9 @@ impl Plan {
             (true, Linears::Keep, Stored::BitNet { .. }) => {
                 Target::Dense(if folder { TensorType::F32 } else { TensorType::I2_S })
             }
+            (true, Linears::Keep, Stored::Mlx { weights, .. }) => {
+                Target::Dense(mlx_type(weights, columns(config, role), folder))
+            }
             // A folder without packed layers is for other tools too: floats only. F32 holds every block type exactly.
             (true, Linears::Keep, Stored::Plain { ty, .. }) if folder && !ty.is_float() => {
                 Target::Dense(TensorType::F32)
@@ -173,6 +177,10 @@ impl Plan {
             (true, Linears::Keep, Stored::Plain { ty, .. }) => Target::Dense(*ty),
             (false, _, Stored::Plain { ty, .. }) if role.is_embedding() => {
                 Target::Dense(self.embedding_type(config, role, *ty, embeddings, folder))
+            }
+            (false, _, Stored::Mlx { weights, .. }) if role.is_embedding() => {
+                let ty = mlx_type(weights, columns(config, role), folder);
+                Target::Dense(self.embedding_type(config, role, ty, embeddings, folder))
             }
             // Norms and biases: GGUF keeps them in F32, folders in the type they have.
             (false, _, Stored::Plain { ty, .. }) if folder && self.moves.norm_shift == 0.0 => Target::Dense(*ty),
@@ -240,7 +248,7 @@ fn packed_input(input: &Checkpoint) -> Result<Option<PackedScheme>> {
                 Some(PackedScheme { format: layout.format, order: layout.order, scale: layout.scale })
             }
             Stored::Plain { ty: TensorType::STQ1_0, .. } => Some(STQ1_0),
-            Stored::Plain { .. } | Stored::BitNet { .. } => None,
+            Stored::Plain { .. } | Stored::BitNet { .. } | Stored::Mlx { .. } => None,
         };
         if *found.get_or_insert(scheme) != scheme {
             let problem = "some linear layers are packed and others are not; only uniform models can be converted";
@@ -275,21 +283,23 @@ fn exact_gguf(config: &ArchConfig, scheme: PackedScheme) -> Result<(Option<Packe
     let refuse = |reason: String| {
         Err(Error::Invalid(format!("a {} model like this has no exact GGUF form: {reason}", scheme.format)))
     };
+    let block = if scheme.format == TernaryFormat::Binary { TensorType::Q1_0.block_len() } else { 256 };
     for role in linear_roles(config) {
         let cols = columns(config, role);
-        if !cols.is_multiple_of(256) {
-            return refuse(format!("{} has rows of {cols} weights, GGUF blocks hold 256", describe(role)));
+        if !cols.is_multiple_of(block) {
+            return refuse(format!("{} has rows of {cols} weights, GGUF blocks hold {block}", describe(role)));
         }
     }
     match scheme.scale {
-        ScaleGroup::Row | ScaleGroup::Group(256) => {}
+        ScaleGroup::Row => {}
         ScaleGroup::Tensor => return refuse("it has one f32 scale per tensor, a GGUF block has one in f16".to_owned()),
+        ScaleGroup::Group(size) if size.is_multiple_of(block) => {}
         ScaleGroup::Group(size) => {
-            return refuse(format!("it has a scale per {size} weights, a GGUF block has one per 256"));
+            return refuse(format!("it has a scale per {size} weights, a GGUF block has one per {block}"));
         }
     }
     match (scheme.format, scheme.order, Bridge::problem(config)) {
-        (TernaryFormat::Ternary2 | TernaryFormat::Ternary167, ..) => Ok((None, None)),
+        (TernaryFormat::Ternary2 | TernaryFormat::Ternary167 | TernaryFormat::Binary, ..) => Ok((None, None)),
         (TernaryFormat::Sherry, QuadOrder::Stride16, _) => Ok((Some(STQ1_0), None)),
         (TernaryFormat::Sherry, QuadOrder::Contiguous, None) => Ok((Some(STQ1_0), Some(Bridge::ToStride16))),
         (TernaryFormat::Sherry, QuadOrder::Contiguous, Some(problem)) => {
@@ -304,7 +314,13 @@ const fn gguf_block_type(format: TernaryFormat) -> Option<TensorType> {
         TernaryFormat::Sherry => None,
         TernaryFormat::Ternary2 => Some(TensorType::TQ2_0),
         TernaryFormat::Ternary167 => Some(TensorType::TQ1_0),
+        TernaryFormat::Binary => Some(TensorType::Q1_0),
     }
+}
+
+/// The type that holds a matrix of MLX, of rows of `cols` weights, exactly: its scales are f16.
+fn mlx_type(weights: &MlxWeights, cols: usize, folder: bool) -> TensorType {
+    if folder { TensorType::F16 } else { weights.exact_type(cols) }
 }
 
 impl Moves {

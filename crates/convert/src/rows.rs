@@ -49,7 +49,7 @@ enum Data {
         bytes: Bytes,
     },
     Packed(PackedRows),
-    /// Ternary rows that have no bytes of their own: I2_S, with those of the whole tensor, and BitNet's.
+    /// Ternary rows that have no bytes of their own: I2_S, with those of the whole tensor, BitNet's and MLX's.
     Ternary {
         rows: Box<dyn TernaryRows + Send>,
         i2_s: Option<Bytes>,
@@ -92,6 +92,11 @@ impl<'a> Rows<'a> {
             }
             Stored::BitNet { name, ty, weights } => {
                 (Data::Ternary { rows: weights.rows(source, name, *ty, rows, cols)?, i2_s: None }, vec![name.clone()])
+            }
+            Stored::Mlx { name, weights } => {
+                let rows = Box::new(weights.rows(source, name, rows, cols)?);
+                let files = stored.tensors().into_iter().map(str::to_owned).collect();
+                (Data::Ternary { rows, i2_s: None }, files)
             }
             Stored::Plain { name, ty } => (Data::Plain { ty: *ty, bytes: source.data(name)? }, vec![name.clone()]),
             Stored::Packed { name, codes, scales, layout } => {
@@ -227,6 +232,11 @@ impl<'a> Rows<'a> {
                         self.fill(row, &mut values);
                         ggml::quantize(ty, &values, out)
                             .map_err(|error| malformed(self.source, &self.name, format!("row {row}: {error}")))?;
+                        if ty.is_ternary()
+                            && let Some(problem) = self.changed(ty, row, &values, out)
+                        {
+                            return Err(problem);
+                        }
                     }
                     Ok(bytes)
                 })
@@ -237,6 +247,21 @@ impl<'a> Rows<'a> {
         }
         self.release();
         Ok(())
+    }
+
+    /// Ternary and binary types are for weights that are such: what is wrong where `bytes` do not hold `values` exactly.
+    fn changed(&self, ty: TensorType, row: usize, values: &[f32], bytes: &[u8]) -> Option<Error> {
+        let mut held = vec![0.0; values.len()];
+        ggml::dequantize(ty, bytes, &mut held);
+        let at = values.iter().zip(&held).position(|(value, held)| value != held)?;
+        let block = at / ty.block_len() * ty.block_len();
+        let kind = if ty == TensorType::Q1_0 { "all plus or minus" } else { "0 and plus or minus" };
+        let problem = format!(
+            "has no exact form in {ty}: in row {row} the {} weights from column {block} on are not {kind} one f16 number              (column {at}: {})",
+            ty.block_len(),
+            values[at]
+        );
+        Some(malformed(self.source, &self.name, problem))
     }
 
     /// [`encode`](Self::encode) to I2_S, whose blocks run across rows.

@@ -7,7 +7,7 @@ use sherry_kernels::{Engine, Isa, Matrix, Precision, Product};
 /// Any bytes as a packed tensor: refused, or the same numbers from the plain decoder and from every kernel.
 pub fn packed_decode(data: &[u8]) {
     let Some((&[kind, scale, rows, cols_low, cols_high], rest)) = data.split_first_chunk::<5>() else { return };
-    let format = [TernaryFormat::Sherry, TernaryFormat::Ternary167, TernaryFormat::Ternary2][usize::from(kind % 3)];
+    let format = TernaryFormat::ALL[usize::from(kind % 4)];
     let layout = PackedLayout {
         format,
         rows: usize::from(rows % 70) + 1,

@@ -26,11 +26,12 @@ enum Format {
     Packed(TernaryFormat, ScaleGroup),
 }
 
-const FORMATS: [Format; 10] = [
+const FORMATS: [Format; 11] = [
     Format::Packed(TernaryFormat::Sherry, ScaleGroup::Row),
     Format::Packed(TernaryFormat::Sherry, ScaleGroup::Group(128)),
     Format::Packed(TernaryFormat::Ternary167, ScaleGroup::Row),
     Format::Packed(TernaryFormat::Ternary2, ScaleGroup::Row),
+    Format::Packed(TernaryFormat::Binary, ScaleGroup::Group(128)),
     Format::Plain(TensorType::Q4_0),
     Format::Plain(TensorType::Q4_K),
     Format::Plain(TensorType::Q6_K),

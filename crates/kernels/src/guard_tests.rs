@@ -16,9 +16,10 @@ use crate::generic::panel::{InputBlock, PanelBlock};
 use crate::kv::{KvTiles, KvType};
 use crate::panel::Panels;
 use crate::ternary::activations::{ActBlock, Arrangement, TokenBlocks};
-use crate::ternary::block::{BIT_CHUNK_BYTES, BLOCK_ROWS, CODE_CHUNK_BYTES, RowBlock, SCALE_BYTES};
+use crate::ternary::block::{BINARY_CHUNK_BYTES, BIT_CHUNK_BYTES, BLOCK_ROWS, CODE_CHUNK_BYTES, RowBlock, SCALE_BYTES};
 use crate::ternary::codebook::Codebook;
 use crate::ternary::segment::{BLOCK_TABLES, IndexedSegment, Segment, TABLE_BYTES};
+use crate::ternary::signs::SIGN_TABLE_BYTES;
 use crate::{Engine, Isa, Matrix, Pool, Precision, Product};
 
 unsafe extern "C" {
@@ -128,7 +129,7 @@ fn the_guard_is_up() {
 fn ternary_look_up_and_dot_products() {
     for chunks in [1, 2, 3, 4, 5, 9] {
         for group_chunks in [0, 1, 2, 4, 8] {
-            for code_bytes in [CODE_CHUNK_BYTES, BIT_CHUNK_BYTES] {
+            for code_bytes in [CODE_CHUNK_BYTES, BIT_CHUNK_BYTES, BINARY_CHUNK_BYTES] {
                 ternary_gemv(chunks, group_chunks, code_bytes);
             }
         }
@@ -148,23 +149,35 @@ fn ternary_gemv(chunks: usize, group_chunks: usize, chunk_bytes: usize) {
     for isa in available() {
         let table = &dispatch::expect(isa).ternary;
         let mut acts = Guarded::new(&vec![ActBlock::ZERO; chunks.div_ceil(4)]);
-        let table_bytes = 32 * table.table_bytes;
+        let signs = chunk_bytes == BINARY_CHUNK_BYTES;
+        let table_bytes = 32 * if signs { SIGN_TABLE_BYTES } else { table.table_bytes };
         let mut tables = Guarded::new(&vec![0u8; acts.len() * table_bytes]);
         let mut out = Guarded::new(&[[f32::NAN; BLOCK_ROWS]; 3]);
         for ((x, act), tables) in x.chunks(128).zip(acts.iter_mut()).zip(tables.chunks_mut(table_bytes)) {
             table.quantize(Arrangement::Quads, x, act);
-            table.build_tables(Codebook::SHERRY, act, tables);
+            if signs {
+                table.build_sign_tables(act, tables);
+            } else {
+                table.build_tables(Codebook::SHERRY, act, tables);
+            }
         }
         let blocks = TokenBlocks { blocks: &acts, stride: 1 };
         let (one, two) = out.split_at_mut(1);
         let (first, second) = two.split_at_mut(1);
         let (mut one, mut two) = ([&mut one[0]], [&mut first[0], &mut second[0]]);
-        if chunk_bytes == CODE_CHUNK_BYTES {
-            table.gemv_codes(&[block(1)], blocks, &tables, &mut one);
-            table.gemv_codes(&[block(0), block(1)], blocks, &tables, &mut two);
-        } else {
-            table.gemv_bits(&[block(1)], blocks, &mut one);
-            table.gemv_bits(&[block(0), block(1)], blocks, &mut two);
+        match chunk_bytes {
+            CODE_CHUNK_BYTES => {
+                table.gemv_codes(&[block(1)], blocks, &tables, &mut one);
+                table.gemv_codes(&[block(0), block(1)], blocks, &tables, &mut two);
+            }
+            BINARY_CHUNK_BYTES => {
+                table.gemv_signs(&[block(1)], blocks, &tables, &mut one);
+                table.gemv_signs(&[block(0), block(1)], blocks, &tables, &mut two);
+            }
+            _ => {
+                table.gemv_bits(&[block(1)], blocks, &mut one);
+                table.gemv_bits(&[block(0), block(1)], blocks, &mut two);
+            }
         }
         let found = bits(out.as_flattened());
         if isa == Isa::Scalar {
@@ -181,14 +194,14 @@ fn ternary_tiles() {
         let table = &dispatch::expect(isa).ternary;
         let Some(gemm) = &table.decoded else { continue };
         for chunks in [1, 2, 4] {
-            for (decoded_by_code, chunk_bytes) in [(true, CODE_CHUNK_BYTES), (false, BIT_CHUNK_BYTES)] {
+            for chunk_bytes in [CODE_CHUNK_BYTES, BIT_CHUNK_BYTES, BINARY_CHUNK_BYTES] {
                 let codes = bytes(chunk_bytes);
                 let mut panel = Guarded::new(&vec![0u8; chunks * 8 * BLOCK_ROWS * 4]);
                 for panel in panel.chunks_mut(8 * BLOCK_ROWS * 4) {
-                    if decoded_by_code {
-                        gemm.decode_codes(Codebook::SHERRY, &codes, panel);
-                    } else {
-                        gemm.decode_bits(&codes, panel);
+                    match chunk_bytes {
+                        CODE_CHUNK_BYTES => gemm.decode_codes(Codebook::SHERRY, &codes, panel),
+                        BINARY_CHUNK_BYTES => gemm.decode_signs(&codes, panel),
+                        _ => gemm.decode_bits(&codes, panel),
                     }
                 }
                 let scales: Guarded<[u8; SCALE_BYTES]> = Guarded::new(bytes(SCALE_BYTES).as_chunks().0);
@@ -222,9 +235,10 @@ fn ternary_look_up_for_many_tokens() {
         let Some(look_up) = table.look_up else { continue };
         for (chunks, blocks) in [(1, 1), (1, 2), (2, 2), (4, 1), (4, 2)] {
             let mut panel = Guarded::new(&vec![[0u8; 2 * BLOCK_ROWS]; chunks * 8 * blocks]);
-            let codes = bytes(chunks * CODE_CHUNK_BYTES);
+            let (codes, signs) = (bytes(chunks * CODE_CHUNK_BYTES), bytes(chunks * BINARY_CHUNK_BYTES));
             let scales: Guarded<[u8; SCALE_BYTES]> = Guarded::new(bytes(SCALE_BYTES).as_chunks().0);
             for block in 0..blocks {
+                look_up.decode_signs(&signs, &mut panel[block..], blocks);
                 look_up.decode(&codes, &mut panel[block..], blocks);
             }
             for tokens in [1, 2, 3, 4, 7] {
@@ -262,7 +276,7 @@ fn transposition_of_codes() {
 
 #[test]
 fn ternary_products_from_end_to_end() {
-    for format in [TernaryFormat::Sherry, TernaryFormat::Ternary167, TernaryFormat::Ternary2] {
+    for format in TernaryFormat::ALL {
         for scale in [ScaleGroup::Row, ScaleGroup::Group(if format.lanes() == 3 { 96 } else { 128 })] {
             for (rows, cols) in [(1, 1), (63, 127), (64, 128), (65, 129), (129, 300)] {
                 let layout = PackedLayout { format, rows, cols, order: QuadOrder::Contiguous, scale };
@@ -356,14 +370,15 @@ fn a_group_that_is_not_a_power_of_two_of_chunks_is_refused() {
         let table = &dispatch::expect(isa).ternary;
         let acts = Guarded::new(&[ActBlock::ZERO; 2]);
         let acts = TokenBlocks { blocks: &acts, stride: 1 };
-        let tables = bytes(64 * table.table_bytes);
-        for chunk_bytes in [CODE_CHUNK_BYTES, BIT_CHUNK_BYTES] {
+        let tables = bytes(64 * table.table_bytes.max(SIGN_TABLE_BYTES));
+        for chunk_bytes in [CODE_CHUNK_BYTES, BIT_CHUNK_BYTES, BINARY_CHUNK_BYTES] {
             let stream = bytes(shape.stream_bytes(chunk_bytes));
             let block = RowBlock { stream: &stream, ..shape };
             let refused = std::panic::catch_unwind(|| {
                 let mut out = [0.0; BLOCK_ROWS];
                 match chunk_bytes {
                     CODE_CHUNK_BYTES => table.gemv_codes(&[block], acts, &tables, &mut [&mut out]),
+                    BINARY_CHUNK_BYTES => table.gemv_signs(&[block], acts, &tables, &mut [&mut out]),
                     _ => table.gemv_bits(&[block], acts, &mut [&mut out]),
                 }
             });

@@ -132,8 +132,8 @@ impl Matrix {
         Ok(Self { rows, cols, repr: Repr::Ternary(Arc::new(matrix)), coarse: None })
     }
 
-    /// Ternary or binary weights of any container, repacked into kernel order on the workers of `pool`: 1.67 bits per weight
-    /// where a row has one scale, 2 bits and an f16 scale per group elsewhere. Every value and scale is kept exactly; `rows`
+    /// Ternary or binary weights of any container, repacked into kernel order on the workers of `pool`: binary ones at 1 bit
+    /// per weight; ternary ones at 1.67 where a row has one scale, at 2 elsewhere. Scales of groups are f16. Every value and scale is kept exactly; `rows`
     /// are not needed afterwards.
     ///
     /// # Errors
@@ -141,9 +141,10 @@ impl Matrix {
     /// [`TernaryFormat::group_sizes`].
     ///
     /// # Panics
-    /// When a value of `rows` is not -1, 0 or +1.
+    /// When a value of `rows` is not -1, 0 or +1, or is 0 although they are binary.
     pub fn from_ternary_on(pool: &Pool, rows: &(impl TernaryRows + ?Sized)) -> Result<Self, MatrixError> {
         let format = match rows.scale_group() {
+            _ if rows.is_binary() => TernaryFormat::Binary,
             ScaleGroup::Tensor | ScaleGroup::Row => TernaryFormat::Ternary167,
             ScaleGroup::Group(_) => TernaryFormat::Ternary2,
         };

@@ -78,6 +78,16 @@ pub fn families(isa: Isa) -> Vec<Family> {
             },
         },
         Family {
+            formats: names(&[TernaryFormat::Binary]),
+            one_token: "look-up tables of partial sums",
+            many_tokens: match look_up {
+                Some(look_up) => Some((look_up.min_tokens_signs, "16-bit look-up tables")),
+                None => decoded
+                    .filter(|decoded| decoded.min_tokens_signs != usize::MAX)
+                    .map(|decoded| (decoded.min_tokens_signs, tiles)),
+            },
+        },
+        Family {
             formats: names(&[TernaryFormat::Ternary2]),
             one_token: "int8 dot products on unpacked bits",
             many_tokens: decoded.map(|decoded| (decoded.min_tokens_bits, tiles)),

@@ -134,13 +134,18 @@ functions! {
             gemv_codes(blocks: &[RowBlock<'_>], acts: TokenBlocks<'_>, tables: &[u8], out: &mut [&mut Rows]);
             /// One token, 2-bit format: one or two neighbouring blocks of a matrix, activations, results.
             gemv_bits(blocks: &[RowBlock<'_>], acts: TokenBlocks<'_>, out: &mut [&mut Rows]);
+            /// Writes the tables ([`SIGN_TABLE_BYTES`](crate::ternary::signs::SIGN_TABLE_BYTES) each) of the 32 codes of an
+            /// activation block of the binary format.
+            build_sign_tables(acts: &ActBlock, out: &mut [u8]);
+            /// One token by look-up, binary format; arguments as of `gemv_codes`.
+            gemv_signs(blocks: &[RowBlock<'_>], acts: TokenBlocks<'_>, tables: &[u8], out: &mut [&mut Rows]);
         }
         data {
             /// Bytes of look-up tables per 5-bit code.
             table_bytes: usize;
             /// Functions for many tokens, where they pay.
             decoded: Option<DecodedGemm>;
-            /// Functions for several and many tokens of the 5-bit formats, where they beat the others.
+            /// Functions for several and many tokens of the 5-bit and binary formats, where they beat the others.
             look_up: Option<&'static LookUpGemm>;
         }
     }
@@ -154,9 +159,11 @@ functions! {
             decode_codes(book: &Codebook, codes: &[u8], panel: &mut [u8]);
             /// Decodes one chunk of the 2-bit format: 8 x 64 slots x 4 weights, plus 1.
             decode_bits(codes: &[u8], panel: &mut [u8]);
+            /// Decodes one chunk of the binary format: 8 codes x 64 slots x 4 weights, plus 1.
+            decode_signs(codes: &[u8], panel: &mut [u8]);
             /// Adds a segment to the sums of several tokens.
             segment(segment: Segment<'_>, acts: &[ActBlock], acc: &mut [Rows]);
-            /// From slots to rows, times the row scales if any: 5-bit formats.
+            /// From slots to rows, times the row scales if any: 5-bit and binary formats.
             finish_codes(acc: &Rows, row_scales: Option<&Rows>, out: &mut Rows);
             /// The same for the 2-bit format.
             finish_bits(acc: &Rows, row_scales: Option<&Rows>, out: &mut Rows);
@@ -166,6 +173,8 @@ functions! {
             min_tokens_codes: usize;
             /// The same for the 2-bit format.
             min_tokens_bits: usize;
+            /// The same for the binary format; `usize::MAX` where they never do.
+            min_tokens_signs: usize;
         }
     }
 }
@@ -179,8 +188,10 @@ functions! {
         safe {
             /// Writes the [tables](crate::ternary::segment::TABLE_BYTES) of the 32 codes of an activation block.
             build_tables(book: &Codebook, acts: &ActBlock, out: &mut [u8]);
-            /// Decodes chunks of one row block: code `c` to `panel[c * blocks]`.
+            /// Decodes chunks of one row block of a 5-bit format: code `c` to `panel[c * blocks]`.
             decode(codes: &[u8], panel: &mut [Indices], blocks: usize);
+            /// The same for the binary format.
+            decode_signs(codes: &[u8], panel: &mut [Indices], blocks: usize);
             /// Adds a segment to the sums of several tokens, which are tokens x blocks and whose rows stand in an order of
             /// its own, which `finish` undoes. The tables of a token are those of the segment's codes; those of the next
             /// token begin [`BLOCK_TABLES`](crate::ternary::segment::BLOCK_TABLES) later.
@@ -191,6 +202,8 @@ functions! {
         data {
             /// Fewest tokens from which on they beat one token after the other (measured as in [`DecodedGemm`]).
             min_tokens: usize;
+            /// The same for the binary format.
+            min_tokens_signs: usize;
             /// Whether this processor runs them fast.
             pays: fn() -> bool;
         }
@@ -291,9 +304,12 @@ macro_rules! ternary_table {
         build_tables $build_tables:expr;
         gemv_codes $gemv_codes:expr;
         gemv_bits $gemv_bits:expr;
-        decoded from $codes:expr, $bits:expr;
+        build_sign_tables $build_sign_tables:expr;
+        gemv_signs $gemv_signs:expr;
+        decoded from $codes:expr, $bits:expr, $signs:expr;
         decode_codes $decode_codes:expr;
         decode_bits $decode_bits:expr;
+        decode_signs $decode_signs:expr;
         segment $segment:expr;
         finish_codes $finish_codes:expr;
         finish_bits $finish_bits:expr;
@@ -314,8 +330,12 @@ macro_rules! ternary_table {
                 => $gemv_codes(blocks, acts, tables, out);
             gemv_bits(blocks: &[RowBlock<'_>], acts: TokenBlocks<'_>, out: &mut [&mut Rows])
                 => $gemv_bits(blocks, acts, out);
+            build_sign_tables(acts: &ActBlock, out: &mut [u8]) => $build_sign_tables(acts, out);
+            gemv_signs(blocks: &[RowBlock<'_>], acts: TokenBlocks<'_>, tables: &[u8], out: &mut [&mut Rows])
+                => $gemv_signs(blocks, acts, tables, out);
             decode_codes(book: &Codebook, codes: &[u8], panel: &mut [u8]) => $decode_codes(book, codes, panel);
             decode_bits(codes: &[u8], panel: &mut [u8]) => $decode_bits(codes, panel);
+            decode_signs(codes: &[u8], panel: &mut [u8]) => $decode_signs(codes, panel);
             segment(segment: Segment<'_>, acts: &[ActBlock], acc: &mut [Rows]) => $segment(segment, acts, acc);
             finish_codes(acc: &Rows, row_scales: Option<&Rows>, out: &mut Rows)
                 => $finish_codes(acc, row_scales, out);
@@ -328,11 +348,15 @@ macro_rules! ternary_table {
             build_tables,
             gemv_codes,
             gemv_bits,
+            build_sign_tables,
+            gemv_signs,
             decoded: Some($crate::table::DecodedGemm {
                 min_tokens_codes: $codes,
                 min_tokens_bits: $bits,
+                min_tokens_signs: $signs,
                 decode_codes,
                 decode_bits,
+                decode_signs,
                 segment,
                 finish_codes,
                 finish_bits,

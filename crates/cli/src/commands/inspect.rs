@@ -185,7 +185,7 @@ fn verify(checkpoint: &Checkpoint, context: &Context) -> Result<Vec<String>> {
                 verify_tensor(source, &TensorInfo { name: name.clone(), ty: *ty, shape, bytes }).err()
             }
             // Opening packed rows checks codes, padding and scales.
-            Stored::Packed { .. } | Stored::BitNet { .. } => {
+            Stored::Packed { .. } | Stored::BitNet { .. } | Stored::Mlx { .. } => {
                 Rows::open(source, checkpoint.config(), role, stored, Moves::default()).err()
             }
         };
@@ -235,7 +235,7 @@ fn histogram(checkpoint: &Checkpoint, name: &str) -> Result<Value> {
         let width = ((high - low) / BINS as f32).max(f32::MIN_POSITIVE);
         scales.iter().for_each(|x| counts[(((x - low) / width) as usize).min(BINS - 1)] += 1);
         result["scales"] = json!({ "low": low, "high": high, "counts": counts });
-        if packed.layout.format != TernaryFormat::Ternary2 {
+        if matches!(packed.layout.format, TernaryFormat::Sherry | TernaryFormat::Ternary167) {
             result["codes"] = json!(code_uses(&packed));
         }
     }

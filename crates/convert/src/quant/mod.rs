@@ -81,7 +81,8 @@ impl QuantSpec {
     /// Why there is none: the format cannot hold what the projection makes, or [`PackedLayout::check`] fails.
     pub fn layout(&self, rows: usize, cols: usize) -> Result<PackedLayout, String> {
         let sparse = self.projection == Projection::SparseAbsMean;
-        if self.projection != Projection::Exact && (self.format == TernaryFormat::Sherry) != sparse {
+        let binary = self.format == TernaryFormat::Binary; // no projection makes it
+        if self.projection != Projection::Exact && (binary || (self.format == TernaryFormat::Sherry) != sparse) {
             return Err(format!("{} does not go with the projection {:?}", self.format, self.projection));
         }
         let layout = PackedLayout { format: self.format, rows, cols, order: self.order, scale: self.scale };
@@ -218,7 +219,7 @@ enum Problem {
 
 /// Whether the format is made of 5-bit codes.
 fn has_codes(format: TernaryFormat) -> bool {
-    format != TernaryFormat::Ternary2
+    matches!(format, TernaryFormat::Sherry | TernaryFormat::Ternary167)
 }
 
 /// Buffers of one task, `cols` numbers each.

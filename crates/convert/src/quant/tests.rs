@@ -62,6 +62,7 @@ fn decoded(packed: &PackedRows) -> Vec<f32> {
                     (digits / [9, 3, 1][col % 3] % 3) as i8 - 1
                 }
                 TernaryFormat::Ternary2 => (codes[col / 4] >> (2 * (col % 4)) & 3) as i8 - 1,
+                TernaryFormat::Binary => 2 * (codes[col / 8] >> (col % 8) & 1) as i8 - 1,
             }
         };
         for col in 0..cols {

@@ -113,9 +113,20 @@ enum Way {
 
 /// The fastest way for `tokens` tokens.
 fn way(table: &TernaryTable, w: &TernaryMatrix, tokens: usize) -> Way {
-    let codes = w.layout().format != TernaryFormat::Ternary2;
-    let look_up = |gemm: &LookUpGemm| codes && tokens >= gemm.min_tokens && (gemm.pays)();
-    let decoded = |gemm: &DecodedGemm| tokens >= if codes { gemm.min_tokens_codes } else { gemm.min_tokens_bits };
+    let format = w.layout().format;
+    let look_up = |gemm: &LookUpGemm| match format {
+        TernaryFormat::Sherry | TernaryFormat::Ternary167 => tokens >= gemm.min_tokens && (gemm.pays)(),
+        TernaryFormat::Binary => tokens >= gemm.min_tokens_signs && (gemm.pays)(),
+        TernaryFormat::Ternary2 => false,
+    };
+    let decoded = |gemm: &DecodedGemm| {
+        tokens
+            >= match format {
+                TernaryFormat::Sherry | TernaryFormat::Ternary167 => gemm.min_tokens_codes,
+                TernaryFormat::Ternary2 => gemm.min_tokens_bits,
+                TernaryFormat::Binary => gemm.min_tokens_signs,
+            }
+    };
     if table.look_up.is_some_and(look_up) {
         Way::LookUp
     } else if table.decoded.as_ref().is_some_and(decoded) {

@@ -132,6 +132,15 @@ impl TernaryRows for MlxRows {
         }
     }
 
+    fn signs(&self, row: usize, signs: &mut [u8]) -> bool {
+        if self.bits == 2 {
+            return false;
+        }
+        assert!(row < self.rows);
+        signs.copy_from_slice(&self.codes[row * self.cols / 8..(row + 1) * self.cols / 8]);
+        true
+    }
+
     fn scale(&self, row: usize, group: usize) -> f32 {
         let scale = self.scales.get(row * (self.cols / self.group) + group);
         if self.bits == 2 { scale } else { scale / 2.0 }

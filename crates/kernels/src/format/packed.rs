@@ -2,8 +2,8 @@
 //!
 //! Sherry and Ternary167 are streams of 5-bit codes per row. Eight codes take a **unit** of 5 bytes: four bytes of
 //! nibbles (code `2j` in the low nibble of byte `j`, code `2j+1` in the high nibble) and one byte of sign bits (code
-//! `g` at bit `g`). A row is padded with zero bits to a whole number of units. Ternary2 holds four weights a byte.
-//! See FORMAT.md.
+//! `g` at bit `g`). A row is padded with zero bits to a whole number of units. Ternary2 holds four weights a byte, Binary
+//! eight. See FORMAT.md.
 
 use std::fmt;
 
@@ -16,7 +16,7 @@ pub const UNIT_CODES: usize = 8;
 /// Bytes per unit of 5-bit codes.
 pub const UNIT_BYTES: usize = 5;
 
-/// How a weight matrix with values in {-1, 0, +1} is packed.
+/// How a weight matrix with values in {-1, 0, +1}, or in {-1, +1}, is packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TernaryFormat {
     /// Sherry, 1.25 bits per weight: 5 bits hold 4 weights, exactly one of them zero (arXiv 2601.07892).
@@ -25,6 +25,8 @@ pub enum TernaryFormat {
     Ternary167,
     /// Dense ternary, 2 bits per weight (the I2_S class): four weights a byte, weight `j` at bits `2j`, stored as value + 1.
     Ternary2,
+    /// Binary, 1 bit per weight: eight weights a byte, weight `j` at bit `j`; 1 is +1 and 0 is -1 (GGUF Q1_0).
+    Binary,
 }
 
 /// Which four inputs form a quad (Sherry only).
@@ -68,12 +70,16 @@ impl ScaleGroup {
 }
 
 impl TernaryFormat {
-    /// Weights per code (Sherry 4, 1.67-bit 3); a code of the 2-bit format is one byte, 4 weights.
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Sherry, Self::Ternary167, Self::Ternary2, Self::Binary];
+
+    /// Weights per code (Sherry 4, 1.67-bit 3); a code of the 2-bit format is one byte, one of the binary format four bits,
+    /// 4 weights both.
     pub const fn lanes(self) -> usize {
         match self {
             Self::Sherry => sherry::LANES,
             Self::Ternary167 => triple::LANES,
-            Self::Ternary2 => 4,
+            Self::Ternary2 | Self::Binary => 4,
         }
     }
 
@@ -89,6 +95,7 @@ impl TernaryFormat {
         match self {
             Self::Sherry | Self::Ternary167 => cols.div_ceil(UNIT_CODES * self.lanes()) * UNIT_BYTES,
             Self::Ternary2 => cols.div_ceil(4),
+            Self::Binary => cols.div_ceil(8),
         }
     }
 }
@@ -99,6 +106,7 @@ impl fmt::Display for TernaryFormat {
             Self::Sherry => "sherry-1.25",
             Self::Ternary167 => "ternary-1.67",
             Self::Ternary2 => "ternary-2",
+            Self::Binary => "binary-1",
         })
     }
 }
@@ -177,7 +185,7 @@ pub enum PackedError {
         /// The row.
         row: usize,
     },
-    /// A value to encode is not ternary, or a quad has not exactly one zero.
+    /// A value to encode is none that the format has, or a quad has not exactly one zero.
     Value {
         /// First input of the offending code.
         col: usize,
@@ -325,6 +333,16 @@ impl PackedLayout {
                         }
                     }
                 }
+                TernaryFormat::Binary => {
+                    for lane in 0..4 {
+                        match value(lane) {
+                            1 => out[code / 2] |= 1 << (code % 2 * 4 + lane),
+                            -1 => {}
+                            _ if self.input(code, lane) >= self.cols => {}
+                            _ => return Err(error),
+                        }
+                    }
+                }
             }
         }
         Ok(())
@@ -348,6 +366,10 @@ impl PackedLayout {
                     3 => 0,
                     bits => bits as i8 - 1,
                 }),
+                TernaryFormat::Binary => {
+                    let signs = codes[code / 2] >> (code % 2 * 4);
+                    [0, 1, 2, 3].map(|bit| ((signs >> bit & 1) << 1) as i8 - 1)
+                }
             };
             for lane in 0..self.format.lanes() {
                 if let Some(value) = values.get_mut(self.input(code, lane)) {
@@ -370,7 +392,7 @@ impl PackedLayout {
         }
         for (row, bytes) in codes.chunks_exact(row_bytes).enumerate() {
             match self.format {
-                TernaryFormat::Sherry => {}
+                TernaryFormat::Sherry | TernaryFormat::Binary => {}
                 TernaryFormat::Ternary167 => {
                     if let Some(unit) = bytes.as_chunks::<UNIT_BYTES>().0.iter().position(|unit| !triples_legal(*unit))
                     {
@@ -393,9 +415,10 @@ impl PackedLayout {
                     };
                     last_is_short && (first..first.next_multiple_of(UNIT_CODES)).all(|code| read_code(bytes, code) == 0)
                 }
-                TernaryFormat::Ternary2 => {
-                    let used = (self.cols - 1) % 4 + 1;
-                    bytes.last().is_none_or(|&b| u32::from(b) >> (2 * used) == 0)
+                TernaryFormat::Ternary2 | TernaryFormat::Binary => {
+                    let bits = if self.format == TernaryFormat::Binary { 1 } else { 2 };
+                    let used = ((self.cols - 1) % (8 / bits) + 1) * bits;
+                    bytes.last().is_none_or(|&b| u32::from(b) >> used == 0)
                 }
             };
             if !padding_is_zero {
@@ -445,7 +468,7 @@ impl PackedLayout {
 pub struct PackedRows {
     /// Shape and layout.
     pub layout: PackedLayout,
-    /// The 5-bit (or 2-bit) codes.
+    /// The codes.
     pub codes: Vec<u8>,
     /// f16 bits.
     pub scales: Vec<u16>,
@@ -545,6 +568,9 @@ mod tests {
                 }
             }
         }
+        if layout.format == TernaryFormat::Binary {
+            values.iter_mut().for_each(|value| *value = if *value == 0 { 1 } else { *value });
+        }
         values
     }
 
@@ -568,6 +594,7 @@ mod tests {
             (TernaryFormat::Sherry, QuadOrder::Stride16, [64, 128, 192, 576]),
             (TernaryFormat::Ternary167, QuadOrder::Contiguous, [1, 3, 65, 172]),
             (TernaryFormat::Ternary2, QuadOrder::Contiguous, [1, 3, 66, 172]),
+            (TernaryFormat::Binary, QuadOrder::Contiguous, [1, 9, 66, 172]),
         ] {
             for cols in all_cols {
                 let layout = PackedLayout { order, ..layout(format, cols) };
@@ -644,6 +671,10 @@ mod tests {
         assert_eq!(twos.check_codes(&[0b11_01_00_10, 0]), Err(PackedError::IllegalCode { row: 0, byte: 0 }));
         assert_eq!(twos.check_codes(&[0, 0b01_00_00]), Err(PackedError::Padding { row: 0 }));
 
+        let signs = layout(TernaryFormat::Binary, 11);
+        signs.check_codes(&[0xff, 0b111]).unwrap();
+        assert_eq!(signs.check_codes(&[0xff, 0b1111]), Err(PackedError::Padding { row: 0 }));
+
         let mut packed = PackedRows {
             layout: PackedLayout { rows: 2, scale: ScaleGroup::Group(32), ..layout(TernaryFormat::Ternary2, 64) },
             codes: vec![0; 32],
@@ -668,6 +699,10 @@ mod tests {
         assert_eq!(
             layout(TernaryFormat::Ternary2, 4).encode_row(&[0, 1, 1, 2], &mut out[..1]),
             Err(PackedError::Value { col: 0 })
+        );
+        assert_eq!(
+            layout(TernaryFormat::Binary, 6).encode_row(&[-1, 1, 1, 1, 1, 0], &mut out[..1]),
+            Err(PackedError::Value { col: 4 })
         );
     }
 }

@@ -35,7 +35,7 @@ pub fn packed_codes(layout: &PackedLayout, seed: u64) -> Vec<u8> {
     let mut codes = vec![0; layout.rows * layout.row_bytes()];
     fill(&mut SplitMix64(seed), &mut codes);
     match layout.format {
-        TernaryFormat::Sherry => {}
+        TernaryFormat::Sherry | TernaryFormat::Binary => {}
         TernaryFormat::Ternary167 => {
             for unit in codes.as_chunks_mut::<UNIT_BYTES>().0 {
                 unit[..4].iter_mut().for_each(|byte| *byte = TRIPLE_NIBBLES[usize::from(*byte)]);
@@ -62,6 +62,7 @@ pub fn packed_scales(layout: &PackedLayout, rms: f32, seed: u64) -> Vec<u8> {
         TernaryFormat::Sherry => 0.75,
         TernaryFormat::Ternary167 => 2.0 / 3.0,
         TernaryFormat::Ternary2 => 0.5,
+        TernaryFormat::Binary => 1.0,
     };
     let scale = rms / density.sqrt();
     let mut random = SplitMix64(!seed);
@@ -95,6 +96,11 @@ fn end_row(layout: &PackedLayout, row: &mut [u8]) {
         TernaryFormat::Ternary2 => {
             if let (left @ 1.., Some(last)) = (layout.cols % lanes, row.last_mut()) {
                 *last &= (1u8 << (2 * left)) - 1;
+            }
+        }
+        TernaryFormat::Binary => {
+            if let (left @ 1.., Some(last)) = (layout.cols % 8, row.last_mut()) {
+                *last &= (1u8 << left) - 1;
             }
         }
     }
@@ -199,7 +205,7 @@ mod tests {
 
     #[test]
     fn packed_weights_are_legal_and_of_the_size_asked_for() {
-        for format in [TernaryFormat::Sherry, TernaryFormat::Ternary167, TernaryFormat::Ternary2] {
+        for format in TernaryFormat::ALL {
             for cols in [4, 12, 64, 100, 576, 2048] {
                 for scale in [ScaleGroup::Row, ScaleGroup::Group(format.group_sizes()[2])] {
                     let layout = PackedLayout { format, rows: 70, cols, order: QuadOrder::Contiguous, scale };

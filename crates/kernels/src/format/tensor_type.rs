@@ -14,6 +14,8 @@ pub enum TensorType {
     /// Plain bytes: the packed codes of a native checkpoint.
     U8,
     I32,
+    /// Words of packed codes: MLX.
+    U32,
     I64,
     Q4_0,
     Q4_1,
@@ -44,12 +46,13 @@ pub enum TensorType {
 
 impl TensorType {
     /// Every type.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::F32,
         Self::F16,
         Self::BF16,
         Self::U8,
         Self::I32,
+        Self::U32,
         Self::I64,
         Self::Q4_0,
         Self::Q4_1,
@@ -75,7 +78,7 @@ impl TensorType {
     /// Values per block. A row must be a whole number of blocks, except that those of I2_S run across rows.
     pub const fn block_len(self) -> usize {
         match self {
-            Self::F32 | Self::F16 | Self::BF16 | Self::U8 | Self::I32 | Self::I64 => 1,
+            Self::F32 | Self::F16 | Self::BF16 | Self::U8 | Self::I32 | Self::U32 | Self::I64 => 1,
             Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 | Self::IQ4_NL => 32,
             Self::Q2_K | Self::Q3_K | Self::Q4_K | Self::Q5_K | Self::Q6_K => 256,
             Self::TQ1_0 | Self::TQ2_0 | Self::STQ1_0 => 256,
@@ -89,7 +92,7 @@ impl TensorType {
         match self {
             Self::U8 => 1,
             Self::F16 | Self::BF16 => 2,
-            Self::F32 | Self::I32 => 4,
+            Self::F32 | Self::I32 | Self::U32 => 4,
             Self::I64 => 8,
             Self::Q4_0 | Self::IQ4_NL => 18,
             Self::Q4_1 => 20,
@@ -146,7 +149,7 @@ impl TensorType {
     /// Whether values are real numbers that [`ggml::dequantize`](super::ggml::dequantize) decodes; false for plain
     /// integers, and for I2_S, whose scale stands behind the last row.
     pub const fn is_dequantizable(self) -> bool {
-        !matches!(self, Self::U8 | Self::I32 | Self::I64 | Self::I2_S)
+        !matches!(self, Self::U8 | Self::I32 | Self::U32 | Self::I64 | Self::I2_S)
     }
 
     /// Whether a value is -1, 0 or +1 times a scale: the ternary types and the binary one. Of Q2_0 and PQ2_0 it may also
@@ -173,6 +176,7 @@ impl TensorType {
             Self::BF16 => "BF16",
             Self::U8 => "U8",
             Self::I32 => "I32",
+            Self::U32 => "U32",
             Self::I64 => "I64",
             Self::Q4_0 => "Q4_0",
             Self::Q4_1 => "Q4_1",

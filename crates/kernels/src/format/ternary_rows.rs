@@ -26,6 +26,16 @@ pub trait TernaryRows: Sync {
     /// When there is no such row, or `values` has another length.
     fn values(&self, row: usize, values: &mut [i8]);
 
+    /// Writes the signs of row `row` as [`TernaryFormat::Binary`](super::TernaryFormat::Binary) has them, where they are
+    /// stored so and copying them is quicker than going by [`values`](Self::values); tells whether it did.
+    ///
+    /// # Panics
+    /// When there is no such row, or `signs` has another length than the format's rows.
+    fn signs(&self, row: usize, signs: &mut [u8]) -> bool {
+        let _ = (row, signs);
+        false
+    }
+
     /// The scale of group `group` of row `row`; 0 is the only group where the row, or the tensor, has one scale.
     ///
     /// # Panics
@@ -146,6 +156,18 @@ impl TernaryRows for BlockRows {
 
     fn values(&self, row: usize, values: &mut [i8]) {
         levels(self.ty, self.row_bytes(row), values);
+    }
+
+    fn signs(&self, row: usize, signs: &mut [u8]) -> bool {
+        if self.ty != TensorType::Q1_0 {
+            return false;
+        }
+        let blocks = self.row_bytes(row).as_chunks::<18>().0;
+        assert_eq!(signs.len(), 16 * blocks.len());
+        for (signs, block) in signs.as_chunks_mut::<16>().0.iter_mut().zip(blocks) {
+            signs.copy_from_slice(&block[2..]);
+        }
+        true
     }
 
     fn scale(&self, row: usize, group: usize) -> f32 {

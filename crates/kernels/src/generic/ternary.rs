@@ -3,12 +3,16 @@
 //!
 //! The 5-bit formats run by table look-up for one token: the partial sums of four inputs, |T| <= 381, are split into two
 //! signed digits, T = 31 h + l with |l|, |h| <= 15, so that bytes can add up the digits of a whole chunk of eight codes.
-//! Bytes then widen to int16 (32 x 381 fits) and, once per segment, to int32. Rows stay in natural order.
+//! Bytes then widen to int16 (32 x 381 fits) and, once per segment, to int32. Rows stay in natural order. Codes of four
+//! signs are looked up likewise, in [digits](crate::ternary::signs) without sign.
 
 use crate::ternary::activations::{ActBlock, BLOCK_CODES, TokenBlocks};
-use crate::ternary::block::{BIT_CHUNK_BYTES, BLOCK_ROWS, CODE_CHUNK_BYTES, RowBlock, Rows, SCALE_BYTES, slot_row};
+use crate::ternary::block::{
+    BINARY_CHUNK_BYTES, BIT_CHUNK_BYTES, BLOCK_ROWS, CODE_CHUNK_BYTES, RowBlock, Rows, SCALE_BYTES, slot_row,
+};
 use crate::ternary::codebook::Codebook;
 use crate::ternary::segment::Segment;
+use crate::ternary::signs::{SIGN_CHUNK_OFFSET, SIGN_OFFSET, SIGN_TABLE_BYTES};
 use crate::vector::{Floats, RowLanes};
 
 /// Bytes between what is in use and what is asked for. Not measured on any processor that runs this.
@@ -50,6 +54,15 @@ pub(crate) trait Vectors {
 
     /// Decodes one chunk of a 5-bit format: 8 codes x 64 slots x 4 weights, plus 1.
     unsafe fn decode_codes(book: &Codebook, codes: &[u8; CODE_CHUNK_BYTES], panel: &mut [[u8; 256]; 8]);
+    /// The low four bits of each byte, and the high four.
+    unsafe fn nibbles(bytes: Self::Bytes) -> [Self::Bytes; 2];
+    /// The byte of `table` at each index, which is below 16.
+    unsafe fn find(table: Self::Bytes, index: Self::Bytes) -> Self::Bytes;
+    unsafe fn no_bytes() -> Self::Bytes;
+    unsafe fn add_bytes(a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
+    /// Adds `32 high + low`, digits without sign, of sixteen rows.
+    unsafe fn add_unsigned_digits(sums: [Self::Shorts; 2], digits: [Self::Bytes; 2]) -> [Self::Shorts; 2];
+
     /// The four 2-bit fields of each byte.
     unsafe fn fields(bytes: Self::Bytes) -> [Self::Bytes; 4];
 
@@ -86,7 +99,7 @@ pub(crate) unsafe fn gemv_codes<V: Vectors>(
     out: &mut [&mut Rows],
 ) {
     // SAFETY: the instruction set of `V`, which is this function's condition, is all that it asks for.
-    unsafe { gemv::<V, false>(blocks, acts, tables, out) };
+    unsafe { gemv::<V, CODES>(blocks, acts, tables, out) };
 }
 
 /// See [`TernaryTable`](crate::table::TernaryTable).
@@ -96,21 +109,47 @@ pub(crate) unsafe fn gemv_codes<V: Vectors>(
 #[inline(always)]
 pub(crate) unsafe fn gemv_bits<V: Vectors>(blocks: &[RowBlock<'_>], acts: TokenBlocks<'_>, out: &mut [&mut Rows]) {
     // SAFETY: the instruction set of `V`, which is this function's condition, is all that it asks for.
-    unsafe { gemv::<V, true>(blocks, acts, &[], out) };
+    unsafe { gemv::<V, BITS>(blocks, acts, &[], out) };
 }
 
-/// One token, blocks of rows one after the other: a 5-bit format, or with `BITS` the 2-bit format (without tables).
+/// See [`TernaryTable`](crate::table::TernaryTable).
 ///
 /// # Safety
 /// The instruction set of `V` is available.
 #[inline(always)]
-unsafe fn gemv<V: Vectors, const BITS: bool>(
+pub(crate) unsafe fn gemv_signs<V: Vectors>(
     blocks: &[RowBlock<'_>],
     acts: TokenBlocks<'_>,
     tables: &[u8],
     out: &mut [&mut Rows],
 ) {
-    let chunk_bytes = if BITS { BIT_CHUNK_BYTES } else { CODE_CHUNK_BYTES };
+    // SAFETY: the instruction set of `V`, which is this function's condition, is all that it asks for.
+    unsafe { gemv::<V, SIGNS>(blocks, acts, tables, out) };
+}
+
+/// What [`gemv`] multiplies: 5-bit codes by look-up.
+const CODES: u8 = 0;
+/// 2-bit fields, without tables.
+const BITS: u8 = 1;
+/// Codes of four signs by look-up.
+const SIGNS: u8 = 2;
+
+/// One token, blocks of rows one after the other, in the format `KIND`.
+///
+/// # Safety
+/// The instruction set of `V` is available.
+#[inline(always)]
+unsafe fn gemv<V: Vectors, const KIND: u8>(
+    blocks: &[RowBlock<'_>],
+    acts: TokenBlocks<'_>,
+    tables: &[u8],
+    out: &mut [&mut Rows],
+) {
+    let chunk_bytes = match KIND {
+        CODES => CODE_CHUNK_BYTES,
+        BITS => BIT_CHUNK_BYTES,
+        _ => BINARY_CHUNK_BYTES,
+    };
     for (block, out) in blocks.iter().zip(out) {
         assert_eq!(block.stream.len(), block.stream_bytes(chunk_bytes));
         // SAFETY: registers only, whose instruction set is this function's condition.
@@ -120,19 +159,19 @@ unsafe fn gemv<V: Vectors, const BITS: bool>(
         let mut chunk = 0;
         while chunk < block.chunks {
             if block.starts_group(chunk) {
-                scales = block.stream[at..].first_chunk().map(in_rows::<BITS>);
+                scales = block.stream[at..].first_chunk().map(in_rows::<KIND>);
                 at += SCALE_BYTES;
             }
             let chunks = block.segment_chunks().min(block.chunks - chunk);
             let codes = &block.stream[at..at + chunks * chunk_bytes];
             let acts = acts.of_chunk(chunk);
-            // SAFETY: both kinds of segments and `accumulate` take slices and arrays, and ask for the instruction set of `V`,
+            // SAFETY: all kinds of segments and `accumulate` take slices and arrays, and ask for the instruction set of `V`,
             // which is this function's condition.
             unsafe {
-                let dots = if BITS {
-                    multiply_segment::<V>(codes, chunk % 4, acts)
-                } else {
-                    look_up_segment::<V>(codes, &tables[8 * chunk * V::TABLE_BYTES..])
+                let dots = match KIND {
+                    CODES => look_up_segment::<V>(codes, &tables[8 * chunk * V::TABLE_BYTES..]),
+                    BITS => multiply_segment::<V>(codes, chunk % 4, acts),
+                    _ => signs_segment::<V>(codes, &tables[8 * chunk * SIGN_TABLE_BYTES..]),
                 };
                 for v in 0..BLOCK_ROWS / 8 {
                     let scales = scales.as_ref().map(|scales| &scales[v]);
@@ -156,13 +195,13 @@ unsafe fn gemv<V: Vectors, const BITS: bool>(
     }
 }
 
-/// The f16 scales of the 64 rows in natural order; of the 5-bit formats they come in slot order.
+/// The f16 scales of the 64 rows in natural order; of all but the 2-bit format they come in slot order.
 #[inline(always)]
-fn in_rows<const BITS: bool>(slots: &[u8; SCALE_BYTES]) -> [[u16; 8]; BLOCK_ROWS / 8] {
+fn in_rows<const KIND: u8>(slots: &[u8; SCALE_BYTES]) -> [[u16; 8]; BLOCK_ROWS / 8] {
     let slots = slots.as_chunks::<2>().0;
     let mut rows = [0; BLOCK_ROWS];
     for slot in 0..BLOCK_ROWS {
-        rows[if BITS { slot } else { slot_row(slot) }] = u16::from_le_bytes(slots[slot]);
+        rows[if KIND == BITS { slot } else { slot_row(slot) }] = u16::from_le_bytes(slots[slot]);
     }
     std::array::from_fn(|v| std::array::from_fn(|i| rows[8 * v + i]))
 }
@@ -213,6 +252,65 @@ unsafe fn look_up_segment<V: Vectors>(codes: &[u8], tables: &[u8]) -> [V::Ints; 
             }
         }
         dots
+    }
+}
+
+/// Integer products of the 64 rows of the binary format; `tables` from those of the first chunk on.
+///
+/// # Safety
+/// The instruction set of `V` is available.
+#[inline(always)]
+unsafe fn signs_segment<V: Vectors>(codes: &[u8], tables: &[u8]) -> [V::Ints; BLOCK_ROWS / 8] {
+    let (codes, _) = codes.as_chunks::<BINARY_CHUNK_BYTES>();
+    let (tables, _) = tables.as_chunks::<16>().0.as_chunks::<16>();
+    let excess = SIGN_CHUNK_OFFSET * codes.len() as i32;
+    // SAFETY: slices, arrays and registers, and prefetched addresses, which may lie anywhere. The instruction set is this
+    // function's condition.
+    unsafe {
+        let mut dots = [V::Ints::zero(); BLOCK_ROWS / 8];
+        // Two halves of 32 rows, which share the tables in registers.
+        for half in 0..2 {
+            let mut sums = [[V::no_shorts(); 2]; 2];
+            for (codes, tables) in codes.iter().zip(tables) {
+                if half == 0 {
+                    prefetch::<V>(codes);
+                }
+                let (lines, _) = codes.as_chunks::<16>();
+                let mut digits = [[V::no_bytes(); 2]; 2];
+                for pair in 0..4 {
+                    let tables: [_; 4] = std::array::from_fn(|i| V::load(&tables[4 * pair + i]));
+                    for i in 0..2 {
+                        let [even, odd] = V::nibbles(V::load(&lines[4 * pair + 2 * half + i]));
+                        for digit in 0..2 {
+                            let sum = V::add_bytes(digits[i][digit], V::find(tables[digit], even));
+                            digits[i][digit] = V::add_bytes(sum, V::find(tables[2 + digit], odd));
+                        }
+                    }
+                }
+                for i in 0..2 {
+                    sums[i] = V::add_unsigned_digits(sums[i], digits[i]);
+                }
+            }
+            for v in 0..4 {
+                dots[4 * half + v] = V::widen(sums[v / 2][v % 2]).sub_splat(excess);
+            }
+        }
+        dots
+    }
+}
+
+/// See [`TernaryTable`](crate::table::TernaryTable). In plain Rust, which the compiler turns into vectors.
+#[inline(always)]
+pub(crate) fn build_sign_tables(acts: &ActBlock, out: &mut [u8]) {
+    assert_eq!(out.len(), BLOCK_CODES * SIGN_TABLE_BYTES);
+    for (q, table) in acts.q.as_chunks::<4>().0.iter().zip(out.as_chunks_mut::<SIGN_TABLE_BYTES>().0) {
+        let q = q.map(i16::from);
+        for code in 0..16 {
+            let signed = |lane: usize| if code >> lane & 1 == 1 { q[lane] } else { -q[lane] };
+            let total = SIGN_OFFSET as i16 + signed(0) + signed(1) + signed(2) + signed(3);
+            table[code] = (total & 31) as u8;
+            table[16 + code] = (total >> 5) as u8;
+        }
     }
 }
 
@@ -297,6 +395,21 @@ pub(crate) unsafe fn decode_bits<V: Vectors>(codes: &[u8], panel: &mut [u8]) {
                     V::store(fields[j], &mut out[16 * j + v]);
                 }
             }
+        }
+    }
+}
+
+/// See [`DecodedGemm`](crate::table::DecodedGemm). In plain Rust, which the compiler turns into vectors.
+#[inline(always)]
+pub(crate) fn decode_signs(codes: &[u8], panel: &mut [u8]) {
+    let (lines, _) = codes.as_chunks::<BLOCK_ROWS>();
+    let (panel, _) = panel.as_chunks_mut::<{ 4 * BLOCK_ROWS }>();
+    for (code, out) in panel.iter_mut().enumerate() {
+        for (slot, weights) in out.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+            let signs = lines[code / 2][slot_row(slot)] >> (code % 2 * 4) & 15;
+            // Bit j to bit 1 of byte j: 2 or 0, the weight plus 1. The four partial products do not meet.
+            let spread = u32::from(signs).wrapping_mul(0x0040_8102) & 0x0202_0202;
+            *weights = spread.to_le_bytes();
         }
     }
 }
@@ -397,9 +510,12 @@ macro_rules! ternary_table_of {
             build_tables $crate::generic::ternary::build_tables::<$vectors>;
             gemv_codes $crate::generic::ternary::gemv_codes::<$vectors>;
             gemv_bits $crate::generic::ternary::gemv_bits::<$vectors>;
-            decoded from 8, 6;
+            build_sign_tables $crate::generic::ternary::build_sign_tables;
+            gemv_signs $crate::generic::ternary::gemv_signs::<$vectors>;
+            decoded from 8, 6, 16;
             decode_codes $crate::generic::ternary::decode_codes::<$vectors>;
             decode_bits $crate::generic::ternary::decode_bits::<$vectors>;
+            decode_signs $crate::generic::ternary::decode_signs;
             segment $crate::generic::ternary::segment::<$vectors>;
             finish_codes $crate::generic::ternary::finish_codes;
             finish_bits $crate::generic::ternary::finish_bits;

@@ -3,7 +3,7 @@
 use crate::format::{PackedLayout, QuadOrder, TernaryFormat};
 use crate::plain::nearest_i32;
 
-/// 5-bit codes per activation block: 128 inputs in quads, 96 in triples.
+/// Codes per activation block: 128 inputs in quads, 96 in triples.
 pub(crate) const BLOCK_CODES: usize = 32;
 /// Chunks of eight codes per activation block.
 pub(crate) const BLOCK_CHUNKS: usize = 4;
@@ -40,6 +40,8 @@ impl ActBlock {
 pub(crate) enum Arrangement {
     /// As they come, four a code.
     Quads,
+    /// The same for codes of four signs, whose tables differ.
+    Signs,
     /// Inside each 64: `i + 16p` at `4i + p`.
     Stride16,
     /// Three a code and a zero.
@@ -55,6 +57,7 @@ impl Arrangement {
             (TernaryFormat::Sherry, QuadOrder::Stride16) => Self::Stride16,
             (TernaryFormat::Ternary167, _) => Self::Triples,
             (TernaryFormat::Ternary2, _) => Self::Fields,
+            (TernaryFormat::Binary, _) => Self::Signs,
         }
     }
 
@@ -73,7 +76,7 @@ impl Arrangement {
         padded[..x.len()].copy_from_slice(x);
         let mut out = [0.0; BLOCK_VALUES];
         match self {
-            Self::Quads => return padded,
+            Self::Quads | Self::Signs => return padded,
             Self::Stride16 => {
                 for (out, x) in out.as_chunks_mut::<64>().0.iter_mut().zip(padded.as_chunks::<64>().0) {
                     for i in 0..16 {
@@ -228,6 +231,7 @@ mod tests {
             (TernaryFormat::Sherry, QuadOrder::Contiguous),
             (TernaryFormat::Sherry, QuadOrder::Stride16),
             (TernaryFormat::Ternary167, QuadOrder::Contiguous),
+            (TernaryFormat::Binary, QuadOrder::Contiguous),
         ] {
             let layout = PackedLayout { format, rows: 1, cols: 128, order, scale: ScaleGroup::Row };
             let arrangement = Arrangement::of(&layout);

@@ -1,4 +1,4 @@
-//! What the 5-bit codes mean.
+//! What codes mean.
 
 use super::activations::Arrangement;
 use crate::format::{sherry, triple};
@@ -17,24 +17,48 @@ pub(crate) struct Codebook {
 
 impl Codebook {
     /// Quads with one zero.
-    pub(crate) const SHERRY: &Self = &Self::new(true);
+    pub(crate) const SHERRY: &Self = &Self::new(&{
+        let (mut codes, mut code) = ([[0; 4]; 32], 0);
+        while code < 32 {
+            codes[code] = sherry::decode_quad(code as u8);
+            code += 1;
+        }
+        codes
+    });
     /// Dense triples; illegal codes are zeros, as is lane 3.
-    pub(crate) const TRIPLES: &Self = &Self::new(false);
+    pub(crate) const TRIPLES: &Self = &Self::new(&{
+        let (mut codes, mut code) = ([[0; 4]; 32], 0);
+        while code < 32 {
+            if let Some([a, b, c]) = triple::decode_triple(code as u8) {
+                codes[code] = [a, b, c, 0];
+            }
+            code += 1;
+        }
+        codes
+    });
+    /// Four signs. These codes have four bits; a fifth, junk of the look-up, changes nothing.
+    pub(crate) const SIGNS: &Self = &Self::new(&{
+        let (mut codes, mut code) = ([[-1; 4]; 32], 0);
+        while code < 32 {
+            let mut lane = 0;
+            while lane < 4 {
+                if code >> lane & 1 == 1 {
+                    codes[code][lane] = 1;
+                }
+                lane += 1;
+            }
+            code += 1;
+        }
+        codes
+    });
 
-    const fn new(quads: bool) -> Self {
+    const fn new(codes: &[[i8; 4]; 32]) -> Self {
         let mut book = Self { pairs_01: [1; 64], pairs_23: [1; 64], lanes: [[1; 32]; 4] };
         let mut code = 0;
         while code < 32 {
-            let values = if quads {
-                sherry::decode_quad(code as u8)
-            } else if let Some([a, b, c]) = triple::decode_triple(code as u8) {
-                [a, b, c, 0]
-            } else {
-                [0; 4]
-            };
             let mut lane = 0;
             while lane < 4 {
-                let byte = (values[lane] + 1) as u8;
+                let byte = (codes[code][lane] + 1) as u8;
                 book.lanes[lane][code] = byte;
                 if lane < 2 {
                     book.pairs_01[2 * code + lane] = byte;
@@ -53,6 +77,7 @@ impl Codebook {
         match arrangement {
             Arrangement::Quads | Arrangement::Stride16 => Some(Self::SHERRY),
             Arrangement::Triples => Some(Self::TRIPLES),
+            Arrangement::Signs => Some(Self::SIGNS),
             Arrangement::Fields => None,
         }
     }

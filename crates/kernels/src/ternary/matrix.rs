@@ -1,15 +1,11 @@
 //! Ternary weights in [kernel order](super::block), and how they get there.
 
-use super::block::{
-    BIT_CHUNK_BYTES, BLOCK_ROWS, CODE_CHUNK_BYTES, RowBlock, SCALE_BYTES, chunk_bytes, code_line, scale_row,
-};
+use super::block::{BIT_CHUNK_BYTES, BLOCK_ROWS, RowBlock, SCALE_BYTES, chunk_bytes, code_line, scale_row};
 use super::transpose::{COLUMNS, Columns};
 use crate::Pool;
 use crate::error::MatrixError;
 use crate::format::half::{f16_to_f32, f32_to_f16};
-use crate::format::{
-    PackedError, PackedLayout, QuadOrder, ScaleGroup, TernaryFormat, TernaryRows, UNIT_BYTES, UNIT_CODES, stq1_0,
-};
+use crate::format::{PackedError, PackedLayout, QuadOrder, ScaleGroup, TernaryFormat, TernaryRows, UNIT_CODES, stq1_0};
 use crate::lines::{Lines, OutOfMemory};
 
 /// Transposes bytes: see [`transpose`](super::transpose::transpose).
@@ -106,11 +102,14 @@ impl TernaryMatrix {
             }
         }
         let codes = |row: usize, out: &mut [u8]| {
+            if format == TernaryFormat::Binary && rows.signs(row, out) {
+                return;
+            }
             let mut values = vec![0; cols];
             rows.values(row, &mut values);
             layout
                 .encode_row(&values, out)
-                .expect("the values of TernaryRows are -1, 0 and +1, and dense formats have all");
+                .expect("the values of TernaryRows are -1, 0 and +1, and the format has those there are");
         };
         Self::build(layout, pool, transpose, codes, |row, group| rows.scale(row, group))
     }
@@ -168,7 +167,7 @@ impl TernaryMatrix {
                 at += chunk_bytes(format);
             }
             if format != TernaryFormat::Ternary2 {
-                transpose_units(&transpose, &rows_codes, stride, &shape, stream);
+                transpose_codes(&transpose, format, &rows_codes, stride, &shape, stream);
             }
         });
         Ok(Self { layout, chunks, group_chunks, blocks, block_bytes, row_scales })
@@ -222,7 +221,7 @@ impl TernaryMatrix {
                 codes[4..].copy_from_slice(&stream[4 * (BLOCK_ROWS + r)..][..4]);
             } else {
                 for (plane, code) in codes.iter_mut().enumerate() {
-                    *code = stream[code_line(plane) * BLOCK_ROWS + r];
+                    *code = stream[code_line(format, plane) * BLOCK_ROWS + r];
                 }
             }
             at += chunk_bytes(format);
@@ -237,10 +236,19 @@ impl TernaryMatrix {
     }
 }
 
-/// Row-major units of 64 rows to the lines of the chunks.
-fn transpose_units(transpose: &impl Transpose, rows: &[u8], stride: usize, shape: &RowBlock<'_>, stream: &mut [u8]) {
+/// Row-major codes of 64 rows to the lines of the chunks.
+fn transpose_codes(
+    transpose: &impl Transpose,
+    format: TernaryFormat,
+    rows: &[u8],
+    stride: usize,
+    shape: &RowBlock<'_>,
+    stream: &mut [u8],
+) {
     let mut lines = [[0; BLOCK_ROWS]; COLUMNS];
-    let columns = shape.chunks * UNIT_BYTES;
+    let chunk_bytes = chunk_bytes(format);
+    let planes = chunk_bytes / BLOCK_ROWS;
+    let columns = shape.chunks * planes;
     // Scales before a chunk; groups are a power of two of chunks.
     let groups = |chunk: usize| match shape.group_chunks {
         0 => 0,
@@ -249,8 +257,8 @@ fn transpose_units(transpose: &impl Transpose, rows: &[u8], stride: usize, shape
     for first in (0..columns).step_by(COLUMNS) {
         transpose(rows, stride, first, &mut lines);
         for (column, line) in (first..columns).zip(&lines) {
-            let (chunk, plane) = (column / UNIT_BYTES, column % UNIT_BYTES);
-            let at = chunk * CODE_CHUNK_BYTES + groups(chunk) * SCALE_BYTES + code_line(plane) * BLOCK_ROWS;
+            let (chunk, plane) = (column / planes, column % planes);
+            let at = chunk * chunk_bytes + groups(chunk) * SCALE_BYTES + code_line(format, plane) * BLOCK_ROWS;
             stream[at..at + BLOCK_ROWS].copy_from_slice(line);
         }
     }

@@ -21,7 +21,6 @@ const FIELD: &str = "quantization_config";
 const BLOCKS: &str = "blocks";
 /// The one version of the scheme.
 const VERSION: u64 = 1;
-const FORMATS: [TernaryFormat; 3] = [TernaryFormat::Sherry, TernaryFormat::Ternary167, TernaryFormat::Ternary2];
 
 /// How a checkpoint packs its linear layers.
 ///
@@ -72,10 +71,10 @@ impl PackedScheme {
         if name == BLOCKS {
             return Ok(None);
         }
-        let format = FORMATS
+        let format = TernaryFormat::ALL
             .into_iter()
             .find(|format| format.to_string() == name)
-            .ok_or_else(|| unknown("format", name, "sherry-1.25, ternary-1.67, ternary-2 or blocks"))?;
+            .ok_or_else(|| unknown("format", name, "sherry-1.25, ternary-1.67, ternary-2, binary-1 or blocks"))?;
         let order = match fields.opt_str("quad")? {
             None | Some("contiguous") => QuadOrder::Contiguous,
             Some("stride16") => QuadOrder::Stride16,
@@ -140,6 +139,7 @@ const fn bits_per_weight(format: TernaryFormat) -> f64 {
         TernaryFormat::Sherry => 1.25,
         TernaryFormat::Ternary167 => 1.67,
         TernaryFormat::Ternary2 => 2.0,
+        TernaryFormat::Binary => 1.0,
     }
 }
 

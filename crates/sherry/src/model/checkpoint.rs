@@ -7,6 +7,7 @@ use sherry_kernels::Pool;
 use sherry_kernels::format::TensorType;
 
 use super::bitnet::BitNetScheme;
+use super::mlx::MlxScheme;
 use super::names::{Naming, Role};
 use super::{
     ArchConfig, Family, GenerationConfig, KvCache, KvType, Model, Stored, TensorMap, Weights, config_gguf, config_hf,
@@ -128,12 +129,15 @@ impl Checkpoint {
         let value = json::read(&config_path)?;
         let config = config_hf::parse(&config_path, &value)?;
         let bitnet = BitNetScheme::from_config(&config_path, &value, config.family)?;
-        let packed = if bitnet.is_some() { None } else { PackedScheme::from_config(&config_path, &value)? };
+        let mlx = if bitnet.is_some() { None } else { MlxScheme::from_config(&config_path, &value)? };
+        let unpacked = bitnet.is_some() || mlx.is_some();
+        let packed = if unpacked { None } else { PackedScheme::from_config(&config_path, &value)? };
         let generation = generation_of_folder(folder, &config_path, &value);
         let source = Safetensors::open(folder, mode)?;
-        let tensors = match bitnet {
-            Some(scheme) => TensorMap::of_bitnet(&source, &config, scheme)?,
-            None => TensorMap::new(&source, &config, Naming::HuggingFace, packed)?,
+        let tensors = match (bitnet, mlx) {
+            (Some(scheme), _) => TensorMap::of_bitnet(&source, &config, scheme)?,
+            (None, Some(scheme)) => TensorMap::of_mlx(&source, &config, scheme)?,
+            (None, None) => TensorMap::new(&source, &config, Naming::HuggingFace, packed)?,
         };
         let container = Container::HuggingFace { source, config: value, packed };
         Ok(Self { path: folder.to_path_buf(), config, tensors, container, generation })

@@ -514,3 +514,80 @@ fn bitnet_weights_that_are_not_what_the_folder_says_are_refused() {
         assert!(message.contains(gate) && message.contains(part), "{part}: {message}");
     }
 }
+
+/// `source` with its matrices as MLX keeps binary or ternary weights, and the same weights as plain floats.
+fn as_mlx(config: &ArchConfig, source: &MemorySource, bits: usize) -> (MemorySource, MemorySource) {
+    const GROUP: usize = 128;
+    let (mut mlx, mut plain) = (source.clone(), source.clone());
+    for role in Role::all(config).filter(|role| role.is_linear() || role.is_embedding()) {
+        let name = role.name(config.family, Naming::HuggingFace).unwrap();
+        let Ok(bytes) = source.data(&name) else { continue };
+        let [rows, cols] = role.shape(config)[..] else { panic!("a matrix") };
+        let weights: Vec<f32> = bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        let (mut words, mut scales, mut biases) = (vec![0u32; rows * cols * bits / 32], vec![], vec![]);
+        let mut values = Vec::new();
+        for (g, group) in weights.chunks(GROUP).enumerate() {
+            // Exact in f16, and another one in every group.
+            let d = (1 + g % 7) as f32 / 64.0;
+            scales.push(if bits == 1 { 2.0 * d } else { d });
+            biases.push(-d);
+            for (i, w) in group.iter().enumerate() {
+                let value =
+                    if bits == 1 { f32::from(*w >= 0.0) * 2.0 - 1.0 } else { (w * 20.0).round().clamp(-1.0, 1.0) };
+                let code = if bits == 1 { u32::from(value > 0.0) } else { (value + 1.0) as u32 };
+                let at = (g * GROUP + i) * bits;
+                words[at / 32] |= code << (at % 32);
+                values.push(value * d);
+            }
+        }
+        plain.insert_f32(&name, &[rows, cols], &values);
+        let module = name.strip_suffix(".weight").unwrap();
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        mlx.insert(&name, TensorType::U32, &[rows, cols * bits / 32], bytes.into());
+        mlx.insert_f32(&format!("{module}.scales"), &[rows, cols / GROUP], &scales);
+        mlx.insert_f32(&format!("{module}.biases"), &[rows, cols / GROUP], &biases);
+    }
+    (mlx, plain)
+}
+
+#[test]
+fn folders_of_mlx_with_one_and_two_bits_run_exactly() {
+    let config = wide();
+    let source = synthetic::source(&config, Naming::HuggingFace, 6);
+    for bits in [1, 2] {
+        let (mlx, plain) = as_mlx(&config, &source, bits);
+        let quantization = json!({"bits": bits, "group_size": 128});
+        let mlx_dir = folder(&config, &mlx, |json| {
+            json["quantization"] = quantization.clone();
+            json["quantization_config"] = quantization.clone();
+        });
+        let checkpoint = open(mlx_dir.path()).unwrap();
+        assert!(checkpoint.describe().contains(&format!("MLX {bits}-bit")), "{}", checkpoint.describe());
+        let found = logits(checkpoint.load(&Pool::new(2), &NoProgress).unwrap(), &[1, 7, 20], Precision::F32);
+        let plain_dir = folder(&config, &plain, |_| {});
+        let model = open(plain_dir.path()).unwrap().load(&Pool::new(2), &NoProgress).unwrap();
+        let expected = logits(model, &[1, 7, 20], Precision::F32);
+        let largest = expected.iter().fold(0.0f32, |max, x| max.max(x.abs()));
+        for (found, expected) in found.iter().zip(&expected) {
+            assert!((found - expected).abs() < 1e-5 * largest, "{bits}: {found} instead of {expected}");
+        }
+
+        // One bias that is no multiple of its scale; a scale that is missing; a width that is not that of the tensors.
+        let name = "model.layers.0.mlp.up_proj";
+        let refused = |change: &dyn Fn(&mut MemorySource), bits: usize, part: &str| {
+            let mut source = mlx.clone();
+            change(&mut source);
+            let dir = folder(&config, &source, |json| json["quantization"] = json!({"bits": bits, "group_size": 128}));
+            let message = refusal(dir.path());
+            assert!(message.contains(part), "{message}");
+        };
+        let biases = |source: &mut MemorySource| {
+            let shape = source.find(&format!("{name}.biases")).unwrap().shape.clone();
+            source.insert_f32(&format!("{name}.biases"), &shape, &vec![-0.3; shape.iter().product()]);
+        };
+        refused(&biases, bits, "take the GGUF file");
+        refused(&|source| source.remove(&format!("{name}.scales")), bits, "up_proj.scales");
+        refused(&|_| {}, 3 - bits, "expected shape");
+        refused(&|_| {}, 4, "quantization.bits");
+    }
+}

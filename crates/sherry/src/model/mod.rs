@@ -10,6 +10,7 @@ mod decoder;
 mod generation_config;
 mod keys;
 mod kv;
+pub mod mlx;
 pub mod names;
 pub mod reference;
 mod rope;

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use sherry_kernels::format::{PackedLayout, TensorType};
 
 use super::bitnet::{BitNetScheme, BitNetWeights};
+use super::mlx::{MlxScheme, MlxWeights};
 use super::names::{HF_PREFIXES, Naming, Role};
 use super::{ArchConfig, Family};
 use crate::io::json::shown;
@@ -42,13 +43,23 @@ pub enum Stored {
         /// What it holds.
         weights: BitNetWeights,
     },
+    /// A matrix of an MLX folder.
+    Mlx {
+        /// The name of the tensor of codes.
+        name: String,
+        /// What belongs to it.
+        weights: MlxWeights,
+    },
 }
 
 impl Stored {
     /// The name of the weight, for messages.
     pub fn name(&self) -> &str {
         match self {
-            Self::Plain { name, .. } | Self::Packed { name, .. } | Self::BitNet { name, .. } => name,
+            Self::Plain { name, .. }
+            | Self::Packed { name, .. }
+            | Self::BitNet { name, .. }
+            | Self::Mlx { name, .. } => name,
         }
     }
 
@@ -59,6 +70,7 @@ impl Stored {
             Self::Packed { codes, scales, .. } => vec![codes, scales],
             Self::BitNet { name, weights: BitNetWeights::Packed { scale, .. }, .. } => vec![name, scale],
             Self::BitNet { name, .. } => vec![name],
+            Self::Mlx { name, weights } => vec![name, &weights.scales, &weights.biases],
         }
     }
 
@@ -77,6 +89,7 @@ impl Stored {
                 BitNetWeights::Latent => format!("{ty}, latent"),
                 BitNetWeights::Ternary => format!("{ty}, ternary"),
             },
+            Self::Mlx { weights, .. } => weights.type_name().to_owned(),
         }
     }
 }
@@ -88,6 +101,7 @@ enum Packing {
     None,
     Native(PackedScheme),
     BitNet(BitNetScheme),
+    Mlx(MlxScheme),
 }
 
 /// The tensors of a checkpoint by role.
@@ -124,15 +138,24 @@ impl TensorMap {
         Self::build(source, config, Naming::HuggingFace, Packing::BitNet(scheme))
     }
 
+    /// [`new`](Self::new) for a folder of MLX.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn of_mlx(source: &dyn TensorSource, config: &ArchConfig, scheme: MlxScheme) -> Result<Self> {
+        Self::build(source, config, Naming::HuggingFace, Packing::Mlx(scheme))
+    }
+
     fn build(source: &dyn TensorSource, config: &ArchConfig, naming: Naming, packing: Packing) -> Result<Self> {
-        let (packed, bitnet) = match packing {
+        let (packed, bitnet, mlx) = match packing {
             // Float weights of a GGUF file of this family are ternary, or not understood.
             Packing::None if naming == Naming::Gguf && config.family == Family::BitNet => {
-                (None, Some(BitNetScheme { latent: false, inverse: false }))
+                (None, Some(BitNetScheme { latent: false, inverse: false }), None)
             }
-            Packing::None => (None, None),
-            Packing::Native(scheme) => (Some(scheme), None),
-            Packing::BitNet(scheme) => (None, Some(scheme)),
+            Packing::None => (None, None, None),
+            Packing::Native(scheme) => (Some(scheme), None, None),
+            Packing::BitNet(scheme) => (None, Some(scheme), None),
+            Packing::Mlx(scheme) => (None, None, Some(scheme)),
         };
         let mut map = Self { naming, config: config.clone(), stored: HashMap::new() };
         for (name, dtype) in source.unreadable() {
@@ -154,7 +177,8 @@ impl TensorMap {
                 _ => (info.name.clone(), false),
             };
             let scales = packed.is_some() && info.name.ends_with(".scales")
-                || naming == Naming::HuggingFace && bitnet.is_some() && info.name.ends_with(".weight_scale");
+                || naming == Naming::HuggingFace && bitnet.is_some() && info.name.ends_with(".weight_scale")
+                || mlx.is_some() && MlxScheme::is_part(source, &info.name);
             let Some(role) = Role::parse(&name, config.family, naming) else {
                 if is_of_text_model(&info.name, naming) && !repeats_configuration(&info.name) && !scales {
                     let problem = "the models of this family have no such tensor, and without it this one would compute \
@@ -168,6 +192,11 @@ impl TensorMap {
                 continue; // part of the configuration, see config_gguf
             }
             map.refuse_unexpected(source, role, info)?;
+            if let (Some(scheme), TensorType::U32, &[rows, cols]) = (mlx, info.ty, &role.shape(config)[..]) {
+                let weights = scheme.weights(source, info, rows, cols)?;
+                map.insert(source, info, role, Stored::Mlx { name: info.name.clone(), weights })?;
+                continue;
+            }
             let stored = match (bitnet, packed) {
                 (Some(scheme), _) if role.is_linear() && (naming == Naming::HuggingFace || info.ty.is_float()) => {
                     let shape = role.shape(config);
@@ -177,10 +206,7 @@ impl TensorMap {
                 (_, Some(scheme)) if is_packed => packed_tensor(source, role, config, info, name, scheme)?,
                 _ => plain_tensor(source, role, config, info, blocks.map(|(_, ty)| ty))?,
             };
-            if let Some(other) = map.stored.insert(role, stored) {
-                let problem = format!("there twice, also as '{}'", shown(other.name()));
-                return Err(malformed(source, &info.name, problem));
-            }
+            map.insert(source, info, role, stored)?;
         }
         // By name rather than by counting, so that the message can say which.
         for role in Role::all(config) {
@@ -190,6 +216,16 @@ impl TensorMap {
             map.refuse_second_head(source)?;
         }
         Ok(map)
+    }
+
+    fn insert(&mut self, source: &dyn TensorSource, info: &TensorInfo, role: Role, stored: Stored) -> Result<()> {
+        match self.stored.insert(role, stored) {
+            None => Ok(()),
+            Some(other) => {
+                let problem = format!("there twice, also as '{}'", shown(other.name()));
+                Err(malformed(source, &info.name, problem))
+            }
+        }
     }
 
     /// The tensor of `role`.
@@ -297,7 +333,7 @@ fn plain_tensor(
         return Err(malformed(source, &info.name, problem));
     }
     let float = info.ty.is_float();
-    let integer = matches!(info.ty, TensorType::U8 | TensorType::I32 | TensorType::I64);
+    let integer = matches!(info.ty, TensorType::U8 | TensorType::I32 | TensorType::U32 | TensorType::I64);
     if integer || expected.len() == 1 && !float {
         return Err(malformed(source, &info.name, format!("expected floating-point weights, found {}", info.ty)));
     }

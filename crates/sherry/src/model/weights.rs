@@ -187,6 +187,12 @@ impl Loader<'_> {
                 self.source.release(name);
                 Ok(matrix)
             }
+            Stored::Mlx { name, weights } => {
+                let found = weights.rows(self.source, name, rows, cols)?;
+                let matrix = Matrix::from_ternary_on(self.pool, &found).map_err(|error| self.error(name, error))?;
+                stored.tensors().into_iter().for_each(|name| self.source.release(name));
+                Ok(matrix)
+            }
             Stored::Packed { name, codes, scales, layout } => {
                 let (code_bytes, scale_bytes) = (self.source.data(codes)?, self.source.data(scales)?);
                 let matrix =

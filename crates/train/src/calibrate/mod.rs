@@ -166,7 +166,7 @@ pub fn calibrate(request: &Request, progress: &dyn Progress, mut event: impl FnM
     check(request, &arch)?;
     let is_packed = |role: Role| match checkpoint.tensors().find(role) {
         Some(Stored::Plain { ty, .. }) => *ty == TensorType::STQ1_0,
-        Some(Stored::Packed { .. } | Stored::BitNet { .. }) => true,
+        Some(Stored::Packed { .. } | Stored::BitNet { .. } | Stored::Mlx { .. }) => true,
         None => false,
     };
     if Role::all(&arch).any(|role| role.is_linear() && is_packed(role)) {

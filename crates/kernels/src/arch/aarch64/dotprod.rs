@@ -4,7 +4,7 @@ use std::arch::aarch64::*;
 use std::arch::asm;
 
 use super::neon::LIMITS;
-use super::neon::ternary::{TABLE_BYTES, add_digits, build_tables, decode_codes};
+use super::neon::ternary::{TABLE_BYTES, add_digits, add_unsigned_digits, build_tables, decode_codes};
 use super::neon::ternary::{fields, load, look_up, quad, store};
 use super::neon::vector::{F32x8, row_lanes};
 use crate::generic::ternary::{Vectors, ternary_table_of};
@@ -100,6 +100,36 @@ impl Vectors for NeonDot {
     #[target_feature(enable = "neon,dotprod")]
     unsafe fn decode_codes(book: &Codebook, codes: &[u8; CODE_CHUNK_BYTES], panel: &mut [[u8; 256]; 8]) {
         decode_codes(book, codes, panel);
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon,dotprod")]
+    unsafe fn nibbles(bytes: uint8x16_t) -> [uint8x16_t; 2] {
+        [vandq_u8(bytes, vdupq_n_u8(15)), vshrq_n_u8::<4>(bytes)]
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon,dotprod")]
+    unsafe fn find(table: uint8x16_t, index: uint8x16_t) -> uint8x16_t {
+        vqtbl1q_u8(table, index)
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon,dotprod")]
+    unsafe fn no_bytes() -> uint8x16_t {
+        vdupq_n_u8(0)
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon,dotprod")]
+    unsafe fn add_bytes(a: uint8x16_t, b: uint8x16_t) -> uint8x16_t {
+        vaddq_u8(a, b)
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon,dotprod")]
+    unsafe fn add_unsigned_digits(sums: [int16x8_t; 2], digits: [uint8x16_t; 2]) -> [int16x8_t; 2] {
+        add_unsigned_digits(sums, digits)
     }
 
     #[inline]

@@ -3,8 +3,11 @@
 use crate::format::half::f16_to_f32;
 use crate::table::TernaryTable;
 use crate::ternary::activations::{ActBlock, BLOCK_CODES, TokenBlocks, quantize_block};
-use crate::ternary::block::{BIT_CHUNK_BYTES, BLOCK_ROWS, CODE_CHUNK_BYTES, RowBlock, Rows, SCALE_BYTES, slot_row};
+use crate::ternary::block::{
+    BINARY_CHUNK_BYTES, BIT_CHUNK_BYTES, BLOCK_ROWS, CODE_CHUNK_BYTES, RowBlock, Rows, SCALE_BYTES, slot_row,
+};
 use crate::ternary::codebook::Codebook;
+use crate::ternary::signs::SIGN_TABLE_BYTES;
 use crate::ternary::transpose::transpose;
 
 /// i16 sums of the four activations of a code, for each of the 32 codes.
@@ -17,6 +20,8 @@ pub(super) const TABLE: TernaryTable = TernaryTable {
     build_tables,
     gemv_codes,
     gemv_bits,
+    build_sign_tables,
+    gemv_signs,
     decoded: None,
     look_up: None,
     #[cfg(test)]
@@ -25,7 +30,17 @@ pub(super) const TABLE: TernaryTable = TernaryTable {
 
 fn build_tables(book: &Codebook, acts: &ActBlock, out: &mut [u8]) {
     assert_eq!(out.len(), BLOCK_CODES * TABLE_BYTES);
-    for (q, table) in acts.q.as_chunks::<4>().0.iter().zip(out.as_chunks_mut::<TABLE_BYTES>().0) {
+    write_sums::<TABLE_BYTES>(book, acts, out);
+}
+
+/// The 16 sums take as many bytes as the digits that other instruction sets keep of them.
+fn build_sign_tables(acts: &ActBlock, out: &mut [u8]) {
+    assert_eq!(out.len(), BLOCK_CODES * SIGN_TABLE_BYTES);
+    write_sums::<SIGN_TABLE_BYTES>(Codebook::SIGNS, acts, out);
+}
+
+fn write_sums<const BYTES: usize>(book: &Codebook, acts: &ActBlock, out: &mut [u8]) {
+    for (q, table) in acts.q.as_chunks::<4>().0.iter().zip(out.as_chunks_mut::<BYTES>().0) {
         for (code, entry) in table.as_chunks_mut::<2>().0.iter_mut().enumerate() {
             let weights = book.weights(code);
             let sum: i16 = weights.iter().zip(q).map(|(&w, &q)| i16::from(w) * i16::from(q)).sum();
@@ -71,7 +86,19 @@ fn gemv_bits(blocks: &[RowBlock<'_>], acts: TokenBlocks<'_>, out: &mut [&mut Row
     );
 }
 
-/// The frame of both: `dot(chunk, bytes, row)` is the integer dot product of a chunk of `chunk_bytes` for one row,
+fn gemv_signs(blocks: &[RowBlock<'_>], acts: TokenBlocks<'_>, tables: &[u8], out: &mut [&mut Rows]) {
+    let chunk_tables = tables.as_chunks::<{ 8 * SIGN_TABLE_BYTES }>().0;
+    gemv(blocks, acts, BINARY_CHUNK_BYTES, slot_row, out, |chunk, bytes, row| {
+        let mut sum = 0;
+        for (g, table) in chunk_tables[chunk].as_chunks::<SIGN_TABLE_BYTES>().0.iter().enumerate() {
+            let entry = usize::from(bytes[g / 2 * BLOCK_ROWS + row] >> (4 * (g % 2)) & 15);
+            sum += i32::from(i16::from_le_bytes([table[2 * entry], table[2 * entry + 1]]));
+        }
+        sum
+    });
+}
+
+/// The frame of all: `dot(chunk, bytes, row)` is the integer dot product of a chunk of `chunk_bytes` for one row,
 /// `slot_row(slot)` the row of a group scale.
 fn gemv(
     blocks: &[RowBlock<'_>],

@@ -137,6 +137,35 @@ impl Vectors for Simd128 {
     }
 
     #[inline(always)]
+    unsafe fn nibbles(bytes: v128) -> [v128; 2] {
+        [v128_and(bytes, u8x16_splat(15)), u8x16_shr(bytes, 4)]
+    }
+
+    #[inline(always)]
+    unsafe fn find(table: v128, index: v128) -> v128 {
+        i8x16_swizzle(table, index)
+    }
+
+    #[inline(always)]
+    unsafe fn no_bytes() -> v128 {
+        i8x16_splat(0)
+    }
+
+    #[inline(always)]
+    unsafe fn add_bytes(a: v128, b: v128) -> v128 {
+        i8x16_add(a, b)
+    }
+
+    #[inline(always)]
+    unsafe fn add_unsigned_digits(sums: [v128; 2], [low, high]: [v128; 2]) -> [v128; 2] {
+        let base = u8x16_splat(32);
+        [
+            i16x8_add(sums[0], i16x8_add(u16x8_extend_low_u8x16(low), u16x8_extmul_low_u8x16(high, base))),
+            i16x8_add(sums[1], i16x8_add(u16x8_extend_high_u8x16(low), u16x8_extmul_high_u8x16(high, base))),
+        ]
+    }
+
+    #[inline(always)]
     unsafe fn fields(bytes: v128) -> [v128; 4] {
         let mask = u8x16_splat(3);
         [

@@ -1,8 +1,8 @@
 //! Ternary products on x86-64: the frames, once for every tier. [`TernaryTable`](crate::table::TernaryTable) says
 //! what they compute.
 //!
-//! A tier puts three things together: how wide its vectors are ([`Width`]), how it looks up 5-bit codes ([`LookUp`]), and
-//! how it multiplies small unsigned by signed bytes ([`Dot`]). [`tier!`] compiles the frames for them.
+//! A tier puts these things together: how wide its vectors are ([`Width`]), how it looks up 5-bit codes and codes of four
+//! signs (a [`LookUp`] each), and how it multiplies small unsigned by signed bytes ([`Dot`]). [`tier!`] compiles the frames for them.
 //!
 //! The 5-bit formats run by table look-up. For each code the four activations `a` have 32 possible sums `T = w . a`,
 //! |T| <= 381. Look-ups of bytes keep each as two signed digits, `T = 31 h + l`, |l| <= 15, |h| <= 12: int8 lanes can add
@@ -10,7 +10,7 @@
 
 use super::ahead::Ahead;
 use crate::ternary::activations::{ActBlock, TokenBlocks};
-use crate::ternary::block::{BIT_CHUNK_BYTES, CODE_CHUNK_BYTES, RowBlock, Rows, SCALE_BYTES};
+use crate::ternary::block::{BIT_CHUNK_BYTES, RowBlock, Rows, SCALE_BYTES};
 use crate::ternary::codebook::Codebook;
 use crate::ternary::segment::Segment;
 
@@ -37,7 +37,7 @@ pub(super) trait Width {
     unsafe fn decode_bits(codes: &[u8], panel: &mut [u8]);
 }
 
-/// A way to look up 5-bit codes.
+/// A way to look up codes of 5 bits, or of four signs.
 ///
 /// # Safety
 /// All methods: the processor has the instructions of the implementation.
@@ -46,6 +46,8 @@ pub(super) trait LookUp {
     type Width: Width;
     /// Bytes of tables per code.
     const TABLE_BYTES: usize;
+    /// Bytes of codes per chunk of 64 rows.
+    const CHUNK_BYTES: usize;
 
     /// Writes the tables of the 32 codes of a block of activations.
     unsafe fn build_tables(book: &Codebook, acts: &ActBlock, out: &mut [u8]);
@@ -145,9 +147,9 @@ unsafe fn look_up_blocks<L: LookUp, const N: usize>(
     out: &mut [&mut Rows; N],
 ) {
     let all_chunks = blocks[0].chunks;
-    let stream_bytes = check_streams(blocks, CODE_CHUNK_BYTES);
+    let stream_bytes = check_streams(blocks, L::CHUNK_BYTES);
     assert!(tables.len() / (8 * L::TABLE_BYTES) >= all_chunks);
-    // SAFETY: every stream has `stream_bytes` bytes (`check_streams`): 128 of scales for each group and 320 for each chunk.
+    // SAFETY: every stream has `stream_bytes` bytes (`check_streams`): 128 of scales for each group and CHUNK_BYTES for each chunk.
     // The loop reads the same: the scales at each chunk that starts a group, of which there are as many as groups, since a
     // group is a power of two of chunks; then the chunks of the segment, which ends at `all_chunks`. There are tables for
     // all chunks (asserted above). The instructions are this function's condition.
@@ -175,13 +177,33 @@ unsafe fn look_up_blocks<L: LookUp, const N: usize>(
             for n in 0..N {
                 L::Width::accumulate(&mut acc[n], &sums[n], a_scale, scales[n]);
             }
-            at += chunks * CODE_CHUNK_BYTES;
+            at += chunks * L::CHUNK_BYTES;
             chunk += chunks;
         }
         for (n, out) in out.iter_mut().enumerate() {
             L::Width::store_slots(acc[n], blocks[n].row_scales, out);
         }
     }
+}
+
+/// The tables of codes of four signs.
+///
+/// # Safety
+/// The processor has the instructions of `L`.
+#[inline(always)]
+pub(super) unsafe fn build_sign_tables<L: LookUp>(acts: &ActBlock, out: &mut [u8]) {
+    // SAFETY: the instructions of `L`, which are this function's condition, are all that it asks for.
+    unsafe { L::build_tables(Codebook::SIGNS, acts, out) }
+}
+
+/// One chunk of signs: 8 codes x 64 slots x 4 weights, plus 1.
+///
+/// # Safety
+/// The processor has the instructions of `L`.
+#[inline(always)]
+pub(super) unsafe fn decode_signs<L: LookUp>(codes: &[u8], panel: &mut [u8]) {
+    // SAFETY: the instructions of `L`, which are this function's condition, are all that it asks for.
+    unsafe { L::decode_codes(Codebook::SIGNS, codes, panel) }
 }
 
 /// One token, 2-bit format.
@@ -324,10 +346,10 @@ pub(super) unsafe fn finish_natural<W: Width>(acc: &Rows, row_scales: Option<&Ro
     unsafe { W::store_natural(W::load(acc), row_scales, out) }
 }
 
-/// The [`TernaryTable`](crate::table::TernaryTable) of a tier: its way to look up, its way to multiply, and from how many tokens
-/// on decoded weights pay for 5-bit codes and for 2 bits.
+/// The [`TernaryTable`](crate::table::TernaryTable) of a tier: its ways to look up 5-bit codes and signs, its way to multiply,
+/// and from how many tokens on decoded weights pay for 5-bit codes, for 2 bits and for signs.
 macro_rules! tier {
-    ($features:literal, $look_up:ty, $dot:ty, decoded from $codes:expr, $bits:expr, look_up $many:expr) => {
+    ($features:literal, $look_up:ty, $signs:ty, $dot:ty, decoded from $codes:expr, $bits:expr, $from:expr, look_up $many:expr) => {
         $crate::table::ternary_table! {
             features $features;
             transpose $crate::arch::x86::transpose::transpose;
@@ -335,9 +357,12 @@ macro_rules! tier {
             build_tables <$look_up as $crate::arch::x86::ternary::LookUp>::build_tables;
             gemv_codes $crate::arch::x86::ternary::gemv_codes::<$look_up>;
             gemv_bits $crate::arch::x86::ternary::gemv_bits::<$dot>;
-            decoded from $codes, $bits;
+            build_sign_tables $crate::arch::x86::ternary::build_sign_tables::<$signs>;
+            gemv_signs $crate::arch::x86::ternary::gemv_codes::<$signs>;
+            decoded from $codes, $bits, $from;
             decode_codes <$look_up as $crate::arch::x86::ternary::LookUp>::decode_codes;
             decode_bits <$crate::arch::x86::ternary::WidthOf<$dot> as $crate::arch::x86::ternary::Width>::decode_bits;
+            decode_signs $crate::arch::x86::ternary::decode_signs::<$signs>;
             segment $crate::arch::x86::ternary::segment::<$dot>;
             finish_codes $crate::arch::x86::ternary::finish_slots::<$crate::arch::x86::ternary::WidthOf<$dot>>;
             finish_bits $crate::arch::x86::ternary::finish_natural::<$crate::arch::x86::ternary::WidthOf<$dot>>;

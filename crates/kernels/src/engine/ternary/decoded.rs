@@ -8,6 +8,7 @@ use super::output::Output;
 use crate::Pool;
 use crate::lines::Lines;
 use crate::table::{DecodedGemm, TernaryTable};
+use crate::ternary::activations::Arrangement;
 use crate::ternary::block::{BLOCK_ROWS, RowBlock, Rows, SCALE_BYTES, chunk_bytes};
 use crate::ternary::codebook::Codebook;
 use crate::ternary::matrix::TernaryMatrix;
@@ -66,9 +67,9 @@ unsafe fn row_block(gemm: &DecodedGemm, input: &Input, output: &Output<'_>, inde
         let acc = &mut acc[..tile.len()];
         sums(gemm, &block, input, output.w, tokens, tile.clone(), acc);
         for (t, acc) in tile.zip(acc) {
-            let finish = |y: &mut Rows| match Codebook::of(input.arrangement) {
-                Some(_) => gemm.finish_codes(acc, block.row_scales, y),
-                None => gemm.finish_bits(acc, block.row_scales, y),
+            let finish = |y: &mut Rows| match input.arrangement {
+                Arrangement::Fields => gemm.finish_bits(acc, block.row_scales, y),
+                _ => gemm.finish_codes(acc, block.row_scales, y),
             };
             // SAFETY: no other thread uses the rows of this block (this function's condition), and this one has no slice of them
             // besides the one that `write` lends to `finish`.
@@ -116,9 +117,10 @@ fn sums(
                 let (decoded, rest) = std::mem::take(&mut panel).split_at_mut(chunks * CHUNK_PANEL);
                 panel = rest;
                 for (codes, decoded) in codes.chunks_exact(chunk_bytes).zip(decoded.chunks_exact_mut(CHUNK_PANEL)) {
-                    match book {
-                        Some(book) => gemm.decode_codes(book, codes, decoded),
-                        None => gemm.decode_bits(codes, decoded),
+                    match (input.arrangement, book) {
+                        (Arrangement::Signs, _) => gemm.decode_signs(codes, decoded),
+                        (_, Some(book)) => gemm.decode_codes(book, codes, decoded),
+                        (_, None) => gemm.decode_bits(codes, decoded),
                     }
                 }
                 *segment = Some((chunk / 4, Segment { panel: decoded, first_chunk: chunk % 4, chunks, scales }));

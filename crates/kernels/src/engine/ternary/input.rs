@@ -7,6 +7,7 @@ use crate::lines::Lines;
 use crate::table::TernaryTable;
 use crate::ternary::activations::{ActBlock, Arrangement, BLOCK_CODES, quantize_by};
 use crate::ternary::codebook::Codebook;
+use crate::ternary::signs::SIGN_TABLE_BYTES;
 
 /// Inputs of products as they come, and how they are rounded.
 #[derive(Clone, Copy)]
@@ -77,7 +78,8 @@ impl Input {
     /// Quantizes the inputs of `n` tokens and builds their tables.
     pub(super) fn build(&mut self, table: &TernaryTable, x: Tokens<'_>) {
         let n = x.count();
-        let block_tables = BLOCK_CODES * table.table_bytes;
+        let signs = self.arrangement == Arrangement::Signs;
+        let block_tables = BLOCK_CODES * if signs { SIGN_TABLE_BYTES } else { table.table_bytes };
         self.token_tables = self.blocks * block_tables;
         let tables = self.tables.at_least(n * self.token_tables);
         for (block, acts) in self.acts.chunks_mut(n).enumerate() {
@@ -85,7 +87,11 @@ impl Input {
             let Some(book) = Codebook::of(self.arrangement) else { continue };
             for (t, act) in acts.iter().enumerate() {
                 let tables = &mut tables[t * self.token_tables + block * block_tables..][..block_tables];
-                table.build_tables(book, act, tables);
+                if signs {
+                    table.build_sign_tables(act, tables);
+                } else {
+                    table.build_tables(book, act, tables);
+                }
             }
         }
     }

@@ -6,8 +6,8 @@ use super::input::{Input, Tokens, for_each_output, quantize};
 use super::output::Output;
 use crate::Pool;
 use crate::table::{LookUpGemm, TernaryTable};
-use crate::ternary::activations::{ActBlock, BLOCK_CHUNKS};
-use crate::ternary::block::{BLOCK_ROWS, CODE_CHUNK_BYTES, SCALE_BYTES};
+use crate::ternary::activations::{ActBlock, Arrangement, BLOCK_CHUNKS};
+use crate::ternary::block::{BLOCK_ROWS, SCALE_BYTES, chunk_bytes};
 use crate::ternary::codebook::Codebook;
 use crate::ternary::segment::{BLOCK_TABLES, IndexedSegment, Indices, LOOK_UP_BLOCKS, TABLE_BYTES};
 
@@ -95,6 +95,7 @@ unsafe fn row_blocks(
     tokens: std::ops::Range<usize>,
 ) {
     let n = tokens.len();
+    let chunk_bytes = chunk_bytes(output.w.layout().format);
     let blocks: [_; LOOK_UP_BLOCKS] = std::array::from_fn(|b| output.w.block(index + b.min(count - 1)));
     let blocks = &blocks[..count];
     let shape = blocks[0];
@@ -112,14 +113,18 @@ unsafe fn row_blocks(
         let chunks = shape.segment_chunks().min(shape.chunks - chunk);
         let panel = &mut panel.0[..chunks * CHUNK_CODES * count];
         for (b, block) in blocks.iter().enumerate() {
-            look_up.decode(&block.stream[at..at + chunks * CODE_CHUNK_BYTES], &mut panel[b..], count);
+            let codes = &block.stream[at..at + chunks * chunk_bytes];
+            match input.arrangement {
+                Arrangement::Signs => look_up.decode_signs(codes, &mut panel[b..], count),
+                _ => look_up.decode(codes, &mut panel[b..], count),
+            }
         }
         let (act_block, first_code) = (chunk / BLOCK_CHUNKS, chunk % BLOCK_CHUNKS * CHUNK_CODES);
         let tables = &input.tables.bytes()[act_block * n * BLOCK_TABLES + first_code * TABLE_BYTES..];
         let acts: &[ActBlock] = &input.acts[act_block * n..][..n];
         let segment = IndexedSegment { panel, scales: &scales[..count] };
         look_up.segment(&segment, tables, acts, sums);
-        at += chunks * CODE_CHUNK_BYTES;
+        at += chunks * chunk_bytes;
         chunk += chunks;
     }
     for (token, sums) in tokens.zip(sums.chunks_exact(count)) {

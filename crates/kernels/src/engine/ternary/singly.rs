@@ -7,9 +7,8 @@ use super::input::{Input, Tokens, for_each_output};
 use super::output::Output;
 use crate::Pool;
 use crate::table::TernaryTable;
-use crate::ternary::activations::TokenBlocks;
+use crate::ternary::activations::{Arrangement, TokenBlocks};
 use crate::ternary::block::{BLOCK_ROWS, Rows};
-use crate::ternary::codebook::Codebook;
 
 /// Tokens whose look-up tables are built at a time.
 const TABLE_TOKENS: usize = 16;
@@ -71,15 +70,14 @@ unsafe fn row_blocks(
     let count = if index + 2 <= range.end && (index + 2) * BLOCK_ROWS <= output.w.layout().rows { 2 } else { 1 };
     let blocks = [output.w.block(index), output.w.block(index + count - 1)];
     let blocks = &blocks[..count];
-    let look_up = Codebook::of(input.arrangement).is_some();
     for t in 0..n {
         let acts = TokenBlocks { blocks: &input.acts[t..], stride: n };
         let compute = |out: &mut [&mut Rows]| {
-            if look_up {
-                let tables = &input.tables.bytes()[t * input.token_tables..][..input.token_tables];
-                table.gemv_codes(blocks, acts, tables, out);
-            } else {
-                table.gemv_bits(blocks, acts, out);
+            let tables = || &input.tables.bytes()[t * input.token_tables..][..input.token_tables];
+            match input.arrangement {
+                Arrangement::Fields => table.gemv_bits(blocks, acts, out),
+                Arrangement::Signs => table.gemv_signs(blocks, acts, tables(), out),
+                _ => table.gemv_codes(blocks, acts, tables(), out),
             }
         };
         // SAFETY: no other thread uses the rows of these blocks (this function's condition), and the two slices that live at

@@ -57,7 +57,9 @@ pub fn dequantize(ty: TensorType, bytes: &[u8], out: &mut [f32]) {
                 ternary::decode(ty, block, out);
             }
         }
-        TensorType::U8 | TensorType::I32 | TensorType::I64 => panic!("{ty} does not hold real numbers"),
+        TensorType::U8 | TensorType::I32 | TensorType::U32 | TensorType::I64 => {
+            panic!("{ty} does not hold real numbers")
+        }
         TensorType::I2_S => panic!("I2_S has one scale for the whole tensor"),
     }
 }

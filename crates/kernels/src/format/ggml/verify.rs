@@ -59,7 +59,7 @@ pub fn verify(ty: TensorType, bytes: &[u8]) -> Result<(), (usize, BlockError)> {
 
 fn floats_are_finite(ty: TensorType, block: &[u8]) -> bool {
     let f16_offsets: &[usize] = match ty {
-        TensorType::U8 | TensorType::I32 | TensorType::I64 => &[],
+        TensorType::U8 | TensorType::I32 | TensorType::U32 | TensorType::I64 => &[],
         TensorType::F32 => return f32::from_le_bytes([block[0], block[1], block[2], block[3]]).is_finite(),
         TensorType::BF16 => return bf16_to_f32(u16::from_le_bytes([block[0], block[1]])).is_finite(),
         TensorType::F16 | TensorType::Q4_0 | TensorType::Q5_0 | TensorType::Q8_0 | TensorType::IQ4_NL => &[0],

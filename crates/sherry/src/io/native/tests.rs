@@ -15,7 +15,8 @@ fn parsed(config: &Value) -> Result<Option<PackedScheme>> {
 
 fn schemes() -> Vec<PackedScheme> {
     let mut schemes = Vec::new();
-    for format in FORMATS {
+    // Those that a projection makes.
+    for format in [TernaryFormat::Sherry, TernaryFormat::Ternary167, TernaryFormat::Ternary2] {
         let [_, small, ..] = format.group_sizes();
         for scale in [ScaleGroup::Row, ScaleGroup::Group(small)] {
             schemes.push(PackedScheme { format, order: QuadOrder::Contiguous, scale });

@@ -68,8 +68,15 @@ const OTHERS: [(&str, usize); 16] = [
 ];
 
 /// Types of the format that are read; their names are the same here.
-pub(super) const READ: [TensorType; 6] =
-    [TensorType::F32, TensorType::F16, TensorType::BF16, TensorType::U8, TensorType::I32, TensorType::I64];
+pub(super) const READ: [TensorType; 7] = [
+    TensorType::F32,
+    TensorType::F16,
+    TensorType::BF16,
+    TensorType::U8,
+    TensorType::I32,
+    TensorType::U32,
+    TensorType::I64,
+];
 
 impl Dtype {
     fn parse(name: &str) -> Option<Self> {

@@ -74,6 +74,36 @@ impl Vectors for Neon {
 
     #[inline]
     #[target_feature(enable = "neon")]
+    unsafe fn nibbles(bytes: uint8x16_t) -> [uint8x16_t; 2] {
+        [vandq_u8(bytes, vdupq_n_u8(15)), vshrq_n_u8::<4>(bytes)]
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn find(table: uint8x16_t, index: uint8x16_t) -> uint8x16_t {
+        vqtbl1q_u8(table, index)
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn no_bytes() -> uint8x16_t {
+        vdupq_n_u8(0)
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn add_bytes(a: uint8x16_t, b: uint8x16_t) -> uint8x16_t {
+        vaddq_u8(a, b)
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn add_unsigned_digits(sums: [int16x8_t; 2], digits: [uint8x16_t; 2]) -> [int16x8_t; 2] {
+        add_unsigned_digits(sums, digits)
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
     unsafe fn fields(bytes: uint8x16_t) -> [uint8x16_t; 4] {
         fields(bytes)
     }
@@ -149,6 +179,19 @@ pub(crate) fn add_digits(sums: [int16x8_t; 2], digits: [uint8x16_t; 2]) -> [int1
         vmlal_s8(vaddw_s8(sums[0], vget_low_s8(low)), vget_low_s8(high), vget_low_s8(base)),
         vmlal_high_s8(vaddw_high_s8(sums[1], low), high, base),
     ]
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+pub(crate) fn add_unsigned_digits(sums: [int16x8_t; 2], [low, high]: [uint8x16_t; 2]) -> [int16x8_t; 2] {
+    // At most 32 x 1016 in the end, which int16 holds as well.
+    let sums = sums.map(|sums| vreinterpretq_u16_s16(sums));
+    let base = vdupq_n_u8(32);
+    [
+        vmlal_u8(vaddw_u8(sums[0], vget_low_u8(low)), vget_low_u8(high), vget_low_u8(base)),
+        vmlal_high_u8(vaddw_high_u8(sums[1], low), high, base),
+    ]
+    .map(|sums| vreinterpretq_s16_u16(sums))
 }
 
 #[inline]

@@ -25,6 +25,7 @@ macro_rules! look_up {
         impl LookUp for $name {
             type Width = Ymm;
             const TABLE_BYTES: usize = TABLE_BYTES;
+            const CHUNK_BYTES: usize = CODE_CHUNK_BYTES;
 
             #[inline]
             #[target_feature(enable = "avx2,fma,f16c")]
@@ -202,9 +203,7 @@ fn decode_codes(book: &Codebook, codes: &[u8], panel: &mut [u8]) {
     let (lines, _) = codes.as_chunks::<32>();
     let (panel, _) = panel.as_chunks_mut::<256>();
     assert_eq!(panel.len(), 8);
-    // Puts rows where the unpacking below leaves them in slot order: byte 4 v + k of each lane is row
-    // 8 (v / 2) + 2 k + v % 2.
-    let order = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15));
+    let order = slot_order();
     let (mask, one) = (_mm256_set1_epi8(15), _mm256_set1_epi8(1));
     // The lanes of the 16 codes without sign, -1, 0 or +1.
     let mut lanes = [_mm256_setzero_si256(); 4];
@@ -224,13 +223,28 @@ fn decode_codes(book: &Codebook, codes: &[u8], panel: &mut [u8]) {
                 let value = _mm256_sign_epi8(_mm256_shuffle_epi8(lanes[lane], index), sign);
                 w[lane] = _mm256_add_epi8(value, one);
             }
-            let (low_01, high_01) = (_mm256_unpacklo_epi8(w[0], w[1]), _mm256_unpackhi_epi8(w[0], w[1]));
-            let (low_23, high_23) = (_mm256_unpacklo_epi8(w[2], w[3]), _mm256_unpackhi_epi8(w[2], w[3]));
             let (out, _) = panel[code].as_chunks_mut::<32>();
-            store(&mut out[half], _mm256_unpacklo_epi16(low_01, low_23));
-            store(&mut out[2 + half], _mm256_unpackhi_epi16(low_01, low_23));
-            store(&mut out[4 + half], _mm256_unpacklo_epi16(high_01, high_23));
-            store(&mut out[6 + half], _mm256_unpackhi_epi16(high_01, high_23));
+            store_weights(w, half, out);
         }
     }
+}
+
+/// Puts the bytes of rows where [`store_weights`] leaves them in slot order: byte 4 v + k of each lane is row
+/// 8 (v / 2) + 2 k + v % 2.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn slot_order() -> __m256i {
+    _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15))
+}
+
+/// Four vectors with a weight of 32 rows each, to four weights of each slot of that half.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn store_weights(w: [__m256i; 4], half: usize, out: &mut [[u8; 32]]) {
+    let (low_01, high_01) = (_mm256_unpacklo_epi8(w[0], w[1]), _mm256_unpackhi_epi8(w[0], w[1]));
+    let (low_23, high_23) = (_mm256_unpacklo_epi8(w[2], w[3]), _mm256_unpackhi_epi8(w[2], w[3]));
+    store(&mut out[half], _mm256_unpacklo_epi16(low_01, low_23));
+    store(&mut out[2 + half], _mm256_unpackhi_epi16(low_01, low_23));
+    store(&mut out[4 + half], _mm256_unpacklo_epi16(high_01, high_23));
+    store(&mut out[6 + half], _mm256_unpackhi_epi16(high_01, high_23));
 }

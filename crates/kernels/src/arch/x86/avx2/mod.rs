@@ -9,6 +9,7 @@
 mod dot;
 mod look_up;
 mod rows;
+pub(super) mod signs;
 mod vector;
 
 use crate::arch::x86::probe;
@@ -16,6 +17,7 @@ use crate::arch::x86::ternary::tier;
 use crate::table::{Table, table};
 use dot::{Evex, Maddubs, Vex, YmmDot};
 use look_up::{Affine, Signs};
+use signs::YmmSigns;
 use vector::{F32x8, I32x8};
 
 /// AVX2, FMA and F16C.
@@ -23,20 +25,43 @@ pub(crate) static TABLE: Table = table! {
     features "avx2,fma,f16c";
     floats F32x8;
     ints I32x8<Maddubs>;
-    ternary tier!("avx2,fma,f16c", Signs, YmmDot<Maddubs>, decoded from 18, 8, look_up None);
+    ternary tier!(
+        "avx2,fma,f16c",
+        Signs,
+        YmmSigns,
+        YmmDot<Maddubs>,
+        decoded from 18, 8, usize::MAX,
+        look_up None
+    );
     limits probe::AVX2;
 };
 
 /// With GFNI, which serves ternary weights only.
-pub(crate) static GFNI: Table =
-    Table { ternary: tier!("avx2,fma,f16c,gfni", Affine, YmmDot<Maddubs>, decoded from 18, 8, look_up None), ..TABLE };
+pub(crate) static GFNI: Table = Table {
+    ternary: tier!(
+        "avx2,fma,f16c,gfni",
+        Affine,
+        YmmSigns,
+        YmmDot<Maddubs>,
+        decoded from 18, 8, usize::MAX,
+        look_up None
+    ),
+    ..TABLE
+};
 
 /// With GFNI and AVX-VNNI.
 pub(crate) static VNNI_VEX: Table = table! {
     over TABLE;
     features "avx2,fma,f16c,gfni,avxvnni";
     ints I32x8<Vex>;
-    ternary tier!("avx2,fma,f16c,gfni,avxvnni", Affine, YmmDot<Vex>, decoded from 12, 12, look_up None);
+    ternary tier!(
+        "avx2,fma,f16c,gfni,avxvnni",
+        Affine,
+        YmmSigns,
+        YmmDot<Vex>,
+        decoded from 12, 12, usize::MAX,
+        look_up None
+    );
     limits probe::VNNI_VEX;
 };
 
@@ -48,8 +73,9 @@ pub(crate) static VNNI_EVEX: Table = table! {
     ternary tier!(
         "avx2,fma,f16c,gfni,avx512f,avx512vl,avx512vnni",
         Affine,
+        YmmSigns,
         YmmDot<Evex>,
-        decoded from 12, 12,
+        decoded from 12, 12, usize::MAX,
         look_up None
     );
     limits probe::VNNI_EVEX;

@@ -13,16 +13,18 @@ use crate::arch::x86::ahead::Ahead;
 use crate::arch::x86::ternary::{LookUp, Width, last_to_first};
 use crate::table::LookUpGemm;
 use crate::ternary::activations::ActBlock;
-use crate::ternary::block::{CODE_CHUNK_BYTES, Rows, SCALE_BYTES};
+use crate::ternary::block::{BINARY_CHUNK_BYTES, CODE_CHUNK_BYTES, Rows, SCALE_BYTES};
 use crate::ternary::codebook::Codebook;
 use crate::ternary::segment::{BLOCK_TABLES, IndexedSegment, Indices, TABLE_BYTES};
 
 /// The functions of every tier with 512-bit vectors.
 pub(super) static LOOK_UP: LookUpGemm = LookUpGemm {
     min_tokens: 3,
+    min_tokens_signs: 4,
     pays,
     build_tables,
     decode,
+    decode_signs,
     segment,
     finish,
     #[cfg(test)]
@@ -56,6 +58,23 @@ fn decode(codes: &[u8], panel: &mut [Indices], blocks: usize) {
             store(&mut lines[0], index);
             store(&mut lines[1], _mm512_srli_epi16::<8>(index));
         });
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
+fn decode_signs(codes: &[u8], panel: &mut [Indices], blocks: usize) {
+    let (chunks, _) = codes.as_chunks::<BINARY_CHUNK_BYTES>();
+    for (chunk, panel) in chunks.iter().zip(panel.chunks_mut(8 * blocks)) {
+        for (pair, line) in chunk.as_chunks::<64>().0.iter().enumerate() {
+            // The fifth bit of an index is junk, which the tables of signs do not mind.
+            let line = load(line);
+            let (out, _) = panel[2 * pair * blocks].as_chunks_mut::<64>();
+            store(&mut out[0], line);
+            store(&mut out[1], _mm512_srli_epi16::<8>(line));
+            let (out, _) = panel[(2 * pair + 1) * blocks].as_chunks_mut::<64>();
+            store(&mut out[0], _mm512_srli_epi16::<4>(line));
+            store(&mut out[1], _mm512_srli_epi16::<12>(line));
+        }
     }
 }
 
@@ -138,7 +157,7 @@ unsafe fn tile<const B: usize, const T: usize, const GROUPED: bool>(
     acc: &mut [Rows],
 ) -> usize {
     let zero = _mm512_setzero_si512();
-    // int16 sums of the even and of the odd rows of each block: 32 codes of at most 381.
+    // int16 sums of the even and of the odd rows of each block: 32 codes of at most 381, or 508 of signs.
     let mut sums = [[[zero; 2]; B]; T];
     for (code, indices) in panel.as_chunks::<B>().0.iter().enumerate() {
         let mut table = [zero; T];

@@ -20,6 +20,7 @@ pub(crate) enum Words {}
 impl LookUp for Bytes {
     type Width = Zmm;
     const TABLE_BYTES: usize = 64;
+    const CHUNK_BYTES: usize = CODE_CHUNK_BYTES;
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
@@ -99,6 +100,7 @@ impl LookUp for Bytes {
 impl LookUp for Words {
     type Width = Zmm;
     const TABLE_BYTES: usize = 64;
+    const CHUNK_BYTES: usize = CODE_CHUNK_BYTES;
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
@@ -261,15 +263,22 @@ impl Chunk {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
 fn shuffled_lines(codes: &[u8]) -> [__m512i; 5] {
     let (lines, _) = codes.as_chunks::<64>();
-    let order = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15));
-    let line = |i: usize| _mm512_shuffle_epi8(load(&lines[i]), order);
+    let line = |i: usize| in_slots(load(&lines[i]));
     [line(0), line(1), line(2), line(3), line(4)]
+}
+
+/// One byte of each row, put where [`store_weights`] leaves it in slot order.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
+pub(super) fn in_slots(line: __m512i) -> __m512i {
+    let order = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15));
+    _mm512_shuffle_epi8(line, order)
 }
 
 /// Four vectors with a weight of 64 rows each, to four weights of each slot.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
-fn store_weights(w: [__m512i; 4], out: &mut [u8; 256]) {
+pub(super) fn store_weights(w: [__m512i; 4], out: &mut [u8; 256]) {
     let (low_01, high_01) = (_mm512_unpacklo_epi8(w[0], w[1]), _mm512_unpackhi_epi8(w[0], w[1]));
     let (low_23, high_23) = (_mm512_unpacklo_epi8(w[2], w[3]), _mm512_unpackhi_epi8(w[2], w[3]));
     let (out, _) = out.as_chunks_mut::<64>();
@@ -301,7 +310,7 @@ pub(super) fn widen<const N: usize>(first: [__m512i; N], second: [__m512i; N]) -
 /// units, and running sums into trees, for which there are too few registers.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
-fn opaque(mut x: __m512i) -> __m512i {
+pub(super) fn opaque(mut x: __m512i) -> __m512i {
     // SAFETY: the assembly is a comment: it runs nothing, and leaves `x` in the register it was given in.
     unsafe { asm!("/* {0} */", inout(zmm_reg) x, options(pure, nomem, nostack, preserves_flags)) };
     x

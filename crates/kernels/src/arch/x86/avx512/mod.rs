@@ -8,6 +8,7 @@ mod dot;
 mod gemm;
 mod look_up;
 mod rows;
+mod signs;
 mod vector;
 
 use crate::arch::x86::probe;
@@ -15,6 +16,7 @@ use crate::arch::x86::ternary::tier;
 use crate::table::{Table, table};
 use dot::{Maddubs, Vnni, ZmmDot};
 use look_up::{Bytes, Words};
+use signs::ZmmSigns;
 use vector::{F32x16, I32x16};
 
 /// AVX-512 F, BW and VL. `vpmaddubsw` on decoded 5-bit codes never catches up with `vpermw` look-ups.
@@ -25,8 +27,9 @@ pub(crate) static TABLE: Table = table! {
     ternary tier!(
         "avx512f,avx512bw,avx512vl,avx2,fma,f16c",
         Words,
+        ZmmSigns,
         ZmmDot<Maddubs>,
-        decoded from usize::MAX, 18,
+        decoded from usize::MAX, 18, usize::MAX,
         look_up Some(&gemm::LOOK_UP)
     );
     limits probe::AVX512;
@@ -40,8 +43,9 @@ pub(crate) static VNNI: Table = table! {
     ternary tier!(
         "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c",
         Words,
+        ZmmSigns,
         ZmmDot<Vnni>,
-        decoded from 32, 24,
+        decoded from 32, 24, 48,
         look_up Some(&gemm::LOOK_UP)
     );
     limits probe::VNNI;
@@ -52,8 +56,9 @@ pub(crate) static VBMI: Table = Table {
     ternary: tier!(
         "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c",
         Bytes,
+        ZmmSigns,
         ZmmDot<Vnni>,
-        decoded from 20, 24,
+        decoded from 20, 24, 48,
         look_up Some(&gemm::LOOK_UP)
     ),
     ..VNNI
