@@ -102,7 +102,7 @@ fn bad_configs_name_the_field() {
         ("version", json!(2), "version is 2"),
         ("version", json!(null), "version': missing"),
         ("version", json!(1.0), "version': expected a non-negative integer"),
-        ("format", json!("sherry-1.5"), "format': expected sherry-1.25, ternary-1.67, ternary-2 or blocks"),
+        ("format", json!("sherry-1.5"), "format': expected sherry-1.25, ternary-1.67, ternary-2, binary-1 or blocks"),
         ("format", json!(null), "format': missing"),
         ("bits", json!(2), "bits': 2, but sherry-1.25 has 1.25"),
         ("bits", json!("1.25"), "bits': expected a number"),
