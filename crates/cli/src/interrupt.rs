@@ -4,6 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 static REQUESTED: AtomicBool = AtomicBool::new(false);
+static AT_ONCE: AtomicBool = AtomicBool::new(false);
 static BEFORE_EXIT: Mutex<Option<fn()>> = Mutex::new(None);
 
 /// Exit code of an interrupted command.
@@ -16,7 +17,7 @@ pub fn install() {
 
 /// What Ctrl-C does.
 pub fn request() {
-    if REQUESTED.swap(true, Ordering::Relaxed) {
+    if REQUESTED.swap(true, Ordering::Relaxed) || AT_ONCE.load(Ordering::Relaxed) {
         if let Ok(Some(clean_up)) = BEFORE_EXIT.lock().as_deref() {
             clean_up();
         }
@@ -24,7 +25,12 @@ pub fn request() {
     }
 }
 
-/// `clean_up` runs before the second Ctrl-C ends the process.
+/// Whether a first signal ends the process, too: nothing is at work that would notice it.
+pub fn end_at_once(yes: bool) {
+    AT_ONCE.store(yes, Ordering::Relaxed);
+}
+
+/// `clean_up` runs before a signal ends the process.
 pub fn before_exit(clean_up: fn()) {
     *BEFORE_EXIT.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(clean_up);
 }

@@ -19,9 +19,9 @@ use sherry_measure::eval::{DecoderLm, Windows, perplexity};
 use super::Context;
 use super::engine::{ContextSize, EngineArgs, resolve};
 use super::pull::pull_demo;
-use super::run::Speaker;
 use super::sampling::SamplingArgs;
 use crate::output::{Align, Stdout, Table, bytes};
+use crate::speaker::Speaker;
 
 /// The whole story on a real model: download, quantize to 1.25 bits, answer with both, measure both
 #[derive(Args)]
@@ -116,7 +116,7 @@ fn measure(
     let sampling =
         SamplingArgs { max_tokens: Some(args.max_tokens), temperature: Some(0.0), ..SamplingArgs::default() };
     let (mut speaker, _) = Speaker::new(loaded, false, &sampling, &args.engine)?;
-    let generated = speaker.answer(&args.prompt, false)?;
+    let generated = speaker.answer(&args.prompt, |_| Ok(()))?;
     console.say(&format!("{label}: {}", speaker.statistics(&generated)));
 
     let mut lm = DecoderLm::new(speaker.into_decoder(), tokenizer, args.engine.kv(), window);

@@ -98,7 +98,7 @@ pub fn threads(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(n) if (1..=Pool::MAX_THREADS).contains(&n) => Ok(n),
         Ok(n) => Err(format!("{n} is not in 1..={}", Pool::MAX_THREADS)),
-        Err(error) => Err(error.to_string()),
+        Err(_) => Err("expected a whole number".to_owned()),
     }
 }
 
@@ -107,7 +107,7 @@ pub fn positive(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) => Err("at least 1".to_owned()),
         Ok(n) => Ok(n),
-        Err(error) => Err(error.to_string()),
+        Err(_) => Err("expected a whole number".to_owned()),
     }
 }
 

@@ -1,22 +1,22 @@
 //! `sherry run`: one answer, or a conversation.
 
-use std::io::{self, BufRead as _, IsTerminal, Read as _};
+use std::io::{self, IsTerminal, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
+use clap::builder::FalseyValueParser;
 use serde_json::json;
-use sherry::batch::{Finish, Options};
-use sherry::model::Decoder;
-use sherry::{Chat, Event, Generate, Generated, Llm};
+use sherry::Event;
+use sherry::batch::Finish;
 
 use super::Context;
-use super::engine::{ContextSize, EngineArgs, Loaded, positive};
+use super::engine::{ContextSize, EngineArgs, positive};
 use super::sampling::{SamplingArgs, note_faults};
 use crate::output::{Stdout, bytes};
-use crate::{builtin, interrupt, machine};
+use crate::speaker::Speaker;
+use crate::{builtin, chat, interrupt, machine};
 
 /// Chat with a model, or let it answer one prompt
 #[derive(Args)]
@@ -46,6 +46,16 @@ pub struct RunArgs {
     /// Continue the prompt as it is, without the model's chat template
     #[arg(long)]
     raw: bool,
+    /// When the context of a conversation is full, leave out the oldest turns but the first N without asking; the instructions
+    /// always stay
+    #[arg(long, value_name = "N")]
+    keep: Option<usize>,
+    /// Statistics after every answer of a conversation; /stats shows them for one
+    #[arg(long)]
+    verbose: bool,
+    /// Do not remember messages for the next conversation
+    #[arg(long, env = "SHERRY_NO_HISTORY", value_parser = FalseyValueParser::new())]
+    no_history: bool,
     #[command(flatten)]
     sampling: SamplingArgs,
     #[command(flatten)]
@@ -56,111 +66,6 @@ pub struct RunArgs {
 const DEFAULT_CONTEXT: usize = 4096;
 /// Text read from stdin.
 const MAX_STDIN_BYTES: u64 = 64 << 20;
-
-/// A loaded model that answers.
-pub struct Speaker {
-    voice: Voice,
-    load_time: Duration,
-}
-
-/// How it answers.
-#[expect(clippy::large_enum_variant, reason = "there is one in a program")]
-enum Voice {
-    /// In a conversation.
-    Chat(Chat),
-    /// By going on with the text.
-    Text(Llm, Generate),
-}
-
-impl Speaker {
-    /// Prepares `loaded` for answering, and says how it samples. `raw`: without a chat template.
-    pub fn new(loaded: Loaded, raw: bool, sampling: &SamplingArgs, engine: &EngineArgs) -> Result<(Self, String)> {
-        let Loaded { checkpoint, decoder, tokenizer, context, load_time } = loaded;
-        let (params, line) = sampling.resolve(checkpoint.generation())?;
-        let options = Generate { max_tokens: sampling.max_tokens, sampling: Some(params), stop: sampling.stop.clone() };
-        let size = Options { kv: engine.kv(), ..Options::new(context, 1) };
-        let llm = Llm::new(decoder, tokenizer, checkpoint.generation(), size)?;
-        let voice = if raw || !llm.can_chat() {
-            Voice::Text(llm, options)
-        } else {
-            let mut chat = Chat::new(llm)?;
-            chat.options = options;
-            Voice::Chat(chat)
-        };
-        Ok((Self { voice, load_time }, line))
-    }
-
-    /// The answer to `text`, shown on stdout as it appears when `stream`. An interrupt breaks it off.
-    pub fn answer(&mut self, text: &str, stream: bool) -> Result<Generated> {
-        match &mut self.voice {
-            Voice::Chat(chat) => {
-                let mut answer = chat.say(text)?;
-                show(stream, || answer.step())?;
-                Ok(answer.so_far().clone())
-            }
-            Voice::Text(llm, options) => {
-                let mut generation = llm.generate(text, options)?;
-                show(stream, || generation.step())?;
-                Ok(generation.stop())
-            }
-        }
-    }
-
-    /// The model.
-    fn llm(&self) -> &Llm {
-        match &self.voice {
-            Voice::Chat(chat) => chat.llm(),
-            Voice::Text(llm, _) => llm,
-        }
-    }
-
-    /// The decoder, for other work.
-    pub fn into_decoder(self) -> Decoder {
-        let llm = match self.voice {
-            Voice::Chat(chat) => chat.into_llm(),
-            Voice::Text(llm, _) => llm,
-        };
-        llm.into_engine().into_decoder()
-    }
-
-    /// One line of statistics.
-    pub fn statistics(&self, generated: &Generated) -> String {
-        let s = &generated.statistics;
-        let memory = machine::resident()
-            .map_or(String::new(), |(now, peak)| format!(" | memory {} (peak {})", bytes(now), bytes(peak)));
-        let head = self.llm().decoder().head_statistics();
-        let tried = head.found + head.failed + head.skipped;
-        let head = if tried == 0 {
-            String::new()
-        } else {
-            let mean = head.exact as f64 / head.found.max(1) as f64;
-            format!(" | two-stage head {} of {tried} tokens, {mean:.0} exact logits each", head.found)
-        };
-        format!(
-            "prompt {} tokens, {:.1} tok/s | generated {} tokens, {:.1} tok/s | load {:.2} s{memory}{head}",
-            s.prompt_tokens,
-            s.prompt_rate(),
-            s.generated_tokens,
-            s.generation_rate(),
-            self.load_time.as_secs_f64()
-        )
-    }
-}
-
-/// Pulls events until there are no more, the user interrupts or nobody reads them, and shows their text on stdout when
-/// `stream`.
-fn show(stream: bool, mut step: impl FnMut() -> Option<sherry::Result<Event>>) -> Result<()> {
-    let mut out = Stdout::lock();
-    while !interrupt::requested()
-        && !Stdout::is_closed()
-        && let Some(event) = step()
-    {
-        if let (Event::Text(text), true) = (event?, stream) {
-            out.answer(&text)?;
-        }
-    }
-    Ok(())
-}
 
 pub fn run(args: &RunArgs, context: &Context) -> Result<ExitCode> {
     if let (Some(model), None) = (&args.model, &args.prompt)
@@ -184,19 +89,27 @@ pub fn run(args: &RunArgs, context: &Context) -> Result<ExitCode> {
     // The model inside goes on with texts.
     let raw = args.raw || args.model.is_none();
     note_faults(loaded.checkpoint.generation(), &context.console);
+    let trained_context = loaded.checkpoint.config().context;
     let (mut speaker, sampling) = Speaker::new(loaded, raw, &args.sampling, &args.engine)?;
-    context.console.say(&format!("sampling  {sampling}"));
+    let model = args.model.as_deref().unwrap_or(Path::new(builtin::NAME)).display().to_string();
     if let Some(system) = &args.system {
-        let Voice::Chat(chat) = &mut speaker.voice else {
-            let model = args.model.as_deref().unwrap_or(Path::new(builtin::NAME));
-            bail!("--system needs a chat template; {} has none", model.display());
-        };
+        let Some(chat) = speaker.chat_mut() else { bail!("--system needs a chat template; {model} has none") };
         chat.set_system(Some(system));
     }
-    match prompt {
-        Some(prompt) => one_answer(&mut speaker, &prompt, context),
-        None => converse(&mut speaker, context),
-    }
+    let Some(prompt) = prompt else {
+        let options = chat::Options {
+            model,
+            is_builtin: args.model.is_none(),
+            trained_context,
+            verbose: args.verbose,
+            keep: args.keep,
+            history: if args.no_history { None } else { chat::history_file() },
+        };
+        return chat::converse(speaker, options, context);
+    };
+    context.console.say(&format!("sampling  {sampling}"));
+    let size = speaker.llm().context();
+    one_answer(&mut speaker, &prompt, context).map_err(|error| chat::way_out(error, size, trained_context))
 }
 
 fn read_stdin() -> Result<String> {
@@ -213,7 +126,10 @@ fn read_stdin() -> Result<String> {
 }
 
 fn one_answer(speaker: &mut Speaker, prompt: &str, context: &Context) -> Result<ExitCode> {
-    let generated = speaker.answer(prompt, !context.json)?;
+    let generated = speaker.answer(prompt, |event| match event {
+        Event::Text(text) if !context.json => Ok(Stdout::lock().answer(&text)?),
+        _ => Ok(()),
+    })?;
     if Stdout::is_closed() {
         return Ok(ExitCode::SUCCESS); // nobody wants to know the rest
     }
@@ -245,46 +161,5 @@ fn finish_name(finish: Option<Finish>) -> &'static str {
         Some(Finish::Length) => "length",
         Some(Finish::ContextFull) => "context",
         None => "cancelled",
-    }
-}
-
-fn converse(speaker: &mut Speaker, context: &Context) -> Result<ExitCode> {
-    context.console.say("/clear forgets the conversation, /bye or Ctrl-D ends it");
-    let mut lines = io::stdin().lock().lines();
-    loop {
-        let mut out = Stdout::lock();
-        write!(out, "> ")?;
-        out.flush()?;
-        drop(out);
-        if Stdout::is_closed() {
-            return Ok(ExitCode::SUCCESS);
-        }
-        let Some(line) = lines.next().transpose()? else {
-            writeln!(Stdout::lock())?;
-            return Ok(ExitCode::SUCCESS);
-        };
-        match line.trim() {
-            "" => continue,
-            "/bye" | "/exit" | "/quit" => return Ok(ExitCode::SUCCESS),
-            "/clear" => {
-                if let Voice::Chat(chat) = &mut speaker.voice {
-                    chat.clear();
-                }
-                continue;
-            }
-            _ => {}
-        }
-        interrupt::clear();
-        match speaker.answer(&line, true) {
-            Ok(generated) => {
-                writeln!(Stdout::lock())?;
-                if generated.finish == Some(Finish::ContextFull) {
-                    context.console.say("the context is full; /clear starts afresh");
-                }
-                context.console.say(&speaker.statistics(&generated));
-            }
-            // A conversation goes on after an answer that failed: the context may be full, the template may object.
-            Err(error) => crate::report(&error),
-        }
     }
 }

@@ -9,7 +9,7 @@ mod progress;
 mod stdout;
 mod table;
 
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 
 pub use progress::Console;
 pub use stdout::{Stdout, usage};
@@ -19,6 +19,16 @@ pub use table::{Align, Table, bytes};
 pub fn message(text: &str) {
     let line = format!("{}\n", printable::line(text));
     let _ = io::stderr().lock().write_all(line.as_bytes());
+}
+
+/// Writes the beginning of a line that somebody is to go on with, to stderr.
+pub fn prompt(text: &str) {
+    let _ = io::stderr().lock().write_all(printable::line(text).as_bytes());
+}
+
+/// Whether results appear on a terminal.
+pub fn stdout_is_terminal() -> bool {
+    io::stdout().is_terminal()
 }
 
 /// Lines of a log, as [`message`]s: writing them never fails.

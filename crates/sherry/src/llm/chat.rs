@@ -77,6 +77,37 @@ impl Chat {
         &self.messages
     }
 
+    /// Goes on from another conversation, for example one that was saved.
+    pub fn set_messages(&mut self, messages: Vec<Message>) {
+        self.messages = messages;
+    }
+
+    /// Tokens of the prompt if `text` were said now.
+    ///
+    /// # Errors
+    /// [`Error::Template`](crate::Error::Template) when the template refuses the conversation.
+    pub fn prompt_tokens(&self, text: &str) -> Result<usize> {
+        let mut messages = self.messages.clone();
+        messages.push(Message::new("user", text));
+        Ok(self.template.render(&messages, true)?.encode(self.llm.tokenizer())?.len())
+    }
+
+    /// Takes back what was said last, the answer to it included, and returns it.
+    pub fn take_back(&mut self) -> Option<String> {
+        let last = self.messages.iter().rposition(|message| message.role == "user")?;
+        self.messages.drain(last..).next().map(|message| message.content)
+    }
+
+    /// Forgets the oldest turn (something that was said, and the answer to it) but for the first `keep` ones. Whether there
+    /// was one. The instructions stay.
+    pub fn forget_oldest(&mut self, keep: usize) -> bool {
+        let starts: Vec<usize> =
+            (0..self.messages.len()).filter(|index| self.messages[*index].role == "user").skip(keep).take(2).collect();
+        let Some(start) = starts.first() else { return false };
+        self.messages.drain(*start..*starts.get(1).unwrap_or(&self.messages.len()));
+        true
+    }
+
     /// Forgets everything but the instructions.
     pub fn clear(&mut self) {
         self.messages.retain(|message| message.role == "system");

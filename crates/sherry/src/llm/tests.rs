@@ -202,6 +202,20 @@ fn a_conversation_is_remembered_and_its_end_is_told() {
     drop(answer);
     assert_eq!(chat.messages().last().unwrap(), &Message::new("assistant", piece));
 
+    // Turns are taken back from the end, and forgotten from the beginning.
+    let whole = chat.messages().to_vec();
+    assert!(chat.prompt_tokens("x").unwrap() > chat.prompt_tokens("").unwrap());
+    assert_eq!(chat.take_back().as_deref(), Some("More"));
+    assert_eq!(chat.messages(), &whole[..5]);
+    assert!(chat.forget_oldest(1));
+    assert_eq!(chat.messages(), &whole[..3]);
+    assert!(!chat.forget_oldest(1));
+    chat.set_messages(whole.clone());
+    assert!(chat.forget_oldest(0) && chat.forget_oldest(0));
+    assert_eq!(chat.messages(), [&whole[..1], &whole[5..]].concat());
+    assert!(chat.forget_oldest(0) && !chat.forget_oldest(0) && chat.take_back().is_none());
+    chat.set_messages(whole);
+
     // A conversation that has become too long is refused, and stays as it was.
     let before = chat.messages().to_vec();
     let error = chat.say(&"x".repeat(1000)).map(|_| ()).unwrap_err();
