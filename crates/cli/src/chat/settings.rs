@@ -20,7 +20,7 @@ const NAMES: [(&str, &str); 10] = [
     ("temp", "randomness; 0 always takes the likeliest token"),
     ("top-k", "only the K likeliest tokens; 0: all"),
     ("top-p", "only the likeliest tokens up to that probability"),
-    ("min-p", "only tokens at least that likely, beside the likeliest"),
+    ("min-p", "only tokens with that share of the best one"),
     ("repeat-penalty", "penalty on recent tokens; 1: none"),
     ("seed", "same seed, same answers"),
     ("max-tokens", "most tokens of an answer; none: no limit"),
