@@ -2,8 +2,8 @@
 
 use std::io::{self, BufRead as _, IsTerminal as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use anyhow::Result;
 use rustyline::completion::{Completer, Pair};
@@ -14,7 +14,7 @@ use rustyline::history::FileHistory;
 use rustyline::validate::{ValidationContext, ValidationResult, Validator};
 use rustyline::{
     Cmd, CompletionType, ConditionalEventHandler, Config, Editor, Event, EventContext, EventHandler, KeyCode, KeyEvent,
-    Modifiers, Movement, RepeatCount,
+    Modifiers, RepeatCount,
 };
 
 use super::{command, settings, terminal};
@@ -37,7 +37,11 @@ pub struct Edited {
     history: Option<PathBuf>,
     /// Whether the line was empty when Ctrl-C was pressed.
     was_empty: Arc<AtomicBool>,
+    goes_on: GoesOn,
 }
+
+/// What stood before the cursor each time that Enter was pressed after a backslash.
+type GoesOn = Arc<Mutex<Vec<String>>>;
 
 /// What somebody typed.
 #[derive(Debug, PartialEq, Eq)]
@@ -65,10 +69,14 @@ impl Input {
             .build();
         let mut editor = Editor::with_config(config)?;
         editor.set_helper(Some(Helper));
+        let goes_on = GoesOn::default();
         for key in [KeyEvent(KeyCode::Enter, Modifiers::ALT), KeyEvent::ctrl('j')] {
             editor.bind_sequence(key, EventHandler::Simple(Cmd::Newline));
         }
-        editor.bind_sequence(KeyEvent(KeyCode::Enter, Modifiers::NONE), EventHandler::Conditional(Box::new(Enter)));
+        editor.bind_sequence(
+            KeyEvent(KeyCode::Enter, Modifiers::NONE),
+            EventHandler::Conditional(Box::new(Enter(Arc::clone(&goes_on)))),
+        );
         let was_empty = Arc::new(AtomicBool::new(true));
         let interrupt = Interrupt(Arc::clone(&was_empty));
         editor.bind_sequence(KeyEvent::ctrl('c'), EventHandler::Conditional(Box::new(interrupt)));
@@ -79,7 +87,7 @@ impl Input {
                 None
             }
         });
-        Ok(Self::Edited(Box::new(Edited { editor, history, was_empty })))
+        Ok(Self::Edited(Box::new(Edited { editor, history, was_empty, goes_on })))
     }
 
     /// Whether answers appear on the same terminal.
@@ -104,8 +112,9 @@ impl Input {
                 let mode = terminal::Prompt::begin();
                 let read = edited.editor.readline_with_initial(prompt, (initial, ""));
                 drop(mode);
+                let typed = edited.goes_on.lock().map(|mut typed| std::mem::take(&mut *typed)).unwrap_or_default();
                 match read {
-                    Ok(text) => Ok(Line::Text(text)),
+                    Ok(text) => Ok(Line::Text(without_marks(text, &typed))),
                     Err(ReadlineError::Interrupted) => {
                         Ok(Line::Interrupted { empty: edited.was_empty.load(Ordering::Relaxed) })
                     }
@@ -172,15 +181,29 @@ pub fn history_file() -> Option<PathBuf> {
     Some(folder.join("sherry").join("history"))
 }
 
-/// Enter after a backslash begins a new line in its place.
-struct Enter;
+/// Enter after a backslash begins a new line.
+struct Enter(GoesOn);
 
 impl ConditionalEventHandler for Enter {
     fn handle(&self, _: &Event, _: RepeatCount, _: bool, context: &EventContext<'_>) -> Option<Cmd> {
         let (line, at) = (context.line(), context.pos());
-        let goes_on = at == line.len() && line.ends_with('\\');
-        goes_on.then(|| Cmd::Replace(Movement::BackwardChar(1), Some("\n".to_owned())))
+        if at < line.len() || !line.ends_with('\\') {
+            return None;
+        }
+        self.0.lock().ok()?.push(line.to_owned());
+        Some(Cmd::Newline)
     }
+}
+
+/// `text` without the backslashes at the ends of `typed`, its beginnings at which Enter was pressed. Backslashes before
+/// other line ends, in a pasted program for example, stay.
+fn without_marks(mut text: String, typed: &[String]) -> String {
+    for start in typed.iter().rev() {
+        if text.strip_prefix(start.as_str()).is_some_and(|rest| rest.starts_with('\n')) {
+            text.remove(start.len() - 1);
+        }
+    }
+    text
 }
 
 /// Ctrl-C, with a note of what it met.
@@ -229,5 +252,21 @@ impl Completer for Helper {
             return Ok((0, pairs(&mut command::COMMANDS.iter().map(|command| command.name), typed)));
         }
         Ok((at, Vec::new()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_typed_backslashes_are_marks() {
+        let typed = |starts: &[&str]| starts.iter().map(|start| (*start).to_owned()).collect::<Vec<_>>();
+        let text = "a \\\nb\\\nc".to_owned();
+        assert_eq!(without_marks(text.clone(), &typed(&["a \\", "a \\\nb\\"])), "a \nb\nc");
+        assert_eq!(without_marks(text.clone(), &typed(&["a \\\nb\\"])), "a \\\nb\nc");
+        assert_eq!(without_marks(text.clone(), &[]), text);
+        // Edited afterwards: what is no longer there is no mark.
+        assert_eq!(without_marks("x \\\nb".to_owned(), &typed(&["a \\"])), "x \\\nb");
     }
 }
