@@ -16,7 +16,7 @@ use sherry_train::layout::Learn;
 use sherry_train::linear::Pass;
 use sherry_train::loss::Mix;
 use sherry_train::methods::{Method, Quantizer, Scale};
-use sherry_train::network::{Examples, Network};
+use sherry_train::network::{Examples, Input, Network};
 use sherry_train::rng::Rng;
 use sherry_train::simd::sum_of_squares;
 
@@ -96,7 +96,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let scale = 1.0 / tokens.len() as f32;
         let mix = Mix::CROSS_ENTROPY;
         let pass = Pass { params: &params, lambda: 0.1, progress: &NoProgress };
-        let examples = Examples { tokens: &tokens, targets: &targets, teacher: None, mix: &mix, scale };
+        let examples = Examples { input: Input::Tokens(&tokens), targets: &targets, teacher: None, mix: &mix, scale };
         let sums = network.train(pass, examples, Learn::Everything, &mut grads, &mut space, None)?;
         let backward = start.elapsed().as_secs_f64();
         let norm = sum_of_squares(&grads).sqrt();

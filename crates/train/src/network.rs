@@ -51,11 +51,30 @@ pub struct Workspace {
     buffers: Buffers,
 }
 
+/// Where a batch enters a network.
+#[derive(Clone, Copy, Debug)]
+pub enum Input<'a> {
+    /// At the embedding: `batch * length` ids below the vocabulary.
+    Tokens(&'a [u32]),
+    /// Before the block of this index: the residual stream there, `tokens x hidden`.
+    Stream(usize, &'a [f32]),
+}
+
+impl Input<'_> {
+    /// The first block that it goes through.
+    fn first(self) -> usize {
+        match self {
+            Self::Tokens(_) => 0,
+            Self::Stream(block, _) => block,
+        }
+    }
+}
+
 /// A batch and what is to be learned from it.
 #[derive(Clone, Copy, Debug)]
 pub struct Examples<'a> {
-    /// `batch * length` ids below the vocabulary.
-    pub tokens: &'a [u32],
+    /// What the network computes from.
+    pub input: Input<'a>,
     /// The token after each, or [`IGNORED`](loss::IGNORED).
     pub targets: &'a [u32],
     /// Final hidden states and head of a teacher.
@@ -107,12 +126,27 @@ impl Network {
     /// # Errors
     /// [`sherry::Error::Interrupted`].
     pub fn forward<'a>(&self, pass: Pass<'_>, tokens: &[u32], space: &'a mut Workspace) -> Result<&'a [f32]> {
+        self.forward_from(pass, Input::Tokens(tokens), space)
+    }
+
+    /// The same of a batch that may enter further up.
+    ///
+    /// # Errors
+    /// [`sherry::Error::Interrupted`].
+    pub fn forward_from<'a>(&self, pass: Pass<'_>, input: Input<'_>, space: &'a mut Workspace) -> Result<&'a [f32]> {
         let Workspace { stream, kept, buffers } = space;
-        embedding::forward(&mut stream[0], &pass.params[self.layout.embedding.clone()], tokens, self.arch.hidden);
-        if self.arch.embed_scale != 1.0 {
-            stream[0].iter_mut().for_each(|x| *x *= self.arch.embed_scale);
+        let at = input.first() % stream.len();
+        match input {
+            Input::Tokens(tokens) => {
+                let table = &pass.params[self.layout.embedding.clone()];
+                embedding::forward(&mut stream[at], table, tokens, self.arch.hidden);
+                if self.arch.embed_scale != 1.0 {
+                    stream[at].iter_mut().for_each(|x| *x *= self.arch.embed_scale);
+                }
+            }
+            Input::Stream(_, x) => stream[at].copy_from_slice(x),
         }
-        for (layer, block) in self.blocks.iter().enumerate() {
+        for (layer, block) in self.blocks.iter().enumerate().skip(input.first()) {
             let at = layer.min(kept.len() - 1);
             let (x, y) = around(stream, layer);
             block.forward(pass, x, y, &mut kept[at], buffers)?;
@@ -137,7 +171,7 @@ impl Network {
     }
 
     /// Forward and backward: adds the gradients of the scaled and summed loss of `examples` to `grads` (as long as the
-    /// parameters), those of the parameters that `learn` names.
+    /// parameters), those of the parameters that `learn` names, as far as the batch goes through them.
     ///
     /// # Errors
     /// [`sherry::Error::Interrupted`]; `grads` are then not whole.
@@ -153,11 +187,11 @@ impl Network {
         space: &mut Workspace,
         mut probe: Option<&mut dyn Probe>,
     ) -> Result<Sums> {
-        self.forward(pass, examples.tokens, space)?;
+        self.forward_from(pass, examples.input, space)?;
         let (arch, params, layers) = (&self.arch, pass.params, self.arch.layers);
         let Workspace { stream, kept, buffers } = space;
         assert!(stream.len() > layers, "the workspace keeps nothing for backward");
-        let (count, recompute) = (examples.tokens.len(), kept.len() < layers);
+        let (count, recompute) = (examples.targets.len(), kept.len() < layers);
         // The gradient of the normed hidden states goes to a wide buffer, from there through the norm into `d`, which
         // carries the gradient of the residual stream down through the blocks.
         let d_hidden = &mut buffers.wide[1][..count * arch.hidden];
@@ -169,7 +203,7 @@ impl Network {
         let sums = loss::head_loss(student, teacher, targets, mix, Some(gradients), pass.progress)?;
         let mut d = vec![0.0f32; count * arch.hidden];
         self.final_norm.backward(&mut d, d_hidden, &stream[layers], params, grads);
-        for (layer, block) in self.blocks.iter().enumerate().rev() {
+        for (layer, block) in self.blocks.iter().enumerate().skip(examples.input.first()).rev() {
             let kept = &mut kept[if recompute { 0 } else { layer }];
             let (x, y) = around(stream, layer);
             if recompute {
@@ -177,11 +211,11 @@ impl Network {
             }
             block.backward(pass, learn, x, &mut d, grads, kept, buffers, probe.as_deref_mut())?;
         }
-        if everything {
+        if let (true, Input::Tokens(tokens)) = (everything, examples.input) {
             if arch.embed_scale != 1.0 {
                 d.iter_mut().for_each(|x| *x *= arch.embed_scale);
             }
-            embedding::backward(&mut grads[self.layout.embedding.clone()], &d, examples.tokens, arch.hidden);
+            embedding::backward(&mut grads[self.layout.embedding.clone()], &d, tokens, arch.hidden);
         }
         Ok(sums)
     }

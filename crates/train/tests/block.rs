@@ -13,7 +13,7 @@ use sherry_train::layout::{Layout, Learn, Purpose};
 use sherry_train::linear::Pass;
 use sherry_train::loss::Mix;
 use sherry_train::methods::{Method, Quantizer, Scale};
-use sherry_train::network::{Examples, Network};
+use sherry_train::network::{Examples, Input, Network};
 use sherry_train::rng::Rng;
 use sherry_train::simd::sum_of_squares;
 
@@ -213,7 +213,8 @@ fn a_network_learns_scales_and_norms_alone() {
         let mut grads = vec![0.0; params.len()];
         let pass = Pass { params: &params, lambda: 0.0, progress: &NoProgress };
         let mix = Mix::CROSS_ENTROPY;
-        let examples = Examples { tokens: &tokens, targets: &targets, teacher: None, mix: &mix, scale: 1.0 };
+        let examples =
+            Examples { input: Input::Tokens(&tokens), targets: &targets, teacher: None, mix: &mix, scale: 1.0 };
         let mut space = network.workspace(BATCH, LENGTH, false);
         network.train(pass, examples, learn, &mut grads, &mut space, None).unwrap();
         grads
@@ -251,7 +252,7 @@ fn a_pass_stops_wherever_it_is_asked_to() {
     let tokens = vec![1; BATCH * LENGTH];
     let (mut grads, mut space) = (vec![0.0; params.len()], network.workspace(BATCH, LENGTH, false));
     let mix = Mix::CROSS_ENTROPY;
-    let examples = Examples { tokens: &tokens, targets: &tokens, teacher: None, mix: &mix, scale: 1.0 };
+    let examples = Examples { input: Input::Tokens(&tokens), targets: &tokens, teacher: None, mix: &mix, scale: 1.0 };
     let mut asked = 0;
     loop {
         let progress = StopAfter(asked.into());

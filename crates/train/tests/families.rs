@@ -10,7 +10,7 @@ use sherry_train::layout::Learn;
 use sherry_train::linear::Pass;
 use sherry_train::loss::{IGNORED, Mix};
 use sherry_train::methods::Quantizer;
-use sherry_train::network::{Examples, Network};
+use sherry_train::network::{Examples, Input, Network};
 use sherry_train::pretrained;
 use sherry_train::rng::Rng;
 
@@ -56,7 +56,8 @@ fn losses_and_gradients_of_every_family() {
             assert!((found / expected - 1.0).abs() < 1e-5, "{family:?}: {found}, expected {expected}");
 
             let (mut grads, mix) = (vec![0.0f32; params.len()], Mix::CROSS_ENTROPY);
-            let examples = Examples { tokens: &tokens, targets: &targets, teacher: None, mix: &mix, scale: 1.0 };
+            let examples =
+                Examples { input: Input::Tokens(&tokens), targets: &targets, teacher: None, mix: &mix, scale: 1.0 };
             network.train(pass(&params), examples, Learn::Everything, &mut grads, &mut space, None).unwrap();
             for tensor in &network.layout.tensors {
                 // Along a random direction in this tensor; f32 sums allow few digits.

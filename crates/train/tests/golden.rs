@@ -13,7 +13,7 @@ use sherry_train::layout::{Learn, Purpose};
 use sherry_train::linear::Pass;
 use sherry_train::loss::{IGNORED, Mix};
 use sherry_train::methods::{Quantizer, Scale};
-use sherry_train::network::{Examples, Network};
+use sherry_train::network::{Examples, Input, Network};
 use sherry_train::simd::sum_of_squares;
 
 fn number(value: &Value) -> f64 {
@@ -155,7 +155,7 @@ fn losses_gradients_and_ten_steps_equal_pytorch() {
                 let count = targets.iter().filter(|&&t| t != IGNORED).count();
                 let scale = 1.0 / count as f32;
                 let pass = Pass { params: &params, lambda, progress: &NoProgress };
-                let examples = Examples { tokens: &tokens, targets: &targets, teacher, mix: &mix, scale };
+                let examples = Examples { input: Input::Tokens(&tokens), targets: &targets, teacher, mix: &mix, scale };
                 let sums = network.train(pass, examples, Learn::Everything, &mut grads, &mut space, None).unwrap();
                 let norm = sum_of_squares(&grads).sqrt();
                 let expected = &case["losses"][step];
@@ -207,7 +207,8 @@ fn losses_and_gradients_of_gemma_3_equal_transformers() {
             let (lambda, scale) = (number(&case["arenas"]) as f32, 1.0 / count as f32);
             let mut grads = vec![0.0f32; network.layout.len];
             let pass = Pass { params: &params, lambda, progress: &NoProgress };
-            let examples = Examples { tokens: &tokens, targets: &targets, teacher: None, mix: &mix, scale };
+            let examples =
+                Examples { input: Input::Tokens(&tokens), targets: &targets, teacher: None, mix: &mix, scale };
             let sums = network.train(pass, examples, Learn::Everything, &mut grads, &mut space, None).unwrap();
             let (loss, wanted) = (sums.cross_entropy / count as f64, number(&case["loss"]));
             assert!((loss - wanted).abs() < 1e-5, "{method}: loss {loss}, {wanted}");

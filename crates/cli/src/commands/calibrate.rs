@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use sherry::io::AtomicFile;
+use sherry_train::calibrate::adapt::{Adaptation, AdaptationReport};
 use sherry_train::calibrate::block::{BlockReport, Rounding};
 use sherry_train::calibrate::reconstruct::Reconstruction;
 use sherry_train::calibrate::rounding::{Effort, Grid};
@@ -80,6 +81,18 @@ pub struct CalibrateArgs {
     /// Strength of the residual path of latent weights at its beginning (Arenas), where codes are trained
     #[arg(long, value_name = "X", default_value_t = 0.0)]
     reconstruct_residual: f32,
+    /// Tokens on which the blocks that are not rounded yet are trained as floats, each time; 0: they stay as they are
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    adapt_tokens: usize,
+    /// Blocks that are rounded between two times
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    adapt_every: usize,
+    /// Sequences per step of it
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    adapt_batch: usize,
+    /// Largest step of a weight in it, relative to the mean magnitude of its tensor
+    #[arg(long, value_name = "X", default_value_t = 0.002)]
+    adapt_rate: f64,
     /// Tokens on which scales and norms are tuned after rounding, with repetition; 0: none
     #[arg(long, value_name = "N", default_value_t = 131_072)]
     tune_tokens: usize,
@@ -179,6 +192,12 @@ impl CalibrateArgs {
                 code_rate: self.reconstruct_code_rate,
                 residual: self.reconstruct_residual,
             },
+            adaptation: Adaptation {
+                tokens: self.adapt_tokens,
+                every: self.adapt_every,
+                batch: self.adapt_batch,
+                rate: self.adapt_rate,
+            },
             tuning: Tuning { tokens: self.tune_tokens, batch: self.tune_batch, rate: self.tune_rate, code_rate: 0.0 },
             training: Tuning {
                 tokens: self.train_tokens,
@@ -236,6 +255,7 @@ pub fn run(args: &CalibrateArgs, context: &Context) -> Result<ExitCode> {
 fn line(event: Event<'_>) -> String {
     match event {
         Event::Block(block) => block_line(block),
+        Event::Adapted(report) => adaptation_line(report),
         Event::Rounded(rounded) => format!(
             "rounded   held out: perplexity {:.2}, divergence {:.3} nats per token",
             rounded.perplexity, rounded.divergence
@@ -255,6 +275,13 @@ fn block_line(block: &BlockReport) -> String {
         block.calibration_error,
         block.held_out_error,
         block.seconds
+    )
+}
+
+fn adaptation_line(report: &AdaptationReport) -> String {
+    format!(
+        "{:3} blocks rounded   divergence held out {:.3}, after adapting the others {:.3} (fitted {:.3})   {:.1} s",
+        report.blocks, report.before, report.after, report.fitted, report.seconds
     )
 }
 

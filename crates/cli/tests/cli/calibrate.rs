@@ -66,6 +66,37 @@ fn a_stopped_run_goes_on_and_ends_with_the_same_bytes() {
 }
 
 #[test]
+fn blocks_adapted_to_those_rounded_before_survive_a_stop() {
+    let place = with_model();
+    let folder = place.path();
+    write_text(&folder.join("text.txt"));
+    let adaptation = "--adapt-tokens 4096 --adapt-every 1 --adapt-rate 0.01";
+    let calibrate = |rest: &str| run(folder, &format!("calibrate dense {rest} {adaptation} {SETTINGS}"));
+    let whole = calibrate("whole -t 1");
+    assert!(whole.code == Some(0) && whole.stdout.contains("as fitted"), "{whole:?}");
+    let report: serde_json::Value =
+        serde_json::from_slice(&fs::read(folder.join("whole.report.json")).unwrap()).unwrap();
+    let adapted = &report["adaptations"][0];
+    let divergence = |when: &str| adapted[when].as_f64().unwrap();
+    assert!(adapted["blocks"] == 1 && divergence("after") < divergence("before"), "{report}");
+
+    assert_eq!(calibrate("parts -t 2 --blocks 1").code, Some(0));
+    let second = calibrate("parts -t 2");
+    assert_eq!(second.code, Some(0), "{second:?}");
+    let weights = |name: &str| fs::read(folder.join(name).join("model.safetensors")).unwrap();
+    assert!(weights("parts") == weights("whole"), "stopped and gone on with on two threads, the bytes are others");
+    // What was adapted is part of what is done: without it rounding begins anew.
+    fs::remove_dir_all(folder.join("parts")).unwrap();
+    fs::remove_file(folder.join("parts.report.json")).unwrap();
+    fs::remove_file(folder.join("parts.calibration/rest-0001.safetensors")).unwrap();
+    let again = run(folder, &format!("calibrate dense parts {adaptation} {}", SETTINGS.replace("--quiet", "")));
+    assert!(again.code == Some(0) && again.stderr.contains("rest-0001.safetensors is damaged"), "{again:?}");
+    assert!(weights("parts") == weights("whole"));
+    let importance = calibrate("other --importance importance.gguf");
+    assert!(importance.code != Some(0) && importance.stderr.contains("--adapt-tokens 0"), "{importance:?}");
+}
+
+#[test]
 fn every_type_is_written_as_it_was_fitted() {
     let place = with_model();
     let folder = place.path();
@@ -117,6 +148,8 @@ fn what_cannot_be_done_is_said_before_anything_is_computed() {
         ("--data text.txt --tokens 100", "fewer tokens than one sequence"),
         ("--data text.txt --damping 0", "--damping"),
         ("--data text.txt --own-text 2", "own text"),
+        ("--data text.txt --adapt-tokens 1000 --adapt-every 0", "every 0 blocks"),
+        ("--data text.txt --adapt-tokens 1000 --adapt-rate 2", "rate of 2"),
         ("--data text.txt --group-size 100", "whole groups of 100"),
         ("--data text.txt --type ternary --train-tokens 1024", "3:4-sparse weights only"),
     ] {

@@ -1,5 +1,6 @@
 //! Steps in units of what is learned: Adam (arXiv 1412.6980) on the logarithm of every scale, on norms in units of their mean
-//! magnitude, and on the weights that decide codes, which are in units of their scale already.
+//! magnitude, on the weights that decide codes, which are in units of their scale already, and on weights that are not
+//! quantized, in units of their mean magnitude.
 
 use rayon::prelude::*;
 
@@ -8,16 +9,29 @@ use crate::layout::{Purpose, Tensor};
 /// How far one step goes at most, about.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Rates {
-    /// Of weights that decide codes, in units of the scale.
-    pub codes: f64,
+    /// Of the weights of linear layers.
+    pub weights: Weights,
     /// Of scales and norms, relative.
     pub scales: f64,
 }
 
+/// What the weights of linear layers are, and the rate of their steps.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Weights {
+    /// They decide codes: in units of the scale.
+    Latent(f64),
+    /// They are not quantized: relative to the mean magnitude of their tensor.
+    Float(f64),
+}
+
 impl Rates {
-    /// Both times a factor.
+    /// All times a factor.
     pub fn times(self, factor: f64) -> Self {
-        Self { codes: self.codes * factor, scales: self.scales * factor }
+        let weights = match self.weights {
+            Weights::Latent(rate) => Weights::Latent(rate * factor),
+            Weights::Float(rate) => Weights::Float(rate * factor),
+        };
+        Self { weights, scales: self.scales * factor }
     }
 }
 
@@ -56,7 +70,9 @@ impl Adam {
         let mut at = 0;
         for tensor in tensors {
             let (values, grads) = (&mut params[tensor.range()], &grads[tensor.range()]);
-            let magnitude = values.iter().map(|w| f64::from(w.abs())).sum::<f64>() / values.len().max(1) as f64;
+            let sums = values.par_chunks(TASK).map(|part| part.iter().map(|w| f64::from(w.abs())).sum::<f64>());
+            let magnitude = sums.collect::<Vec<_>>().iter().sum::<f64>() / values.len().max(1) as f64;
+            let is_latent = tensor.decays() && matches!(rates.weights, Weights::Latent(_));
             let means = &mut self.mean[at..at + values.len()];
             let squares = &mut self.square[at..at + values.len()];
             at += values.len();
@@ -69,7 +85,10 @@ impl Adam {
                     let (unit, rate) = match tensor.purpose {
                         Purpose::Learned => (now, rates.scales),
                         Purpose::Norm => (magnitude, rates.scales),
-                        _ => (1.0, rates.codes),
+                        _ => match rates.weights {
+                            Weights::Latent(rate) => (1.0, rate),
+                            Weights::Float(rate) => (magnitude, rate),
+                        },
                     };
                     let g = f64::from(*g) * unit;
                     *m += ((g - f64::from(*m)) * (1.0 - BETA1)) as f32;
@@ -77,8 +96,8 @@ impl Adam {
                     let by = rate * (f64::from(*m) / first) / ((f64::from(*v) / second).sqrt() + 1e-12);
                     *w = match tensor.purpose {
                         Purpose::Learned => now * (-by).exp(),
-                        Purpose::Norm => now - magnitude * by,
-                        _ => (now - by).clamp(-FARTHEST, FARTHEST),
+                        _ if is_latent => (now - by).clamp(-FARTHEST, FARTHEST),
+                        _ => now - magnitude * by,
                     } as f32;
                 }
             });
@@ -112,7 +131,7 @@ mod tests {
         let start = [0.01f32, 5.0, -2.0, 4.0, 0.5, -1.499];
         let mut params = start;
         let mut adam = Adam::new(6);
-        let rates = Rates { codes: 0.02, scales: 0.1 };
+        let rates = Rates { weights: Weights::Latent(0.02), scales: 0.1 };
         // The first step goes the whole rate, whatever the size of the gradient.
         adam.step(tensors.iter(), &mut params, &[3.0, -1e-4, 7.0, -1e-3, -20.0, 1e-2], rates);
         let expected = [0.01 * (-0.1f32).exp(), 5.0 * 0.1f32.exp(), -2.0 - 0.3, 4.0 + 0.3, 0.52, -1.5];

@@ -8,6 +8,7 @@
 //! goes on and ends with the same bytes.
 
 mod adam;
+pub mod adapt;
 pub mod block;
 pub mod moments;
 mod output;
@@ -44,6 +45,7 @@ use crate::ops::rmsnorm;
 use crate::ops::rope::Rotation;
 use crate::pretrained;
 
+use adapt::{Adaptation, AdaptationReport, Rest};
 use block::{BlockReport, Rounding, round_block};
 use output::Comparison;
 use own_text::Style;
@@ -82,6 +84,8 @@ pub struct Request {
     pub rounding: Rounding,
     /// How every block is trained after it was rounded.
     pub reconstruction: Reconstruction,
+    /// How the blocks that are not rounded yet are trained.
+    pub adaptation: Adaptation,
     /// How scales and norms are tuned afterwards; its codes stay.
     pub tuning: Tuning,
     /// How everything is trained after that.
@@ -105,6 +109,8 @@ pub struct Report {
     pub held_out: usize,
     /// Block by block.
     pub blocks: Vec<BlockReport>,
+    /// How blocks that were not rounded yet were trained in between.
+    pub adaptations: Vec<AdaptationReport>,
     /// Perplexity of the original on the text held out.
     pub original_perplexity: f64,
     /// After rounding, on the text held out.
@@ -144,6 +150,8 @@ impl Measured {
 pub enum Event<'a> {
     /// A block was rounded.
     Block(&'a BlockReport),
+    /// The blocks that are not rounded yet were trained.
+    Adapted(&'a AdaptationReport),
     /// All blocks were rounded.
     Rounded(Measured),
     /// Some steps of tuning were done.
@@ -183,11 +191,12 @@ pub fn calibrate(request: &Request, progress: &dyn Progress, mut event: impl FnM
         held_out.tokens.len(),
         request.length
     ));
-    let shards = round_blocks(request, &checkpoint, &arch, &mut work, (text, held_out), progress, &mut event)?;
+    let last = round_blocks(request, &checkpoint, &arch, &mut work, (text, held_out), progress, &mut event)?;
     let mut report = Report {
         tokens: text.tokens.len(),
         held_out: held_out.tokens.len(),
         blocks: work.blocks().to_vec(),
+        adaptations: work.adaptations().to_vec(),
         original_perplexity: f64::NAN,
         rounded: None,
         tuning: Vec::new(),
@@ -201,13 +210,13 @@ pub fn calibrate(request: &Request, progress: &dyn Progress, mut event: impl FnM
         if let Some(path) = &request.importance {
             write_importance(request, path, &arch, &work, text, progress)?;
         }
-        finish(request, &checkpoint, &arch, &mut work, &texts, shards, &mut report, progress, &mut event)?;
+        finish(request, &checkpoint, &arch, &mut work, &texts, &last, &mut report, progress, &mut event)?;
     }
     report.seconds = start.elapsed().as_secs_f64();
     Ok(report)
 }
 
-/// Rounds block after block and returns the streams after the last.
+/// Rounds block after block and returns the original's hidden states after the last norm, on the text held out.
 fn round_blocks(
     request: &Request,
     checkpoint: &Checkpoint,
@@ -216,12 +225,22 @@ fn round_blocks(
     (text, held_out): (&Text, &Text),
     progress: &dyn Progress,
     event: &mut impl FnMut(Event<'_>),
-) -> Result<Vec<Shard>> {
+) -> Result<Vec<f32>> {
     let mut shards = shards(checkpoint, arch, text, held_out, progress)?;
+    let adaptation = &request.adaptation;
+    let mut rest = match adaptation.tokens {
+        0 => None,
+        _ => Some(Rest::new(checkpoint, arch, &shards, request.length, progress)?),
+    };
     if !work.blocks().is_empty() {
         progress.note(&format!("going on after block {} of {}", work.blocks().len(), arch.layers));
         work.streams(&mut shards, progress)?;
         work.blocks().iter().for_each(|block| event(Event::Block(block)));
+        work.adaptations().iter().for_each(|report| event(Event::Adapted(report)));
+    }
+    let mut adapted = work.adaptations().last().map_or(0, |report| report.blocks);
+    if let (Some(rest), 1..) = (&mut rest, adapted) {
+        rest.load(adapted, work, progress)?;
     }
     let frequencies = Frequencies::new(arch);
     let rotation = |sliding| Rotation::new(frequencies.of(sliding), request.length, arch.rope.layout);
@@ -232,7 +251,23 @@ fn round_blocks(
         if progress.is_cancelled() {
             return Err(sherry::Error::Interrupted.into());
         }
-        let original = block_weights(checkpoint, arch, index, progress)?;
+        if let Some(rest) = rest.as_mut().filter(|_| adaptation.is_due(index, arch.layers)) {
+            if adapted < index {
+                let report = rest.train(index, &shards, adaptation, request.seed, progress)?;
+                event(Event::Adapted(&report));
+                rest.keep(work, report, progress)?;
+                adapted = index;
+            }
+            // What is rounded from here on was made for the quantized stream.
+            shards.iter_mut().for_each(|shard| shard.original.copy_from_slice(&shard.quantized));
+        }
+        let original = match &rest {
+            Some(rest) => rest.block(index)?,
+            None => {
+                let tensor = |part| pretrained::tensor(checkpoint, Role::Layer(index, part), progress);
+                block_weights(arch, tensor)?
+            }
+        };
         let layer = Layer { arch, index, rotations: &rotations, length: request.length, progress };
         let is_trained = request.reconstruction.epochs > 0;
         let streams = |shards: &[Shard]| -> Vec<Vec<f32>> {
@@ -263,7 +298,14 @@ fn round_blocks(
         progress.advance(1);
     }
     progress.finish();
-    Ok(shards)
+    if let Some(rest) = rest {
+        return Ok(rest.into_held_out(&shards));
+    }
+    let norm = gains(arch, pretrained::tensor(checkpoint, Role::OutputNorm, progress)?);
+    let last: Vec<f32> = shards.iter().filter(|shard| shard.held_out).flat_map(|x| &x.original).copied().collect();
+    let mut hidden = vec![0.0; last.len()];
+    rmsnorm::forward(&mut hidden, &last, &norm, arch.norm_eps);
+    Ok(hidden)
 }
 
 /// Writes the mean squares of the original's inputs.
@@ -306,20 +348,14 @@ fn finish(
     arch: &ArchConfig,
     work: &mut Work,
     texts: &Texts,
-    shards: Vec<Shard>,
+    hidden: &[f32],
     report: &mut Report,
     progress: &dyn Progress,
     event: &mut impl FnMut(Event<'_>),
 ) -> Result<()> {
-    let norm = gains(arch, pretrained::tensor(checkpoint, Role::OutputNorm, progress)?);
     let head = pretrained::tensor(checkpoint, if arch.tied { Role::Embed } else { Role::Head }, progress)?;
     let held_out = &texts.held_out;
-    let parts = shards.iter().filter(|shard| shard.held_out);
-    let last: Vec<f32> = parts.flat_map(|shard| &shard.original).copied().collect();
-    drop(shards);
-    let mut hidden = vec![0.0; last.len()];
-    rmsnorm::forward(&mut hidden, &last, &norm, arch.norm_eps);
-    let side = Side { hidden: &hidden, head: &head, width: arch.hidden };
+    let side = Side { hidden, head: &head, width: arch.hidden };
     let own = loss::head_loss(side, None, &targets(held_out), &Mix::CROSS_ENTROPY, None, progress)?;
     report.original_perplexity = Measured::of(own).perplexity;
     let mut student = Student::new(checkpoint, arch, work, request.rounding.group, progress)?;
@@ -365,6 +401,17 @@ fn check(request: &Request, arch: &ArchConfig) -> Result<()> {
             request.length, arch.context
         ));
     }
+    let Adaptation { tokens, every, rate, .. } = request.adaptation;
+    if tokens > 0 && (every == 0 || !(rate > 0.0 && rate < 1.0)) {
+        return invalid(format!(
+            "adaptation every {every} blocks at a rate of {rate}: expected at least 1, and 0 to 1"
+        ));
+    }
+    if tokens > 0 && request.importance.is_some() {
+        return invalid(
+            "importance is that of the original's inputs, which adaptation changes; do without one of them".to_owned(),
+        );
+    }
     let trains_codes =
         request.training.tokens > 0 || (request.reconstruction.epochs > 0 && request.reconstruction.code_rate > 0.0);
     if trains_codes && request.rounding.grid != Grid::Sparse34 {
@@ -379,7 +426,9 @@ fn check(request: &Request, arch: &ArchConfig) -> Result<()> {
     // Both streams, the inputs of the map in work, and the networks of tuning: the original, the quantized one, its gradients.
     let tokens = request.tokens.saturating_add(request.held_out) as f64;
     let width = 2 * arch.hidden + arch.ffn.max(arch.q_dim());
-    let needed = 4.0 * (tokens * width as f64 + 3.0 * arch.parameters() as f64) + SUMS as f64;
+    // Adaptation: weights, gradients and two means; the original's last hidden states.
+    let (models, width) = if request.adaptation.tokens > 0 { (4.0, width + arch.hidden) } else { (3.0, width) };
+    let needed = 4.0 * (tokens * width as f64 + models * arch.parameters() as f64) + SUMS as f64;
     if let Some(available) = sherry::available_memory().filter(|available| needed > *available as f64) {
         let gib = |bytes: f64| bytes / f64::from(1 << 30);
         return invalid(format!(
@@ -459,6 +508,8 @@ fn settings(request: &Request, text: &Text, held_out: &Text, progress: &dyn Prog
     }
     let Rounding { grid, group, damping, effort } = request.rounding;
     let Reconstruction { epochs, batch, rate, code_rate, residual } = request.reconstruction;
+    let Adaptation { tokens, every, batch: adapted_batch, rate: adapted_rate } = request.adaptation;
+    let adaptation = (tokens > 0).then_some((tokens, every, adapted_batch, adapted_rate, request.seed));
     let reconstruction = (epochs > 0).then_some((epochs, batch, rate, code_rate, residual, request.seed));
     Ok(serde_json::json!({
         "model": hex(&model_hash(&request.model, progress)?),
@@ -472,6 +523,7 @@ fn settings(request: &Request, text: &Text, held_out: &Text, progress: &dyn Prog
         "sweeps": effort.sweeps,
         "column_fits": effort.column_fits,
         "reconstruction": reconstruction,
+        "adaptation": adaptation,
     }))
 }
 
@@ -526,14 +578,8 @@ fn gains(arch: &ArchConfig, mut weights: Vec<f32>) -> Vec<f32> {
     weights
 }
 
-/// The weights of block `index`.
-fn block_weights(
-    checkpoint: &Checkpoint,
-    arch: &ArchConfig,
-    index: usize,
-    progress: &dyn Progress,
-) -> Result<BlockWeights> {
-    let tensor = |part| pretrained::tensor(checkpoint, Role::Layer(index, part), progress);
+/// The weights of a block, given what its tensors hold.
+fn block_weights(arch: &ArchConfig, tensor: impl Fn(Part) -> Result<Vec<f32>>) -> Result<BlockWeights> {
     let norm = |part| tensor(part).map(|weights| gains(arch, weights));
     let optional = |part: Part| part.is_in(arch).then(|| norm(part)).transpose();
     let qk_norms = optional(Part::QNorm)?.zip(optional(Part::KNorm)?).map(Into::into);

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use sherry::model::names::{Naming, Part, Role};
 use sherry_kernels::format::QuadOrder;
 
-use super::adam::{Adam, Rates, schedule};
+use super::adam::{Adam, Rates, Weights, schedule};
 use super::block::{LATENT, QuantizedBlock};
 use super::stream::{BlockWeights, Drift, Layer, Shard};
 use crate::block::{Block, Buffers, Kept};
@@ -95,7 +95,7 @@ pub fn reconstruct(
         let lambda = how.residual * (1.0 - 2.0 * (step - 1) as f32 / steps as f32).max(0.0);
         grads.fill(0.0);
         training.gradients(&chosen, shards, lambda, &mut grads)?;
-        let rates = Rates { codes: how.code_rate, scales: how.rate }.times(schedule(step, steps));
+        let rates = Rates { weights: Weights::Latent(how.code_rate), scales: how.rate }.times(schedule(step, steps));
         adam.step(learned.iter(), &mut training.params, &grads, rates);
     }
     training.settle();

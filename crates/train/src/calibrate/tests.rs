@@ -43,6 +43,10 @@ fn setting(family: Family, length: usize) -> Setting {
     Setting { checkpoint, arch, rotations, _folder: folder }
 }
 
+fn weights(checkpoint: &Checkpoint, arch: &ArchConfig, index: usize) -> BlockWeights {
+    block_weights(arch, |part| pretrained::tensor(checkpoint, Role::Layer(index, part), &NoProgress)).unwrap()
+}
+
 const FAMILIES: [Family; 4] = [Family::Llama, Family::Qwen3, Family::HunyuanDense, Family::Gemma3];
 
 #[test]
@@ -53,16 +57,16 @@ fn both_streams_are_the_networks_forward_pass() {
         let (text, held_out) = (text(5, length, 1), text(2, length, 2));
         let mut shards = shards(&checkpoint, &arch, &text, &held_out, &NoProgress).unwrap();
         for index in 0..arch.layers {
-            let weights = block_weights(&checkpoint, &arch, index, &NoProgress).unwrap();
+            let original = weights(&checkpoint, &arch, index);
             let layer = Layer { arch: &arch, index, rotations: &rotations, length, progress: &NoProgress };
             for shard in &mut shards {
-                let moments = layer.before_qkv(shard, &weights, &weights);
+                let moments = layer.before_qkv(shard, &original, &original);
                 assert_eq!(moments.is_none(), shard.held_out);
-                layer.before_o(shard, &weights, &weights).unwrap();
-                layer.after_o(shard, &weights);
-                layer.before_gate_up(shard, &weights, &weights);
-                layer.before_down(shard, &weights, &weights);
-                let drift = layer.after_down(shard, &weights).mean();
+                layer.before_o(shard, &original, &original).unwrap();
+                layer.after_o(shard, &original);
+                layer.before_gate_up(shard, &original, &original);
+                layer.before_down(shard, &original, &original);
+                let drift = layer.after_down(shard, &original).mean();
                 assert!(drift < 1e-10, "{family:?}: {drift}");
             }
         }
@@ -122,7 +126,7 @@ fn rounding_a_block_keeps_the_streams_together_and_folds_column_factors() {
         let length = 16;
         let Setting { checkpoint, arch, rotations, _folder } = setting(family, length);
         let (text, held_out) = (text(64, length, 1), text(8, length, 2));
-        let original = block_weights(&checkpoint, &arch, 0, &NoProgress).unwrap();
+        let original = weights(&checkpoint, &arch, 0);
         let layer = Layer { arch: &arch, index: 0, rotations: &rotations, length, progress: &NoProgress };
         let run = |grid, column_fits| {
             let mut shards = shards(&checkpoint, &arch, &text, &held_out, &NoProgress).unwrap();
@@ -179,7 +183,7 @@ fn reconstruction_brings_the_streams_of_a_block_together() {
             let length = 16;
             let Setting { checkpoint, arch, rotations, _folder } = setting(family, length);
             let (text, held_out) = (text(66, length, 1), text(9, length, 2));
-            let original = block_weights(&checkpoint, &arch, 0, &NoProgress).unwrap();
+            let original = weights(&checkpoint, &arch, 0);
             let layer = Layer { arch: &arch, index: 0, rotations: &rotations, length, progress: &NoProgress };
             let start = || shards(&checkpoint, &arch, &text, &held_out, &NoProgress).unwrap();
             let mut shards = start();
@@ -219,7 +223,7 @@ fn the_fit_corrects_for_the_errors_of_earlier_blocks() {
     let length = 16;
     let Setting { checkpoint, arch, rotations, _folder } = setting(Family::Llama, length);
     let (text, held_out) = (text(128, length, 1), text(16, length, 2));
-    let original = block_weights(&checkpoint, &arch, 1, &NoProgress).unwrap();
+    let original = weights(&checkpoint, &arch, 1);
     let layer = Layer { arch: &arch, index: 1, rotations: &rotations, length, progress: &NoProgress };
     let mut shards = shards(&checkpoint, &arch, &text, &held_out, &NoProgress).unwrap();
     // A quantized stream whose components have leaked into their neighbours.

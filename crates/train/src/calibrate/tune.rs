@@ -16,7 +16,7 @@ use sherry::model::names::{Naming, Part, Role};
 use sherry::model::{ArchConfig, Checkpoint};
 use sherry_kernels::format::{QuadOrder, TensorType};
 
-use super::adam::{Adam, Rates, schedule};
+use super::adam::{Adam, Rates, Weights, schedule};
 use super::block::{LATENT, QuantizedBlock};
 use super::text::Text;
 use super::work::Work;
@@ -28,7 +28,7 @@ use crate::layout::{Learn, Purpose, Tensor};
 use crate::linear::Pass;
 use crate::loss::{self, Divergence, Mix, Side};
 use crate::methods::{Method, Quantizer, Scale};
-use crate::network::{Examples, Network, Workspace};
+use crate::network::{Examples, Input, Network, Workspace};
 use crate::pretrained;
 
 /// How all blocks are tuned together.
@@ -246,7 +246,7 @@ impl Student {
                 }
                 let part = Text { length, tokens };
                 let examples = Examples {
-                    tokens: &part.tokens,
+                    input: Input::Tokens(&part.tokens),
                     targets: &targets(&part),
                     teacher: Some(teacher.side(&part.tokens, &mut teachers, progress)?),
                     mix: &MIX,
@@ -264,7 +264,8 @@ impl Student {
                     kept: path.display().to_string(),
                 });
             }
-            let rates = Rates { codes: tuning.code_rate, scales: tuning.rate }.times(schedule(state.step + 1, steps));
+            let rates = Rates { weights: Weights::Latent(tuning.code_rate), scales: tuning.rate }
+                .times(schedule(state.step + 1, steps));
             state.step(learned(&self.network), &mut self.params, &grads, rates);
             if state.step % REPORT_EVERY == 0 || state.step == steps {
                 let divergence = recent.divergence / recent.tokens.max(1) as f64;

@@ -14,6 +14,8 @@ use sherry::io::{ReadMode, Safetensors, TensorInfo, TensorSource, write_atomic};
 use sherry::model::ArchConfig;
 use sherry_kernels::format::TensorType;
 
+use super::adapt;
+use super::adapt::AdaptationReport;
 use super::block::{BlockReport, Quantized, QuantizedBlock};
 use super::rounding::Shape;
 use super::stream::Shard;
@@ -31,6 +33,9 @@ struct State {
     settings: serde_json::Value,
     /// Blocks done, in order.
     blocks: Vec<BlockReport>,
+    /// How blocks that were not rounded yet were trained in between, in order.
+    #[serde(default)]
+    adaptations: Vec<AdaptationReport>,
     files: BTreeMap<String, Entry>,
 }
 
@@ -73,13 +78,16 @@ impl Work {
         let mut work = Self { folder, state };
         let whole = work.verified(progress);
         work.state.blocks.truncate(whole);
+        work.state.adaptations.retain(|report| report.blocks <= whole);
         Ok(work)
     }
 
     /// How many blocks are done and have all their files.
     fn verified(&self, progress: &dyn Progress) -> usize {
         let done = self.state.blocks.len();
-        let bad = (0..done).map(block_name).chain([streams_name(done)]).find(|name| !self.is_good(name, progress));
+        let rest = self.state.adaptations.last().map(|report| adapt::file_name(report.blocks));
+        let needed = (0..done).map(block_name).chain([streams_name(done)]).chain(rest);
+        let bad = needed.into_iter().find(|name| !self.is_good(name, progress));
         match bad {
             _ if done == 0 => 0,
             Some(name) => {
@@ -121,6 +129,11 @@ impl Work {
         &self.state.blocks
     }
 
+    /// Reports of the adaptations that are done.
+    pub fn adaptations(&self) -> &[AdaptationReport] {
+        &self.state.adaptations
+    }
+
     /// Where the file `name` lies.
     pub fn file(&self, name: &str) -> PathBuf {
         self.path().join(name)
@@ -147,10 +160,28 @@ impl Work {
             self.state.files.insert(name, entry);
         }
         self.state.blocks.push(report);
-        let old = streams_name(index);
-        self.state.files.remove(&old);
+        self.replace(&streams_name(index))
+    }
+
+    /// Makes the file `name`, with what an adaptation has trained, count instead of the one before.
+    ///
+    /// # Errors
+    /// [`sherry::Error::Io`].
+    pub fn adapted(&mut self, name: &str, report: AdaptationReport, progress: &dyn Progress) -> Result<()> {
+        self.state.files.insert(name.to_owned(), entry(&self.file(name), progress)?);
+        let old = self.state.adaptations.last().map(|report| adapt::file_name(report.blocks));
+        self.state.adaptations.push(report);
+        match old {
+            Some(old) => self.replace(&old),
+            None => self.write_state(),
+        }
+    }
+
+    /// Writes the state without the file `old`, and then removes it.
+    fn replace(&mut self, old: &str) -> Result<()> {
+        self.state.files.remove(old);
         self.write_state()?;
-        let old = self.file(&old);
+        let old = self.file(old);
         if old.exists() {
             fs::remove_file(&old).map_err(sherry::Error::io(&old, "remove"))?;
         }
@@ -181,7 +212,8 @@ impl Work {
     }
 }
 
-fn floats(name: String, shape: Vec<usize>) -> TensorInfo {
+/// A tensor of f32.
+pub fn floats(name: String, shape: Vec<usize>) -> TensorInfo {
     let bytes = shape.iter().product::<usize>() * 4;
     TensorInfo { name, ty: TensorType::F32, shape, bytes }
 }

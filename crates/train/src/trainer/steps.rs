@@ -14,7 +14,7 @@ use crate::layout::Learn;
 use crate::linear::Pass;
 use crate::loss::{IGNORED, Mix, Sums};
 use crate::metrics::{self, Line, MetricsFile, RankProbe, Watchdog, WeightProbe};
-use crate::network::{Examples, Workspace};
+use crate::network::{Examples, Input, Workspace};
 use crate::schedule::{Arenas, Rate};
 use crate::simd;
 
@@ -213,7 +213,7 @@ impl<'a> Loop<'a> {
             _ => None,
         };
         let pass = Pass { params: &trainer.params, lambda, progress };
-        let examples = Examples { tokens, targets, teacher, mix, scale };
+        let examples = Examples { input: Input::Tokens(tokens), targets, teacher, mix, scale };
         Ok(trainer.network.train(pass, examples, Learn::Everything, grads, space, probe)?)
     }
 
