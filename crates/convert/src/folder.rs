@@ -18,11 +18,18 @@ pub(super) fn write_companions(checkpoint: &Checkpoint, plan: &Plan, folder: &Pa
     let mut config = checkpoint.config_json()?;
     if let Value::Object(fields) = &mut config {
         fields.shift_remove("quantization_config");
-        if plan.native {
-            let quantization = plan.packed.map_or_else(native::blocks_config, |scheme| scheme.to_json());
+        let mut quantization = match (plan.native, plan.is_bitnet) {
+            (true, _) => Some(plan.packed.map_or_else(native::blocks_config, |scheme| scheme.to_json())),
+            (false, true) => Some(BitNetScheme::ternary_config()),
+            (false, false) => None,
+        };
+        if let Some(eps) = checkpoint.config().input_norms {
+            let quantization = quantization.get_or_insert_with(native::blocks_config);
+            quantization["use_rms_norm"] = true.into();
+            quantization["rms_norm_eps"] = eps.to_string().parse().unwrap_or(f64::from(eps)).into();
+        }
+        if let Some(quantization) = quantization {
             fields.insert("quantization_config".to_owned(), quantization);
-        } else if plan.is_bitnet {
-            fields.insert("quantization_config".to_owned(), BitNetScheme::ternary_config());
         }
     }
     let mut text = serde_json::to_string_pretty(&config).map_err(|error| Error::Invalid(error.to_string()))?;

@@ -63,9 +63,6 @@ pub(super) struct Input<'a> {
     pub tensors: &'a TensorMap,
 }
 
-/// Where GGUF keeps the divisors of rotary frequencies.
-const ROPE_FACTORS: &str = "rope_freqs.weight";
-
 /// The module of a weight: its name without ".weight".
 fn module(weight: &str) -> &str {
     weight.strip_suffix(".weight").unwrap_or(weight)
@@ -88,15 +85,20 @@ impl Output {
                 Self::Folder(safetensors::Writer::create(path, &infos, &metadata)?)
             }
             Container::Gguf => {
-                let factors = jobs.first().and_then(|job| rope_factors(job.input.config)).unwrap_or_default();
-                let bytes: Vec<u8> = factors.iter().flat_map(|factor| factor.to_le_bytes()).collect();
-                if !factors.is_empty() {
-                    let (name, shape) = (ROPE_FACTORS.to_owned(), vec![factors.len()]);
-                    infos.insert(0, TensorInfo { name, ty: TensorType::F32, shape, bytes: bytes.len() });
-                }
+                let factors = jobs.first().map(|job| rope_factors(job.input.config)).unwrap_or_default();
+                infos.splice(
+                    0..0,
+                    factors.iter().map(|(name, factors)| TensorInfo {
+                        name: (*name).to_owned(),
+                        ty: TensorType::F32,
+                        shape: vec![factors.len()],
+                        bytes: 4 * factors.len(),
+                    }),
+                );
                 let mut writer = GgufWriter::create(path, metadata, infos, stq_id)?;
-                if !factors.is_empty() {
-                    writer.write(ROPE_FACTORS, &bytes)?;
+                for (name, factors) in factors {
+                    let bytes: Vec<u8> = factors.iter().flat_map(|factor| factor.to_le_bytes()).collect();
+                    writer.write(name, &bytes)?;
                 }
                 Self::Gguf(writer)
             }

@@ -130,7 +130,9 @@ impl Plan {
         };
         let blocks = matches!(linears, Linears::Dense(ty) if !ty.is_float());
         let is_bitnet = config.family == Family::BitNet
-            || input.tensors().iter().any(|(_, stored)| matches!(stored, Stored::BitNet { .. }));
+            || input.tensors().iter().any(|(_, stored)| {
+                matches!(stored, Stored::BitNet { .. } | Stored::Plain { ty: TensorType::I2_S, .. })
+            });
         let native = packed.is_some() || blocks;
         let mut plan = Self { moves, tensors: Vec::new(), packed, native, is_bitnet };
         for role in Role::all(config) {
@@ -338,7 +340,9 @@ impl Moves {
 
 fn rope_rows(config: &ArchConfig, container: Container) -> Option<RopeRows> {
     match (config.rope.layout, container) {
-        (RopeLayout::Halves, Container::Gguf) if config.family == Family::Llama => Some(RopeRows::ToInterleaved),
+        (RopeLayout::Halves, Container::Gguf) if matches!(config.family, Family::Llama | Family::MiniCpm) => {
+            Some(RopeRows::ToInterleaved)
+        }
         (RopeLayout::Interleaved, Container::Folder) => Some(RopeRows::ToHalves),
         _ => None,
     }

@@ -134,7 +134,9 @@ impl<'a> Rows<'a> {
     }
 
     fn shift(&self) -> f32 {
-        if self.role.is_norm() { self.moves.norm_shift } else { 0.0 }
+        // Those of single linear layers are plain norms in every family.
+        let plain = matches!(self.role, Role::Layer(_, part) if part.is_input_norm());
+        if self.role.is_norm() && !plain { self.moves.norm_shift } else { 0.0 }
     }
 
     fn scale(&self) -> f32 {

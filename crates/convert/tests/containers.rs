@@ -37,7 +37,7 @@ impl Draw {
 }
 
 fn config(draw: &mut Draw) -> ArchConfig {
-    let family = draw.pick(&[Family::Llama, Family::Qwen3, Family::HunyuanDense, Family::Gemma3, Family::BitNet]);
+    let family = draw.pick(&Family::ALL);
     let gemma = family == Family::Gemma3;
     let mut config = synthetic::tiny(family);
     config.vocab = 320;
@@ -47,7 +47,25 @@ fn config(draw: &mut Draw) -> ArchConfig {
     config.context = draw.pick(&[32, 2048]);
     config.norm_eps = draw.pick(&[1e-5, 1e-6, 3e-6]);
     config.rope.theta = draw.pick(&[10_000.0, 1_000_000.0, 12_345.5]);
-    config.rope.scaling = match draw.below(5) {
+    if family == Family::MiniCpm {
+        config.head_dim = config.hidden / config.heads;
+        config.embed_scale = draw.pick(&[1.0, 12.0, 3.3]);
+        config.residual_scale = draw.pick(&[1.0, 0.221_359_44, 0.7]);
+        config.logit_divisor = draw.pick(&[1.0, 10.0, 0.3]);
+    }
+    let scaling = match (family, draw.below(6)) {
+        (Family::MiniCpm, 1 | 2) => 4, // which their code does not have
+        (_, kind) => kind,
+    };
+    config.rope.scaling = match scaling {
+        3 => {
+            let pairs = config.head_dim / 2;
+            let factors = |step: f32| (0..pairs).map(|i| 1.0 + step * i as f32).collect();
+            // Of the whole context to the trained one.
+            let computed = (1.0 + (config.context as f32 / 16.0).ln() / 16f32.ln()).sqrt();
+            let magnitude = if family == Family::MiniCpm { computed } else { draw.pick(&[computed, 1.0, 1.25]) };
+            RopeScaling::LongRope { short: factors(0.25), long: factors(1.5), original_context: 16, magnitude }
+        }
         2 => RopeScaling::Yarn {
             factor: draw.pick(&[2.0, 4.0]),
             original_context: draw.pick(&[16, 512]),
@@ -65,6 +83,7 @@ fn config(draw: &mut Draw) -> ArchConfig {
         _ => RopeScaling::None,
     };
     config.tied = draw.one_in(2);
+    config.input_norms = if draw.one_in(4) { Some(draw.pick(&[1e-6, 1e-5, 1e-3])) } else { None };
     if gemma {
         config.attn_scale = 1.0 / draw.pick(&[16f32, 4.0, 21.0, 168.0]).sqrt();
         match draw.one_in(3) {
@@ -153,6 +172,14 @@ fn folder(root: &Path, draw: &mut Draw) -> PathBuf {
     let ends: Vec<u64> = (0..draw.below(6)).map(|_| draw.pick(&[271, 272, 273, 65, 66, 67, 275])).collect();
     let in_config = draw.one_in(3);
     let mut json = config_hf::write(&config).unwrap();
+    if let Some(eps) = config.input_norms {
+        json["quantization_config"] = json!({"quant_method": "sherry", "version": 1, "format": "blocks", "use_rms_norm": true, "rms_norm_eps": eps});
+        if config.family == Family::BitNet {
+            json["quantization_config"]["quant_method"] = json!("bitnet");
+            json["quantization_config"]["linear_class"] = json!("autobitlinear");
+            json["quantization_config"]["quantization_mode"] = json!("online");
+        }
+    }
     let place = if in_config { &mut json } else { &mut generation };
     place["eos_token_id"] = json!(ends);
     for (field, values) in [

@@ -26,6 +26,18 @@ pub fn architecture(checkpoint: &Checkpoint) -> Result<ArchConfig> {
     if matches!(arch.rope.scaling, RopeScaling::Yarn { magnitude, .. } if magnitude != 1.0) {
         return Err(Error::checkpoint(checkpoint.path(), "cannot be trained: YaRN multiplies its rotation"));
     }
+    if matches!(arch.rope.scaling, RopeScaling::LongRope { .. }) {
+        return Err(Error::checkpoint(checkpoint.path(), "cannot be trained: LongRoPE"));
+    }
+    if arch.residual_scale != 1.0 || arch.logit_divisor != 1.0 {
+        return Err(Error::checkpoint(
+            checkpoint.path(),
+            "cannot be trained: factors on the residual stream or the logits",
+        ));
+    }
+    if arch.input_norms.is_some() {
+        return Err(Error::checkpoint(checkpoint.path(), "cannot be trained: norms before single linear layers"));
+    }
     if arch.sub_norms {
         return Err(Error::checkpoint(checkpoint.path(), "cannot be trained: norms before the output projections"));
     }

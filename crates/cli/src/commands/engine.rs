@@ -230,7 +230,7 @@ impl EngineArgs {
             progress
                 .note("--head two-stage: only for block-quantized heads (Q8_0, Q6_K, ...); every logit is computed");
         }
-        Ok(Decoder::new(Arc::new(model), engine))
+        Ok(Decoder::new(Arc::new(model), engine).with_context(context))
     }
 
     /// All of it, timed; without a path the model inside this program.

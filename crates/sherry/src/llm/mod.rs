@@ -117,7 +117,8 @@ impl Llm {
         }
         let context = options.context.unwrap_or_else(|| model.config.context.min(DEFAULT_CONTEXT));
         let size = Options { kv: options.kv, ..Options::new(context, options.sequences) };
-        Self::new(Decoder::new(Arc::new(model), engine), tokenizer, checkpoint.generation(), size)
+        let decoder = Decoder::new(Arc::new(model), engine).with_context(context);
+        Self::new(decoder, tokenizer, checkpoint.generation(), size)
     }
 
     /// Puts a model together from its parts.

@@ -44,9 +44,6 @@ impl BitNetScheme {
         let unsupported = |name: &str, problem: String| {
             Err(Error::unsupported(path, format!("field '{}': {problem}", fields.full_name(name))))
         };
-        if fields.opt_bool("use_rms_norm")? == Some(true) {
-            return unsupported("use_rms_norm", "norms of single projections are not supported".to_owned());
-        }
         let kept = fields.opt_array("modules_to_not_convert")?.unwrap_or_default();
         for module in kept.iter().filter_map(Value::as_str) {
             let linears = Part::ALL.into_iter().filter(|part| part.is_linear());
@@ -225,8 +222,6 @@ mod tests {
         for (field, value) in [
             ("linear_class", json!("bitlinear2")),
             ("quantization_mode", json!("later")),
-            ("use_rms_norm", json!(true)),
-            ("use_rms_norm", json!("yes")),
             ("modules_to_not_convert", json!(["lm_head", "q_proj"])),
         ] {
             let message =

@@ -233,6 +233,7 @@ impl Checkpoint {
             Family::HunyuanDense => "Hunyuan dense",
             Family::Gemma3 => "Gemma 3",
             Family::BitNet => "BitNet",
+            Family::MiniCpm => "MiniCPM",
         };
         let parameters = self.config.parameters() as f64;
         let parameters = match parameters {

@@ -194,7 +194,7 @@ fn in_hf_terms(config: &ArchConfig) -> ArchConfig {
         let matching = published.into_iter().find(|scaling| {
             let mut candidate = config.clone();
             candidate.rope.scaling = scaling.clone();
-            rope_factors(&candidate).is_some_and(|computed| close(factors, &computed))
+            rope_factors(&candidate).first().is_some_and(|(_, computed)| close(factors, computed))
         });
         if let Some(scaling) = matching {
             config.rope.scaling = scaling;

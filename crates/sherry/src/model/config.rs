@@ -17,6 +17,14 @@ pub enum Family {
     Gemma3,
     /// BitNet b1.58: ternary weights, norms inside the block before its two output projections.
     BitNet,
+    /// MiniCPM 1, 2 and 4 (BitCPM): a LLaMA with constant factors on embedding, residual stream and logits.
+    MiniCpm,
+}
+
+impl Family {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Llama, Self::Qwen3, Self::HunyuanDense, Self::Gemma3, Self::BitNet, Self::MiniCpm];
 }
 
 /// Where the normalisation of query and key heads sits.
@@ -69,6 +77,18 @@ pub enum RopeScaling {
         beta_fast: f32,
         /// Pairs that turn less often than this are divided.
         beta_slow: f32,
+        /// Multiplies cosines and sines.
+        magnitude: f32,
+    },
+    /// LongRoPE (arXiv 2402.13753): a divisor per pair, one set for runs within the trained context, another for longer
+    /// ones; cosines and sines are multiplied by `magnitude`.
+    LongRope {
+        /// Divisors while a run has at most `original_context` positions, one per rotated pair.
+        short: Vec<f32>,
+        /// Divisors of longer runs.
+        long: Vec<f32>,
+        /// Trained context.
+        original_context: usize,
         /// Multiplies cosines and sines.
         magnitude: f32,
     },
@@ -129,6 +149,9 @@ pub struct ArchConfig {
     pub post_norms: bool,
     /// Norms of what goes into the output projections of attention and feed-forward (BitNet).
     pub sub_norms: bool,
+    /// Every linear layer of a block has a norm of its own for its input; this is their epsilon (`use_rms_norm` of
+    /// transformers' BitNet).
+    pub input_norms: Option<f32>,
     /// Normalisation of query and key heads.
     pub qk_norm: Option<QkNorm>,
     /// Biases on q, k and v.
@@ -141,6 +164,10 @@ pub struct ArchConfig {
     pub activation: Activation,
     /// Factor on embeddings (Gemma: sqrt(hidden)).
     pub embed_scale: f32,
+    /// Factor on what attention and feed-forward add to the residual stream (MiniCPM: scale_depth / sqrt(layers)).
+    pub residual_scale: f32,
+    /// What the input of the head is divided by (MiniCPM: hidden / dim_model_base).
+    pub logit_divisor: f32,
     /// Factor on attention scores, normally 1/sqrt(head_dim).
     pub attn_scale: f32,
     /// Sliding window in positions, for layers where `is_sliding` says so.
@@ -215,7 +242,12 @@ impl ArchConfig {
         if !self.norm_eps.is_finite() || self.norm_eps < 0.0 || self.norm_eps >= 1.0 {
             return bad("rms_norm_eps", format!("must be between 0 and 1, found {}", self.norm_eps));
         }
+        if self.input_norms.is_some_and(|eps| !eps.is_finite() || !(0.0..1.0).contains(&eps)) {
+            return bad("quantization_config.rms_norm_eps", "must be between 0 and 1".to_owned());
+        }
         let scales = [
+            ("scale_depth", self.residual_scale),
+            ("dim_model_base", self.logit_divisor),
             ("rope_theta", self.rope.theta),
             ("rope_local_base_freq", self.rope.local_theta.unwrap_or(1.0)),
             ("query_pre_attn_scalar", self.attn_scale),
@@ -230,6 +262,10 @@ impl ArchConfig {
             return bad("sliding_window", "must be at least 1, found 0".to_owned());
         }
         let positive = |value: f32| value.is_finite() && value > 0.0;
+        let check_context = |context: usize| match context {
+            1..=MAX_CONTEXT => Ok(()),
+            _ => bad("rope_scaling", format!("original context must be 1 to {MAX_CONTEXT}, found {context}")),
+        };
         match &self.rope.scaling {
             RopeScaling::None => {}
             RopeScaling::Linear { factor } => {
@@ -244,10 +280,7 @@ impl ArchConfig {
                 if low_freq_factor >= high_freq_factor {
                     return bad("rope_scaling", "low_freq_factor must be below high_freq_factor".to_owned());
                 }
-                if *original_context == 0 || *original_context > MAX_CONTEXT {
-                    let problem = format!("original context must be 1 to {MAX_CONTEXT}, found {original_context}");
-                    return bad("rope_scaling", problem);
-                }
+                check_context(*original_context)?;
             }
             RopeScaling::Yarn { factor, original_context, beta_fast, beta_slow, magnitude } => {
                 if ![factor, beta_fast, beta_slow, magnitude].into_iter().all(|value| positive(*value)) {
@@ -256,10 +289,18 @@ impl ArchConfig {
                 if beta_fast < beta_slow {
                     return bad("rope_scaling", "beta_fast must not be below beta_slow".to_owned());
                 }
-                if *original_context == 0 || *original_context > MAX_CONTEXT {
-                    let problem = format!("original context must be 1 to {MAX_CONTEXT}, found {original_context}");
+                check_context(*original_context)?;
+            }
+            RopeScaling::LongRope { short, long, original_context, magnitude } => {
+                let pairs = self.head_dim / 2;
+                if [short, long].into_iter().any(|list| list.len() != pairs || !list.iter().all(|&f| positive(f))) {
+                    let problem = format!("short_factor and long_factor must be {pairs} positive numbers each");
                     return bad("rope_scaling", problem);
                 }
+                if !positive(*magnitude) {
+                    return bad("rope_scaling", format!("attention_factor must be positive, found {magnitude}"));
+                }
+                check_context(*original_context)?;
             }
             RopeScaling::Factors(factors) => {
                 if factors.len() != self.head_dim / 2 || !factors.iter().all(|&f| positive(f)) {

@@ -8,6 +8,7 @@ use sherry_kernels::format::TensorType;
 use super::config::window_pattern;
 use super::keys::check_metadata;
 use super::names::{Naming, Part, Role};
+use super::rope::{ROPE_FREQS, ROPE_LONG, ROPE_SHORT};
 use super::{Activation, ArchConfig, Family, QkNorm, Rope, RopeLayout, RopeScaling};
 use crate::io::TensorSource;
 use crate::io::gguf::{Array, Metadata, Value};
@@ -15,7 +16,7 @@ use crate::io::json::shown;
 use crate::{Error, Result};
 
 /// Architectures read and written, as `general.architecture` names them.
-const ARCHITECTURES: [(&str, Family); 7] = [
+const ARCHITECTURES: [(&str, Family); 8] = [
     ("llama", Family::Llama),
     ("qwen3", Family::Qwen3),
     ("hunyuan-dense", Family::HunyuanDense),
@@ -23,8 +24,11 @@ const ARCHITECTURES: [(&str, Family); 7] = [
     ("bitnet", Family::BitNet),
     ("bitnet-b1.58", Family::BitNet),
     ("bitnet-25", Family::BitNet),
+    ("minicpm", Family::MiniCpm),
 ];
 
+/// Epsilon of the norms that single linear layers have for their input, where it is not the model's; see FORMAT.md.
+const INPUT_NORM_KEY: &str = "sherry.input_norm_epsilon";
 /// Base of the sliding-window layers of every Gemma 3; files need not say it.
 const GEMMA3_LOCAL_THETA: f32 = 10_000.0;
 /// Every how many layers of a Gemma 3 one is global; files need not say it.
@@ -89,6 +93,13 @@ pub fn parse(meta: &Metadata, tensors: &dyn TensorSource) -> Result<ArchConfig> 
         None => vocab_of_tensor(tensors)?,
     };
     let window = window(&keys, gemma, layers)?;
+    // Files made before there were these keys mean constants of one model, which readers take differently.
+    let minicpm_factor = |key: &str| match (family, keys.find_f32(key)?) {
+        (Family::MiniCpm, Some(factor)) if factor.is_finite() && factor > 0.0 => Ok(factor),
+        (Family::MiniCpm, Some(factor)) => Err(keys.error(key, format!("must be a positive number, found {factor}"))),
+        (Family::MiniCpm, None) => Err(keys.error(key, "missing; a newer conversion of the model has it")),
+        _ => Ok(1.0),
+    };
     let config = ArchConfig {
         family,
         vocab,
@@ -103,8 +114,12 @@ pub fn parse(meta: &Metadata, tensors: &dyn TensorSource) -> Result<ArchConfig> 
         norm_plus_one: false, // converters add the 1 to the stored weights
         post_norms: gemma,
         sub_norms: family == Family::BitNet,
+        input_norms: match has(Role::Layer(0, Part::QInputNorm)) {
+            true => Some(meta.find_f32(INPUT_NORM_KEY)?.unwrap_or(keys.f32("attention.layer_norm_rms_epsilon")?)),
+            false => None,
+        },
         qk_norm: match family {
-            Family::Llama | Family::BitNet => None,
+            Family::Llama | Family::BitNet | Family::MiniCpm => None,
             Family::HunyuanDense => has(Role::Layer(0, Part::QNorm)).then_some(QkNorm::AfterRope),
             Family::Qwen3 | Family::Gemma3 => Some(QkNorm::BeforeRope),
         },
@@ -120,12 +135,17 @@ pub fn parse(meta: &Metadata, tensors: &dyn TensorSource) -> Result<ArchConfig> 
             },
             scaling: scaling(&keys, tensors, head_dim)?,
             layout: match family {
-                Family::Llama => RopeLayout::Interleaved,
+                Family::Llama | Family::MiniCpm => RopeLayout::Interleaved,
                 _ => RopeLayout::Halves,
             },
         },
         activation: activation(&keys, family, layers, hidden)?,
-        embed_scale: if gemma { (hidden as f32).sqrt() } else { 1.0 },
+        embed_scale: match family {
+            Family::Gemma3 => (hidden as f32).sqrt(),
+            _ => minicpm_factor("embedding_scale")?,
+        },
+        residual_scale: minicpm_factor("residual_scale")?,
+        logit_divisor: minicpm_factor("logit_scale")?,
         attn_scale: attn_scale(family, layers, hidden, heads, head_dim),
         window: window.map(|(window, _)| window),
         window_pattern: window.map_or(0, |(_, pattern)| pattern),
@@ -294,29 +314,64 @@ fn window(keys: &Keys<'_>, gemma: bool, layers: usize) -> Result<Option<(usize, 
 }
 
 fn scaling(keys: &Keys<'_>, tensors: &dyn TensorSource, head_dim: usize) -> Result<RopeScaling> {
-    let name = "rope_freqs.weight";
     let kind = keys.meta.find_str(&format!("{}.rope.scaling.type", keys.arch))?;
     let factor = keys.find_first_f32(["rope.scaling.factor", "rope.scale_linear"])?;
     // As in llama.cpp: without a type a factor divides the frequencies, and 0 means none.
     let linear = match (kind, factor) {
         (Some("yarn"), factor) => yarn(keys, factor.filter(|factor| *factor != 0.0).unwrap_or(1.0))?,
+        (Some("longrope"), None | Some(0.0 | 1.0)) => return longrope(keys, tensors, head_dim),
+        (Some("longrope"), Some(factor)) => {
+            let problem = format!("{factor} beside longrope is not supported, only 1");
+            return Err(keys.unsupported("rope.scaling.factor", problem));
+        }
         (None | Some("linear"), Some(factor)) if factor != 0.0 && factor != 1.0 => RopeScaling::Linear { factor },
         (None | Some("none" | "linear"), _) => RopeScaling::None,
         (Some(other), _) => {
-            let problem = format!("'{}' is not supported; known are none, linear, yarn", shown(other));
+            let problem = format!("'{}' is not supported; known are none, linear, yarn, longrope", shown(other));
             return Err(keys.unsupported("rope.scaling.type", problem));
         }
     };
-    for other in ["rope_factors_long.weight", "rope_factors_short.weight"] {
+    for other in [ROPE_LONG, ROPE_SHORT] {
         if tensors.find(other).is_some() {
-            let what = format!("tensor '{other}': LongRoPE is not supported");
+            let what =
+                format!("tensor '{other}': supported with the key '{}.rope.scaling.type' 'longrope' only", keys.arch);
             return Err(Error::unsupported(tensors.path(), what));
         }
     }
-    let Some(info) = tensors.find(name) else { return Ok(linear) };
-    if linear != RopeScaling::None {
-        return Err(keys.unsupported("rope.scaling.factor", format!("not supported beside the tensor '{name}'")));
+    match divisors(tensors, ROPE_FREQS, head_dim)? {
+        None => Ok(linear),
+        Some(factors) if linear == RopeScaling::None => Ok(RopeScaling::Factors(factors)),
+        Some(_) => {
+            Err(keys.unsupported("rope.scaling.factor", format!("not supported beside the tensor '{ROPE_FREQS}'")))
+        }
     }
+}
+
+/// LongRoPE: two tensors of divisors.
+fn longrope(keys: &Keys<'_>, tensors: &dyn TensorSource, head_dim: usize) -> Result<RopeScaling> {
+    if tensors.find(ROPE_FREQS).is_some() {
+        let what = format!("tensor '{ROPE_FREQS}': not supported beside the scaling 'longrope'");
+        return Err(Error::unsupported(tensors.path(), what));
+    }
+    let factors = |name: &str| -> Result<Vec<f32>> {
+        let missing = || Error::malformed(tensors.path(), format!("tensor '{name}'"), "missing");
+        divisors(tensors, name, head_dim)?.ok_or_else(missing)
+    };
+    let original_context = match keys.find_usize("rope.scaling.original_context_length")? {
+        Some(context) => context,
+        None => keys.usize("context_length")?,
+    };
+    Ok(RopeScaling::LongRope {
+        short: factors(ROPE_SHORT)?,
+        long: factors(ROPE_LONG)?,
+        original_context,
+        magnitude: keys.find_f32("rope.scaling.attn_factor")?.unwrap_or(1.0),
+    })
+}
+
+/// The divisors in tensor `name`, one per rotated pair, if it is there.
+fn divisors(tensors: &dyn TensorSource, name: &str, head_dim: usize) -> Result<Option<Vec<f32>>> {
+    let Some(info) = tensors.find(name) else { return Ok(None) };
     let bad = |problem: String| Error::malformed(tensors.path(), format!("tensor '{name}'"), problem);
     if info.shape != [head_dim / 2] || !info.ty.is_float() {
         let (count, ty, shape) = (head_dim / 2, info.ty, &info.shape);
@@ -326,7 +381,7 @@ fn scaling(keys: &Keys<'_>, tensors: &dyn TensorSource, head_dim: usize) -> Resu
     let row = row.map_err(|_| bad(format!("its {} bytes are not those of its shape", info.bytes)))?;
     let mut factors = vec![0.0; head_dim / 2];
     row.row_f32(0, &mut factors);
-    Ok(RopeScaling::Factors(factors))
+    Ok(Some(factors))
 }
 
 /// YaRN, as llama.cpp computes it from the keys.
@@ -373,8 +428,8 @@ fn key_of(field: &'static str) -> &'static str {
 
 /// The metadata of a model of this configuration, without tokenizer and file type. [`parse`] reads it back.
 ///
-/// Scalings other than linear go into the tensor `rope_freqs` ([`super::rope_factors`] has its values); the norms of a
-/// Gemma must be stored with 1 added, the Q and K rows of a LLaMA permuted for interleaved rotation.
+/// Scalings other than linear and YaRN go into tensors ([`super::rope_factors`] has their values); the norms of a Gemma must
+/// be stored with 1 added, the Q and K rows of a LLaMA or MiniCPM permuted for interleaved rotation.
 pub fn write(config: &ArchConfig) -> Vec<(String, Value)> {
     let family = config.family;
     let arch = ARCHITECTURES.into_iter().find(|(_, known)| *known == family).map_or("llama", |(name, _)| name);
@@ -416,11 +471,24 @@ pub fn write(config: &ArchConfig) -> Vec<(String, Value)> {
             put("rope.scaling.attn_factor", Value::F32(given));
         }
     }
+    if let RopeScaling::LongRope { original_context, magnitude, .. } = config.rope.scaling {
+        put("rope.scaling.type", Value::String("longrope".to_owned()));
+        put("rope.scaling.original_context_length", number(original_context));
+        put("rope.scaling.attn_factor", Value::F32(magnitude));
+    }
+    if family == Family::MiniCpm {
+        put("embedding_scale", Value::F32(config.embed_scale));
+        put("residual_scale", Value::F32(config.residual_scale));
+        put("logit_scale", Value::F32(config.logit_divisor));
+    }
     // Without windows a file says nothing: 0 and 1 mean different things to different readers.
     if let (Family::Gemma3, Some(window)) = (family, config.window) {
         put("attention.sliding_window", number(window));
         put("attention.sliding_window_pattern", number(config.window_pattern));
         put("rope.freq_base_swa", Value::F32(config.rope.local_theta.unwrap_or(GEMMA3_LOCAL_THETA)));
+    }
+    if let Some(eps) = config.input_norms.filter(|eps| *eps != config.norm_eps) {
+        entries.push((INPUT_NORM_KEY.to_owned(), Value::F32(eps)));
     }
     entries
 }
@@ -453,9 +521,10 @@ mod tests {
 
     #[test]
     fn every_family_survives_writing_and_reading() {
-        for family in [Family::Llama, Family::Qwen3, Family::HunyuanDense, Family::Gemma3, Family::BitNet] {
+        for family in Family::ALL {
             let mut config = gguf_like(family);
             assert_eq!(read(&config, write(&config)).unwrap(), config);
+            config.input_norms = Some(1e-6);
             config.rope.scaling = RopeScaling::Linear { factor: 8.0 };
             config.qkv_bias = true;
             config.o_bias = true;
@@ -527,7 +596,7 @@ mod tests {
             ("rope.freq_base", Some(Value::F32(-10_000.0))),
             ("attention.layer_norm_rms_epsilon", Some(Value::F32(f32::NAN))),
             ("attention.layer_norm_rms_epsilon", None),
-            ("rope.scaling.type", Some(Value::String("longrope".to_owned()))),
+            ("rope.scaling.type", Some(Value::String("su".to_owned()))),
             ("attention.value_length", Some(Value::U32(16))),
         ];
         for (key, value) in cases {

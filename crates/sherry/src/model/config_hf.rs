@@ -7,13 +7,13 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::keys::{HF_FIXED, HF_PLAIN_ROPE_FIXED, HF_ROPE_FIXED, check_fields};
+use super::keys::{HF_FIXED, HF_LONG_ROPE, HF_MAGNITUDE, HF_MINICPM, HF_ROPE_FIXED, check_fields};
 use super::{Activation, ArchConfig, Family, QkNorm, Rope, RopeLayout, RopeScaling};
 use crate::io::json::Fields;
 use crate::{Error, Result};
 
 /// Architectures read, as `config.json` names them.
-const ARCHITECTURES: [(&str, Family); 7] = [
+const ARCHITECTURES: [(&str, Family); 8] = [
     ("LlamaForCausalLM", Family::Llama),
     ("Qwen3ForCausalLM", Family::Qwen3),
     ("HunYuanDenseV1ForCausalLM", Family::HunyuanDense),
@@ -21,6 +21,7 @@ const ARCHITECTURES: [(&str, Family); 7] = [
     ("Gemma3ForConditionalGeneration", Family::Gemma3),
     ("BitNetForCausalLM", Family::BitNet),
     (FIRST_BITNET, Family::BitNet),
+    ("MiniCPMForCausalLM", Family::MiniCpm),
 ];
 
 /// The class of the first BitNet models (1bitLLM): a LLaMA with two norms more, whose defaults it has.
@@ -39,6 +40,9 @@ pub fn parse(path: &Path, value: &Value) -> Result<ArchConfig> {
     let text = outer.opt_fields("text_config")?;
     let fields = text.as_ref().unwrap_or(&outer);
     check_fields(fields, HF_FIXED)?;
+    if family != Family::MiniCpm {
+        check_fields(fields, HF_MINICPM)?;
+    }
     let mut config = match family {
         Family::Gemma3 => gemma3(fields)?,
         _ => llama_like(fields, family, class)?,
@@ -51,6 +55,9 @@ pub fn parse(path: &Path, value: &Value) -> Result<ArchConfig> {
     }
     if let Some(quantization) = outer.opt_fields("quantization_config")? {
         config.int8_per_token |= quantization.opt_str("quant_method")? == Some("bitnet");
+        if quantization.opt_bool("use_rms_norm")? == Some(true) {
+            config.input_norms = Some(quantization.opt_f32("rms_norm_eps")?.unwrap_or(1e-6));
+        }
     }
     config.validate(path)?;
     Ok(config)
@@ -72,9 +79,10 @@ fn family(fields: &Fields<'_>) -> Result<(&'static str, Family)> {
     })
 }
 
-/// LLaMA, Qwen3, Hunyuan and BitNet: the same block but for some norms and the activation.
+/// LLaMA, Qwen3, Hunyuan, BitNet and MiniCPM: the same block but for some norms, the activation and factors.
 fn llama_like(fields: &Fields<'_>, family: Family, class: &str) -> Result<ArchConfig> {
     let bitnet = family == Family::BitNet && class != FIRST_BITNET;
+    let minicpm = family == Family::MiniCpm;
     let hidden = fields.usize("hidden_size")?;
     let heads = fields.usize("num_attention_heads")?;
     let head_dim = match fields.opt_usize("head_dim")? {
@@ -85,6 +93,11 @@ fn llama_like(fields: &Fields<'_>, family: Family, class: &str) -> Result<ArchCo
             _ => divided(fields, hidden, heads)?,
         },
     };
+    if minicpm && head_dim != divided(fields, hidden, heads)? {
+        let what =
+            format!("field 'head_dim': {head_dim} is not read by the model's own code, which takes {}", hidden / heads);
+        return Err(Error::unsupported(fields.path(), what));
+    }
     let relu2 = match fields.opt_str("hidden_act")? {
         Some("relu2") => family == Family::BitNet,
         None => bitnet,
@@ -103,6 +116,10 @@ fn llama_like(fields: &Fields<'_>, family: Family, class: &str) -> Result<ArchCo
     }
     let bias = fields.opt_bool("attention_bias")?.unwrap_or(false);
     let mut rope = rope(fields, None, if bitnet { 500_000.0 } else { 10_000.0 })?;
+    if minicpm {
+        check_minicpm_rope(fields, &rope.scaling)?;
+    }
+    let minicpm_factor = |name| Ok::<f64, Error>(fields.opt_f64(name)?.filter(|_| minicpm).unwrap_or(1.0));
     if let Some(alpha) = rope.alpha.filter(|_| family == Family::HunyuanDense) {
         // HunYuanDenseV1RotaryEmbedding: the "dynamic" scaling of this family is a fixed change of base.
         let d = head_dim as f64;
@@ -136,6 +153,7 @@ fn llama_like(fields: &Fields<'_>, family: Family, class: &str) -> Result<ArchCo
         norm_plus_one: false,
         post_norms: false,
         sub_norms: family == Family::BitNet,
+        input_norms: None,
         qk_norm: match family {
             Family::Qwen3 => Some(QkNorm::BeforeRope),
             Family::HunyuanDense if fields.opt_bool("use_qk_norm")?.unwrap_or(true) => Some(QkNorm::AfterRope),
@@ -145,11 +163,14 @@ fn llama_like(fields: &Fields<'_>, family: Family, class: &str) -> Result<ArchCo
         o_bias: bias,
         rope: Rope { theta: rope.theta, local_theta: None, scaling: rope.scaling, layout: RopeLayout::Halves },
         activation: if relu2 { Activation::ReluSquared } else { Activation::Silu },
-        embed_scale: 1.0,
+        embed_scale: minicpm_factor("scale_emb")? as f32,
+        // As transformers' code of these models has it: absent factors are 1.
+        residual_scale: if minicpm { (minicpm_factor("scale_depth")? / (layers as f64).sqrt()) as f32 } else { 1.0 },
+        logit_divisor: if minicpm { (hidden as f64 / minicpm_factor("dim_model_base")?) as f32 } else { 1.0 },
         attn_scale: 1.0 / (head_dim as f32).sqrt(),
         window: None,
         window_pattern: 0,
-        tied: fields.opt_bool("tie_word_embeddings")?.unwrap_or(false),
+        tied: fields.opt_bool("tie_word_embeddings")?.unwrap_or(minicpm),
         int8_per_token: family == Family::BitNet,
     })
 }
@@ -198,6 +219,7 @@ fn gemma3(fields: &Fields<'_>) -> Result<ArchConfig> {
         norm_plus_one: true,
         post_norms: true,
         sub_norms: false,
+        input_norms: None,
         qk_norm: Some(QkNorm::BeforeRope),
         qkv_bias: false,
         o_bias: false,
@@ -209,6 +231,8 @@ fn gemma3(fields: &Fields<'_>) -> Result<ArchConfig> {
         },
         activation: Activation::GeluTanh,
         embed_scale: (hidden as f32).sqrt(),
+        residual_scale: 1.0,
+        logit_divisor: 1.0,
         attn_scale: 1.0 / query.sqrt(),
         window: window.map(|(window, _)| window),
         window_pattern: window.map_or(0, |(_, pattern)| pattern),
@@ -312,8 +336,11 @@ fn rope(fields: &Fields<'_>, layer_type: Option<&str>, default_theta: f32) -> Re
         let problem = format!("{factor} without a rope_type that uses it; known are linear and llama3");
         return Err(parameters.error("factor", problem));
     }
-    if kind != "yarn" {
-        check_fields(&parameters, HF_PLAIN_ROPE_FIXED)?;
+    if !matches!(kind, "yarn" | "longrope") {
+        check_fields(&parameters, HF_MAGNITUDE)?;
+    }
+    if kind != "longrope" {
+        check_fields(&parameters, HF_LONG_ROPE)?;
     }
     let original_context = || match fields.opt_usize("original_max_position_embeddings")? {
         // Where it stands outside, transformers prefers that.
@@ -358,6 +385,34 @@ fn rope(fields: &Fields<'_>, layer_type: Option<&str>, default_theta: f32) -> Re
                 magnitude,
             }
         }
+        "longrope" => {
+            let original_context = original_context()?;
+            let computed = fields.usize("max_position_embeddings")? as f64 / original_context.max(1) as f64;
+            let given = parameters.opt_f64("attention_factor")?;
+            let factor = match parameters.opt_f64("factor")? {
+                // Programs disagree on which of the two holds where they differ.
+                Some(factor) if given.is_none() && (factor - computed).abs() > 1e-6 * computed => {
+                    let problem = format!(
+                        "{factor} is not max_position_embeddings / original_max_position_embeddings, which is {computed}"
+                    );
+                    return Err(parameters.error("factor", problem));
+                }
+                _ => computed,
+            };
+            let magnitude = given.unwrap_or_else(|| longrope_magnitude(factor, original_context));
+            let factors = |name: &str| -> Result<Vec<f32>> {
+                let list = parameters.opt_array(name)?.ok_or_else(|| parameters.error(name, "missing"))?;
+                let number = |value: &Value| value.as_f64().map(|number| number as f32);
+                let numbers: Option<Vec<f32>> = list.iter().map(number).collect();
+                numbers.ok_or_else(|| parameters.error(name, "expected a list of numbers"))
+            };
+            RopeScaling::LongRope {
+                short: factors("short_factor")?,
+                long: factors("long_factor")?,
+                original_context,
+                magnitude: magnitude as f32,
+            }
+        }
         "dynamic" => match parameters.opt_f64("alpha")? {
             Some(value) if value > 0.0 => {
                 alpha = Some(value);
@@ -371,9 +426,30 @@ fn rope(fields: &Fields<'_>, layer_type: Option<&str>, default_theta: f32) -> Re
     Ok(RopeFields { theta, scaling, alpha, nested })
 }
 
+/// What LongRoPE multiplies cosines and sines by where nothing else is said.
+fn longrope_magnitude(factor: f64, original_context: usize) -> f64 {
+    if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / (original_context as f64).ln()).sqrt() }
+}
+
+/// MiniCPM's own code reads less of a scaling than transformers does for other models.
+fn check_minicpm_rope(fields: &Fields<'_>, scaling: &RopeScaling) -> Result<()> {
+    let unsupported = |what: &str| Err(Error::unsupported(fields.path(), format!("field 'rope_scaling': {what}")));
+    match scaling {
+        RopeScaling::LongRope { original_context, magnitude, .. } => {
+            let factor = fields.usize("max_position_embeddings")? as f64 / *original_context as f64;
+            match longrope_magnitude(factor, *original_context) as f32 == *magnitude {
+                true => Ok(()),
+                false => unsupported("the models' own code does not read attention_factor, and computes another one"),
+            }
+        }
+        RopeScaling::None | RopeScaling::Linear { .. } => Ok(()),
+        _ => unsupported("models of this class know linear and longrope only"),
+    }
+}
+
 fn unknown_scaling(fields: &Fields<'_>, kind: &str) -> Error {
     let kind = crate::io::json::shown(kind);
-    let known = "default, linear, llama3, yarn and, for Hunyuan, dynamic with alpha";
+    let known = "default, linear, llama3, yarn, longrope and, for Hunyuan, dynamic with alpha";
     Error::unsupported(
         fields.path(),
         format!("field 'rope_scaling': type '{kind}' is not supported; known are {known}"),
@@ -416,6 +492,7 @@ pub fn write(config: &ArchConfig) -> Option<Value> {
         Family::HunyuanDense => ("HunYuanDenseV1ForCausalLM", "hunyuan_v1_dense"),
         Family::Gemma3 => ("Gemma3ForCausalLM", "gemma3_text"),
         Family::BitNet => ("BitNetForCausalLM", "bitnet"),
+        Family::MiniCpm => ("MiniCPMForCausalLM", "minicpm"),
     };
     let mut map = Map::new();
     let mut put = |name: &str, value: Value| {
@@ -455,6 +532,23 @@ pub fn write(config: &ArchConfig) -> Option<Value> {
                 "beta_slow": decimal(*beta_slow),
                 "attention_factor": decimal(*magnitude),
             }),
+            RopeScaling::LongRope { short, long, original_context, magnitude } => {
+                let list = |factors: &[f32]| Value::Array(factors.iter().copied().map(decimal).collect());
+                let mut scaling = json!({
+                    "rope_type": "longrope",
+                    "short_factor": list(short),
+                    "long_factor": list(long),
+                    "original_max_position_embeddings": original_context,
+                });
+                let computed = longrope_magnitude(config.context as f64 / *original_context as f64, *original_context);
+                if computed as f32 != *magnitude {
+                    if config.family == Family::MiniCpm {
+                        return None; // the code of these models does not read it
+                    }
+                    scaling["attention_factor"] = decimal(*magnitude);
+                }
+                scaling
+            }
             RopeScaling::Factors(_) => return None,
         },
     );
@@ -480,6 +574,14 @@ pub fn write(config: &ArchConfig) -> Option<Value> {
         Family::BitNet => {
             put("hidden_act", json!(if config.activation == Activation::ReluSquared { "relu2" } else { "silu" }));
         }
+        Family::MiniCpm => {
+            put("hidden_act", json!("silu"));
+            let (layers, hidden) = ((config.layers as f64).sqrt(), config.hidden as f64);
+            let (residual, divisor) = (config.residual_scale, config.logit_divisor);
+            put("scale_emb", decimal(config.embed_scale));
+            put("scale_depth", json!(short(f64::from(residual) * layers, |depth| (depth / layers) as f32 == residual)));
+            put("dim_model_base", json!(short(hidden / f64::from(divisor), |base| (hidden / base) as f32 == divisor)));
+        }
         Family::Llama | Family::Qwen3 => put("hidden_act", json!("silu")),
     }
     Some(Value::Object(map))
@@ -490,6 +592,11 @@ fn query_scalar(scale: f32) -> f64 {
     let exact = 1.0 / (f64::from(scale) * f64::from(scale));
     let gives = |query: f64| 1.0 / (query as f32).sqrt() == scale;
     [exact.round(), f64::from(exact as f32)].into_iter().find(|query| gives(*query)).unwrap_or(exact)
+}
+
+/// `exact`, or the number of at most six decimals next to it where that `gives` the same.
+fn short(exact: f64, gives: impl Fn(f64) -> bool) -> f64 {
+    Some((exact * 1e6).round() / 1e6).filter(|rounded| gives(*rounded)).unwrap_or(exact)
 }
 
 /// The shortest decimal that reads back as this f32 (and not the long one of its exact value as f64).
@@ -534,10 +641,19 @@ mod tests {
 
     #[test]
     fn every_family_survives_writing_and_reading() {
-        for family in [Family::Llama, Family::Qwen3, Family::HunyuanDense, Family::Gemma3, Family::BitNet] {
+        for family in Family::ALL {
             let mut config = tiny(family);
             if family == Family::Gemma3 {
                 config.attn_scale = 1.0 / 168f32.sqrt();
+            } else if family == Family::MiniCpm {
+                let pairs = config.head_dim / 2;
+                config.rope.scaling = RopeScaling::LongRope {
+                    short: (0..pairs).map(|i| 1.0 + 0.1 * i as f32).collect(),
+                    long: (0..pairs).map(|i| 2.0 + 0.3 * i as f32).collect(),
+                    original_context: 32,
+                    magnitude: longrope_magnitude(2.0, 32) as f32,
+                };
+                (config.residual_scale, config.logit_divisor) = ((1.4 / 2f64.sqrt()) as f32, 10.0 / 3.0);
             } else {
                 config.rope.scaling = RopeScaling::Llama3 {
                     factor: 8.0,
@@ -652,7 +768,7 @@ mod tests {
             (with("architectures", json!([])), "Qwen3ForCausalLM"),
             (with("architectures", Value::Null), "HunYuanDenseV1ForCausalLM"),
             (with("architectures", json!([7])), "architectures"),
-            (with("rope_scaling", json!({"rope_type": "longrope", "factor": 4.0})), "llama3"),
+            (with("rope_scaling", json!({"rope_type": "su", "factor": 4.0})), "llama3"),
             (with("rope_scaling", json!({"rope_type": "dynamic", "alpha": 2.0})), "dynamic"),
             (with("hidden_act", json!("relu")), "silu"),
             (with("mlp_bias", json!(true)), "mlp_bias"),

@@ -65,13 +65,13 @@ pub struct Step<'a> {
 pub enum TapPoint {
     /// The residual stream before the block, tokens x hidden.
     BlockInput,
-    /// What q, k and v multiply: the stream normed, tokens x hidden.
+    /// What q, k and v multiply, before a norm that one of them has for itself: the stream normed, tokens x hidden.
     Qkv,
-    /// What o multiplies: the heads' outputs, tokens x (heads * head_dim).
+    /// What o multiplies, before a norm of its own: the heads' outputs, tokens x (heads * head_dim).
     O,
-    /// What gate and up multiply: the stream after attention normed, tokens x hidden.
+    /// What gate and up multiply, before norms of their own: the stream after attention normed, tokens x hidden.
     GateUp,
-    /// What down multiplies: act(gate) * up, tokens x ffn.
+    /// What down multiplies, before a norm of its own: act(gate) * up, tokens x ffn.
     Down,
     /// The residual stream after the block, tokens x hidden.
     BlockOutput,
@@ -162,6 +162,8 @@ struct Buffers {
     normed: Vec<f32>,
     /// What a block adds to it, tokens x hidden.
     delta: Vec<f32>,
+    /// The input of one linear layer, where it has a norm of its own, tokens x its inputs.
+    input: Vec<f32>,
     /// tokens x (heads * head_dim).
     q: Vec<f32>,
     /// tokens x (kv_heads * head_dim).
@@ -187,13 +189,21 @@ struct Buffers {
 }
 
 impl Decoder {
-    /// A decoder of `model` on `engine`. Where the engine rounds activations, it does so as the model was trained.
+    /// A decoder of `model` on `engine`, for runs as long as the model was made for. Where the engine rounds activations, it
+    /// does so as the model was trained.
     pub fn new(model: Arc<Model>, mut engine: Engine) -> Self {
         if model.config.int8_per_token && engine.precision() == Precision::Int8 {
             engine.set_precision(Precision::Int8PerToken);
         }
         let frequencies = Frequencies::new(&model.config);
         Self { model, engine, frequencies, buffers: Buffers::default(), head: HeadState::default() }
+    }
+
+    /// The same for runs of at most `context` positions, which makes a difference to models with LongRoPE.
+    #[must_use]
+    pub fn with_context(mut self, context: usize) -> Self {
+        self.frequencies = Frequencies::for_context(&self.model.config, context);
+        self
     }
 
     /// The model.
@@ -345,7 +355,8 @@ impl Decoder {
             Product { w: &layer.k, y: &mut *k },
             Product { w: &layer.v, y: &mut *v },
         ];
-        self.engine.matmul(normed, tokens, products);
+        let norms = [&layer.q_input_norm, &layer.k_input_norm, &layer.v_input_norm];
+        multiply(&mut self.engine, config, normed, tokens, products, norms, &mut b.input);
         for (y, bias) in [(&mut *q, &layer.q_bias), (&mut *k, &layer.k_bias), (&mut *v, &layer.v_bias)] {
             add_bias(&self.engine, y, bias.as_deref());
         }
@@ -395,7 +406,8 @@ impl Decoder {
         show(tap, index, TapPoint::O, attended);
 
         let delta = sized(&mut b.delta, tokens * config.hidden);
-        self.engine.matmul(attended, tokens, &mut [Product { w: &layer.o, y: &mut *delta }]);
+        let products = &mut [Product { w: &layer.o, y: &mut *delta }];
+        multiply(&mut self.engine, config, attended, tokens, products, [&layer.o_input_norm], &mut b.input);
         add_bias(&self.engine, delta, layer.o_bias.as_deref());
         join(&self.engine, config, &mut b.x, delta, layer.post_attn_norm.as_deref(), &mut b.normed);
     }
@@ -416,7 +428,8 @@ impl Decoder {
         let normed = &b.normed[..tokens * config.hidden];
         show(tap, index, TapPoint::GateUp, normed);
         let products = &mut [Product { w: &layer.gate, y: &mut *gate }, Product { w: &layer.up, y: &mut *up }];
-        self.engine.matmul(normed, tokens, products);
+        let norms = [&layer.gate_input_norm, &layer.up_input_norm];
+        multiply(&mut self.engine, config, normed, tokens, products, norms, &mut b.input);
         let (engine, up) = (&self.engine, &*up);
         engine.pool().for_chunks(gate, config.ffn, |token, gate| {
             let up = &up[token * config.ffn..(token + 1) * config.ffn];
@@ -433,7 +446,8 @@ impl Decoder {
         let gate = sub_norm(&self.engine, config, gate, layer.ffn_sub_norm.as_deref(), &mut b.normed);
         show(tap, index, TapPoint::Down, gate);
         let delta = sized(&mut b.delta, tokens * config.hidden);
-        self.engine.matmul(gate, tokens, &mut [Product { w: &layer.down, y: &mut *delta }]);
+        let products = &mut [Product { w: &layer.down, y: &mut *delta }];
+        multiply(&mut self.engine, config, gate, tokens, products, [&layer.down_input_norm], &mut b.input);
         join(&self.engine, config, &mut b.x, delta, layer.post_ffn_norm.as_deref(), &mut b.normed);
     }
 
@@ -450,6 +464,9 @@ impl Decoder {
         }
         let normed = sized(&mut b.normed, rows * hidden);
         norm(&self.engine, config, x, &weights.output_norm, normed);
+        if config.logit_divisor != 1.0 {
+            normed.iter_mut().for_each(|x| *x /= config.logit_divisor);
+        }
         let logits = sized(&mut b.logits, rows * vocab);
         let head = weights.head();
         let missing = self.head.top(&mut self.engine, normed, head, &b.wanted, logits);
@@ -540,10 +557,37 @@ fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
 
 /// RMSNorm of each row of `x` into `out`, rows as wide as `weight` (`x` may be longer).
 fn norm(engine: &Engine, config: &ArchConfig, x: &[f32], weight: &[f32], out: &mut [f32]) {
-    let (width, plus) = (weight.len(), plus(config));
+    norm_with(engine, config.norm_eps, plus(config), x, weight, out);
+}
+
+fn norm_with(engine: &Engine, eps: f32, plus: f32, x: &[f32], weight: &[f32], out: &mut [f32]) {
+    let width = weight.len();
     engine.pool().for_chunks(out, width, |row, out| {
-        engine.rms_norm(&x[row * width..(row + 1) * width], weight, config.norm_eps, plus, out);
+        engine.rms_norm(&x[row * width..(row + 1) * width], weight, eps, plus, out);
     });
+}
+
+/// The products of `x` (a row per token) with linear layers, each of which may have a norm of its own for it; `scratch` holds
+/// the normalised rows.
+fn multiply<const N: usize>(
+    engine: &mut Engine,
+    config: &ArchConfig,
+    x: &[f32],
+    tokens: usize,
+    products: &mut [Product<'_>; N],
+    norms: [&Option<Vec<f32>>; N],
+    scratch: &mut Vec<f32>,
+) {
+    let Some(eps) = config.input_norms else {
+        engine.matmul(x, tokens, products);
+        return;
+    };
+    for (product, weight) in products.chunks_exact_mut(1).zip(norms) {
+        let weight = weight.as_ref().expect("a model with these norms was loaded with all of them");
+        let normed = sized(scratch, x.len());
+        norm_with(engine, eps, 0.0, x, weight, normed);
+        engine.matmul(normed, tokens, product);
+    }
 }
 
 /// What goes into an output projection: `rows`, normalised into `scratch` where there is a norm for it.
@@ -581,24 +625,29 @@ fn add_bias(engine: &Engine, y: &mut [f32], bias: Option<&[f32]>) {
     }
 }
 
-/// `x += norm(delta)`, or `x += delta` without a norm. `scratch` holds the normalised rows.
+/// `x += norm(delta)`, or `x += delta` without a norm, times the factor of the residual stream. `scratch` holds the
+/// normalised rows.
 fn join(
     engine: &Engine,
     config: &ArchConfig,
     x: &mut [f32],
-    delta: &[f32],
+    delta: &mut [f32],
     weight: Option<&[f32]>,
     scratch: &mut Vec<f32>,
 ) {
     let x = &mut x[..delta.len()];
-    match weight {
-        None => engine.add(x, delta),
+    let added = match weight {
+        None => delta,
         Some(weight) => {
             let normed = sized(scratch, delta.len());
             norm(engine, config, delta, weight, normed);
-            engine.add(x, normed);
+            normed
         }
+    };
+    if config.residual_scale != 1.0 {
+        added.iter_mut().for_each(|x| *x *= config.residual_scale);
     }
+    engine.add(x, added);
 }
 
 impl Weights {

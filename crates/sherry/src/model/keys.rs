@@ -83,23 +83,25 @@ pub(super) const HF_FIXED: &[(&str, Fixed)] = &[
     ("residual_multiplier", Fixed::Number(1.0, false)),
     ("logits_scaling", Fixed::Number(1.0, false)),
     ("logit_scale", Fixed::Number(1.0, false)),
-    ("scale_emb", Fixed::Number(1.0, false)),
-    ("scale_depth", Fixed::Absent),
-    ("dim_model_base", Fixed::Absent),
     ("mup_enabled", Fixed::False),
 ];
+
+/// Factors that only MiniCPM reads.
+pub(super) const HF_MINICPM: &[(&str, Fixed)] =
+    &[("scale_emb", Fixed::Number(1.0, false)), ("scale_depth", Fixed::Absent), ("dim_model_base", Fixed::Absent)];
 
 /// Fields inside `rope_scaling` and `rope_parameters`.
 pub(super) const HF_ROPE_FIXED: &[(&str, Fixed)] = &[
     ("partial_rotary_factor", Fixed::Number(1.0, false)),
     ("truncate", Fixed::True),
-    ("short_factor", Fixed::Absent),
-    ("long_factor", Fixed::Absent),
     ("mrope_section", Fixed::Absent),
 ];
 
-/// Further ones, which only YaRN reads.
-pub(super) const HF_PLAIN_ROPE_FIXED: &[(&str, Fixed)] = &[("attention_factor", Fixed::Number(1.0, false))];
+/// Further ones, which only YaRN and LongRoPE read.
+pub(super) const HF_MAGNITUDE: &[(&str, Fixed)] = &[("attention_factor", Fixed::Number(1.0, false))];
+
+/// Further ones, which only LongRoPE reads.
+pub(super) const HF_LONG_ROPE: &[(&str, Fixed)] = &[("short_factor", Fixed::Absent), ("long_factor", Fixed::Absent)];
 
 /// Refuses fields of `table` that are set to anything that would change numbers.
 ///
@@ -123,6 +125,8 @@ pub(super) enum Kind {
     Read,
     Harmless,
     Fixed(Fixed),
+    /// Read for this architecture, fixed for the others.
+    Of(&'static str, Fixed),
 }
 
 /// Keys that llama.cpp knows, and those that its older versions and Ollama write.
@@ -182,8 +186,8 @@ pub(super) const GGUF: &[(&str, Kind)] = &[
     ("attention.shared_kv_layers", Kind::Fixed(Fixed::AtMost(0))),
     ("attn_logit_softcapping", Kind::Fixed(Fixed::AtMost(0))),
     ("final_logit_softcapping", Kind::Fixed(Fixed::AtMost(0))),
-    ("logit_scale", Kind::Fixed(Fixed::Number(1.0, true))),
-    ("residual_scale", Kind::Fixed(Fixed::Number(1.0, true))),
+    ("logit_scale", Kind::Of("minicpm", Fixed::Number(1.0, true))),
+    ("residual_scale", Kind::Of("minicpm", Fixed::Number(1.0, true))),
     ("use_parallel_residual", Kind::Fixed(Fixed::False)),
     ("swin_norm", Kind::Fixed(Fixed::False)),
     ("rescale_every_n_layers", Kind::Fixed(Fixed::AtMost(0))),
@@ -220,7 +224,8 @@ pub(super) fn check_metadata(meta: &Metadata, path: &std::path::Path, arch: &str
         let refuse = |problem: String| Err(Error::unsupported(path, format!("key '{}': {problem}", shown(key))));
         match GGUF.iter().find(|(known, _)| *known == name).map(|(_, kind)| *kind) {
             Some(Kind::Read | Kind::Harmless) => {}
-            Some(Kind::Fixed(fixed)) => {
+            Some(Kind::Of(reader, _)) if reader == arch => {}
+            Some(Kind::Fixed(fixed) | Kind::Of(_, fixed)) => {
                 // Hunyuan's converter counts a dense layer as one expert.
                 let fixed = match (name, arch) {
                     ("expert_count" | "expert_shared_count", "hunyuan-dense") => Fixed::AtMost(1),
@@ -267,13 +272,13 @@ mod tests {
     #[test]
     fn fields_of_a_folder_that_would_change_numbers_are_refused_by_name() {
         let path = Path::new("config.json");
-        for family in [Family::Llama, Family::Qwen3, Family::HunyuanDense, Family::Gemma3, Family::BitNet] {
+        for family in Family::ALL {
             let config = tiny(family);
             let plain = config_hf::write(&config).unwrap();
-            let top = HF_FIXED.iter().map(|entry| ("", entry));
-            for (prefix, (name, fixed)) in
-                top.chain(HF_ROPE_FIXED.iter().chain(HF_PLAIN_ROPE_FIXED).map(|entry| ("rope_scaling", entry)))
-            {
+            let minicpm: &[_] = if family == Family::MiniCpm { &[] } else { HF_MINICPM };
+            let top = HF_FIXED.iter().chain(minicpm).map(|entry| ("", entry));
+            let rope = HF_ROPE_FIXED.iter().chain(HF_MAGNITUDE).chain(HF_LONG_ROPE);
+            for (prefix, (name, fixed)) in top.chain(rope.map(|entry| ("rope_scaling", entry))) {
                 let with = |value: Json| {
                     let mut json = plain.clone();
                     match prefix {
@@ -313,7 +318,7 @@ mod tests {
 
     #[test]
     fn keys_of_a_gguf_file_that_would_change_numbers_or_are_not_known_are_refused_by_name() {
-        for family in [Family::Llama, Family::Qwen3, Family::HunyuanDense, Family::Gemma3, Family::BitNet] {
+        for family in Family::ALL {
             let config = synthetic::gguf_like(family);
             let entries = config_gguf::write(&config);
             let Value::String(arch) = &entries[0].1 else { panic!("the architecture comes first") };
@@ -326,8 +331,9 @@ mod tests {
             for (name, kind) in GGUF {
                 match kind {
                     Kind::Read => {}
+                    Kind::Of(reader, _) if reader == arch => {}
                     Kind::Harmless => assert_eq!(with(name, Value::U32(3)).unwrap(), config, "{name}"),
-                    Kind::Fixed(fixed) => {
+                    Kind::Fixed(fixed) | Kind::Of(_, fixed) => {
                         let (harmless, refused) = examples(*fixed);
                         for value in harmless.iter().filter_map(gguf_value) {
                             assert_eq!(with(name, value).unwrap(), config, "{name}");
@@ -362,7 +368,7 @@ mod tests {
             let quoted = format!("\"{name}\"");
             let hidden = format!(".{name}\"");
             let read = code.contains(&quoted) || code.contains(&hidden);
-            assert!(*kind != Kind::Read || read, "{name} is called read and is not");
+            assert!(!matches!(kind, Kind::Read | Kind::Of(..)) || read, "{name} is called read and is not");
         }
     }
 }

@@ -34,6 +34,11 @@ pub enum Part {
     KNorm,
     /// Norm of what goes into the output projection of attention (BitNet).
     AttnSubNorm,
+    /// Norms of the input of a single linear layer, in models that have one for each.
+    QInputNorm,
+    KInputNorm,
+    VInputNorm,
+    OInputNorm,
     /// Norm of the attention output before it joins the residual stream (Gemma 3).
     PostAttnNorm,
     FfnNorm,
@@ -42,13 +47,16 @@ pub enum Part {
     /// Norm of what goes into the output projection of the feed-forward (BitNet).
     FfnSubNorm,
     Down,
+    GateInputNorm,
+    UpInputNorm,
+    DownInputNorm,
     /// Norm of the feed-forward output before it joins the residual stream (Gemma 3).
     PostFfnNorm,
 }
 
 impl Part {
     /// Every part, in the order files list them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 26] = [
         Self::AttnNorm,
         Self::Q,
         Self::K,
@@ -61,14 +69,49 @@ impl Part {
         Self::QNorm,
         Self::KNorm,
         Self::AttnSubNorm,
+        Self::QInputNorm,
+        Self::KInputNorm,
+        Self::VInputNorm,
+        Self::OInputNorm,
         Self::PostAttnNorm,
         Self::FfnNorm,
         Self::Gate,
         Self::Up,
         Self::FfnSubNorm,
         Self::Down,
+        Self::GateInputNorm,
+        Self::UpInputNorm,
+        Self::DownInputNorm,
         Self::PostFfnNorm,
     ];
+
+    /// The norm of the input of a linear layer; `None` for what is none.
+    pub const fn input_norm(self) -> Option<Self> {
+        Some(match self {
+            Self::Q => Self::QInputNorm,
+            Self::K => Self::KInputNorm,
+            Self::V => Self::VInputNorm,
+            Self::O => Self::OInputNorm,
+            Self::Gate => Self::GateInputNorm,
+            Self::Up => Self::UpInputNorm,
+            Self::Down => Self::DownInputNorm,
+            _ => return None,
+        })
+    }
+
+    /// Whether this is the norm of the input of a single linear layer.
+    pub const fn is_input_norm(self) -> bool {
+        matches!(
+            self,
+            Self::QInputNorm
+                | Self::KInputNorm
+                | Self::VInputNorm
+                | Self::OInputNorm
+                | Self::GateInputNorm
+                | Self::UpInputNorm
+                | Self::DownInputNorm
+        )
+    }
 
     /// Whether this is a weight matrix (and not a norm or bias): the tensors that get quantized.
     pub const fn is_linear(self) -> bool {
@@ -83,6 +126,7 @@ impl Part {
             Self::QNorm | Self::KNorm => config.qk_norm.is_some(),
             Self::PostAttnNorm | Self::PostFfnNorm => config.post_norms,
             Self::AttnSubNorm | Self::FfnSubNorm => config.sub_norms,
+            part if part.is_input_norm() => config.input_norms.is_some(),
             _ => true,
         }
     }
@@ -100,7 +144,9 @@ impl Part {
             Self::KBias => "self_attn.k_proj.bias",
             Self::VBias => "self_attn.v_proj.bias",
             Self::OBias => "self_attn.o_proj.bias",
-            Self::QNorm | Self::KNorm if matches!(family, Family::Llama | Family::BitNet) => return None,
+            Self::QNorm | Self::KNorm if matches!(family, Family::Llama | Family::BitNet | Family::MiniCpm) => {
+                return None;
+            }
             Self::AttnSubNorm if family == Family::BitNet => "self_attn.attn_sub_norm.weight",
             Self::FfnSubNorm if family == Family::BitNet => "mlp.ffn_sub_norm.weight",
             Self::AttnSubNorm | Self::FfnSubNorm => return None,
@@ -116,6 +162,13 @@ impl Part {
             Self::Gate => "mlp.gate_proj.weight",
             Self::Up => "mlp.up_proj.weight",
             Self::Down => "mlp.down_proj.weight",
+            Self::QInputNorm => "self_attn.q_proj.rms_norm.weight",
+            Self::KInputNorm => "self_attn.k_proj.rms_norm.weight",
+            Self::VInputNorm => "self_attn.v_proj.rms_norm.weight",
+            Self::OInputNorm => "self_attn.o_proj.rms_norm.weight",
+            Self::GateInputNorm => "mlp.gate_proj.rms_norm.weight",
+            Self::UpInputNorm => "mlp.up_proj.rms_norm.weight",
+            Self::DownInputNorm => "mlp.down_proj.rms_norm.weight",
             Self::PostFfnNorm if gemma => "post_feedforward_layernorm.weight",
             Self::PostAttnNorm | Self::PostFfnNorm => return None,
         })
@@ -143,7 +196,9 @@ impl Part {
             Self::KBias => "attn_k.bias",
             Self::VBias => "attn_v.bias",
             Self::OBias => "attn_output.bias",
-            Self::QNorm | Self::KNorm if matches!(family, Family::Llama | Family::BitNet) => return None,
+            Self::QNorm | Self::KNorm if matches!(family, Family::Llama | Family::BitNet | Family::MiniCpm) => {
+                return None;
+            }
             Self::AttnSubNorm if family == Family::BitNet => "attn_sub_norm.weight",
             Self::FfnSubNorm if family == Family::BitNet => "ffn_sub_norm.weight",
             Self::AttnSubNorm | Self::FfnSubNorm => return None,
@@ -154,6 +209,13 @@ impl Part {
             Self::Gate => "ffn_gate.weight",
             Self::Up => "ffn_up.weight",
             Self::Down => "ffn_down.weight",
+            Self::QInputNorm => "attn_q_norm_in.weight",
+            Self::KInputNorm => "attn_k_norm_in.weight",
+            Self::VInputNorm => "attn_v_norm_in.weight",
+            Self::OInputNorm => "attn_output_norm_in.weight",
+            Self::GateInputNorm => "ffn_gate_norm_in.weight",
+            Self::UpInputNorm => "ffn_up_norm_in.weight",
+            Self::DownInputNorm => "ffn_down_norm_in.weight",
             Self::PostFfnNorm if gemma => "post_ffw_norm.weight",
             Self::PostAttnNorm | Self::PostFfnNorm => return None,
         })
@@ -195,17 +257,19 @@ impl Role {
     pub const fn is_norm(self) -> bool {
         match self {
             Self::OutputNorm => true,
-            Self::Layer(_, part) => matches!(
-                part,
-                Part::AttnNorm
-                    | Part::QNorm
-                    | Part::KNorm
-                    | Part::AttnSubNorm
-                    | Part::PostAttnNorm
-                    | Part::FfnNorm
-                    | Part::FfnSubNorm
-                    | Part::PostFfnNorm
-            ),
+            Self::Layer(_, part) => {
+                matches!(
+                    part,
+                    Part::AttnNorm
+                        | Part::QNorm
+                        | Part::KNorm
+                        | Part::AttnSubNorm
+                        | Part::PostAttnNorm
+                        | Part::FfnNorm
+                        | Part::FfnSubNorm
+                        | Part::PostFfnNorm
+                ) || part.is_input_norm()
+            }
             _ => false,
         }
     }
@@ -227,9 +291,11 @@ impl Role {
                 Part::QNorm | Part::KNorm => vec![config.head_dim],
                 Part::Gate | Part::Up => vec![config.ffn, hidden],
                 Part::Down => vec![hidden, config.ffn],
-                Part::AttnSubNorm => vec![q],
-                Part::FfnSubNorm => vec![config.ffn],
+                Part::AttnSubNorm | Part::OInputNorm => vec![q],
+                Part::FfnSubNorm | Part::DownInputNorm => vec![config.ffn],
                 Part::AttnNorm | Part::PostAttnNorm | Part::FfnNorm | Part::PostFfnNorm => vec![hidden],
+                Part::QInputNorm | Part::KInputNorm | Part::VInputNorm => vec![hidden],
+                Part::GateInputNorm | Part::UpInputNorm => vec![hidden],
             },
         }
     }
@@ -306,15 +372,14 @@ mod tests {
     use super::*;
     use crate::model::synthetic::tiny;
 
-    const FAMILIES: [Family; 5] = [Family::Llama, Family::Qwen3, Family::HunyuanDense, Family::Gemma3, Family::BitNet];
-
     #[test]
     fn every_name_parses_back_to_its_role() {
-        for family in FAMILIES {
+        for family in Family::ALL {
             let mut config = tiny(family);
             config.tied = false;
             config.qkv_bias = true;
             config.o_bias = true;
+            config.input_norms = Some(1e-6);
             for naming in [Naming::HuggingFace, Naming::Gguf] {
                 let mut names = Vec::new();
                 for role in Role::all(&config) {

@@ -30,26 +30,29 @@ pub fn logits(model: &Model, tokens: &[u32]) -> Vec<Vec<f64>> {
         let mut v = Vec::new();
         for (position, x) in x.iter().enumerate() {
             let h = rms_norm(config, x, &layer.attn_norm);
-            let rotated = |w: &Matrix, bias: &Option<Vec<f32>>, weight: &Option<Vec<f32>>| -> Vec<Vec<f64>> {
-                let heads = linear(w, bias.as_deref(), &h);
-                heads
-                    .chunks(config.head_dim)
-                    .map(|head| {
-                        let mut head = head.to_vec();
-                        if let (Some(QkNorm::BeforeRope), Some(weight)) = (config.qk_norm, weight) {
-                            head = rms_norm(config, &head, weight);
-                        }
-                        head = rope(config, &head, position, frequencies.of(sliding), frequencies.magnitude(sliding));
-                        if let (Some(QkNorm::AfterRope), Some(weight)) = (config.qk_norm, weight) {
-                            head = rms_norm(config, &head, weight);
-                        }
-                        head
-                    })
-                    .collect()
-            };
-            q.push(rotated(&layer.q, &layer.q_bias, &layer.q_norm));
-            k.push(rotated(&layer.k, &layer.k_bias, &layer.k_norm));
-            let values = linear(&layer.v, layer.v_bias.as_deref(), &h);
+            let own = |weight: &Option<Vec<f32>>| input_norm(config, &h, weight);
+            let rotated =
+                |w: &Matrix, h: &[f64], bias: &Option<Vec<f32>>, weight: &Option<Vec<f32>>| -> Vec<Vec<f64>> {
+                    let heads = linear(w, bias.as_deref(), h);
+                    heads
+                        .chunks(config.head_dim)
+                        .map(|head| {
+                            let mut head = head.to_vec();
+                            if let (Some(QkNorm::BeforeRope), Some(weight)) = (config.qk_norm, weight) {
+                                head = rms_norm(config, &head, weight);
+                            }
+                            head =
+                                rope(config, &head, position, frequencies.of(sliding), frequencies.magnitude(sliding));
+                            if let (Some(QkNorm::AfterRope), Some(weight)) = (config.qk_norm, weight) {
+                                head = rms_norm(config, &head, weight);
+                            }
+                            head
+                        })
+                        .collect()
+                };
+            q.push(rotated(&layer.q, &own(&layer.q_input_norm), &layer.q_bias, &layer.q_norm));
+            k.push(rotated(&layer.k, &own(&layer.k_input_norm), &layer.k_bias, &layer.k_norm));
+            let values = linear(&layer.v, layer.v_bias.as_deref(), &own(&layer.v_input_norm));
             v.push(values.chunks(config.head_dim).map(<[f64]>::to_vec).collect::<Vec<_>>());
         }
         for position in 0..tokens.len() {
@@ -73,31 +76,37 @@ pub fn logits(model: &Model, tokens: &[u32]) -> Vec<Vec<f64>> {
             if let Some(weight) = &layer.attn_sub_norm {
                 attended = rms_norm(config, &attended, weight);
             }
+            let attended = input_norm(config, &attended, &layer.o_input_norm);
             let mut out = linear(&layer.o, layer.o_bias.as_deref(), &attended);
             if let Some(weight) = &layer.post_attn_norm {
                 out = rms_norm(config, &out, weight);
             }
-            add(&mut x[position], &out);
+            add(&mut x[position], &out, config.residual_scale);
         }
 
         // Feed-forward.
         for x in &mut x {
             let h = rms_norm(config, x, &layer.ffn_norm);
-            let gate = linear(&layer.gate, None, &h);
-            let up = linear(&layer.up, None, &h);
+            let gate = linear(&layer.gate, None, &input_norm(config, &h, &layer.gate_input_norm));
+            let up = linear(&layer.up, None, &input_norm(config, &h, &layer.up_input_norm));
             let mut inner: Vec<f64> = gate.iter().zip(&up).map(|(g, u)| activate(config.activation, *g) * u).collect();
             if let Some(weight) = &layer.ffn_sub_norm {
                 inner = rms_norm(config, &inner, weight);
             }
+            let inner = input_norm(config, &inner, &layer.down_input_norm);
             let mut out = linear(&layer.down, None, &inner);
             if let Some(weight) = &layer.post_ffn_norm {
                 out = rms_norm(config, &out, weight);
             }
-            add(x, &out);
+            add(x, &out, config.residual_scale);
         }
     }
 
-    x.iter().map(|x| linear(weights.head(), None, &rms_norm(config, x, &weights.output_norm))).collect()
+    let last = |x: &Vec<f64>| -> Vec<f64> {
+        let normed = rms_norm(config, x, &weights.output_norm);
+        normed.iter().map(|x| x / f64::from(config.logit_divisor)).collect()
+    };
+    x.iter().map(|x| linear(weights.head(), None, &last(x))).collect()
 }
 
 /// Row `r` of `w`, dequantized.
@@ -113,10 +122,22 @@ fn linear(w: &Matrix, bias: Option<&[f32]>, x: &[f64]) -> Vec<f64> {
     (0..w.rows()).map(|r| row(w, r).zip(x).map(|(w, x)| w * x).sum::<f64>() + bias(r)).collect()
 }
 
-/// `x / sqrt(mean(x^2) + eps) * w`, or `* (1 + w)`
+/// The RMSNorm of the model.
 fn rms_norm(config: &ArchConfig, x: &[f64], w: &[f32]) -> Vec<f64> {
-    let scale = 1.0 / (dot(x, x) / x.len() as f64 + f64::from(config.norm_eps)).sqrt();
-    let plus = if config.norm_plus_one { 1.0 } else { 0.0 };
+    norm(x, w, config.norm_eps, if config.norm_plus_one { 1.0 } else { 0.0 })
+}
+
+/// The input of one linear layer, which may have a norm for it.
+fn input_norm(config: &ArchConfig, x: &[f64], w: &Option<Vec<f32>>) -> Vec<f64> {
+    match (w, config.input_norms) {
+        (Some(w), Some(eps)) => norm(x, w, eps, 0.0),
+        _ => x.to_vec(),
+    }
+}
+
+/// `x / sqrt(mean(x^2) + eps) * (w + plus)`
+fn norm(x: &[f64], w: &[f32], eps: f32, plus: f64) -> Vec<f64> {
+    let scale = 1.0 / (dot(x, x) / x.len() as f64 + f64::from(eps)).sqrt();
     x.iter().zip(w).map(|(x, w)| x * scale * (f64::from(*w) + plus)).collect()
 }
 
@@ -150,6 +171,7 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-fn add(x: &mut [f64], y: &[f64]) {
-    x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+/// `x += scale * y`
+fn add(x: &mut [f64], y: &[f64], scale: f32) {
+    x.iter_mut().zip(y).for_each(|(x, y)| *x += f64::from(scale) * y);
 }

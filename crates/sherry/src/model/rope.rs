@@ -6,6 +6,12 @@ use sherry_kernels::Engine;
 
 use super::{ArchConfig, RopeLayout, RopeScaling};
 
+/// GGUF's tensor of divisors.
+pub(super) const ROPE_FREQS: &str = "rope_freqs.weight";
+/// GGUF's two of LongRoPE.
+pub(super) const ROPE_LONG: &str = "rope_factors_long.weight";
+pub(super) const ROPE_SHORT: &str = "rope_factors_short.weight";
+
 /// The angular frequencies of a model: global ones and, where they differ, those of sliding-window layers.
 #[derive(Clone, Debug)]
 pub struct Frequencies {
@@ -16,18 +22,25 @@ pub struct Frequencies {
 }
 
 impl Frequencies {
-    /// Frequencies of `config`, computed in f64: `theta^(-2i/head_dim)` for pair `i`, then scaled.
+    /// Frequencies of `config` for runs as long as the model was made for, computed in f64: `theta^(-2i/head_dim)` for pair
+    /// `i`, then scaled.
     pub fn new(config: &ArchConfig) -> Self {
+        Self::for_context(config, config.context)
+    }
+
+    /// Frequencies for runs of at most `context` positions, which LongRoPE distinguishes: by the length that a run may
+    /// reach and not by the one it has, since keys that are in the cache cannot be turned otherwise afterwards.
+    pub fn for_context(config: &ArchConfig, context: usize) -> Self {
         let base = |theta: f32| -> Vec<f64> {
             let d = config.head_dim as f64;
             (0..config.head_dim / 2).map(|i| f64::from(theta).powf(-2.0 * i as f64 / d)).collect()
         };
         let mut global = base(config.rope.theta);
         for (i, f) in global.iter_mut().enumerate() {
-            *f = scale(*f, i, config);
+            *f = scale(*f, i, config, context);
         }
         let magnitude = match config.rope.scaling {
-            RopeScaling::Yarn { magnitude, .. } => magnitude.into(),
+            RopeScaling::Yarn { magnitude, .. } | RopeScaling::LongRope { magnitude, .. } => magnitude.into(),
             _ => 1.0,
         };
         Self { global, local: config.rope.local_theta.map(base), magnitude }
@@ -46,7 +59,7 @@ impl Frequencies {
         self.local.is_some()
     }
 
-    /// What cosines and sines are multiplied by: 1 but for YaRN.
+    /// What cosines and sines are multiplied by: 1 but for YaRN and LongRoPE.
     pub fn magnitude(&self, sliding: bool) -> f64 {
         if sliding && self.has_local() { 1.0 } else { self.magnitude }
     }
@@ -60,11 +73,14 @@ impl Frequencies {
     }
 }
 
-fn scale(frequency: f64, pair: usize, config: &ArchConfig) -> f64 {
+fn scale(frequency: f64, pair: usize, config: &ArchConfig, context: usize) -> f64 {
     match &config.rope.scaling {
         RopeScaling::None => frequency,
         RopeScaling::Linear { factor } => frequency / f64::from(*factor),
         RopeScaling::Factors(factors) => frequency / f64::from(factors[pair]),
+        RopeScaling::LongRope { short, long, original_context, .. } => {
+            frequency / f64::from(if context > *original_context { long[pair] } else { short[pair] })
+        }
         RopeScaling::Yarn { factor, original_context, beta_fast, beta_slow, .. } => {
             let (size, theta) = (config.head_dim as f64, f64::from(config.rope.theta));
             // The pair, as a real number, that turns `turns` times within the trained context.
@@ -90,17 +106,20 @@ fn scale(frequency: f64, pair: usize, config: &ArchConfig) -> f64 {
     }
 }
 
-/// What GGUF's tensor `rope_freqs` says: one divisor per rotated pair, `None` where there is no scaling, or one that has keys
-/// of its own.
-pub fn rope_factors(config: &ArchConfig) -> Option<Vec<f32>> {
+/// The tensors with which GGUF says how frequencies are scaled, by name: one divisor per rotated pair. None where there is no
+/// scaling, or one that keys say.
+pub fn rope_factors(config: &ArchConfig) -> Vec<(&'static str, Vec<f32>)> {
     match &config.rope.scaling {
-        RopeScaling::None | RopeScaling::Linear { .. } | RopeScaling::Yarn { .. } => None,
-        RopeScaling::Factors(factors) => Some(factors.clone()),
+        RopeScaling::None | RopeScaling::Linear { .. } | RopeScaling::Yarn { .. } => Vec::new(),
+        RopeScaling::Factors(factors) => vec![(ROPE_FREQS, factors.clone())],
+        RopeScaling::LongRope { short, long, .. } => {
+            vec![(ROPE_LONG, long.clone()), (ROPE_SHORT, short.clone())]
+        }
         RopeScaling::Llama3 { .. } => {
             let mut plain = config.clone();
             plain.rope.scaling = RopeScaling::None;
             let (plain, scaled) = (Frequencies::new(&plain), Frequencies::new(config));
-            Some(plain.global.iter().zip(&scaled.global).map(|(p, s)| (p / s) as f32).collect())
+            vec![(ROPE_FREQS, plain.global.iter().zip(&scaled.global).map(|(p, s)| (p / s) as f32).collect())]
         }
     }
 }

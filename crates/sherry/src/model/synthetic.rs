@@ -86,6 +86,7 @@ impl TensorSource for MemorySource {
 pub fn tiny(family: Family) -> ArchConfig {
     let gemma = family == Family::Gemma3;
     let bitnet = family == Family::BitNet;
+    let head_dim = if matches!(family, Family::Llama | Family::MiniCpm) { 8 } else { 16 };
     ArchConfig {
         family,
         vocab: 61,
@@ -94,14 +95,15 @@ pub fn tiny(family: Family) -> ArchConfig {
         layers: if gemma { 3 } else { 2 },
         heads: 4,
         kv_heads: 2,
-        head_dim: if family == Family::Llama { 8 } else { 16 },
+        head_dim,
         context: 64,
         norm_eps: 1e-5,
         norm_plus_one: gemma,
         post_norms: gemma,
         sub_norms: bitnet,
+        input_norms: None,
         qk_norm: match family {
-            Family::Llama | Family::BitNet => None,
+            Family::Llama | Family::BitNet | Family::MiniCpm => None,
             Family::Qwen3 | Family::Gemma3 => Some(QkNorm::BeforeRope),
             Family::HunyuanDense => Some(QkNorm::AfterRope),
         },
@@ -118,8 +120,14 @@ pub fn tiny(family: Family) -> ArchConfig {
             Family::BitNet => Activation::ReluSquared,
             _ => Activation::Silu,
         },
-        embed_scale: if gemma { 32f32.sqrt() } else { 1.0 },
-        attn_scale: if gemma { 0.3 } else { 1.0 / if family == Family::Llama { 8f32 } else { 16f32 }.sqrt() },
+        embed_scale: match family {
+            Family::Gemma3 => 32f32.sqrt(),
+            Family::MiniCpm => 1.5,
+            _ => 1.0,
+        },
+        residual_scale: if family == Family::MiniCpm { 0.75 } else { 1.0 },
+        logit_divisor: if family == Family::MiniCpm { 0.5 } else { 1.0 },
+        attn_scale: if gemma { 0.3 } else { 1.0 / (head_dim as f32).sqrt() },
         window: gemma.then_some(5),
         window_pattern: if gemma { 3 } else { 0 },
         tied: family != Family::Llama,
@@ -133,7 +141,7 @@ pub(crate) fn gguf_like(family: Family) -> ArchConfig {
     let mut config = tiny(family);
     config.norm_plus_one = false;
     config.attn_scale = 1.0 / (config.head_dim as f32).sqrt();
-    if family == Family::Llama {
+    if matches!(family, Family::Llama | Family::MiniCpm) {
         config.rope.layout = RopeLayout::Interleaved;
     }
     config
@@ -235,6 +243,7 @@ pub fn source(config: &ArchConfig, naming: Naming, seed: u64) -> MemorySource {
             Role::Embed | Role::Head => (0.0, 1.0),
             Role::Layer(_, part) if part.is_linear() => (0.0, (3.0 / shape[1] as f32).sqrt()),
             Role::Layer(_, Part::QBias | Part::KBias | Part::VBias | Part::OBias) => (0.0, 0.3),
+            Role::Layer(_, part) if part.is_input_norm() => (1.0, 0.3),
             _ if config.norm_plus_one => (0.0, 0.3),
             _ => (1.0, 0.3),
         };

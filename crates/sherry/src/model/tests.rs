@@ -10,15 +10,22 @@ use super::weights::Layer;
 use super::*;
 use sherry_convert::quant::{Projection, QuantSpec, quantize_matrix};
 
-const FAMILIES: [Family; 5] = [Family::Llama, Family::Qwen3, Family::HunyuanDense, Family::Gemma3, Family::BitNet];
-
 fn model(config: &ArchConfig, seed: u64) -> Arc<Model> {
     Arc::new(synthetic::model(config, seed).unwrap())
 }
 
 /// Families with their variations: biases, untied heads, interleaved rotation, every scaling.
 fn variants() -> Vec<ArchConfig> {
-    let mut configs = FAMILIES.map(tiny).to_vec();
+    let mut configs = Family::ALL.map(tiny).to_vec();
+    for family in [Family::Qwen3, Family::BitNet] {
+        let mut config = tiny(family);
+        config.input_norms = Some(1e-3);
+        config.residual_scale = 0.6;
+        let divisors = |step: f32| (0..config.head_dim / 2).map(|i| 1.0 + step * i as f32).collect();
+        let (short, long) = (divisors(0.1), divisors(0.7));
+        config.rope.scaling = RopeScaling::LongRope { short, long, original_context: 32, magnitude: 1.2 };
+        configs.push(config);
+    }
     let mut config = tiny(Family::Llama);
     (config.qkv_bias, config.o_bias, config.tied) = (true, true, true);
     config.rope.layout = RopeLayout::Interleaved;
@@ -195,7 +202,7 @@ fn packed_bits_do_not_depend_on_threads_steps_or_neighbours() {
 #[test]
 fn bits_do_not_depend_on_batch_neighbours() {
     for precision in [Precision::F32, Precision::Int8] {
-        for family in FAMILIES {
+        for family in Family::ALL {
             let config = tiny(family);
             let model = model(&config, 5);
             let prompts = [prompt(&config, 9, 1), prompt(&config, 1, 2), prompt(&config, 14, 3)];

@@ -47,6 +47,13 @@ pub struct Layer {
     pub ffn_sub_norm: Option<Vec<f32>>,
     pub down: Matrix,
     pub post_ffn_norm: Option<Vec<f32>>,
+    pub q_input_norm: Option<Vec<f32>>,
+    pub k_input_norm: Option<Vec<f32>>,
+    pub v_input_norm: Option<Vec<f32>>,
+    pub o_input_norm: Option<Vec<f32>>,
+    pub gate_input_norm: Option<Vec<f32>>,
+    pub up_input_norm: Option<Vec<f32>>,
+    pub down_input_norm: Option<Vec<f32>>,
 }
 
 impl Weights {
@@ -123,6 +130,13 @@ impl Loader<'_> {
             ffn_sub_norm: optional(Part::FfnSubNorm)?,
             down: matrix(Part::Down)?,
             post_ffn_norm: optional(Part::PostFfnNorm)?,
+            q_input_norm: optional(Part::QInputNorm)?,
+            k_input_norm: optional(Part::KInputNorm)?,
+            v_input_norm: optional(Part::VInputNorm)?,
+            o_input_norm: optional(Part::OInputNorm)?,
+            gate_input_norm: optional(Part::GateInputNorm)?,
+            up_input_norm: optional(Part::UpInputNorm)?,
+            down_input_norm: optional(Part::DownInputNorm)?,
         })
     }
 

@@ -71,6 +71,7 @@ impl Candidate {
             Family::Qwen3 => "qwen3",
             Family::HunyuanDense => "hunyuan",
             Family::BitNet => "bitnet",
+            Family::MiniCpm => "minicpm",
             Family::Gemma3 => "gemma3",
         };
         let (format, linear_bits, path) = match self {
