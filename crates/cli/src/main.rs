@@ -1,14 +1,12 @@
 //! The `sherry` command. Exit codes: 0 success, 1 a check failed, 2 bad usage or bad input, 130 interrupted.
 
 mod builtin;
-mod chat;
 mod commands;
 mod dashboard;
 mod interrupt;
 mod machine;
 mod output;
 mod pull;
-mod speaker;
 
 use std::process::ExitCode;
 

@@ -20,8 +20,8 @@ use super::Context;
 use super::engine::{ContextSize, EngineArgs, resolve};
 use super::pull::pull_demo;
 use super::sampling::SamplingArgs;
+use crate::commands::speaker::Speaker;
 use crate::output::{Align, Stdout, Table, bytes};
-use crate::speaker::Speaker;
 
 /// The whole story on a real model: download, quantize to 1.25 bits, answer with both, measure both
 #[derive(Args)]

@@ -2,6 +2,7 @@
 
 mod bench;
 mod calibrate;
+mod chat;
 mod compare;
 mod completions;
 mod convert;
@@ -18,6 +19,7 @@ mod report;
 mod run;
 pub mod sampling;
 mod serve;
+mod speaker;
 mod tokenizer;
 mod train;
 

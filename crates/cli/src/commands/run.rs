@@ -12,11 +12,12 @@ use sherry::Event;
 use sherry::batch::Finish;
 
 use super::Context;
+use super::chat;
 use super::engine::{ContextSize, EngineArgs, positive};
 use super::sampling::{SamplingArgs, note_faults};
+use crate::commands::speaker::Speaker;
 use crate::output::{Stdout, bytes};
-use crate::speaker::Speaker;
-use crate::{builtin, chat, interrupt, machine};
+use crate::{builtin, interrupt, machine};
 
 /// Chat with a model, or let it answer one prompt
 #[derive(Args)]

@@ -70,7 +70,7 @@ fn blocks_adapted_to_those_rounded_before_survive_a_stop() {
     let place = with_model();
     let folder = place.path();
     write_text(&folder.join("text.txt"));
-    let adaptation = "--adapt-tokens 4096 --adapt-every 1 --adapt-rate 0.01";
+    let adaptation = "--adapt-tokens 8192 --adapt-every 1 --adapt-rate 0.002";
     let calibrate = |rest: &str| run(folder, &format!("calibrate dense {rest} {adaptation} {SETTINGS}"));
     let whole = calibrate("whole -t 1");
     assert!(whole.code == Some(0) && whole.stdout.contains("as fitted"), "{whole:?}");

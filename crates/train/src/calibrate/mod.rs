@@ -409,7 +409,8 @@ fn check(request: &Request, arch: &ArchConfig) -> Result<()> {
     }
     if tokens > 0 && request.importance.is_some() {
         return invalid(
-            "importance is that of the original's inputs, which adaptation changes; do without one of them".to_owned(),
+            "importance is that of the original's inputs, which adaptation changes; --adapt-tokens 0 keeps them"
+                .to_owned(),
         );
     }
     let trains_codes =

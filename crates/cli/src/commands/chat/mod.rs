@@ -31,8 +31,8 @@ pub use self::room::way_out;
 use self::settings::Settings;
 use self::show::Show;
 use crate::commands::Context;
+use crate::commands::speaker::Speaker;
 use crate::output::{Stdout, message};
-use crate::speaker::Speaker;
 use crate::{builtin, interrupt};
 
 /// What the user asked for besides the model.

@@ -4,6 +4,7 @@ use sherry::Generate;
 use sherry::generate::SamplingParams;
 
 use super::command::nearest;
+use crate::commands::engine::positive;
 
 /// What can be changed while a conversation goes on.
 #[derive(Clone, Debug, PartialEq)]
@@ -103,7 +104,7 @@ impl Settings {
             "repeat-penalty" => p.repetition_penalty = number(value)?,
             "seed" => p.seed = number(value)?,
             "max-tokens" if value == "none" => self.generate.max_tokens = None,
-            "max-tokens" => self.generate.max_tokens = Some(crate::commands::engine::positive(value)?),
+            "max-tokens" => self.generate.max_tokens = Some(positive(value)?),
             "stop" if value == "none" => self.generate.stop.clear(),
             "stop" => self.generate.stop = vec![value.to_owned()],
             "verbose" => {
