@@ -1,7 +1,9 @@
 //! What the server is told at the start, with its defaults.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::keys::Keys;
@@ -64,6 +66,17 @@ pub struct Config {
     pub page: bool,
     /// Time that a step of the engine should take while answers are being written.
     pub step: Duration,
+    /// Time for the head of a request, and for a connection to ask for something.
+    pub header_time: Duration,
+    /// Time for the body of a request.
+    pub body_time: Duration,
+    /// Silence after which a stream gets a comment line, so that nobody on the way gives up.
+    pub ping: Duration,
+    /// Time after which an answer that its reader does not take is given up.
+    pub stall: Duration,
+    /// For tests.
+    #[doc(hidden)]
+    pub probe: Option<Probe>,
 }
 
 impl Default for Config {
@@ -87,19 +100,28 @@ impl Default for Config {
             strict: false,
             page: true,
             step: Duration::from_millis(80),
+            header_time: Duration::from_secs(10),
+            body_time: Duration::from_secs(30),
+            ping: Duration::from_secs(15),
+            stall: Duration::from_secs(60),
+            probe: None,
         }
     }
 }
 
-/// Time for the head of a request.
-pub(crate) const HEADER_TIME: Duration = Duration::from_secs(10);
 /// Bytes and fields of the head of a request.
 pub(crate) const HEADER_BYTES: usize = 16 << 10;
 /// See [`HEADER_BYTES`].
 pub(crate) const HEADER_FIELDS: usize = 64;
-/// Time for the body of a request.
-pub(crate) const BODY_TIME: Duration = Duration::from_secs(30);
-/// Silence after which a stream gets a comment line, so that nobody on the way gives up.
-pub(crate) const PING: Duration = Duration::from_secs(15);
-/// Time after which an answer that its reader does not take is given up.
-pub(crate) const STALL: Duration = Duration::from_secs(60);
+
+/// A function that sees all news of the engine, on the engine's thread and inside of its steps. For tests: by waiting or
+/// panicking it makes an engine that is slow or broken.
+#[doc(hidden)]
+#[derive(Clone)]
+pub struct Probe(pub Arc<dyn Fn(&sherry::batch::Output) + Send + Sync>);
+
+impl fmt::Debug for Probe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Probe")
+    }
+}

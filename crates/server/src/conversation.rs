@@ -5,12 +5,11 @@ use sherry::chat::{ChatTemplate, Conversation};
 
 use crate::error::ApiError;
 use crate::model::Served;
+use crate::openai::json::{self, Json};
 use crate::openai::request::{Message, Tool, ToolCall};
 
-/// Most messages of a conversation, and bytes of all together.
-const MESSAGES: (usize, usize) = (1 << 14, 4 << 20);
-/// Most tools of a request.
-const MAX_TOOLS: usize = 128;
+/// Most bytes of all messages of a conversation together.
+const MAX_BYTES: usize = 4 << 20;
 /// Variables that the request and the model set by themselves.
 const OWN_VARIABLES: [&str; 6] =
     ["messages", "tools", "add_generation_prompt", "continue_final_message", "bos_token", "eos_token"];
@@ -23,7 +22,7 @@ pub struct Asked<'a> {
     /// Tools that the model may call.
     pub tools: &'a [Tool],
     /// Further variables of the template.
-    pub variables: Option<&'a Map<String, Value>>,
+    pub variables: Option<&'a Json>,
     /// The model goes on with the last message instead of answering it.
     pub go_on: bool,
 }
@@ -43,17 +42,22 @@ pub struct Rendered {
 pub fn render(served: &Served, asked: &Asked<'_>) -> Result<Rendered, ApiError> {
     let template = template(served)?;
     let tools = tool_values(template, asked.tools)?;
-    if let Some(name) = asked.variables.into_iter().flat_map(Map::keys).find(|name| OWN_VARIABLES.contains(&&***name)) {
+    let variables = match asked.variables {
+        None | Some(Json(Value::Null)) => None,
+        Some(Json(Value::Object(variables))) => Some(variables),
+        Some(_) => return Err(ApiError::invalid("chat_template_kwargs", "expected an object of variables")),
+    };
+    if let Some(name) = variables.into_iter().flat_map(Map::keys).find(|name| OWN_VARIABLES.contains(&&***name)) {
         let message = "the request and the model set this variable themselves";
         return Err(ApiError::invalid(format!("chat_template_kwargs.{name}"), message));
     }
     let render = |form| {
-        let messages = message_values(template, asked.messages, form)?;
+        let messages = json::limited(|| message_values(template, asked.messages, form))?;
         let conversation = Conversation {
             tools: (!tools.is_empty()).then_some(&tools[..]),
             add_generation_prompt: !asked.go_on,
             continue_final_message: asked.go_on,
-            variables: asked.variables,
+            variables,
             ..Conversation::new(&messages)
         };
         let refuse = |error: sherry::Error| ApiError::refused("template_error", "messages", error.to_string());
@@ -94,17 +98,18 @@ fn message_values(template: &ChatTemplate, messages: &[Message], form: Arguments
     if messages.is_empty() {
         return Err(ApiError::invalid("messages", "there must be at least one message"));
     }
-    if messages.len() > MESSAGES.0 {
-        return Err(ApiError::invalid("messages", format!("{} messages; at most {}", messages.len(), MESSAGES.0)));
-    }
     let mut bytes = 0;
     let mut values = Vec::with_capacity(messages.len());
     for (index, message) in messages.iter().enumerate() {
         let at = |field: &str| format!("messages[{index}].{field}");
-        let role = match message.role.as_str() {
-            "developer" => "system",
-            role @ ("system" | "user" | "assistant" | "tool") => role,
-            other => {
+        let role = match message.role.as_deref() {
+            None if message.content.is_none() => {
+                return Err(ApiError::invalid(format!("messages[{index}]"), "a message has a role and content"));
+            }
+            None => return Err(ApiError::invalid(at("role"), "a message has a role")),
+            Some("developer") => "system",
+            Some(role @ ("system" | "user" | "assistant" | "tool")) => role,
+            Some(other) => {
                 let other: String = other.chars().take(32).collect();
                 let message = format!("'{other}' is no role; expected system, developer, user, assistant or tool");
                 return Err(ApiError::invalid(at("role"), message));
@@ -125,8 +130,8 @@ fn message_values(template: &ChatTemplate, messages: &[Message], form: Arguments
             None => return Err(ApiError::invalid(at("content"), "a message needs content")),
         };
         bytes += text.len();
-        if bytes > MESSAGES.1 {
-            return Err(ApiError::invalid("messages", format!("more than {} bytes of text", MESSAGES.1)));
+        if bytes > MAX_BYTES {
+            return Err(ApiError::invalid("messages", format!("more than {MAX_BYTES} bytes of text")));
         }
         let mut value = json!({ "role": role, "content": text });
         let extra = [
@@ -152,11 +157,13 @@ fn message_values(template: &ChatTemplate, messages: &[Message], form: Arguments
 
 /// A call as templates know it.
 fn call_value(call: &ToolCall, form: Arguments) -> Result<Value, String> {
-    let arguments = match &call.function.arguments {
-        Value::Null => json!({}),
-        Value::String(text) if text.trim().is_empty() => json!({}),
-        Value::String(text) => serde_json::from_str(text).map_err(|error| format!("is no JSON: {error}"))?,
-        other => other.clone(),
+    let arguments = match call.function.arguments.as_ref().map(|Json(arguments)| arguments) {
+        None | Some(Value::Null) => json!({}),
+        Some(Value::String(text)) if text.trim().is_empty() => json!({}),
+        Some(Value::String(text)) => {
+            serde_json::from_str::<Json>(text).map_err(|error| format!("is no JSON: {error}"))?.0
+        }
+        Some(other) => other.clone(),
     };
     if !arguments.is_object() {
         return Err("expected a JSON object, as a string or as it is".to_owned());
@@ -184,8 +191,8 @@ fn tool_values(template: &ChatTemplate, tools: &[Tool]) -> Result<Vec<Value>, Ap
         if let Some(description) = &tool.function.description {
             function["description"] = json!(description);
         }
-        if !tool.function.parameters.is_null() {
-            function["parameters"] = tool.function.parameters.clone();
+        if let Some(Json(parameters)) = &tool.function.parameters {
+            function["parameters"] = parameters.clone();
         }
         json!({ "type": "function", "function": function })
     };
@@ -197,9 +204,6 @@ fn tool_values(template: &ChatTemplate, tools: &[Tool]) -> Result<Vec<Value>, Ap
 /// # Errors
 /// 400 naming the first.
 pub fn check_tools(tools: &[Tool]) -> Result<(), ApiError> {
-    if tools.len() > MAX_TOOLS {
-        return Err(ApiError::invalid("tools", format!("{} tools; at most {MAX_TOOLS}", tools.len())));
-    }
     for (index, tool) in tools.iter().enumerate() {
         if tool.r#type != "function" {
             return Err(ApiError::invalid(format!("tools[{index}].type"), "expected 'function'"));
@@ -210,7 +214,7 @@ pub fn check_tools(tools: &[Tool]) -> Result<(), ApiError> {
             let message = "a function's name has 1 to 64 letters, digits, '_', '-' or '.'";
             return Err(ApiError::invalid(format!("tools[{index}].function.name"), message));
         }
-        if !(tool.function.parameters.is_object() || tool.function.parameters.is_null()) {
+        if tool.function.parameters.as_ref().is_some_and(|Json(parameters)| !parameters.is_object()) {
             return Err(ApiError::invalid(format!("tools[{index}].function.parameters"), "expected a JSON schema"));
         }
     }

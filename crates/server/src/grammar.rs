@@ -14,13 +14,12 @@ use sherry::tokenizer::Tokenizer;
 use toktrie::{ApproximateTokEnv, InferenceCapabilities, SimpleVob, TokEnv, TokRxInfo, TokTrie};
 
 use crate::error::ApiError;
-use crate::openai::request::Tool;
+use crate::openai::json::Json;
+use crate::openai::request::{MAX_TEXTS, Tool};
 use crate::tools::Style;
 
 /// Bytes of a schema or expression, and levels inside it.
 const LIMITS: (usize, usize) = (64 << 10, 32);
-/// Most texts of a choice.
-const MAX_CHOICES: usize = 1024;
 
 /// What an answer must look like.
 #[derive(Clone, Debug, PartialEq)]
@@ -62,7 +61,7 @@ impl Rule {
             let head = format!("{open}{{\"name\": {}, \"{}\": ", quoted(&tool.function.name), forced.style.arguments());
             let (head, tail) = (quoted(&head), quoted(&format!("}}{close}")));
             // Each schema is a rule of its own, so that its references find their definitions.
-            let arguments = arguments_schema(&tool.function.parameters);
+            let arguments = arguments_schema(tool.function.parameters.as_ref().map(|Json(schema)| schema));
             names.push(format!("call{index}"));
             rules.push_str(&format!(
                 "call{index}: {head} arguments{index} {tail}\narguments{index}: %json {arguments}\n"
@@ -75,9 +74,9 @@ impl Rule {
 
 /// The schema of a function's arguments: an object, written with the white space that templates write it with, since a model
 /// that may write more can go on with it for ever.
-fn arguments_schema(parameters: &Value) -> Value {
+fn arguments_schema(parameters: Option<&Value>) -> Value {
     let mut schema = match parameters {
-        Value::Object(_) => parameters.clone(),
+        Some(Value::Object(fields)) => Value::from(fields.clone()),
         _ => json!({}),
     };
     if schema.get("type").is_none() {
@@ -160,13 +159,13 @@ impl Grammars {
                 ("guided_regex", TopLevelGrammar::from_regex(regex))
             }
             Rule::Choice(texts) => {
-                if texts.is_empty() || texts.len() > MAX_CHOICES || texts.iter().any(String::is_empty) {
-                    let message = format!("guided_choice takes 1 to {MAX_CHOICES} texts that are not empty");
+                if texts.is_empty() || texts.iter().any(String::is_empty) {
+                    let message = format!("guided_choice takes 1 to {MAX_TEXTS} texts that are not empty");
                     return Err(ApiError::refused("invalid_schema", "guided_choice", message));
                 }
                 check_size(texts.iter().map(String::len).sum(), "guided_choice")?;
-                let quoted: Vec<String> = texts.iter().map(|text| Value::from(text.as_str()).to_string()).collect();
-                ("guided_choice", TopLevelGrammar::from_lark(format!("start: {}\n", quoted.join(" | "))))
+                let literals: Vec<String> = texts.iter().map(|text| literal(text)).collect();
+                ("guided_choice", TopLevelGrammar::from_regex(&literals.join("|")))
             }
             Rule::Calls(grammar) => {
                 check_size(grammar.len(), "tools")?;
@@ -187,6 +186,22 @@ impl Grammars {
         }
         Ok(Box::new(Guided { matcher, eos: self.eos, ends: Arc::clone(&self.ends) }))
     }
+}
+
+/// A regular expression for this text alone.
+fn literal(text: &str) -> String {
+    let mut regex = String::new();
+    for c in text.chars() {
+        if c.is_control() {
+            regex += &format!("\\x{{{:x}}}", u32::from(c));
+        } else {
+            if c.is_ascii_punctuation() {
+                regex.push('\\');
+            }
+            regex.push(c);
+        }
+    }
+    regex
 }
 
 fn check_size(bytes: usize, param: &str) -> Result<(), ApiError> {

@@ -55,6 +55,8 @@ mod tools;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
+#[doc(hidden)]
+pub use config::Probe;
 pub use config::{Config, Listen};
 pub use engine::Loaded;
 pub use keys::Keys;

@@ -12,6 +12,16 @@ pub enum Ended {
     Broken,
 }
 
+impl Ended {
+    /// The exit code for it: 0, or 70, which is no configuration's fault and asks for another start.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Stopped => 0,
+            Self::Broken => 70,
+        }
+    }
+}
+
 /// Why the server could not run.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {

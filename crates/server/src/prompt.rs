@@ -15,7 +15,8 @@ use crate::error::ApiError;
 use crate::grammar::{ForcedCall, Rule};
 use crate::http::access::Client;
 use crate::model::Served;
-use crate::openai::fields::{LogitBias, ResponseFormat, Stop};
+use crate::openai::fields::{FormatKind, LogitBias, NamedSchema, ResponseFormat, Stop};
+use crate::openai::json::Json;
 use crate::openai::request::{Sampling, StreamOptions};
 
 /// Runs work beside the thread that serves connections.
@@ -183,16 +184,22 @@ impl Common {
         }
         let stop = StopStrings::new(fields.stop.map(|stop| stop.0.clone()).unwrap_or_default())
             .map_err(|error| ApiError::invalid("stop", error.to_string()))?;
-        let rule = match (fields.response_format, fields.guided_regex, fields.guided_choice) {
-            (None | Some(ResponseFormat::Text), None, None) => None,
-            (Some(ResponseFormat::JsonObject), None, None) => Some(Rule::Json(json!({ "type": "object" }))),
-            (Some(ResponseFormat::JsonSchema { json_schema }), None, None) => {
-                let schema =
-                    if json_schema.schema.is_null() { json!({ "type": "object" }) } else { json_schema.schema.clone() };
-                Some(Rule::Json(schema))
+        let format = match fields.response_format {
+            None | Some(ResponseFormat { r#type: FormatKind::Text, .. }) => None,
+            Some(ResponseFormat { r#type: FormatKind::JsonObject, .. }) => Some(json!({ "type": "object" })),
+            Some(ResponseFormat { json_schema: None, .. }) => {
+                return Err(ApiError::invalid("response_format.json_schema", "a form of type 'json_schema' needs one"));
             }
-            (None | Some(ResponseFormat::Text), Some(regex), None) => Some(Rule::Regex(regex.to_owned())),
-            (None | Some(ResponseFormat::Text), None, Some(texts)) => Some(Rule::Choice(texts.to_vec())),
+            Some(ResponseFormat { json_schema: Some(NamedSchema { schema, .. }), .. }) => Some(match schema {
+                None => json!({ "type": "object" }),
+                Some(Json(schema)) => schema.clone(),
+            }),
+        };
+        let rule = match (format, fields.guided_regex, fields.guided_choice) {
+            (None, None, None) => None,
+            (Some(schema), None, None) => Some(Rule::Json(schema)),
+            (None, Some(regex), None) => Some(Rule::Regex(regex.to_owned())),
+            (None, None, Some(texts)) => Some(Rule::Choice(texts.to_vec())),
             _ => {
                 let message = "response_format, guided_regex and guided_choice exclude each other";
                 return Err(ApiError::invalid("response_format", message));

@@ -81,11 +81,21 @@ async fn run(
     let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Runtime)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Runtime)?;
     let ended = tokio::select! {
-        ended = engine.ended() => return ended,
+        ended = engine.ended() => {
+            // Requests that were in the engine still get their errors.
+            app.draining.store(true, Ordering::Release);
+            stop.send_replace(true);
+            let _ = tokio::time::timeout(LAST_WORDS, &mut connections).await;
+            return ended;
+        }
         _ = terminate.recv() => Ended::Stopped,
         _ = interrupt.recv() => Ended::Stopped,
     };
     notify("STOPPING=1");
+    if app.served.get().is_none() {
+        // Nothing has begun.
+        return Ok(ended);
+    }
     tracing::info!("stopping: answers in progress are finished");
     app.draining.store(true, Ordering::Release);
     app.engine.drain(app.config.drain);
@@ -100,6 +110,9 @@ async fn run(
         () = tokio::time::sleep_until(deadline.into()) => Ok(ended),
     }
 }
+
+/// Time in which errors are written once the engine has ended.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 async fn bind(listen: &Listen) -> Result<(Listener, u16, String), ServeError> {
     match listen {

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{StatusCode, header};
@@ -12,10 +13,11 @@ use futures_core::Stream;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use crate::config::PING;
-
 /// The writing end of a stream of events.
-pub struct Events(mpsc::Sender<Bytes>);
+pub struct Events {
+    sender: mpsc::Sender<Bytes>,
+    ping: Duration,
+}
 
 /// The reader went away.
 #[derive(Debug)]
@@ -30,8 +32,9 @@ impl Stream for Receiver {
     }
 }
 
-/// A response whose body is what is sent through [`Events`]. Its head goes out at once.
-pub fn channel() -> (Events, Response) {
+/// A response whose body is what is sent through [`Events`]. Its head goes out at once; after silence for the time of `ping`
+/// a comment line does.
+pub fn channel(ping: Duration) -> (Events, Response) {
     // One event in flight: what comes meanwhile is joined in the mailbox.
     let (sender, receiver) = mpsc::channel(1);
     let headers = [
@@ -40,12 +43,12 @@ pub fn channel() -> (Events, Response) {
         (header::CACHE_CONTROL, "no-store"),
         (header::HeaderName::from_static("x-accel-buffering"), "no"),
     ];
-    (Events(sender), (StatusCode::OK, headers, Body::from_stream(Receiver(receiver))).into_response())
+    (Events { sender, ping }, (StatusCode::OK, headers, Body::from_stream(Receiver(receiver))).into_response())
 }
 
 impl Events {
     async fn bytes(&self, bytes: Bytes) -> Result<(), Gone> {
-        self.0.send(bytes).await.map_err(|_| Gone)
+        self.sender.send(bytes).await.map_err(|_| Gone)
     }
 
     /// One event.
@@ -74,8 +77,8 @@ impl Events {
         loop {
             tokio::select! {
                 value = &mut work => return Ok(value),
-                () = tokio::time::sleep(PING) => self.bytes(Bytes::from_static(b": ping\n\n")).await?,
-                () = self.0.closed() => return Err(Gone),
+                () = tokio::time::sleep(self.ping) => self.bytes(Bytes::from_static(b": ping\n\n")).await?,
+                () = self.sender.closed() => return Err(Gone),
             }
         }
     }

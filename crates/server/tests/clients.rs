@@ -6,6 +6,9 @@ use sherry_server::Keys;
 use sherry_testing::{Outcome, node, python};
 
 #[allow(dead_code)] // the other tests use more of it
+#[path = "http/client.rs"]
+mod client;
+#[allow(dead_code)]
 #[path = "http/fixture.rs"]
 mod fixture;
 

@@ -12,7 +12,7 @@ use sherry::batch::{BatchEngine, Options};
 use sherry::chat::ChatTemplate;
 use sherry::io::hex;
 use sherry::model::{KvPool, PAGE};
-use sherry_server::{Config, Ended, EngineInfo, Keys, Listen, Loaded, ModelInfo};
+use sherry_server::{Config, EngineInfo, Keys, Listen, Loaded, ModelInfo};
 
 use super::Context;
 use super::engine::{ContextSize, EngineArgs, HeadArg, positive};
@@ -137,8 +137,6 @@ enum LogForm {
 
 /// Context when nobody asks for one, as in `sherry run`.
 const DEFAULT_CONTEXT: usize = 4096;
-/// Exit code when the engine failed again and again.
-const BROKEN: u8 = 70;
 
 pub fn run(args: ServeArgs, context: &Context) -> Result<ExitCode> {
     let config = args.config()?;
@@ -151,10 +149,7 @@ pub fn run(args: ServeArgs, context: &Context) -> Result<ExitCode> {
         move || args.load(&console).map_err(|error| format!("{error:#}").into()),
         move |address| shown.say(&format!("listening on {address}   (Ctrl-C ends)")),
     )?;
-    Ok(match ended {
-        Ended::Stopped => ExitCode::SUCCESS,
-        Ended::Broken => ExitCode::from(BROKEN),
-    })
+    Ok(ExitCode::from(ended.code()))
 }
 
 fn start_log(form: LogForm, quiet: bool) {
@@ -202,6 +197,7 @@ impl ServeArgs {
             strict: self.strict,
             page: !self.no_page,
             step: Duration::from_millis(self.step_ms as u64),
+            ..Config::default()
         })
     }
 

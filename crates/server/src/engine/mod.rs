@@ -102,6 +102,8 @@ struct State {
     /// Requests, and prompt tokens of theirs, that have not begun.
     waiting: AtomicUsize,
     waiting_tokens: AtomicUsize,
+    /// Sequences that run.
+    running: AtomicUsize,
     /// Tokens per second lately.
     rate: AtomicUsize,
     /// When the step in progress began, in milliseconds after the start, plus 1; 0 between steps.
@@ -191,9 +193,13 @@ impl Handle {
         let tokens: usize = ask.prompts.iter().map(|prompt| prompt.len()).sum();
         let state = &self.state;
         let waiting = state.waiting.load(Ordering::Relaxed);
-        let most_tokens = app.served()?.info.context.saturating_mul(16);
+        let served = app.served()?;
+        let most_tokens = served.info.context.saturating_mul(16);
         let waiting_tokens = state.waiting_tokens.load(Ordering::Relaxed);
-        if waiting >= app.config.max_queue || (waiting > 0 && waiting_tokens + tokens > most_tokens) {
+        // What can begin with the next step does not wait.
+        let free = served.max_choices.saturating_sub(state.running.load(Ordering::Relaxed));
+        let room = app.config.max_queue.saturating_add(free);
+        if waiting >= room || (waiting > free && waiting_tokens + tokens > most_tokens) {
             let message = format!("{waiting} requests are waiting already");
             return Err(ApiError::unavailable("queue_full", message, self.backlog_seconds()));
         }

@@ -12,7 +12,7 @@ use sherry::batch::{BatchEngine, Budget, CacheScope, ClientId, Job, JobId, Load,
 use super::mailbox::{Counts, End};
 use super::{Command, Ends, Shared};
 use crate::App;
-use crate::config::STALL;
+use crate::config::Probe;
 use crate::error::ApiError;
 use crate::outcome::Ended;
 
@@ -168,11 +168,17 @@ impl Work<'_> {
         self.forget(|active| Arc::ptr_eq(&active.shared, shared));
     }
 
-    fn fail_all(&mut self, error: &ApiError) {
+    /// Ends all requests that the engine knows with an error.
+    fn fail_active(&mut self, error: &ApiError) {
         for active in self.active.values() {
             active.shared.mailbox.fail(error.clone());
         }
         self.forget(|_| true);
+    }
+
+    /// The same, and those that have not reached it.
+    fn fail_all(&mut self, error: &ApiError) {
+        self.fail_active(error);
         while let Ok(Command { ask, shared }) = self.ends.commands.try_recv() {
             ask.prompts.iter().for_each(|prompt| self.leave_queue(prompt.len()));
             shared.mailbox.fail(error.clone());
@@ -208,7 +214,7 @@ impl Work<'_> {
             } else if active.begun.is_none() && age > config.queue_timeout {
                 let error = ApiError::unavailable("overloaded", "the request waited too long for its turn", 10);
                 late.push((Arc::clone(&active.shared), error));
-            } else if active.stalled && active.shared.mailbox.is_stalled(STALL) {
+            } else if active.stalled && active.shared.mailbox.is_stalled(config.stall) {
                 let error = ApiError::internal("internal_error", "the answer was not read");
                 late.push((Arc::clone(&active.shared), error));
             }
@@ -232,9 +238,14 @@ impl Work<'_> {
         self.ends.state.step_began.store(now.as_millis() as u64 + 1, Ordering::Release);
         let budget = Budget::Time { now, last: self.last_step, target: self.app.config.step };
         let mut outputs = Vec::new();
-        let Self { engine, .. } = self;
-        let stepped =
-            catch_unwind(AssertUnwindSafe(|| engine.step(budget, &mut |id, output| outputs.push((id, output)))));
+        let Self { engine, app, .. } = self;
+        let mut deliver = |id, output| {
+            if let Some(Probe(probe)) = &app.config.probe {
+                probe(&output);
+            }
+            outputs.push((id, output));
+        };
+        let stepped = catch_unwind(AssertUnwindSafe(|| engine.step(budget, &mut deliver)));
         self.ends.state.step_began.store(0, Ordering::Release);
         self.last_step = began.elapsed();
         let report = match stepped {
@@ -270,15 +281,22 @@ impl Work<'_> {
     /// Makes the engine anew after a fault.
     fn recover(&mut self, message: &str) -> bool {
         self.app.metrics.panics.inc();
-        self.fail_all(&ApiError::internal("internal_error", message));
-        self.engine.reset();
         let now = Instant::now();
         self.faults.push_back(now);
         while self.faults.front().is_some_and(|first| now.duration_since(*first) > FAULT_TIME) {
             self.faults.pop_front();
         }
+        let goes_on = self.faults.len() < FAULTS;
+        let error = ApiError::internal("internal_error", message);
+        // Who comes after the fault has no part in it.
+        if goes_on {
+            self.fail_active(&error)
+        } else {
+            self.fail_all(&error)
+        }
+        self.engine.reset();
         self.publish();
-        self.faults.len() < FAULTS
+        goes_on
     }
 
     fn deliver(&mut self, id: JobId, output: Output) {
@@ -353,6 +371,7 @@ impl Work<'_> {
                 active.shared.mailbox.progress(0, active.prompt, before + 1);
             }
         }
+        self.ends.state.running.store(load.running, Ordering::Relaxed);
         let (metrics, last) = (&self.app.metrics, &self.last_load);
         metrics.requests_running.set(load.running as i64);
         metrics.requests_waiting.set(load.waiting as i64);

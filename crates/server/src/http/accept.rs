@@ -21,7 +21,7 @@ use tower::Service as _;
 
 use super::access::Peer;
 use crate::App;
-use crate::config::{HEADER_BYTES, HEADER_FIELDS, HEADER_TIME};
+use crate::config::{HEADER_BYTES, HEADER_FIELDS};
 use crate::error::ApiError;
 
 /// A bound socket.
@@ -175,7 +175,7 @@ async fn connection(
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIME)
+        .header_read_timeout(place.app.config.header_time)
         .max_buf_size(HEADER_BYTES)
         .max_headers(HEADER_FIELDS)
         .keep_alive(true);

@@ -1,21 +1,23 @@
 //! Reading the JSON body of a request: within its size and time, into a typed value, with the path of what is wrong.
 
-use std::time::Duration;
+use std::time::Instant;
 
 use axum::extract::Request;
 use axum::http::{HeaderMap, header};
-use bytes::Bytes;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
-use serde::de::DeserializeOwned;
+use http_body_util::BodyExt;
+use serde::de::{DeserializeOwned, Deserializer};
+use tokio::sync::SemaphorePermit;
 
 use crate::App;
-use crate::config::BODY_TIME;
 use crate::error::ApiError;
+use crate::openai::json::{self, Json};
 
-/// Bodies beyond this size are parsed away from the thread that serves connections.
+/// Bodies beyond this size are held a few at a time, and parsed away from the thread that serves connections.
 const LARGE: usize = 256 << 10;
 /// Names of ignored fields that an answer lists.
 const MAX_IGNORED: usize = 8;
+/// Characters of a request that an error repeats.
+const MAX_SHOWN: usize = 500;
 
 /// Fields of OpenAI's that change nothing here and surprise nobody by that.
 const MEANINGLESS: [&str; 9] = [
@@ -44,15 +46,13 @@ pub struct Parsed<T> {
 /// 408, 413, 415, and 400 with the path of the field that is wrong.
 pub async fn read<T: DeserializeOwned + Send + 'static>(app: &App, request: Request) -> Result<Parsed<T>, ApiError> {
     check_type(request.headers())?;
-    let bytes = read_bytes(request, app.config.max_body, BODY_TIME).await?;
     let strict = app.config.strict;
-    if bytes.len() <= LARGE {
+    let (bytes, place) = read_bytes(app, request).await?;
+    if place.is_none() {
         return parse(&bytes, strict);
     }
-    // Of large bodies a few at a time, so that their parsed forms do not add up.
-    let permit = app.large_bodies.acquire().await.map_err(|_| ApiError::internal("internal_error", "shutting down"))?;
     let parsed = tokio::task::spawn_blocking(move || parse(&bytes, strict)).await;
-    drop(permit);
+    drop(place);
     parsed.map_err(|_| ApiError::internal("internal_error", "reading the request failed"))?
 }
 
@@ -76,18 +76,41 @@ fn check_type(headers: &HeaderMap) -> Result<(), ApiError> {
     Err(ApiError::media_type("Content-Type must be application/json"))
 }
 
-async fn read_bytes(request: Request, limit: usize, time: Duration) -> Result<Bytes, ApiError> {
+/// The bytes of a body, and for a large one its place among those that are held at a time.
+async fn read_bytes(app: &App, request: Request) -> Result<(Vec<u8>, Option<SemaphorePermit<'_>>), ApiError> {
+    let (limit, time) = (app.config.max_body, app.config.body_time);
     let length = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-    if length.is_some_and(|length: u64| length > limit as u64) {
+    let length: u64 = length.unwrap_or(0);
+    if length > limit as u64 {
         return Err(ApiError::too_large(limit));
     }
-    let body = Limited::new(request.into_body(), limit);
-    match tokio::time::timeout(time, body.collect()).await {
-        Err(_) => Err(ApiError::body_timeout(time.as_secs())),
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::too_large(limit)),
-        Ok(Err(_)) => Err(ApiError::invalid("", "the request's body could not be read to its end")),
+    let mut place = if length > LARGE as u64 { Some(large_place(app).await?) } else { None };
+    let mut bytes = Vec::with_capacity(length as usize);
+    let mut body = request.into_body();
+    let deadline = Instant::now() + time;
+    loop {
+        let frame = match tokio::time::timeout_at(deadline.into(), body.frame()).await {
+            Err(_) => return Err(ApiError::body_timeout(time.as_secs())),
+            Ok(None) => return Ok((bytes, place)),
+            Ok(Some(Err(_))) => {
+                return Err(ApiError::invalid("", "the request's body could not be read to its end"));
+            }
+            Ok(Some(Ok(frame))) => frame,
+        };
+        // Trailers say nothing here.
+        let Ok(data) = frame.into_data() else { continue };
+        if bytes.len() + data.len() > limit {
+            return Err(ApiError::too_large(limit));
+        }
+        if bytes.len() + data.len() > LARGE && place.is_none() {
+            place = Some(large_place(app).await?);
+        }
+        bytes.extend_from_slice(&data);
     }
+}
+
+async fn large_place(app: &App) -> Result<SemaphorePermit<'_>, ApiError> {
+    app.large_bodies.acquire().await.map_err(|_| ApiError::internal("internal_error", "shutting down"))
 }
 
 /// Parses JSON. Fields that the type does not know are skipped without being kept, whatever is in them.
@@ -105,7 +128,42 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8], strict: bool) -> Result<Parsed<T
             Err(error) => ApiError::invalid("", format!("{message}: {error}")),
         });
     }
-    let mut json = serde_json::Deserializer::from_str(text);
+    let parsed = json::limited(|| {
+        let mut json = serde_json::Deserializer::from_str(text);
+        let parsed = typed(&mut json)?;
+        json.end().map_err(|error| ApiError::invalid("", format!("the body must be one JSON object: {error}")))?;
+        Ok(parsed)
+    });
+    let parsed: Parsed<T> = match parsed {
+        // Of a field given twice the last counts, as in JSON objects everywhere, and the first may be anything. Which is the
+        // last is known in the end only.
+        Err(Refusal { duplicate, error }) => match json::limited(|| serde_json::from_str::<Json>(text)) {
+            Err(_) => return Err(error),
+            Ok(tree) => typed(tree.0).map_err(|last| if duplicate { last.error } else { error })?,
+        },
+        Ok(parsed) => parsed,
+    };
+    if let (true, Some(name)) = (strict, parsed.ignored.first()) {
+        let message = "is not a field of this request (the server runs with --strict)";
+        return Err(ApiError::refused("unsupported_parameter", name, message));
+    }
+    Ok(parsed)
+}
+
+/// Why a body is refused, and whether that is because a field stands in it twice.
+struct Refusal {
+    error: ApiError,
+    duplicate: bool,
+}
+
+impl From<ApiError> for Refusal {
+    fn from(error: ApiError) -> Self {
+        Self { error, duplicate: false }
+    }
+}
+
+/// Reads a typed value, with the path of what is wrong and the names of what is not known.
+fn typed<'de, T: DeserializeOwned>(json: impl Deserializer<'de>) -> Result<Parsed<T>, Refusal> {
     let mut track = serde_path_to_error::Track::new();
     let mut ignored = Vec::new();
     let mut note = |path: serde_ignored::Path<'_>| {
@@ -117,18 +175,24 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8], strict: bool) -> Result<Parsed<T
         }
     };
     let value = {
-        let tracked = serde_path_to_error::Deserializer::new(&mut json, &mut track);
-        T::deserialize(serde_ignored::Deserializer::new(tracked, &mut note))
+        let tracked = serde_path_to_error::Deserializer::new(json, &mut track);
+        T::deserialize(serde_ignored::Deserializer::new(tracked, &mut note)).map_err(|error| error.to_string())
     };
-    let value = value.map_err(|error| {
+    let value = value.map_err(|message| {
         // What ends in the middle has no last name.
         let path = track.path().to_string();
-        ApiError::invalid(path.trim_end_matches('?').trim_end_matches('.'), error.to_string())
+        let path: String = path.trim_end_matches('?').trim_end_matches('.').chars().take(MAX_SHOWN).collect();
+        let duplicate = message.starts_with("duplicate field");
+        // A field that is missing is the one to look at.
+        let missing =
+            message.strip_prefix("missing field `").and_then(|rest| rest.split_once('`')).map(|(name, _)| name);
+        let param = match missing {
+            Some(name) if path.is_empty() => name.to_owned(),
+            Some(name) => format!("{path}.{name}"),
+            None => path,
+        };
+        let message: String = message.chars().take(MAX_SHOWN).collect();
+        Refusal { error: ApiError::invalid(param, message), duplicate }
     })?;
-    json.end().map_err(|error| ApiError::invalid("", format!("the body must be one JSON object: {error}")))?;
-    if let (true, Some(name)) = (strict, ignored.first()) {
-        let message = "is not a field of this request (the server runs with --strict)";
-        return Err(ApiError::refused("unsupported_parameter", name, message));
-    }
     Ok(Parsed { value, ignored })
 }

@@ -4,8 +4,56 @@
 use std::fmt;
 
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_json::Value;
+use serde_json::json;
 use utoipa::ToSchema;
+
+use super::json::Json;
+
+/// Writes the schema of a type that is read by hand. What it names must be what the type takes.
+macro_rules! described {
+    ($($type:ident = $schema:tt;)*) => {$(
+        impl utoipa::PartialSchema for $type {
+            fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+                let schema: Result<utoipa::openapi::schema::Schema, _> = serde_json::from_value(json!($schema));
+                // A test reads them all.
+                schema.unwrap_or_default().into()
+            }
+        }
+        impl ToSchema for $type {}
+    )*};
+}
+
+described! {
+    Content = { "description": "A text, or parts of texts, which are joined by line ends", "oneOf": [
+        { "type": "string" },
+        { "type": "array", "items": {
+            "type": "object", "required": ["text"],
+            "properties": { "type": { "type": "string", "enum": ["text"] }, "text": { "type": "string" } },
+        } },
+    ] };
+    Stop = { "description": "One text of 1 to 256 bytes, or up to 16", "oneOf": [
+        { "type": "string", "minLength": 1, "maxLength": 256 },
+        { "type": "array", "maxItems": 16, "items": { "type": "string", "minLength": 1, "maxLength": 256 } },
+    ] };
+    Prompt = { "description": "A text, token ids, or up to 64 of either", "oneOf": [
+        { "type": "string" },
+        { "type": "array", "minItems": 1, "items": { "type": "integer", "minimum": 0, "maximum": 4294967295u32 } },
+        { "type": "array", "minItems": 1, "maxItems": 64, "items": { "oneOf": [
+            { "type": "string" },
+            { "type": "array", "items": { "type": "integer", "minimum": 0, "maximum": 4294967295u32 } },
+        ] } },
+    ] };
+    LogitBias = { "description": "Up to 1024 token ids with what is added to their logits", "type": "object",
+        "maxProperties": 1024, "propertyNames": { "pattern": "^[0-9]{1,9}$" },
+        "additionalProperties": { "type": "number", "minimum": -100, "maximum": 100 } };
+    ToolChoice = { "description": "Which tools may or must be called", "oneOf": [
+        { "type": "string", "enum": ["auto", "none", "required"] },
+        { "type": "object", "required": ["function"], "properties": {
+            "type": { "type": "string", "enum": ["function"] },
+            "function": { "type": "object", "required": ["name"], "properties": { "name": { "type": "string" } } },
+        } },
+    ] };
+}
 
 /// Text of a message: a string, or parts of `{"type": "text", "text": ...}`, which are joined by newlines.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -294,17 +342,24 @@ impl<'de> Deserialize<'de> for ToolChoice {
 
 /// `response_format`: the form that an answer must have.
 #[derive(Clone, Debug, PartialEq, serde::Deserialize, ToSchema)]
-#[serde(tag = "type", rename_all = "snake_case")]
-pub enum ResponseFormat {
+pub struct ResponseFormat {
+    /// Which form.
+    pub r#type: FormatKind,
+    /// With `json_schema`: the schema.
+    #[serde(default)]
+    pub json_schema: Option<NamedSchema>,
+}
+
+/// The kinds of forms that an answer can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FormatKind {
     /// Any text.
     Text,
     /// A JSON object.
     JsonObject,
     /// JSON that a schema describes.
-    JsonSchema {
-        /// The schema with its name.
-        json_schema: NamedSchema,
-    },
+    JsonSchema,
 }
 
 /// A JSON schema with its name. It is always enforced, whatever `strict` says.
@@ -312,11 +367,11 @@ pub enum ResponseFormat {
 pub struct NamedSchema {
     /// For people.
     #[serde(default)]
-    pub name: String,
+    pub name: Option<String>,
     /// The schema; any object when absent.
     #[serde(default)]
-    #[schema(value_type = Object)]
-    pub schema: Value,
+    #[schema(value_type = Option<Object>)]
+    pub schema: Option<Json>,
 }
 
 #[cfg(test)]

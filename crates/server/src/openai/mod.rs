@@ -2,4 +2,5 @@
 
 pub mod answer;
 pub mod fields;
+pub mod json;
 pub mod request;

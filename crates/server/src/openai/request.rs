@@ -1,39 +1,64 @@
 //! The bodies of requests.
 
 use serde::Deserialize;
-use serde_json::{Map, Value};
 use sherry::generate::SamplingParams;
 use utoipa::ToSchema;
 
 use super::fields::{Content, LogitBias, Prompt, ResponseFormat, Stop, ToolChoice};
+use super::json::{Json, Several};
 use crate::error::ApiError;
 
 /// Most answers to one prompt.
 pub const MAX_CHOICES: u32 = 8;
 /// Most log-probabilities beside that of the token itself.
 pub const MAX_LOGPROBS: u32 = 20;
+/// Most messages of a conversation.
+pub const MAX_MESSAGES: usize = 1 << 14;
+/// Most tools of a request, and calls of a message.
+pub const MAX_TOOLS: usize = 128;
+/// Most texts of a choice.
+pub const MAX_TEXTS: usize = 1024;
 
 /// One message of a conversation.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct Message {
     /// `system`, `developer` (the same), `user`, `assistant` or `tool`.
-    pub role: String,
+    #[serde(default)]
+    #[schema(value_type = Role, required = true)]
+    pub role: Option<String>,
     /// What was said; `null` only beside tool calls.
     #[serde(default)]
-    #[schema(value_type = Option<Object>)]
     pub content: Option<Content>,
     /// Who said it, where the template shows that.
     #[serde(default)]
     pub name: Option<String>,
     /// Tools that the assistant called.
     #[serde(default)]
-    pub tool_calls: Option<Vec<ToolCall>>,
+    #[schema(value_type = Option<Vec<ToolCall>>, max_items = 128)]
+    pub tool_calls: Option<Several<ToolCall, MAX_TOOLS>>,
     /// The call that this message answers.
     #[serde(default)]
     pub tool_call_id: Option<String>,
     /// What the assistant thought first, for templates that show it.
     #[serde(default)]
     pub reasoning_content: Option<String>,
+}
+
+/// Who speaks. Read as text, so that an error can name the others.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[allow(dead_code)] // for the description only
+pub enum Role {
+    /// What holds for the whole conversation.
+    System,
+    /// The same.
+    Developer,
+    /// The person who asks.
+    User,
+    /// The model.
+    Assistant,
+    /// The result of a call.
+    Tool,
 }
 
 /// A call of a tool in a conversation.
@@ -53,8 +78,8 @@ pub struct FunctionCall {
     pub name: String,
     /// JSON, as a string or as an object.
     #[serde(default)]
-    #[schema(value_type = Object)]
-    pub arguments: Value,
+    #[schema(value_type = Option<Object>)]
+    pub arguments: Option<Json>,
 }
 
 /// A tool that the model may call.
@@ -76,8 +101,8 @@ pub struct Function {
     pub description: Option<String>,
     /// Its arguments as a JSON schema.
     #[serde(default)]
-    #[schema(value_type = Object)]
-    pub parameters: Value,
+    #[schema(value_type = Option<Object>)]
+    pub parameters: Option<Json>,
 }
 
 /// What a stream holds besides the answer.
@@ -100,34 +125,41 @@ macro_rules! request {
             pub model: Option<String>,
             /// 0 takes the most likely token; higher is more random. 0 to 100.
             #[serde(default)]
+            #[schema(minimum = 0, maximum = 100)]
             pub temperature: Option<f64>,
             /// Only the most likely tokens that together have this probability. Above 0, at most 1.
             #[serde(default)]
+            #[schema(exclusive_minimum = 0, maximum = 1)]
             pub top_p: Option<f64>,
             /// Only so many of the most likely tokens; 0 or -1 for all.
             #[serde(default)]
+            #[schema(minimum = -1)]
             pub top_k: Option<i64>,
             /// Only tokens at least this often as likely as the most likely one. 0 to 1.
             #[serde(default)]
+            #[schema(minimum = 0, maximum = 1)]
             pub min_p: Option<f64>,
             /// Logits of tokens that have been are divided by this. Above 0, at most 100.
             #[serde(default)]
+            #[schema(exclusive_minimum = 0, maximum = 100)]
             pub repetition_penalty: Option<f64>,
             /// Taken from the logits of tokens that the answer has. -2 to 2.
             #[serde(default)]
+            #[schema(minimum = -2, maximum = 2)]
             pub presence_penalty: Option<f64>,
             /// Taken from the logits of tokens as often as the answer has them. -2 to 2.
             #[serde(default)]
+            #[schema(minimum = -2, maximum = 2)]
             pub frequency_penalty: Option<f64>,
             /// The same seed gives the same answer; -1 or absent picks one, which the answer tells.
             #[serde(default)]
             pub seed: Option<i64>,
             /// Texts that end the answer.
             #[serde(default)]
-            #[schema(value_type = Option<Vec<String>>)]
             pub stop: Option<Stop>,
             /// Answers to each prompt. 1 to 8.
             #[serde(default)]
+            #[schema(minimum = 1, maximum = 8)]
             pub n: Option<u32>,
             /// Send the answer as it is written.
             #[serde(default)]
@@ -137,7 +169,6 @@ macro_rules! request {
             pub stream_options: Option<StreamOptions>,
             /// Added to the logits of some tokens: ids to -100..100.
             #[serde(default)]
-            #[schema(value_type = Option<Object>)]
             pub logit_bias: Option<LogitBias>,
             /// The form that the answer must have.
             #[serde(default)]
@@ -147,7 +178,8 @@ macro_rules! request {
             pub guided_regex: Option<String>,
             /// The answer must be one of these texts.
             #[serde(default)]
-            pub guided_choice: Option<Vec<String>>,
+            #[schema(value_type = Option<Vec<String>>, min_items = 1, max_items = 1024)]
+            pub guided_choice: Option<Several<String, MAX_TEXTS>>,
             /// Go on after tokens that end an answer.
             #[serde(default)]
             pub ignore_eos: Option<bool>,
@@ -177,25 +209,29 @@ request! {
     /// The body of `POST /v1/chat/completions`.
     ChatRequest {
         /// The conversation.
-        messages: Vec<Message>,
+        #[schema(value_type = Vec<Message>, min_items = 1, max_items = 16384)]
+        messages: Several<Message, MAX_MESSAGES>,
         /// Most tokens of the answer; what the context does not hold is left out.
         #[serde(default)]
+        #[schema(minimum = 1)]
         max_completion_tokens: Option<i64>,
         /// The former name of `max_completion_tokens`.
         #[serde(default)]
+        #[schema(minimum = 1)]
         max_tokens: Option<i64>,
         /// Return the log-probability of every token.
         #[serde(default)]
         logprobs: Option<bool>,
         /// And of so many of the most likely ones. 0 to 20.
         #[serde(default)]
+        #[schema(minimum = 0, maximum = 20)]
         top_logprobs: Option<u32>,
         /// Tools that the model may call; up to 128.
         #[serde(default)]
-        tools: Option<Vec<Tool>>,
+        #[schema(value_type = Option<Vec<Tool>>, max_items = 128)]
+        tools: Option<Several<Tool, MAX_TOOLS>>,
         /// Which of them it may or must call.
         #[serde(default)]
-        #[schema(value_type = Option<Object>)]
         tool_choice: Option<ToolChoice>,
         /// Whether one answer may call several.
         #[serde(default)]
@@ -206,7 +242,7 @@ request! {
         /// Further variables of the chat template, such as `enable_thinking`.
         #[serde(default)]
         #[schema(value_type = Option<Object>)]
-        chat_template_kwargs: Option<Map<String, Value>>,
+        chat_template_kwargs: Option<Json>,
         /// Refused: the former form of `tools`.
         #[serde(default)]
         #[schema(value_type = Option<Object>)]
@@ -217,7 +253,8 @@ request! {
         function_call: Option<serde::de::IgnoredAny>,
         /// Refused, but for `["text"]`.
         #[serde(default)]
-        modalities: Option<Vec<String>>,
+        #[schema(value_type = Option<Vec<String>>, max_items = 16)]
+        modalities: Option<Several<String, 16>>,
         /// Refused.
         #[serde(default)]
         #[schema(value_type = Option<Object>)]
@@ -233,13 +270,14 @@ request! {
     /// The body of `POST /v1/completions`.
     CompletionRequest {
         /// The text to go on with: a string, token ids, or a list of either.
-        #[schema(value_type = Object)]
         prompt: Prompt,
         /// Most new tokens; 16 when absent.
         #[serde(default)]
+        #[schema(minimum = 0)]
         max_tokens: Option<i64>,
         /// Return the log-probabilities of every token and of so many of the most likely ones. 0 to 20.
         #[serde(default)]
+        #[schema(minimum = 0, maximum = 20)]
         logprobs: Option<u32>,
         /// Return the prompt in front of the answer, with its log-probabilities where those are asked for.
         #[serde(default)]
@@ -360,17 +398,19 @@ pub struct TokenizeRequest {
     pub content: Option<String>,
     /// A conversation instead of a text.
     #[serde(default)]
-    pub messages: Option<Vec<Message>>,
+    #[schema(value_type = Option<Vec<Message>>, min_items = 1, max_items = 16384)]
+    pub messages: Option<Several<Message, MAX_MESSAGES>>,
     /// Tools that the model may call in the conversation.
     #[serde(default)]
-    pub tools: Option<Vec<Tool>>,
+    #[schema(value_type = Option<Vec<Tool>>, max_items = 128)]
+    pub tools: Option<Several<Tool, MAX_TOOLS>>,
     /// Go on with the last message instead of answering it.
     #[serde(default)]
     pub continue_final_message: Option<bool>,
     /// Further variables of the chat template.
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
-    pub chat_template_kwargs: Option<Map<String, Value>>,
+    pub chat_template_kwargs: Option<Json>,
     /// Put the begin-of-text token in front where the model expects one; true when absent.
     #[serde(default)]
     pub add_special_tokens: Option<bool>,
@@ -402,15 +442,17 @@ pub struct DetokenizeRequest {
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct TemplateRequest {
     /// The conversation.
-    pub messages: Vec<Message>,
+    #[schema(value_type = Vec<Message>, min_items = 1, max_items = 16384)]
+    pub messages: Several<Message, MAX_MESSAGES>,
     /// Tools that the model may call.
     #[serde(default)]
-    pub tools: Option<Vec<Tool>>,
+    #[schema(value_type = Option<Vec<Tool>>, max_items = 128)]
+    pub tools: Option<Several<Tool, MAX_TOOLS>>,
     /// Go on with the last message instead of answering it.
     #[serde(default)]
     pub continue_final_message: Option<bool>,
     /// Further variables of the chat template.
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
-    pub chat_template_kwargs: Option<Map<String, Value>>,
+    pub chat_template_kwargs: Option<Json>,
 }

@@ -158,7 +158,7 @@ impl Answering {
 
     /// The answer as a stream. Its head goes out before the request is worked on.
     fn stream<S: Shape>(self, shape: S) -> Response {
-        let (events, mut response) = sse::channel();
+        let (events, mut response) = sse::channel(self.app.config.ping);
         response.extensions_mut().insert(Logged);
         tokio::spawn(async move {
             let mut guard = Unfinished::new(&self.app, &self.ticket);

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::fixture::{CONTEXT, Server};
 
-fn texts(reply: &crate::fixture::Reply) -> Vec<String> {
+fn texts(reply: &crate::client::Reply) -> Vec<String> {
     assert_eq!(reply.status, 200, "{}", reply.body);
     let choices = reply.json()["choices"].as_array().unwrap().clone();
     choices.iter().map(|choice| choice["text"].as_str().unwrap().to_owned()).collect()

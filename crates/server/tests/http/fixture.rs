@@ -1,16 +1,20 @@
-//! A server on a tiny random model, and a client that speaks plain bytes.
+//! Servers on tiny random models.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::sync::mpsc;
+use std::ops::Deref;
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use serde_json::Value;
 use sherry::Llm;
 use sherry::batch::{BatchEngine, Options};
 use sherry::chat::ChatTemplate;
 use sherry::generate::SamplingParams;
-use sherry_server::{Config, EngineInfo, Listen, Loaded, ModelInfo};
+use sherry::model::{Decoder, Model};
+use sherry_kernels::format::TensorType;
+use sherry_kernels::{Engine, Isa, Matrix, Precision};
+use sherry_server::{Config, Ended, EngineInfo, Listen, Loaded, ModelInfo, Probe};
+
+use crate::client::Client;
 
 /// Tokens of context.
 pub const CONTEXT: usize = 512;
@@ -27,19 +31,30 @@ pub const TOOLS: &str = "{% if tools %}{% for t in tools %}{{ t|tojson if full e
 
 /// A running server.
 pub struct Server {
-    /// Its address.
-    pub address: String,
+    client: Client,
+    ended: Mutex<Receiver<Result<Ended, String>>>,
 }
 
-fn load(template: Option<&str>) -> Result<Loaded, Box<dyn std::error::Error + Send + Sync>> {
+impl Deref for Server {
+    type Target = Client;
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// A tiny model with a template or without, and what `change` makes of it.
+pub fn load(template: Option<&str>, change: impl FnOnce(&mut Decoder, &mut Options)) -> Result<Loaded, Failure> {
     let engine = Llm::tiny()?.into_engine();
-    let tokenizer = std::sync::Arc::clone(engine.tokenizer());
-    let vocabulary = engine.decoder().config().vocab;
+    let tokenizer = Arc::clone(engine.tokenizer());
+    let mut decoder = engine.into_decoder();
     let mut options = Options::new(CONTEXT, 8);
     (options.max_waiting, options.max_waiting_tokens) = (usize::MAX, usize::MAX);
-    let end = tokenizer.end_ids().to_vec();
+    change(&mut decoder, &mut options);
+    let (end, vocabulary) = (tokenizer.end_ids().to_vec(), decoder.config().vocab);
     Ok(Loaded {
-        engine: BatchEngine::new(engine.into_decoder(), tokenizer, options)?,
+        engine: BatchEngine::new(decoder, tokenizer, options)?,
         template: template.map(|template| ChatTemplate::new(template, None, None)).transpose()?,
         defaults: SamplingParams::GREEDY,
         end,
@@ -62,6 +77,76 @@ fn load(template: Option<&str>) -> Result<Loaded, Box<dyn std::error::Error + Se
     })
 }
 
+/// The byte behind which [`poisoned`] models have an infinite logit.
+pub const POISON: u8 = b'~';
+
+/// Makes a model of `decoder` whose logits are of no use behind [`POISON`], and as ever otherwise: in one dimension
+/// of the embedding only that token is not zero, the layers write nothing, and one row of the head overflows there.
+pub fn poisoned(decoder: &mut Decoder) {
+    let mut config = decoder.config().clone();
+    config.tied = false;
+    let mut model: Model = sherry::model::synthetic::model(&config, 1).unwrap();
+    let (hidden, vocab) = (config.hidden, config.vocab);
+    let matrix = |rows: usize, cols: usize, values: Vec<f32>| {
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        Matrix::from_rows(TensorType::F32, rows, cols, bytes.into()).unwrap()
+    };
+    for layer in &mut model.weights.layers {
+        for out in [&mut layer.o, &mut layer.down] {
+            *out = matrix(out.rows(), out.cols(), vec![0.0; out.rows() * out.cols()]);
+        }
+    }
+    let values = |matrix: &Matrix| {
+        let mut values = vec![0.0; matrix.rows() * matrix.cols()];
+        values.chunks_exact_mut(matrix.cols()).enumerate().for_each(|(row, out)| matrix.row_f32(row, out));
+        values
+    };
+    let mut embed = values(&model.weights.embed);
+    embed.chunks_exact_mut(hidden).for_each(|row| row[0] = 0.0);
+    embed[usize::from(POISON) * hidden] = 1000.0;
+    let mut head = values(model.weights.head.as_ref().unwrap());
+    head.chunks_exact_mut(hidden).for_each(|row| row[0] = 0.0);
+    head[usize::from(b'a') * hidden] = f32::MAX;
+    model.weights.embed = matrix(vocab, hidden, embed);
+    model.weights.head = Some(matrix(vocab, hidden, head));
+    *decoder = Decoder::new(Arc::new(model), Engine::new(Isa::best(), 1, Precision::Int8));
+}
+
+/// Holds an engine's steps back: how many news may still pass, or any number of them.
+#[derive(Clone, Default)]
+pub struct Gate(Arc<(Mutex<Option<usize>>, Condvar)>);
+
+impl Gate {
+    /// To be put into a configuration.
+    pub fn probe(&self) -> Option<Probe> {
+        let gate = self.clone();
+        Some(Probe(Arc::new(move |_| {
+            // Slow enough that a test sees answers that are being written.
+            std::thread::sleep(Duration::from_millis(1));
+            let (left, changed) = &*gate.0;
+            let mut left = changed.wait_while(left.lock().unwrap(), |left| *left == Some(0)).unwrap();
+            *left = left.map(|left| left - 1);
+        })))
+    }
+
+    /// So many news pass, then the engine stands still within a step.
+    pub fn close_after(&self, news: usize) {
+        *self.0.0.lock().unwrap() = Some(news);
+        self.0.1.notify_all();
+    }
+
+    /// No step ends until the gate opens.
+    pub fn close(&self) {
+        self.close_after(0);
+    }
+
+    /// Steps go on.
+    pub fn open(&self) {
+        *self.0.0.lock().unwrap() = None;
+        self.0.1.notify_all();
+    }
+}
+
 impl Server {
     /// Starts one that chats. It ends with the test.
     pub fn start(change: impl FnOnce(&mut Config)) -> Self {
@@ -70,136 +155,29 @@ impl Server {
 
     /// Starts one, with a chat template or without.
     pub fn start_with(template: Option<&'static str>, change: impl FnOnce(&mut Config)) -> Self {
+        Self::start_on(move || load(template, |_, _| {}), change)
+    }
+
+    /// Starts one with what `load` loads.
+    pub fn start_on(
+        load: impl FnOnce() -> Result<Loaded, Failure> + Send + 'static,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
         let mut config = Config { listen: Listen::Tcp("127.0.0.1:0".parse().unwrap()), ..Config::default() };
         change(&mut config);
         let (sender, ready) = mpsc::channel();
+        let (end, ended) = mpsc::channel();
         std::thread::spawn(move || {
-            sherry_server::serve(
-                config,
-                move || load(template),
-                move |address| sender.send(address.to_owned()).unwrap(),
-            )
+            let result = sherry_server::serve(config, load, move |address| sender.send(address.to_owned()).unwrap());
+            // The test may have ended.
+            let _ = end.send(result.map_err(|error| error.to_string()));
         });
         let address = ready.recv_timeout(Duration::from_secs(120)).unwrap();
-        Self { address: address.strip_prefix("http://").unwrap().to_owned() }
+        Self { client: Client { address: address.strip_prefix("http://").unwrap().to_owned() }, ended: ended.into() }
     }
 
-    /// A new connection.
-    pub fn connect(&self) -> TcpStream {
-        let stream = TcpStream::connect(&self.address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        stream
-    }
-
-    /// Sends bytes as they are and reads until the server closes.
-    pub fn raw(&self, bytes: &[u8]) -> Reply {
-        let mut stream = self.connect();
-        // A server that has refused already may not read the rest.
-        let _ = stream.write_all(bytes);
-        let mut all = Vec::new();
-        let _ = stream.read_to_end(&mut all);
-        Reply::parse(&all)
-    }
-
-    /// One request with these headers.
-    pub fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
-        let mut head = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n");
-        if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
-            head.push_str("Host: localhost\r\n");
-        }
-        for (name, value) in headers {
-            head.push_str(&format!("{name}: {value}\r\n"));
-        }
-        if method == "POST" {
-            head.push_str(&format!("Content-Length: {}\r\n", body.len()));
-        }
-        self.raw(&[head.as_bytes(), b"\r\n", body].concat())
-    }
-
-    /// `GET`.
-    pub fn get(&self, path: &str) -> Reply {
-        self.request("GET", path, &[], b"")
-    }
-
-    /// `POST` of JSON.
-    pub fn post(&self, path: &str, body: &str) -> Reply {
-        self.request("POST", path, &[("Content-Type", "application/json")], body.as_bytes())
-    }
-
-    /// The value of a metric without labels.
-    pub fn metric(&self, name: &str) -> f64 {
-        let text = self.get("/metrics").body;
-        let line = text.lines().find(|line| line.split(' ').next() == Some(name));
-        line.unwrap_or_else(|| panic!("no {name} in {text}")).rsplit(' ').next().unwrap().parse().unwrap()
-    }
-
-    /// Waits until nothing runs.
-    pub fn settle(&self) {
-        for _ in 0..600 {
-            if self.metric("sherry_requests_running") == 0.0 && self.metric("sherry_requests_waiting") == 0.0 {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        panic!("requests are still running");
-    }
-
-    /// The texts of a greedy completion, to see that the server is well.
-    pub fn check(&self) -> String {
-        let reply =
-            self.post("/v1/completions", r#"{"prompt": "abc", "max_tokens": 8, "ignore_eos": true, "temperature": 0}"#);
-        assert_eq!(reply.status, 200, "{}", reply.body);
-        reply.json()["choices"][0]["text"].as_str().unwrap().to_owned()
-    }
-}
-
-/// An answer.
-#[derive(Debug)]
-pub struct Reply {
-    /// 0 when there was none.
-    pub status: u16,
-    /// The head as text.
-    pub head: String,
-    /// The body, chunks joined.
-    pub body: String,
-}
-
-impl Reply {
-    fn parse(bytes: &[u8]) -> Self {
-        let text = String::from_utf8_lossy(bytes).into_owned();
-        let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
-        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
-        let chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
-        let body = if chunked { Self::join(body) } else { body.to_owned() };
-        Self { status, head: head.to_ascii_lowercase(), body }
-    }
-
-    fn join(mut rest: &str) -> String {
-        let mut body = String::new();
-        while let Some((size, after)) = rest.split_once("\r\n") {
-            let Ok(size) = usize::from_str_radix(size.trim(), 16) else { break };
-            if size == 0 || after.len() < size {
-                break;
-            }
-            body.push_str(&after[..size]);
-            rest = after[size..].trim_start_matches("\r\n");
-        }
-        body
-    }
-
-    /// The body as JSON.
-    pub fn json(&self) -> Value {
-        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
-    }
-
-    /// The events of a stream; the last is `[DONE]` as a string.
-    pub fn events(&self) -> Vec<Value> {
-        let lines = self.body.lines().filter_map(|line| line.strip_prefix("data: "));
-        lines.map(|data| serde_json::from_str(data).unwrap_or_else(|_| Value::from(data))).collect()
-    }
-
-    /// A field of the error.
-    pub fn error(&self, field: &str) -> String {
-        self.json()["error"][field].as_str().unwrap_or_default().to_owned()
+    /// Waits for its end.
+    pub fn ended(&self) -> Result<Ended, String> {
+        self.ended.lock().unwrap().recv_timeout(Duration::from_secs(60)).unwrap()
     }
 }

@@ -2,6 +2,11 @@
 
 mod answers;
 mod bad_input;
+mod client;
+mod connections;
+mod faults;
 mod fixture;
 mod operation;
+mod templates;
+mod text;
 mod tools;

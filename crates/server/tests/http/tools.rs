@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::fixture::{Reply, Server, TOOLS};
+use crate::client::Reply;
+use crate::fixture::{Server, TOOLS};
 
 fn server() -> Server {
     Server::start_with(Some(TOOLS), |_| {})
@@ -267,7 +268,7 @@ fn calls_of_the_wrong_form_are_named() {
             json!([{"role": "assistant", "tool_calls": [call(json!([]))]}]),
             "messages[0].tool_calls[0].function.arguments",
         ),
-        (json!([{"role": "assistant", "tool_calls": [{"id": "c"}]}]), "messages[0].tool_calls[0]"),
+        (json!([{"role": "assistant", "tool_calls": [{"id": "c"}]}]), "messages[0].tool_calls[0].function"),
         (json!([{"role": "assistant", "tool_calls": []}]), "messages[0].content"),
         (json!([{"role": "tool", "tool_call_id": "c"}]), "messages[0].content"),
     ] {
@@ -277,7 +278,7 @@ fn calls_of_the_wrong_form_are_named() {
     for (fields, param) in [
         (json!({"tools": vec![tools()[0].clone(); 129]}), "tools"),
         (json!({"tools": 5}), "tools"),
-        (json!({"tools": [{"type": "function"}]}), "tools[0]"),
+        (json!({"tools": [{"type": "function"}]}), "tools[0].function"),
         (json!({"tool_choice": {"type": "function", "function": {"name": "nothing"}}}), "tool_choice"),
         (json!({"tool_choice": "always"}), "tool_choice"),
         (json!({"tool_choice": "required", "guided_regex": "a"}), "response_format"),
