@@ -12,6 +12,7 @@ use crate::App;
 use crate::error::{ApiError, Refused};
 use crate::http::access::Client;
 use crate::metrics::RouteLabels;
+use crate::page;
 
 /// The id of a request, as its answer tells it.
 #[derive(Clone, Debug)]
@@ -19,7 +20,7 @@ pub struct RequestId(pub Arc<str>);
 
 /// The path as a label: one of ours, or `other`.
 fn route(path: &str) -> &'static str {
-    const ROUTES: [&str; 14] = [
+    const ROUTES: [&str; 11] = [
         "/chat/completions",
         "/completions",
         "/tokenize",
@@ -31,15 +32,12 @@ fn route(path: &str) -> &'static str {
         "/props",
         "/metrics",
         "/openapi.json",
-        "/",
-        "/app.js",
-        "/style.css",
     ];
     let path = path.strip_prefix("/v1").unwrap_or(path);
     if path.starts_with("/models") {
         return "/models";
     }
-    ROUTES.iter().find(|known| **known == path).copied().unwrap_or("other")
+    ROUTES.into_iter().chain(page::paths()).find(|known| *known == path).unwrap_or("other")
 }
 
 /// A random id of 24 characters. Not a secret.

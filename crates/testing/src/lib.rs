@@ -123,3 +123,14 @@ pub fn node(packages: &[&str]) -> Result<Command, Missing> {
         _ => Err(Missing(format!("no node with {}", packages.join(", ")))),
     }
 }
+
+/// A Chromium that runs without a screen: the program that `CHROMIUM` names, or the one on the path.
+pub fn chromium() -> Result<PathBuf, Missing> {
+    if std::env::var_os("CHROMIUM").is_some() {
+        return find("CHROMIUM", "");
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let names = ["chromium", "chromium-browser", "google-chrome"];
+    let mut places = std::env::split_paths(&path).flat_map(|folder| names.map(|name| folder.join(name)));
+    places.find(|place| place.is_file()).ok_or_else(|| Missing("no chromium".to_owned()))
+}

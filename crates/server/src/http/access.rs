@@ -15,6 +15,7 @@ use crate::App;
 use crate::config::{Config, Listen};
 use crate::error::ApiError;
 use crate::keys::Keys;
+use crate::page;
 
 /// Who asks: the name of an API key, or the address of the other side.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -26,9 +27,7 @@ pub struct Peer(pub Arc<str>);
 
 /// Paths that need no key: whether the server lives, and the page (which asks for the key itself).
 fn is_public(path: &str) -> bool {
-    const PUBLIC: [&str; 8] =
-        ["/", "/style.css", "/app.js", "/markdown.js", "/favicon.svg", "/health", "/v1/health", "/livez"];
-    PUBLIC.contains(&path)
+    page::paths().chain(["/health", "/v1/health", "/livez"]).any(|known| known == path)
 }
 
 /// Refuses requests that may not ask, and lets web pages of listed origins read the answers.

@@ -1,374 +1,455 @@
-// The chat page: conversations in this browser, answers as they are written. Talks to its own origin only.
+// The chat page: what a person can do, and the answers that are being written. Talks to its own origin only.
 
-import { Growing, render } from "./markdown.js";
+import * as server from "./server.js";
+import { add, browser, course, drop, exported, goThrough, imported, newTalk, sent, shorten, store, tab, versions } from "./talks.js";
+import { SheetWriter, Writer, button, bytes, copy, editor, emptyView, facts, icon, listItem, messageView, node, number, parameters, problemView, sheetView } from "./view.js";
 
 const $ = (id) => document.getElementById(id);
 const FIELDS = ["temperature", "top_p", "top_k", "min_p", "max_tokens", "seed"];
-
-// ---- Conversations: IndexedDB, or memory where a private window has none -------------------------------------------
-
-const store = {
-  memory: new Map(),
-  db: null,
-  async open() {
-    try {
-      this.db = await new Promise((resolve, reject) => {
-        const request = indexedDB.open("sherry", 1);
-        request.onupgradeneeded = () => request.result.createObjectStore("conversations", { keyPath: "id" });
-        request.onsuccess = () => resolve(request.result);
-        request.onerror = () => reject(request.error);
-      });
-    } catch { $("private").hidden = false; }
-  },
-  run(mode, action) {
-    return new Promise((resolve, reject) => {
-      const request = action(this.db.transaction("conversations", mode).objectStore("conversations"));
-      request.onsuccess = () => resolve(request.result);
-      request.onerror = () => reject(request.error);
-    });
-  },
-  async all() { return this.db ? this.run("readonly", (s) => s.getAll()) : [...this.memory.values()]; },
-  async put(talk) {
-    try { if (this.db) await this.run("readwrite", (s) => s.put(talk)); else this.memory.set(talk.id, talk); }
-    catch (error) { say(`This conversation could not be kept: ${error.message}`, { bad: true }); }
-  },
-  async remove(id) { if (this.db) await this.run("readwrite", (s) => s.delete(id)); else this.memory.delete(id); },
-};
-
-const saved = {
-  get(name) { try { return localStorage.getItem(name); } catch { return null; } },
-  set(name, value) { try { value === null ? localStorage.removeItem(name) : localStorage.setItem(name, value); } catch { /* private window */ } },
-};
-const session = {
-  get(name) { try { return sessionStorage.getItem(name); } catch { return null; } },
-  set(name, value) { try { sessionStorage.setItem(name, value); } catch { /* private window */ } },
-};
+const BASE_TOKENS = 256; // of a continuation where nothing is said
 
 let talks = [];
-let talk = null; // { id, title, system, messages: [{ role, content, stats }], changed }
-let props = null;
-let running = null; // AbortController of the answer that is being written
-let busy = false; // an answer is being written into `talk`
+let talk = newTalk();
+let props = null; // of the server; null until it is ready
+let editing = null; // the message that is being changed, or "text"
+let renaming = null;
+const runs = new Map(); // conversation -> { control, reply, writer, begun, state } of the answer that is being written
+const problems = new Map(); // conversation -> { text, steps }
 
-// ---- Small pieces ----------------------------------------------------------------------------------------------------
+const isBase = () => props !== null && !props.has_chat_template;
 
-function node(tag, properties = {}, ...children) {
-  const element = Object.assign(document.createElement(tag), properties);
-  element.append(...children);
-  return element;
-}
-const button = (text, label, action) => {
-  const element = node("button", { type: "button", textContent: text, title: label });
-  element.setAttribute("aria-label", label);
-  element.addEventListener("click", action);
-  return element;
-};
-const number = (value, digits = 1) => value.toLocaleString(undefined, { maximumFractionDigits: digits });
-const bytes = (value) => value >= 1e9 ? `${number(value / 1e9, 2)} GB` : `${number(value / 1e6)} MB`;
+// ---- What is said -------------------------------------------------------------------------------------------------
 
-function say(text, { bad = false, action = null } = {}) {
-  const box = $("status");
-  box.className = bad ? "bad" : "";
-  box.replaceChildren(text);
-  if (action) box.append(button(action.text, action.text, () => { box.replaceChildren(); action.run(); }));
+/// For those who hear the page.
+function announce(text) { $("announce").append(node("p", { textContent: text.slice(0, 1000) })); while ($("announce").childElementCount > 20) $("announce").firstChild.remove(); }
+
+/// About the server, above everything.
+function status(text, kind = "") {
+  if ($("status").textContent === text) return;
+  $("status").className = kind;
+  $("status").replaceChildren(...(text ? [node("span", { textContent: text })] : []));
 }
 
-function headers() {
-  const key = $("key").value;
-  return { "Content-Type": "application/json", ...(key ? { Authorization: `Bearer ${key}` } : {}) };
+let fading = 0;
+/// For a moment, with one step back.
+function toast(text, action = null) {
+  clearTimeout(fading);
+  const hide = () => $("toast").replaceChildren();
+  $("toast").replaceChildren(node("span", { textContent: text }), ...(action ? [button(action.text, () => { hide(); action.run(); }, { className: "quiet" })] : []));
+  fading = setTimeout(hide, action ? 10_000 : 4000);
 }
 
-class Refusal extends Error {
-  constructor(status, error) {
-    super(error?.message ?? `the server answered ${status}`);
-    this.status = status;
-    this.code = error?.code ?? "";
-    this.detail = error ?? {};
-  }
+// ---- The server ---------------------------------------------------------------------------------------------------
+
+let connecting = null;
+/// Waits until the server is ready and says what it serves.
+function connect() {
+  connecting ??= reach().finally(() => { connecting = null; });
+  return connecting;
 }
 
-// ---- The server ------------------------------------------------------------------------------------------------------
-
-async function connect() {
+async function reach() {
   for (let wait = 500; ; wait = Math.min(wait * 1.5, 5000)) {
-    try {
-      const health = await fetch("health");
-      if (health.ok) break;
-      say("The model is loading …");
-    } catch { say("The server does not answer. Trying again …", { bad: true }); }
+    const state = await server.health();
+    if (state === "ready") {
+      try {
+        props = await server.props();
+        status("");
+        describe();
+        show();
+        return;
+      } catch (error) {
+        if (error.status === 401) return askForKey();
+        if (error instanceof server.Refusal && error.status !== 503) return status(error.message, "bad");
+      }
+    }
+    if (state === "loading") status("The model is being loaded …", "busy");
+    else status("The server does not answer. Trying again …", "bad");
     await new Promise((resolve) => setTimeout(resolve, wait));
   }
-  const answer = await fetch("props", { headers: headers() });
-  if (answer.status === 401) return askForKey();
-  if (!answer.ok) return say(`The server answered ${answer.status}.`, { bad: true });
-  props = await answer.json();
-  say("");
-  describe();
-  show();
 }
 
-function askForKey() {
-  $("key-field").hidden = $("remember-field").hidden = false;
-  toggleSettings(true);
+function askForKey(again = $("key").value !== "") {
+  $("key-section").hidden = false;
+  $("key-problem").textContent = again ? "The server does not take this key." : "";
+  status(again ? "The server does not take this API key." : "This server wants an API key.", "bad");
+  $("status").append(button("Enter the key", () => { openSettings(); $("key").focus(); }, { className: "quiet" }));
+  openSettings();
   $("key").focus();
-  say("This server wants an API key. Enter it in the settings.", { bad: true });
+}
+
+async function useKey() {
+  const key = $("key").value.trim();
+  $("key").value = key;
+  if (!server.useKey(key)) { $("key-problem").textContent = "A key holds only letters, digits and signs of ASCII, without spaces."; return; }
+  tab.set("key", key);
+  browser.set("key", $("remember").checked ? key : null);
+  $("key-problem").textContent = "";
+  status("");
+  await connect();
+  if (props && !$("key-problem").textContent) $("settings").close();
 }
 
 function describe() {
   const { model, defaults, engine } = props;
-  $("model").textContent = `${model.id} · ${number(model.parameters / 1e6, 0)} M parameters · ${number(model.bits_per_weight, 2)} bits per weight`;
-  document.title = `${model.id} · Sherry`;
-  for (const name of FIELDS) if (defaults[name] !== undefined && name !== "seed" && name !== "max_tokens") $(name).placeholder = defaults[name];
-  const facts = [
-    ["Model", model.id], ["Size", bytes(model.bytes)], ["Bits per weight", number(model.bits_per_weight, 2)],
-    ["Context", `${number(model.context, 0)} tokens`], ["Instructions", engine.isa], ["Threads", engine.threads], ["Cache", engine.kv], ["Version", props.version],
-  ];
-  $("facts").replaceChildren(...facts.map(([name, value]) => node("div", {}, node("dt", { textContent: name }), node("dd", { textContent: value }))));
-  const base = !props.has_chat_template;
-  $("system-field").hidden = base;
-  $("input").placeholder = base ? "The beginning of a text" : "Ask something";
-  $("input-label").textContent = base ? "Beginning of a text" : "Message";
-  $("send").textContent = base ? "Continue" : "Send";
+  $("model").textContent = `${model.id} · ${parameters(model.parameters)} · ${number(model.bits_per_weight, 2)} bits per weight`;
+  for (const name of ["temperature", "top_p", "top_k", "min_p"]) $(name).placeholder = defaults[name] ?? "";
+  $("max_tokens").placeholder = isBase() ? BASE_TOKENS : "no limit";
+  $("facts").replaceChildren(...facts([
+    ["Name", model.id], ["Parameters", parameters(model.parameters).replace(" parameters", "")], ["Size", bytes(model.bytes)], ["Bits per weight", number(model.bits_per_weight, 2)],
+    ["Context", `${number(model.context, 0)} tokens`], ["Instruction set", engine.isa], ["Threads", String(engine.threads)], ["Type of the cache", engine.kv],
+    ["Precision", engine.precision], ["Sherry", props.version],
+  ]));
+  $("system-section").hidden = isBase();
+  $("input").placeholder = isBase() ? "The beginning of a text, or what comes next in it" : "Ask something";
+  $("input-label").textContent = isBase() ? "Text" : "Message";
 }
 
-/// Events of a stream: calls `each` with every JSON value; throws on an error event.
-async function stream(path, body, signal, each) {
-  const answer = await fetch(path, { method: "POST", headers: headers(), body: JSON.stringify(body), signal });
-  if (!answer.ok) throw new Refusal(answer.status, (await answer.json().catch(() => null))?.error);
-  const reader = answer.body.getReader();
-  const decoder = new TextDecoder();
-  let rest = "";
-  for (;;) {
-    const { done, value } = await reader.read();
-    rest += decoder.decode(value ?? new Uint8Array(), { stream: !done });
-    const events = rest.split("\n\n");
-    rest = events.pop();
-    for (const event of events) {
-      if (!event.startsWith("data: ")) continue;
-      const data = event.slice(6);
-      if (data === "[DONE]") return;
-      const value = JSON.parse(data);
-      if (value.error) throw new Refusal(500, value.error);
-      each(value);
-    }
-    if (done) throw new Error("the answer broke off");
-  }
-}
-
-function sampling(again) {
+/// The settings as fields of a request.
+function sampling() {
   const body = {};
   for (const name of FIELDS) {
     const value = $(name).value.trim();
-    if (value !== "" && Number.isFinite(Number(value))) body[name] = Number(value);
+    if (value !== "") body[name] = name === "seed" ? value : Number(value);
   }
-  if (again !== undefined) body.seed = again;
   return body;
 }
 
-async function answer({ seed } = {}) {
-  if (busy) return;
-  const mine = talk;
-  const base = !props.has_chat_template;
-  const asked = mine.messages.length;
-  let reply = { role: "assistant", content: "" };
-  mine.messages.push(reply);
-  running = new AbortController();
-  setBusy(true);
-  const view = messageView(reply, mine.messages.length - 1);
-  $("messages").append(view.element);
-  view.body.classList.add("cursor");
-  follow(true);
-  const growing = base ? null : new Growing(view.body);
-  const began = performance.now();
+/// The first field that no request may have as it is.
+const wrongField = () => FIELDS.map($).find((field) => !field.checkValidity());
+
+// ---- Answers ------------------------------------------------------------------------------------------------------
+
+async function save(mine) {
+  mine.changed = Date.now();
+  if (!talks.includes(mine)) talks.push(mine);
+  try {
+    await store.put(mine);
+    channel?.postMessage(mine.id);
+  } catch (error) { toast(`This conversation could not be kept: ${error.message}`); }
+}
+
+/// Writes an answer after the leaf, or more of `reply`.
+async function answer(mine, { seed, reply = null } = {}) {
+  if (runs.has(mine)) return;
+  if (!props) { await connect(); if (!props || runs.has(mine)) return; }
+  const field = wrongField();
+  if (field) { openSettings(); field.reportValidity(); return; }
+  const base = isBase();
+  problems.delete(mine);
+  const messages = sent(mine).map(({ role, content }) => ({ role, content }));
+  const given = reply?.content ?? "";
+  // Until it is done it counts as stopped: that is what it is for a page that is opened again.
+  if (!reply) reply = add(mine, { role: "assistant", content: "", finish: "stopped" });
+  reply.finish = "stopped";
+  delete reply.stats;
+  const options = { ...sampling(), ...(seed !== undefined && { seed }) };
+  const body = base
+    ? { max_tokens: BASE_TOKENS, ...options, prompt: messages.map((message) => message.content).join("") }
+    : { ...options, messages: mine.system ? [{ role: "system", content: mine.system }, ...messages] : messages, ...(given && { continue_final_message: true }) };
+  const run = { control: new AbortController(), reply, writer: null, state: ["Waiting for the server …"], said: 0, drawn: 0, cost: 0, kept: performance.now() };
+  runs.set(mine, run);
+  const keeping = save(mine);
+  show({ end: true });
+  if (talk === mine) announce(base ? "The text is being continued." : "The answer is being written.");
+  const begun = performance.now();
   let first = 0;
   let last = null;
-  let drawn = 0;
-  const draw = () => {
-    drawn = 0;
-    const stay = atEnd();
-    if (growing) growing.update(reply.content); else view.body.lastChild.textContent = reply.content;
-    if (stay) follow();
-  };
   try {
-    const common = { stream: true, stream_options: { include_usage: true }, return_progress: true, ...sampling(seed) };
-    const history = mine.messages.slice(0, asked).map(({ role, content }) => ({ role, content }));
-    const body = base
-      ? { ...common, prompt: history.map((message) => message.content).join(""), max_tokens: common.max_tokens ?? 256 }
-      : { ...common, messages: mine.system ? [{ role: "system", content: mine.system }, ...history] : history };
-    await stream(base ? "v1/completions" : "v1/chat/completions", body, running.signal, (event) => {
+    await server.stream(base ? "v1/completions" : "v1/chat/completions", body, run.control.signal, (event) => {
       const progress = event.prompt_progress;
-      if (progress) say(progress.queue ? `Waiting: ${progress.queue} before this one …` : progress.processed < progress.total ? `Reading the prompt: ${progress.processed} of ${progress.total} tokens …` : "");
+      if (progress && !first) {
+        wait(run, ...(progress.queue ? [`Waiting: ${progress.queue} before this one …`] : [`Reading the prompt: ${number(progress.processed, 0)} of ${number(progress.total, 0)} tokens …`, progress.processed / progress.total]));
+      }
       const choice = event.choices?.[0];
       const text = base ? choice?.text : choice?.delta?.content;
       if (text) {
-        if (!first) { first = performance.now(); say(""); }
+        if (!first) { first = performance.now(); wait(run, ""); }
         reply.content += text;
-        drawn ||= requestAnimationFrame(draw);
+        draw(mine, run);
       }
       if (choice?.finish_reason) reply.finish = choice.finish_reason;
-      if (event.usage || event.timings) last = { ...last, ...event };
+      if (event.usage) last = event;
     });
   } catch (error) {
-    if (error.name === "AbortError") reply.finish = "stopped";
-    else explain(error, mine, asked);
-  } finally {
-    cancelAnimationFrame(drawn);
-    if (last?.usage) {
-      const { usage, timings = {}, sherry = {} } = last;
-      reply.stats = {
-        prompt: usage.prompt_tokens, cached: usage.prompt_tokens_details?.cached_tokens ?? 0, generated: usage.completion_tokens,
-        promptRate: timings.prompt_per_second, rate: timings.predicted_per_second, first: first ? first - began : 0, seed: sherry.seed,
-      };
-    }
-    if (!reply.content && !reply.stats) mine.messages.splice(mine.messages.indexOf(reply), 1);
-    running = null;
-    setBusy(false);
-    mine.changed = Date.now();
-    await store.put(mine);
-    if (talk === mine) show();
+    if (error.name !== "AbortError") explain(error, mine, seed);
   }
-}
-
-function explain(error, mine, asked) {
-  if (error instanceof Refusal && error.status === 401) return askForKey();
-  if (error.code === "context_length_exceeded") {
-    const turns = mine.messages.slice(0, asked).findIndex((message, index) => index > 0 && message.role === "user");
-    const action = turns > 0 ? { text: "Forget the oldest turn and try again", run: () => { mine.messages.splice(0, turns); show(); answer(); } } : null;
-    return say(`The conversation is longer than the model can read (${error.detail.n_prompt_tokens ?? "?"} of ${error.detail.n_ctx ?? "?"} tokens).`, { bad: true, action });
+  clearTimeout(run.drawn);
+  if (last) {
+    const { usage, timings = {}, seed: used } = last;
+    reply.stats = {
+      prompt: usage.prompt_tokens, cached: usage.prompt_tokens_details?.cached_tokens ?? 0, generated: usage.completion_tokens,
+      promptRate: timings.prompt_per_second ?? 0, rate: timings.predicted_per_second ?? 0, first: first ? first - begun : 0,
+      // The server tells seeds without a sign, and takes them with one.
+      ...(used && { seed: String(BigInt.asIntN(64, BigInt(used))) }),
+    };
+    if (reply.finish === "length" && usage.total_tokens >= props.model.context) reply.finish = "full";
   }
-  if (error instanceof Refusal && error.status === 503) return say(`The server is busy: ${error.message}.`, { bad: true, action: { text: "Try again", run: () => answer() } });
-  if (error instanceof Refusal) return say(error.message, { bad: true });
-  say("The server went away in the middle of the answer.", { bad: true, action: { text: "Try again", run: async () => { await connect(); answer(); } } });
-}
-
-// ---- What is seen ------------------------------------------------------------------------------------------------------
-
-const atEnd = () => $("scroll").scrollHeight - $("scroll").scrollTop - $("scroll").clientHeight < 60;
-const follow = () => { $("scroll").scrollTop = $("scroll").scrollHeight; };
-
-function setBusy(value) {
-  busy = value;
-  $("stop").hidden = !value;
-  $("send").hidden = value;
-  // The log is announced when an answer is complete, not token by token.
-  $("messages").setAttribute("aria-busy", String(value));
-}
-
-function messageView(message, index) {
-  const user = message.role === "user";
-  const base = props && !props.has_chat_template;
-  const element = node("article", { className: user ? "user" : "assistant" });
-  const body = node("div", { className: "body", dir: "auto" });
-  if (base) {
-    element.className = "assistant";
-    body.classList.add("continued");
-    body.append(node("span", { className: user ? "given" : "", textContent: message.content }));
-  } else if (user) body.textContent = message.content;
-  else body.append(render(message.content));
-  const who = base ? (user ? "Given" : props.model.id) : user ? "You" : props?.model.id ?? "Answer";
-  const tools = node("div", { className: "tools" });
-  tools.append(button("Copy", "Copy this message", () => navigator.clipboard?.writeText(message.content)));
-  if (user) tools.append(button("Edit", "Edit this message and answer again", () => edit(element, message, index)));
-  else if (index === talk.messages.length - 1) {
-    tools.append(button("Regenerate", "Write this answer again", () => { if (!busy) { talk.messages.pop(); show(); answer(); } }));
-    if (["length", "stopped"].includes(message.finish) && base) tools.append(button("Continue", "Go on with this text", () => { if (!busy) answer(); }));
-    if (message.stats?.seed !== undefined) tools.append(button("Same seed", `Write it again with seed ${message.stats.seed}`, () => { if (!busy) { talk.messages.pop(); show(); answer({ seed: message.stats.seed }); } }));
-  }
-  if (message.finish === "stopped") tools.append(node("span", { textContent: "stopped" }));
-  if (message.finish === "length") tools.append(node("span", { textContent: "cut at the most tokens" }));
-  if (message.stats?.rate) {
-    const { rate, promptRate, first, cached, generated } = message.stats;
-    tools.append(node("span", { className: "numbers", textContent:
-      `${number(generated, 0)} tokens · ${number(rate)} tok/s · prompt ${number(promptRate ?? 0, 0)} tok/s${cached ? `, ${number(cached, 0)} reused` : ""} · first after ${number(first / 1000, 2)} s` }));
-  }
-  element.append(node("p", { className: "who", textContent: who }), body, tools);
-  return { element, body };
-}
-
-function edit(element, message, index) {
-  if (busy) return;
-  const area = node("textarea", { className: "edit", value: message.content, rows: Math.min(12, message.content.split("\n").length + 1) });
-  area.setAttribute("aria-label", "Edited message");
-  const save = async () => {
-    // The former course of the conversation stays as one of its own.
-    const former = { ...talk, id: crypto.randomUUID?.() ?? String(Math.random()), title: `${talk.title} (before an edit)`, messages: talk.messages.map((m) => ({ ...m })) };
-    talks.push(former);
-    await store.put(former);
-    talk.messages = [...talk.messages.slice(0, index), { role: "user", content: area.value }];
+  runs.delete(mine);
+  if (!reply.content && !reply.stats) drop(mine, reply);
+  await keeping;
+  if (talks.includes(mine)) await save(mine);
+  if (talk === mine) {
+    run.writer?.update(reply.content);
+    const rest = run.writer?.body.lastElementChild?.textContent ?? "";
+    const inside = $("stop").contains(document.activeElement);
     show();
-    answer();
-  };
-  area.addEventListener("keydown", (event) => {
-    if (event.key === "Escape") { event.stopPropagation(); show(); }
-    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); save(); }
-  });
-  element.replaceChildren(area, node("div", { className: "tools" }, button("Send", "Send the edited message", save), button("Cancel", "Keep the message as it was", show)));
-  area.focus();
+    if (inside) $("input").focus();
+    if (reply.content) announce(`${rest} ${reply.finish === "stopped" ? "Stopped." : "The answer is complete."}`);
+  } else showList();
 }
 
-const SUGGESTIONS = {
-  chat: ["Explain photosynthesis to a child", "Write a haiku about rain", "What is a hash table?"],
-  base: ["Once upon a time", "The history of the city", "In the garden behind the house"],
-};
+function wait(run, ...state) { run.state = state; run.writer?.wait(...state); }
 
-function show() {
-  const box = $("messages");
-  $("title").textContent = talk.title;
-  $("system").value = talk.system ?? "";
-  box.replaceChildren(...talk.messages.map((message, index) => messageView(message, index).element));
-  if (!talk.messages.length) {
-    const base = props && !props.has_chat_template;
-    const suggestions = (base ? SUGGESTIONS.base : SUGGESTIONS.chat).map((text) => button(text, text, () => { $("input").value = text; send(); }));
-    box.append(node("div", { className: "empty" },
-      node("strong", { textContent: base ? "Continue a text" : "What is on your mind?" }),
-      base ? "This model continues texts; it was not made for conversation." : "Everything stays between this browser and this server.",
-      node("div", { className: "suggestions" }, ...suggestions)));
-  }
-  meter();
-  showList();
-  follow();
+/// Draws what is new, as often as drawing leaves time for everything else.
+function draw(mine, run) {
+  if (run.drawn || talk !== mine) return;
+  run.drawn = setTimeout(() => requestAnimationFrame(() => {
+    run.drawn = 0;
+    if (runs.get(mine) !== run || talk !== mine) return;
+    const begun = performance.now();
+    const stay = atEnd();
+    run.writer?.update(run.reply.content);
+    if (stay) toEnd();
+    ends();
+    run.cost = performance.now() - begun;
+    if (begun - run.kept > 3000) { run.kept = begun; save(mine); }
+  }), Math.min(2000, 4 * run.cost));
 }
 
-function meter() {
-  const stats = talk.messages.at(-1)?.stats;
-  const used = stats ? stats.prompt + stats.generated : 0;
+/// Says what went wrong and what can be done.
+function explain(error, mine, seed) {
+  const again = ["Try again", () => answer(mine, { seed })];
+  const say = (text, ...steps) => problems.set(mine, { text, steps });
+  if (error instanceof server.Gone) {
+    props = null;
+    say(error.message, ["Try again", async () => { await connect(); answer(mine, { seed }); }]);
+    connect();
+  } else if (error.status === 401) {
+    say("The server wants another API key.", again);
+    askForKey();
+  } else if (error.code === "context_length_exceeded") {
+    const { n_prompt_tokens: prompt, n_ctx: context } = error.detail;
+    const what = isBase() ? "The text" : "The conversation";
+    const numbers = `${number(prompt, 0)} tokens, and the model reads ${number(context, 0)}`;
+    if (turns(mine).length > 1) say(`${what} is longer than the model can read (${numbers}).`, ["Go on without the oldest part", () => forget(mine, context)]);
+    else say(`${isBase() ? "This text" : "This message"} alone is longer than the model can read (${numbers}). Edit it to make it shorter.`);
+  } else if (error.status === 503 && error.code === "model_loading") {
+    props = null;
+    say("The model is still being loaded.", ["Try again", async () => { await connect(); answer(mine, { seed }); }]);
+    connect();
+  } else if (error.status === 503 || error.status === 429) say(`The server is busy: ${error.message}.`, again);
+  else if (error instanceof server.Refusal) say(`The server refused: ${error.message}`, again);
+  else say(`The answer could not be read: ${error.message}`, again);
+  if (talk === mine) showProblem();
+}
+
+/// Where a part that can be left out begins: at what a person wrote, or anywhere in a text.
+const turns = (mine) => sent(mine).filter((message) => isBase() || message.role === "user");
+
+/// Leaves out the oldest turns until three quarters of the context are enough, and answers.
+async function forget(mine, context) {
+  try {
+    for (let left = turns(mine).slice(1); left.length; left = left.slice(1)) {
+      mine.from = left[0].id;
+      const messages = sent(mine).map(({ role, content }) => ({ role, content }));
+      const body = isBase() ? { prompt: messages.map((message) => message.content).join("") }
+        : { messages: mine.system ? [{ role: "system", content: mine.system }, ...messages] : messages };
+      if (await server.count(body) <= 0.75 * context) break;
+    }
+    answer(mine);
+  } catch (error) { explain(error, mine); show(); }
+}
+
+// ---- What is seen -------------------------------------------------------------------------------------------------
+
+const box = $("scroll");
+const atEnd = () => box.scrollHeight - box.scrollTop - box.clientHeight < 80;
+const toEnd = () => { box.scrollTop = box.scrollHeight; };
+const ends = () => { $("down").hidden = atEnd(); };
+
+const drawn = new WeakMap(); // message -> { element, key }
+
+/// An element that is made anew only when what it shows has changed.
+function once(message, key, make) {
+  const kept = drawn.get(message);
+  if (kept?.key === key) return kept.element;
+  const element = make();
+  drawn.set(message, { element, key });
+  return element;
+}
+
+function show({ end = false } = {}) {
+  const stay = end || atEnd();
+  const run = runs.get(talk);
+  const messages = course(talk);
+  const base = isBase();
   const context = props?.model.context ?? 0;
-  $("bar").hidden = !used || !context;
-  $("meter").textContent = used && context ? `${number(used, 0)} of ${number(context, 0)} tokens of context used` : "Enter sends, Shift+Enter breaks the line";
-  if (context) $("bar").firstElementChild.style.width = `${Math.min(100, 100 * used / context)}%`;
+  const unsent = messages.length - sent(talk).length;
+  const elements = [];
+  if (!messages.length) elements.push(emptyView(base, (text) => { $("input").value = text; send(); }));
+  else if (base) elements.push(sheet(messages, run, context));
+  else {
+    messages.forEach((message, index) => {
+      if (editing === message) return elements.push(editorOf(message));
+      const siblings = versions(talk, message);
+      const about = {
+        actions, context, model: props?.model.id ?? "the model", last: index + 1 === messages.length, running: run?.reply === message,
+        busy: run !== undefined, siblings, place: siblings.indexOf(message), sent: index >= unsent,
+      };
+      if (unsent && index === unsent) elements.push(node("p", { className: "divider", textContent: "The model no longer reads what is above" }));
+      const key = JSON.stringify([message.content.length, message.finish, message.stats, about.last, about.running, about.busy, siblings.length, about.place, about.sent, about.model, context]);
+      const element = about.running ? messageView(message, about) : once(message, key, () => messageView(message, about));
+      elements.push(element);
+      if (about.running) {
+        let paragraphs = 0;
+        attach(run, new Writer(element, (text) => { if (++paragraphs > run.said) { run.said = paragraphs; announce(text); } }));
+      }
+    });
+  }
+  arrange($("messages"), elements);
+  showProblem();
+  $("title").textContent = talk.title;
+  document.title = talk.messages.length ? `${talk.title} · Sherry` : "Sherry";
+  if (document.activeElement !== $("system")) $("system").value = talk.system;
+  $("stop").hidden = !run;
+  $("send").hidden = run !== undefined;
+  $("send").disabled = props === null;
+  $("send").setAttribute("aria-label", base ? "Continue" : "Send");
+  $("messages").setAttribute("aria-busy", String(run !== undefined));
+  meter(messages, context);
+  showList();
+  if (stay) toEnd();
+  ends();
+}
+
+/// Puts elements into a box and leaves those alone that are there already.
+function arrange(into, elements) {
+  const wanted = new Set(elements);
+  for (const child of [...into.children]) if (!wanted.has(child)) child.remove();
+  elements.forEach((element, index) => { if (into.children[index] !== element) into.insertBefore(element, into.children[index] ?? null); });
+}
+
+function attach(run, writer) {
+  run.writer = writer;
+  run.cost = 0;
+  if (run.reply.content) writer.update(run.reply.content);
+  writer.wait(...run.state);
+}
+
+function sheet(messages, run, context) {
+  if (editing === "text") {
+    const { box: element, area } = editor(messages.map((message) => message.content).join(""), saveText, stopEditing, "Keep");
+    setTimeout(() => area.focus());
+    return element;
+  }
+  const siblings = versions(talk, messages.at(-1));
+  const element = sheetView(messages, { actions, context, running: run?.reply, siblings, place: siblings.indexOf(messages.at(-1)) });
+  if (run) attach(run, new SheetWriter(element));
+  return element;
+}
+
+function showProblem() {
+  $("messages").querySelector(":scope > .problem")?.remove();
+  const problem = problems.get(talk);
+  if (!problem || runs.has(talk)) return;
+  const steps = problem.steps.map(([text, run]) => [text, () => { problems.delete(talk); showProblem(); run(); }]);
+  $("messages").append(problemView({ ...problem, steps }));
+  toEnd();
+}
+
+function meter(messages, context) {
+  const stats = messages.at(-1)?.stats;
+  const used = stats ? stats.prompt + stats.generated : 0;
+  $("context").hidden = !used || !context;
+  if ($("context").hidden) return;
+  $("meter").textContent = `${number(used, 0)} of ${number(context, 0)} tokens of context`;
+  $("context").querySelector(".bar div").style.width = `${Math.min(100, (100 * used) / context)}%`;
 }
 
 function showList() {
   talks.sort((a, b) => b.changed - a.changed);
-  $("list").replaceChildren(...talks.filter((one) => one.messages.length || one === talk).map((one) => {
-    const open = button("", `Open ${one.title}`, () => { if (!busy) { talk = one; say(""); show(); closeMenu(); } });
-    open.className = "open";
-    open.append(node("span", { textContent: one.title }));
-    const rename = button("✎", `Rename ${one.title}`, async () => {
-      const title = prompt("Name of this conversation", one.title)?.trim();
-      if (title) { one.title = title.slice(0, 80); await store.put(one); show(); }
-    });
-    const remove = button("×", `Delete ${one.title}`, async () => {
-      if (!confirm(`Delete "${one.title}"?`)) return;
-      if (one === talk) running?.abort();
-      talks = talks.filter((other) => other !== one);
-      await store.remove(one.id);
-      if (one === talk) fresh(); else showList();
-    });
-    rename.className = remove.className = "tool";
-    const item = node("li", { className: one === talk ? "current" : "" }, open, rename, remove);
-    if (one === talk) open.setAttribute("aria-current", "true");
-    return item;
-  }));
+  const all = talks.includes(talk) ? talks : [talk, ...talks];
+  if (renaming && $("list").querySelector(".renaming")) return; // somebody is writing in it
+  $("list").replaceChildren(...all.map((one) => listItem(one, { current: one === talk, running: runs.has(one), renaming: renaming === one, actions })));
+  const field = $("list").querySelector("input");
+  if (field) { field.focus(); field.select(); }
 }
 
-// ---- What is done ------------------------------------------------------------------------------------------------------
+// ---- What is done -------------------------------------------------------------------------------------------------
+
+const actions = {
+  copy: (text, element) => copy(text, element, announce),
+  answer: () => answer(talk),
+  again(message, seed) {
+    if (runs.has(talk)) return;
+    talk.leaf = message.parent;
+    answer(talk, { seed });
+  },
+  proceed: (message) => answer(talk, { reply: message }),
+  switch(message) {
+    problems.delete(talk);
+    goThrough(talk, message);
+    save(talk);
+    show();
+  },
+  edit(message) {
+    if (runs.has(talk)) return;
+    editing = message ?? "text";
+    show();
+    $("messages").querySelector(".edit")?.focus();
+  },
+  open(one) {
+    talk = one;
+    editing = null;
+    show({ end: true });
+    closeMenu();
+  },
+  beginRename(one) { renaming = one; showList(); },
+  rename(one, title) {
+    renaming = null;
+    if (title && title !== one.title) { one.title = shorten(title, 80); if (talks.includes(one)) save(one); }
+    $("list").replaceChildren();
+    show();
+    [...$("list").querySelectorAll(".open")].find((element) => element.title === one.title)?.focus();
+  },
+  async remove(one) {
+    runs.get(one)?.control.abort();
+    talks = talks.filter((other) => other !== one);
+    problems.delete(one);
+    if (one === talk) fresh(); else showList();
+    await store.remove(one.id);
+    channel?.postMessage(one.id);
+    toast(`“${shorten(one.title, 30)}” is deleted.`, { text: "Undo", run: async () => { await save(one); actions.open(one); } });
+  },
+};
+
+function stopEditing() { editing = null; show(); $("input").focus(); }
+
+function editorOf(message) {
+  const { box } = editor(message.content, (text) => {
+    if (!text.trim()) return;
+    editing = null;
+    if (sent(talk).every((other) => other !== message)) talk.from = null;
+    add(talk, { role: "user", content: text.trim() }, message.parent);
+    problems.delete(talk);
+    answer(talk);
+    $("input").focus();
+  }, stopEditing);
+  return box;
+}
+
+/// A text that was changed becomes another version of the whole.
+function saveText(text) {
+  editing = null;
+  if (text) { talk.from = null; problems.delete(talk); add(talk, { role: "user", content: text }, null); save(talk); }
+  show();
+  $("input").focus();
+}
 
 function fresh() {
-  talk = { id: crypto.randomUUID?.() ?? String(Math.random()), title: "New conversation", system: "", messages: [], changed: Date.now() };
-  talks = talks.filter((one) => one.messages.length);
-  talks.push(talk);
-  say("");
+  talk = newTalk();
+  editing = null;
   show();
   closeMenu();
   $("input").focus();
@@ -376,82 +457,129 @@ function fresh() {
 
 function send() {
   const text = $("input").value;
-  if (busy || !text.trim() || !props) return;
-  if (!talk.messages.length) talk.title = text.trim().split("\n")[0].slice(0, 60);
-  talk.system = $("system").value.trim();
-  talk.messages.push({ role: "user", content: props.has_chat_template ? text.trim() : text });
+  if (runs.has(talk) || !props) return;
+  const base = isBase();
+  if (!text.trim()) { if (base && talk.messages.length) answer(talk); return; }
+  if (!talk.messages.length) talk.title = shorten(text.trim()) || talk.title;
+  add(talk, { role: "user", content: base ? text : text.trim() });
   $("input").value = "";
   grow();
-  show();
-  answer();
+  answer(talk);
 }
 
-const grow = () => { const area = $("input"); area.style.height = "auto"; area.style.height = `${area.scrollHeight + 2}px`; };
-const toggleSettings = (open) => { $("settings").hidden = !open; $("settings-button").setAttribute("aria-expanded", String(open)); };
-const closeMenu = () => { $("app").classList.remove("open"); $("menu").setAttribute("aria-expanded", "false"); };
-
-function theme(value) {
-  document.documentElement.dataset.theme = value;
-  $("theme").textContent = value === "dark" ? "Light" : "Dark";
+function grow() {
+  const area = $("input");
+  area.style.height = "auto";
+  area.style.height = `${area.scrollHeight + 2}px`;
 }
+
+function openSettings() { if (!$("settings").open) $("settings").showModal(); }
+
+function closeMenu() {
+  if (!$("app").classList.contains("open")) return;
+  $("app").classList.remove("open");
+  $("shade").hidden = true;
+  $("menu").setAttribute("aria-expanded", "false");
+  $("menu").focus();
+}
+
+const dark = matchMedia("(prefers-color-scheme: dark)");
+function theme() {
+  const chosen = browser.get("theme");
+  if (chosen === "dark" || chosen === "light") document.documentElement.dataset.theme = chosen;
+  const isDark = (chosen ?? (dark.matches ? "dark" : "light")) === "dark";
+  const label = isDark ? "Light colours" : "Dark colours";
+  $("theme").replaceChildren(icon(isDark ? "sun" : "moon"));
+  $("theme").title = label;
+  $("theme").setAttribute("aria-label", label);
+}
+theme();
+dark.addEventListener("change", theme);
+
+for (const [id, name] of Object.entries({ menu: "menu", "settings-button": "settings", "settings-close": "close", send: "up", stop: "stop", down: "down" })) $(id).append(icon(name));
+$("new").prepend(icon("plus"));
 
 $("form").addEventListener("submit", (event) => { event.preventDefault(); send(); });
 $("input").addEventListener("input", grow);
 $("input").addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); send(); }
+  // On a touch screen Enter breaks the line: there is a button, and no Shift at hand.
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing || matchMedia("(hover: none) and (pointer: coarse)").matches) return;
+  event.preventDefault();
+  send();
 });
-$("stop").addEventListener("click", () => running?.abort());
-$("new").addEventListener("click", () => { if (!busy) fresh(); });
+$("stop").addEventListener("click", () => runs.get(talk)?.control.abort());
+$("new").addEventListener("click", fresh);
 $("menu").addEventListener("click", () => {
-  const open = $("app").classList.toggle("open");
-  $("menu").setAttribute("aria-expanded", String(open));
-  if (open) $("new").focus();
+  $("app").classList.add("open");
+  $("shade").hidden = false;
+  $("menu").setAttribute("aria-expanded", "true");
+  $("new").focus();
 });
-$("settings-button").addEventListener("click", () => toggleSettings($("settings").hidden));
-$("system").addEventListener("change", () => { talk.system = $("system").value.trim(); store.put(talk); });
+$("shade").addEventListener("click", closeMenu);
+$("down").addEventListener("click", () => { toEnd(); $("input").focus(); });
+box.addEventListener("scroll", ends, { passive: true });
+$("messages").addEventListener("click", (event) => {
+  const it = event.target.closest("[data-copy]");
+  if (it) copy(it.closest(".block").querySelector("code").textContent, it, announce);
+});
+$("settings-button").addEventListener("click", openSettings);
+$("settings-close").addEventListener("click", () => $("settings").close());
+$("settings").addEventListener("click", (event) => { if (event.target === $("settings")) $("settings").close(); });
+$("system").addEventListener("change", () => { talk.system = $("system").value.trim(); if (talks.includes(talk)) save(talk); });
 $("theme").addEventListener("click", () => {
-  const value = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
-  saved.set("theme", value);
-  theme(value);
+  browser.set("theme", (browser.get("theme") ?? (dark.matches ? "dark" : "light")) === "dark" ? "light" : "dark");
+  theme();
 });
-for (const name of FIELDS) $(name).addEventListener("change", () => session.set(name, $(name).value));
-$("key").addEventListener("change", () => {
-  session.set("key", $("key").value);
-  saved.set("key", $("remember").checked ? $("key").value : null);
-  connect();
-});
-$("remember").addEventListener("change", () => saved.set("key", $("remember").checked ? $("key").value : null));
-$("export").addEventListener("click", async () => {
-  const url = URL.createObjectURL(new Blob([JSON.stringify({ format: "sherry-conversations-1", conversations: await store.all() }, null, 1)], { type: "application/json" }));
+for (const name of FIELDS) $(name).addEventListener("change", () => browser.set(name, $(name).value));
+$("reset").addEventListener("click", () => { for (const name of FIELDS) { $(name).value = ""; browser.set(name, null); } announce("The settings are reset."); });
+$("key-use").addEventListener("click", useKey);
+$("key").addEventListener("keydown", (event) => { if (event.key === "Enter") useKey(); });
+$("remember").addEventListener("change", () => browser.set("key", $("remember").checked ? $("key").value : null));
+$("export").addEventListener("click", () => {
+  if (!talks.length) return toast("There is no conversation to export.");
+  const url = URL.createObjectURL(new Blob([exported(talks)], { type: "application/json" }));
   node("a", { href: url, download: "sherry-conversations.json" }).click();
   setTimeout(() => URL.revokeObjectURL(url), 1000);
 });
-$("import").addEventListener("change", async (event) => {
+$("import-button").addEventListener("click", () => $("import").click());
+$("import").addEventListener("change", async () => {
   try {
-    const { format, conversations } = JSON.parse(await event.target.files[0].text());
-    if (format !== "sherry-conversations-1") throw new Error("it is not an export of this page");
-    for (const one of conversations) {
-      const messages = one.messages.map(({ role, content, stats, finish }) => ({ role: String(role), content: String(content), stats, finish }));
-      const kept = { id: String(one.id), title: String(one.title).slice(0, 80), system: String(one.system ?? ""), messages, changed: Number(one.changed) || Date.now() };
-      talks = talks.filter((other) => other.id !== kept.id);
-      talks.push(kept);
-      await store.put(kept);
-    }
-    say(`${conversations.length} conversations imported.`);
-    show();
-  } catch (error) { say(`The file could not be imported: ${error.message}.`, { bad: true }); }
-  event.target.value = "";
+    const added = imported(await $("import").files[0].text(), talks);
+    for (const one of added) { talks.push(one); await store.put(one); channel?.postMessage(one.id); }
+    toast(added.length === 1 ? "One conversation is imported." : added.length ? `${added.length} conversations are imported.` : "All of these conversations are here already.");
+    showList();
+  } catch (error) { toast(`The file could not be imported: ${error.message}.`); }
+  $("import").value = "";
 });
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape") { if (busy) running?.abort(); else { toggleSettings(false); closeMenu(); } }
-  if (event.altKey && event.code === "KeyN") { event.preventDefault(); if (!busy) fresh(); }
+  if (event.key === "Escape" && !$("settings").open) {
+    if ($("app").classList.contains("open")) closeMenu(); else runs.get(talk)?.control.abort();
+  }
+  if (event.altKey && !event.ctrlKey && !event.metaKey && event.code === "KeyN") { event.preventDefault(); $("settings").close(); fresh(); }
+});
+// What was written so far outlives the page.
+addEventListener("pagehide", () => { for (const mine of runs.keys()) save(mine); });
+
+// Other tabs change the same conversations.
+const channel = typeof BroadcastChannel === "undefined" ? null : new BroadcastChannel("sherry");
+channel?.addEventListener("message", async ({ data: id }) => {
+  const mine = talks.find((one) => one.id === id);
+  if (!store.db || (mine && runs.has(mine))) return;
+  const theirs = await store.get(id).catch(() => undefined);
+  if (!theirs && !mine) return;
+  talks = talks.filter((one) => one !== mine);
+  if (theirs) talks.push(theirs);
+  if (talk === mine) { if (theirs) talk = theirs; else talk = newTalk(); show(); } else showList();
 });
 
-theme(saved.get("theme") ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light"));
-for (const name of FIELDS) $(name).value = session.get(name) ?? "";
-$("key").value = session.get("key") ?? saved.get("key") ?? "";
-$("remember").checked = saved.get("key") !== null;
-await store.open();
-talks = (await store.all()).filter((one) => one.messages?.length);
-fresh();
+for (const name of FIELDS) $(name).value = browser.get(name) ?? "";
+$("key").value = tab.get("key") ?? browser.get("key") ?? "";
+$("remember").checked = browser.get("key") !== null;
+if (!server.useKey($("key").value)) $("key").value = "";
+show();
 connect();
+try {
+  $("private").hidden = await store.open();
+  talks.push(...await store.all());
+} catch (error) { toast(`The conversations of this browser could not be read: ${error.message}`); }
+showList();

@@ -1,4 +1,5 @@
-//! The chat page: five files inside the program.
+//! The chat page: files inside the program. `app.js` is what a person can do; it draws with `view.js`, keeps conversations with
+//! `talks.js` and asks through `server.js`.
 
 use axum::http::{HeaderName, header};
 use axum::response::IntoResponse;
@@ -8,11 +9,15 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'";
 
 /// Paths with what is there.
-const FILES: [(&str, &str, &str); 5] = [
+const FILES: [(&str, &str, &str); 9] = [
     ("/", "text/html; charset=utf-8", include_str!("index.html")),
     ("/style.css", "text/css; charset=utf-8", include_str!("style.css")),
     ("/app.js", "text/javascript; charset=utf-8", include_str!("app.js")),
+    ("/server.js", "text/javascript; charset=utf-8", include_str!("server.js")),
+    ("/talks.js", "text/javascript; charset=utf-8", include_str!("talks.js")),
+    ("/view.js", "text/javascript; charset=utf-8", include_str!("view.js")),
     ("/markdown.js", "text/javascript; charset=utf-8", include_str!("markdown.js")),
+    ("/highlight.js", "text/javascript; charset=utf-8", include_str!("highlight.js")),
     ("/favicon.svg", "image/svg+xml", include_str!("favicon.svg")),
 ];
 
