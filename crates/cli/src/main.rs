@@ -24,8 +24,9 @@ use output::{Console, Stdout};
     after_help = "Examples:\n  \
         sherry run -p \"The history of the city\"          the small model inside goes on\n  \
         sherry demo                                     the whole story on a real 135M model\n  \
+        sherry run bonsai-1.7b                          a released model, downloaded after asking\n  \
         sherry pull HuggingFaceTB/SmolLM2-135M-Instruct\n  \
-        sherry quantize models/SmolLM2-135M-Instruct smol.sherry\n  \
+        sherry quantize HuggingFaceTB/SmolLM2-135M-Instruct smol.sherry\n  \
         sherry run smol.sherry \"The capital of France is\"\n  \
         sherry inspect smol.sherry --verify"
 )]

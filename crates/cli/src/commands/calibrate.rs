@@ -23,7 +23,7 @@ use sherry::threads::default_threads;
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  sherry calibrate models/SmolLM2-135M-Instruct smol.sherry --data books.jsonl.zst,textbooks.jsonl.zst
+  sherry calibrate smollm2-135m-instruct smol.sherry --data books.jsonl.zst,textbooks.jsonl.zst
   sherry calibrate model.gguf out.sherry --data text.txt --tokens 65536
   sherry calibrate model.gguf none --data text.txt --blocks 3 --damping 0.05     try a setting on three blocks
 

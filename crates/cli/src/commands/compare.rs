@@ -23,7 +23,7 @@ use crate::output::{Align, Console, Stdout, Table};
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  sherry compare models/SmolLM2-135M-Instruct smol.sherry
+  sherry compare HuggingFaceTB/SmolLM2-135M-Instruct smol.sherry
   sherry compare model.gguf smol.sherry --text article.txt
   sherry compare model.gguf smol.sherry --text article.txt --max-kld 0.1    exit 1 when the divergence is larger
 

@@ -29,9 +29,9 @@ use crate::output::{Align, Stdout, Table, bytes};
 Examples:
   sherry demo
   sherry demo --prompt \"Name three rivers.\" --text article.txt
-  sherry demo --model models/Llama-3.2-1B-Instruct")]
+  sherry demo --model meta-llama/Llama-3.2-1B-Instruct")]
 pub struct DemoArgs {
-    /// The dense model [default: SmolLM2-135M-Instruct, downloaded into models/]
+    /// The dense model [default: SmolLM2-135M-Instruct, downloaded]
     #[arg(long, value_name = "MODEL")]
     model: Option<PathBuf>,
     /// What both models are asked
@@ -67,7 +67,8 @@ pub fn run(args: &DemoArgs, context: &Context) -> Result<ExitCode> {
     let console = &context.console;
     let dense = match &args.model {
         Some(model) => resolve(model)?,
-        None => pull_demo(None, false, console)?,
+        // Into a folder: the packed model is put beside it.
+        None => pull_demo(Some(Path::new("models/SmolLM2-135M-Instruct")), false, true, console)?,
     };
     let mut name = dense.file_stem().unwrap_or_default().to_os_string();
     name.push(".sherry");

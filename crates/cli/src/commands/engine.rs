@@ -12,9 +12,10 @@ use sherry::model::{ArchConfig, Checkpoint, Decoder, KvType};
 use sherry::tokenizer::Tokenizer;
 use sherry_kernels::{Engine, Isa, Matrix, Pool, Precision};
 
+use super::pull::pull_release;
 use crate::builtin;
 use crate::machine;
-use crate::pull::Release;
+use crate::pull::{Cache, Release, Repo, Settings, is_plain_path, model_in};
 use sherry::threads::default_threads;
 
 /// How a model runs.
@@ -257,8 +258,8 @@ impl EngineArgs {
     }
 }
 
-/// What the user called the model: a path, the name of something that `sherry pull` put into models/, or of a released model
-/// that is on this machine.
+/// What the user called the model: a path, something in models/, a released model that is on this machine, or
+/// OWNER/NAME[@REVISION][/FILE] in the hub's cache.
 pub fn resolve(path: &Path) -> Result<PathBuf> {
     if path.exists() {
         return Ok(path.to_path_buf());
@@ -273,8 +274,41 @@ pub fn resolve(path: &Path) -> Result<PathBuf> {
             anyhow::anyhow!("{} is not on this machine; `sherry pull {0}` gets it{size}", release.name)
         });
     }
+    if let Some((repo, found)) = path.to_str().and_then(in_cache) {
+        return found.with_context(|| {
+            format!("{repo}: several GGUF files or none of it are in the hub's cache; say which as {repo}/FILE")
+        });
+    }
     bail!(
-        "{}: no such file or folder (expected a GGUF file, a Hugging Face folder or a name that `sherry models` lists)",
+        "{}: no such file or folder (expected a GGUF file, a Hugging Face folder, a name that `sherry models` lists, or \
+         OWNER/NAME after `sherry pull OWNER/NAME`)",
         path.display()
     )
+}
+
+/// The repository that `name` names and the model in it, if the hub's cache has the repository.
+fn in_cache(name: &str) -> Option<(&str, Option<PathBuf>)> {
+    let (owner, rest) = name.split_once('/')?;
+    let (repo, file) = match rest.split_once('/') {
+        Some((repo, file)) => (&name[..owner.len() + 1 + repo.len()], Some(file)),
+        None => (name, None),
+    };
+    if !is_plain_path(name) {
+        return None;
+    }
+    let (repo, revision) = repo.split_once('@').unwrap_or((repo, "main"));
+    let snapshot = Cache::new(&Settings::from_env().ok()?)?.snapshot(Repo::Model(repo), revision)?;
+    Some((repo, model_in(&snapshot, file)))
+}
+
+/// [`resolve`]; a released model that is not here is downloaded, after a question where somebody can answer.
+pub fn obtain(path: &Path, yes: bool, progress: &dyn Progress) -> Result<PathBuf> {
+    match path.to_str().and_then(Release::find) {
+        Some(release) if !path.exists() && !Path::new("models").join(path).exists() && release.local().is_none() => {
+            progress
+                .note(&format!("{}: {}, {}, licence {}", release.name, release.repo, release.purpose, release.licence));
+            pull_release(release, yes, progress)
+        }
+        _ => resolve(path),
+    }
 }

@@ -32,10 +32,10 @@ use crate::pull::{Cache, Hub, HubError, Settings};
 Examples:
   sherry eval smol.sherry                                     the paper's five tasks, all items
   sherry eval smol.sherry --tasks piqa,winogrande --limit 200 -o smol.json --log-samples
-  sherry eval smol.sherry --against models/SmolLM2-135M       paired comparison per item
+  sherry eval smol.sherry --against HuggingFaceTB/SmolLM2-135M       paired comparison per item
   sherry eval smol.sherry --against smol.json                 the same with an earlier run (made with --log-samples)
   sherry eval smol.sherry --ppl wiki.test.raw --ppl-mode chunks
-  sherry eval smol.sherry --ppl wiki.test.raw --kld models/SmolLM2-135M
+  sherry eval smol.sherry --ppl wiki.test.raw --kld HuggingFaceTB/SmolLM2-135M
 
 Data: JSON lines or Parquet files in the folder; what is missing there comes from the hub's cache, or from the hub
 (HF_HOME, HF_ENDPOINT, HF_TOKEN; not with HF_HUB_OFFLINE=1). `sherry pull --dataset TASKS` gets it beforehand.

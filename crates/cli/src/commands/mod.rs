@@ -12,10 +12,12 @@ pub mod engine;
 mod eval;
 mod export;
 mod inspect;
+mod list;
 mod models;
 mod pull;
 mod quantize;
 mod report;
+mod rm;
 mod run;
 pub mod sampling;
 mod serve;
@@ -46,6 +48,8 @@ pub enum Command {
     Demo(demo::DemoArgs),
     Models(models::ModelsArgs),
     Pull(pull::PullArgs),
+    List(list::ListArgs),
+    Rm(rm::RmArgs),
     Quantize(quantize::QuantizeArgs),
     Calibrate(Box<calibrate::CalibrateArgs>),
     Run(Box<run::RunArgs>),
@@ -77,6 +81,8 @@ pub fn dispatch(command: Command, context: &Context) -> Result<ExitCode> {
         Command::Convert(args) => convert::run(&args, context),
         Command::Models(args) => models::run(&args, context),
         Command::Pull(args) => pull::run(&args, context),
+        Command::List(args) => list::run(&args, context),
+        Command::Rm(args) => rm::run(&args, context),
         Command::Eval(args) => eval::run(&args, context),
         Command::Report(args) => report::run(&args, context),
         Command::Tokenizer(args) => tokenizer::run(&args, context),

@@ -15,10 +15,11 @@ use crate::pull::RELEASES;
 #[command(after_help = "\
 Examples:
   sherry models                        the table
-  sherry pull bitnet-2b                one of them onto this machine, into models/
-  sherry run bitnet-2b                 and run it
+  sherry run bonsai-1.7b               gets one of them, after asking, and runs it
+  sherry pull bitnet-2b                only gets it, into the hub's cache (HF_HUB_CACHE)
+  sherry list                          what is in that cache; `sherry rm NAME` removes it
 
-Models that other tools have put into the hub's cache (HF_HUB_CACHE) are found there.")]
+Models that other tools have put into the cache are found there.")]
 pub struct ModelsArgs {
     /// Only those on this machine
     #[arg(long)]
@@ -32,6 +33,7 @@ pub fn run(args: &ModelsArgs, context: &Context) -> Result<ExitCode> {
     if context.json {
         let entry = |(release, local): &(&crate::pull::Release, Option<std::path::PathBuf>)| {
             let mut entry = json!(release);
+            entry["command"] = json!(release.command());
             entry["path"] = local.as_ref().map_or(Value::Null, |path| json!(path.display().to_string()));
             entry
         };
@@ -59,5 +61,6 @@ pub fn run(args: &ModelsArgs, context: &Context) -> Result<ExitCode> {
         ]);
     }
     write!(out, "{table}")?;
+    context.console.say("`sherry run NAME` gets one of them, after asking, and runs it");
     Ok(ExitCode::SUCCESS)
 }

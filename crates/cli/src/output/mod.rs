@@ -9,7 +9,7 @@ mod progress;
 mod stdout;
 mod table;
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 
 pub use progress::Console;
 pub use stdout::{Stdout, usage};
@@ -24,6 +24,27 @@ pub fn message(text: &str) {
 /// Writes the beginning of a line that somebody is to go on with, to stderr.
 pub fn prompt(text: &str) {
     let _ = io::stderr().lock().write_all(printable::line(text).as_bytes());
+}
+
+/// Asks a person at the terminal a question; an empty answer means `yes`. `None` where nobody is there to answer.
+///
+/// # Errors
+/// Reading the answer failed.
+pub fn ask(question: &str, yes: bool) -> io::Result<Option<bool>> {
+    if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
+        return Ok(None);
+    }
+    prompt(&format!("{question} {} ", if yes { "[Y/n]" } else { "[y/N]" }));
+    // Nothing is at work that would notice a signal.
+    crate::interrupt::end_at_once(true);
+    let mut answer = String::new();
+    let read = io::stdin().lock().read_line(&mut answer);
+    crate::interrupt::end_at_once(false);
+    Ok(Some(match (read?, answer.trim().to_ascii_lowercase().as_str()) {
+        (0, _) => false, // the end of the input
+        (_, "") => yes,
+        (_, answer) => matches!(answer, "y" | "yes"),
+    }))
 }
 
 /// Whether results appear on a terminal.

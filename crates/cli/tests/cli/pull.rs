@@ -1,7 +1,7 @@
 //! Downloads, from a hub on this machine.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::fixture::{Outcome, command, is_refusal, names, workplace};
 use crate::test_hub::{Answer, COMMIT, Request, TestHub, file, large, repository};
@@ -32,7 +32,7 @@ fn a_model_is_pulled_by_commit_and_only_once() {
     let place = workplace();
     let place = place.path();
     let server = TestHub::start(repository("models", model(), 2));
-    let outcome = pull(place, &server.endpoint, "o/n", &[]);
+    let outcome = pull(place, &server.endpoint, "o/n --to models/n", &[]);
     assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(0), "models/n\n"), "{outcome:?}");
     assert_eq!(names(&place.join("models/n")), ["config.json", "model.safetensors", "tokenizer.json"]);
     let paths = server.paths();
@@ -40,12 +40,12 @@ fn a_model_is_pulled_by_commit_and_only_once() {
     assert_eq!(paths.len(), 1 + 3 + 3, "{paths:?}");
     // Again: the commit and its listing, but no file. What an older revision had is noted.
     fs::write(place.join("models/n/model-00001-of-00002.safetensors"), "old").unwrap();
-    let outcome = pull(place, &server.endpoint, "o/n", &[]);
+    let outcome = pull(place, &server.endpoint, "o/n --to models/n", &[]);
     assert_eq!((outcome.code, server.paths().len()), (Some(0), paths.len() + 4), "{outcome:?}");
     assert!(outcome.stderr.contains("model-00001-of-00002.safetensors: not a file of this revision"), "{outcome:?}");
     // An edited file of the same size is restored.
     fs::write(place.join("models/n/config.json"), "{\"a\": 2}").unwrap();
-    assert_eq!(pull(place, &server.endpoint, "o/n", &[]).code, Some(0));
+    assert_eq!(pull(place, &server.endpoint, "o/n --to models/n", &[]).code, Some(0));
     assert_eq!(fs::read_to_string(place.join("models/n/config.json")).unwrap(), "{\"a\": 1}");
 
     let outcome = pull(place, &server.endpoint, "o/n@refs/pr/7 --file onnx/model.onnx --to here -q", &[]);
@@ -60,6 +60,73 @@ fn a_model_is_pulled_by_commit_and_only_once() {
         is_refusal(&pull(place, &server.endpoint, args, &[]), &parts);
     }
     assert!(!place.join("models/evil").exists() && !place.join("evil").exists());
+}
+
+/// The cache's folder of repository "o/n" in `place`.
+fn cached(place: &Path) -> PathBuf {
+    place.join("home/hub/models--o--n")
+}
+
+#[test]
+fn a_model_goes_to_the_cache_and_leaves_it() {
+    let place = workplace();
+    let place = place.path();
+    let server = TestHub::start(repository("models", model(), 2));
+    let at = |line: &str| -> Outcome {
+        let mut command = command(place, line.split(' '));
+        command.env_remove("HF_HUB_OFFLINE").env_remove("HF_HUB_CACHE").env_remove("HF_TOKEN");
+        command.env("HF_HOME", place.join("home")).env("HF_ENDPOINT", &server.endpoint).output().unwrap().into()
+    };
+    is_refusal(&at("inspect o/n"), &["o/n", "sherry pull OWNER/NAME"]);
+    let outcome = at("pull o/n");
+    let snapshot = cached(place).join("snapshots").join(COMMIT);
+    assert_eq!((outcome.code, outcome.stdout), (Some(0), format!("{}\n", snapshot.display())));
+    // Nobody is at a terminal: what comes is said, not asked.
+    assert!(outcome.stderr.contains(COMMIT) && outcome.stderr.contains("3 files"), "{}", outcome.stderr);
+    assert_eq!(names(&snapshot), ["config.json", "model.safetensors", "tokenizer.json"]);
+    assert_eq!(names(place), ["home"]);
+    let asked = server.paths().len();
+    assert_eq!(at("pull o/n@main --yes").code, Some(0));
+    assert!(server.paths()[asked..].iter().all(|path| !path.contains("/resolve/")));
+    is_refusal(&at("inspect o/n"), &[COMMIT, "config.json", "architectures"]);
+    is_refusal(&at("inspect o/n/model.safetensors"), &[COMMIT, "model.safetensors"]);
+
+    let listed: serde_json::Value = serde_json::from_str(&at("list --json").stdout).unwrap();
+    let entry = &listed[0];
+    assert_eq!((listed.as_array().unwrap().len(), entry["name"].as_str()), (1, Some("o/n")));
+    assert_eq!(entry["path"].as_str(), snapshot.to_str());
+    assert!(entry["bytes"].as_u64().unwrap() > 30_000 && entry["last_used"].as_u64().unwrap() > 1_700_000_000);
+    let table = at("list");
+    assert!(table.stdout.contains("o/n") && table.stdout.contains("just now"), "{table:?}");
+    assert!(table.stderr.contains("1 in ") && table.stderr.contains("home/hub"), "{table:?}");
+
+    is_refusal(&at("rm o/n"), &["o/n", "4 files", "--yes"]);
+    fs::create_dir(place.join("mine")).unwrap();
+    for name in ["mine", "../mine", "o/../../mine", "datasets/o/n", "o/n/..", ".", "/", "o/n@none", "o/n@../refs"] {
+        is_refusal(&at(&format!("rm --yes {name}")), &["is not in the cache"]);
+    }
+    assert!(snapshot.is_dir() && place.join("mine").is_dir());
+    let removed = at("rm --yes o/n --json");
+    assert_eq!(removed.code, Some(0), "{removed:?}");
+    assert!(!cached(place).exists() && place.join("home/hub").is_dir());
+    assert_eq!(at("list --json").stdout.trim(), "[]");
+    assert_eq!(at("list").stdout, "");
+}
+
+#[test]
+fn a_repository_of_gguf_files_needs_a_choice() {
+    let place = workplace();
+    let place = place.path();
+    let several = vec![large("a.gguf", vec![7; 3000]), large("b.gguf", vec![8; 3000]), file("config.json", "{}")];
+    let server = TestHub::start(repository("models", several.clone(), 9));
+    is_refusal(&pull(place, &server.endpoint, "o/n -q", &[]), &["--file: a.gguf, b.gguf"]);
+    is_refusal(&pull(place, &server.endpoint, "o/n --file c.gguf -q", &[]), &["no file 'c.gguf'", "a.gguf, b.gguf"]);
+    let outcome = pull(place, &server.endpoint, "o/n --file b.gguf", &[]);
+    let found = cached(place).join("snapshots").join(COMMIT).join("b.gguf");
+    assert_eq!((outcome.code, outcome.stdout), (Some(0), format!("{}\n", found.display())));
+    fs::remove_dir_all(cached(place)).unwrap();
+    let server = TestHub::start(repository("models", several[1..].to_vec(), 9));
+    assert_eq!(pull(place, &server.endpoint, "o/n", &[]).stdout, format!("{}\n", found.display()));
 }
 
 #[test]
@@ -77,6 +144,11 @@ fn offline_only_the_cache_is_used() {
         fs::write(folder.join("snapshots").join(COMMIT).join(&file.path), &file.contents).unwrap();
     }
     let outcome = pull(place, &server.endpoint, "o/n", &offline);
+    assert_eq!(
+        (outcome.code, outcome.stdout),
+        (Some(0), format!("{}\n", folder.join("snapshots").join(COMMIT).display()))
+    );
+    let outcome = pull(place, &server.endpoint, "o/n --to models/n", &offline);
     assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(0), "models/n\n"), "{outcome:?}");
     assert_eq!(names(&place.join("models/n")), ["config.json", "model.safetensors", "tokenizer.json"]);
     for args in ["o/n@other -q", "o/n --file none -q", "o/n --file ../../refs/main -q", "o/n@../refs -q"] {
@@ -114,14 +186,15 @@ fn a_full_disk_loses_nothing_that_arrived() {
     let mut shell = std::process::Command::new("sh");
     shell.args(["-c", &limited]).current_dir(place).env_remove("HF_HUB_OFFLINE").env("HF_HOME", place.join("home"));
     let outcome: Outcome = shell.env("HF_ENDPOINT", &server.endpoint).output().unwrap().into();
-    is_refusal(&outcome, &["model.safetensors.part", "cannot write"]);
-    let kept = fs::metadata(place.join("models/n/model.safetensors.part")).unwrap().len();
+    let blob = cached(place).join("blobs").join(model()[1].sha256());
+    is_refusal(&outcome, &["blobs", ".part", "cannot write"]);
+    let kept = fs::metadata(blob.with_added_extension("part")).unwrap().len();
     assert!(kept > 0 && kept <= 8192, "{kept}");
     let outcome = pull(place, &server.endpoint, "o/n -q", &[]);
     assert_eq!(outcome.code, Some(0), "{outcome:?}");
     let resumed = server.asked.lock().unwrap().iter().map(Request::from).max().unwrap();
     assert_eq!(resumed as u64, kept);
-    assert_eq!(fs::read(place.join("models/n/model.safetensors")).unwrap(), [7; 30_000]);
+    assert_eq!(fs::read(blob).unwrap(), [7; 30_000]);
 }
 
 #[test]
@@ -141,11 +214,12 @@ fn released_models_have_names() {
     };
     let nowhere = "http://127.0.0.1:1";
     let all = listed(run("models --json", nowhere));
-    assert!(all.len() > 10 && all.contains(&"bitnet-2b".to_owned()), "{all:?}");
+    assert!(all.len() > 30 && all.contains(&"bitnet-2b".to_owned()), "{all:?}");
     assert_eq!(listed(run("models --here --json", nowhere)), [""; 0]);
+    is_refusal(&run("run bitnet-2b hello -q", nowhere), &["cannot reach the model hub", nowhere]);
     let table = run("models", nowhere).stdout;
     assert!(
-        table.contains("bitnet-2b") && table.contains("MIT") && table.lines().all(|line| line.len() <= 130),
+        table.contains("bonsai-8b") && table.contains("MIT") && table.lines().all(|line| line.len() <= 130),
         "{table}"
     );
     is_refusal(
@@ -160,9 +234,17 @@ fn released_models_have_names() {
         let path = request.path.replace("microsoft/bitnet-b1.58-2B-4T-gguf", "o/n");
         repository(&Request { path, ..request.clone() })
     });
+    let snapshot = place.join("home/hub/models--microsoft--bitnet-b1.58-2B-4T-gguf/snapshots").join(COMMIT);
+    // Without a terminal `run` gets it and says what it gets; the file is no model, and nobody is asked for it again.
+    let outcome = run("run bitnet-2b hello", &server.endpoint);
+    assert_eq!(outcome.code, Some(2), "{outcome:?}");
+    for part in ["bitnet-2b", "licence MIT", COMMIT, "ggml-model-i2_s.gguf, 30.0 kB", "error: "] {
+        assert!(outcome.stderr.contains(part), "{part}: {outcome:?}");
+    }
+    assert_eq!(names(&snapshot), ["ggml-model-i2_s.gguf"]);
+    is_refusal(&run("run bitnet-2b hello -q", nowhere), &["ggml-model-i2_s.gguf"]);
     let outcome = run("pull bitnet-2b", &server.endpoint);
-    assert_eq!(outcome.stdout, "models/bitnet-b1.58-2B-4T-gguf/ggml-model-i2_s.gguf\n", "{outcome:?}");
-    assert_eq!(names(&place.join("models/bitnet-b1.58-2B-4T-gguf")), ["ggml-model-i2_s.gguf"]);
+    assert_eq!(outcome.stdout, format!("{}\n", snapshot.join("ggml-model-i2_s.gguf").display()), "{outcome:?}");
     assert_eq!(listed(run("models --here --json", nowhere)), ["bitnet-2b"]);
     is_refusal(&run("inspect BitNet-2B", nowhere), &["ggml-model-i2_s.gguf"]);
 
@@ -172,6 +254,8 @@ fn released_models_have_names() {
     fs::write(cached.join("refs/main"), "0123abcd").unwrap();
     fs::create_dir_all(cached.join("snapshots/0123abcd")).unwrap();
     fs::write(cached.join("snapshots/0123abcd/config.json"), "{}").unwrap();
+    assert_eq!(listed(run("models --here --json", nowhere)), ["bitnet-2b"], "its weights are not there");
+    fs::write(cached.join("snapshots/0123abcd/model.safetensors"), "").unwrap();
     assert_eq!(listed(run("models --here --json", nowhere)), ["bitnet-2b", "trilm-99m"]);
     is_refusal(&run("inspect trilm-99m", nowhere), &["0123abcd", "config.json", "architectures"]);
 }
