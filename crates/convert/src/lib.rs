@@ -51,6 +51,7 @@ use sherry::io::gguf::StqId;
 use sherry::model::Checkpoint;
 use sherry::model::names::Role;
 use sherry::{Error, Progress, Result};
+use sherry_kernels::format::TensorType;
 
 /// What to make of a model.
 #[derive(Clone, Debug)]
@@ -59,6 +60,8 @@ pub struct Request {
     pub linears: Linears,
     /// Embedding and head.
     pub embeddings: Embeddings,
+    /// What becomes of linear layers that packed codes of a GGUF file cannot hold; `None`: the conversion is refused.
+    pub fallback: Option<TensorType>,
     /// The type id of STQ1_0 tensors in GGUF files.
     pub stq_id: StqId,
     /// Importance of every input channel of a linear layer, by Hugging Face weight name; see [`crate::quant`].
@@ -73,6 +76,7 @@ impl Request {
         Self {
             linears: Linears::Keep,
             embeddings: Embeddings::Keep,
+            fallback: None,
             stq_id: StqId::default(),
             importance: HashMap::new(),
             overwrite: false,
@@ -183,10 +187,13 @@ pub fn convert(
     let container = container_of(out);
     check_target(checkpoint.path(), out, request.overwrite)?;
     let config = checkpoint.config();
-    let plan = Plan::new(checkpoint, container, request.linears, request.embeddings).map_err(|error| match error {
-        Error::Invalid(problem) => Error::Invalid(format!("{}: {problem}", checkpoint.path().display())),
-        other => other,
-    })?;
+    let plan =
+        Plan::new(checkpoint, container, request.linears, request.embeddings, request.fallback).map_err(|error| {
+            match error {
+                Error::Invalid(problem) => Error::Invalid(format!("{}: {problem}", checkpoint.path().display())),
+                other => other,
+            }
+        })?;
     let input = Input { source: checkpoint.source(), config, tensors: checkpoint.tensors() };
     let mut jobs = output::jobs(input, &plan, container)?;
     for job in &mut jobs {

@@ -76,6 +76,36 @@ pub struct Plan {
     pub native: bool,
     /// Whether the model computes with ternary weights whatever its folder holds, so that the folder must say what it holds.
     pub is_bitnet: bool,
+    /// Linear layers that become a block type because packed codes of a GGUF file cannot hold them.
+    pub fallback: Option<Fallback>,
+}
+
+/// What a GGUF file cannot hold as packed codes, and what becomes of it.
+#[derive(Clone, Debug)]
+pub struct Fallback {
+    /// Its type.
+    ty: TensorType,
+    /// Rows of a multiple of so many weights can be held; `None` where none can.
+    block: Option<usize>,
+    /// Why.
+    reason: String,
+}
+
+impl Fallback {
+    /// The type of a linear layer with rows of `cols` weights; `None` where it can be packed. Rows that are no whole blocks
+    /// of the type are kept in f16, as llama.cpp does.
+    fn ty(&self, cols: usize) -> Option<TensorType> {
+        let fits = |ty: TensorType| if cols.is_multiple_of(ty.block_len()) { ty } else { TensorType::F16 };
+        (!self.block.is_some_and(|block| cols.is_multiple_of(block))).then(|| fits(self.ty))
+    }
+}
+
+/// What packed linear layers become in a GGUF file.
+struct GgufForm {
+    /// The packing of STQ1_0; `None` where blocks of a dense GGUF type hold the codes.
+    packed: Option<PackedScheme>,
+    bridge: Option<Bridge>,
+    fallback: Option<Fallback>,
 }
 
 /// The packing of STQ1_0.
@@ -95,7 +125,13 @@ impl Plan {
     ///
     /// # Errors
     /// [`Error::Invalid`] with the reason when the output cannot hold the input exactly, or the request makes no sense.
-    pub fn new(input: &Checkpoint, container: Container, linears: Linears, embeddings: Embeddings) -> Result<Self> {
+    pub fn new(
+        input: &Checkpoint,
+        container: Container,
+        linears: Linears,
+        embeddings: Embeddings,
+        fallback: Option<TensorType>,
+    ) -> Result<Self> {
         let config = input.config();
         let stored = packed_input(input)?;
         if let (Some(scheme), Linears::Packed(_) | Linears::Dense(_)) = (stored, linears)
@@ -114,13 +150,18 @@ impl Plan {
                 Container::Folder => 1.0,
             },
         };
+        let mut misfits = None;
         let packed = match (linears, stored, container) {
             (Linears::Dense(_), ..) | (Linears::Keep, None, _) => None,
-            (Linears::Packed(spec), ..) => packed_output(config, spec, container)?,
+            (Linears::Packed(spec), ..) => {
+                let form = packed_output(config, spec, container, fallback)?;
+                misfits = form.fallback;
+                form.packed
+            }
             (Linears::Keep, Some(scheme), Container::Gguf) => {
-                let (scheme, bridge) = exact_gguf(config, scheme)?;
-                moves.bridge = bridge;
-                scheme
+                let form = gguf_form(config, scheme, fallback)?;
+                (moves.bridge, misfits) = (form.bridge, form.fallback);
+                form.packed
             }
             (Linears::Keep, Some(scheme), Container::Folder) if input.is_bridged() => {
                 moves.bridge = Some(Bridge::ToContiguous);
@@ -134,7 +175,7 @@ impl Plan {
                 matches!(stored, Stored::BitNet { .. } | Stored::Plain { ty: TensorType::I2_S, .. })
             });
         let native = packed.is_some() || blocks;
-        let mut plan = Self { moves, tensors: Vec::new(), packed, native, is_bitnet };
+        let mut plan = Self { moves, tensors: Vec::new(), packed, native, is_bitnet, fallback: misfits };
         for role in Role::all(config) {
             let target =
                 plan.target(config, role, input.tensors().get(role, input.source())?, container, linears, embeddings);
@@ -157,6 +198,17 @@ impl Plan {
         embeddings: Embeddings,
     ) -> Target {
         let folder = container == Container::Folder;
+        let packs = match linears {
+            Linears::Packed(_) => true,
+            Linears::Dense(_) => false,
+            Linears::Keep => matches!(stored, Stored::Packed { .. } | Stored::Plain { ty: TensorType::STQ1_0, .. }),
+        };
+        if role.is_linear()
+            && packs
+            && let Some(ty) = self.fallback.as_ref().and_then(|fallback| fallback.ty(columns(config, role)))
+        {
+            return Target::Dense(ty);
+        }
         match (role.is_linear(), linears, stored) {
             (true, Linears::Packed(spec), _) => Target::Quantize(spec),
             (true, Linears::Dense(ty), _) => Target::Dense(ty),
@@ -173,7 +225,10 @@ impl Plan {
                 Target::Dense(mlx_type(weights, columns(config, role), folder))
             }
             // A folder without packed layers is for other tools too: floats only. F32 holds every block type exactly.
-            (true, Linears::Keep, Stored::Plain { ty, .. }) if folder && !ty.is_float() => {
+            // Nor can blocks follow a permutation of their columns.
+            (true, Linears::Keep, Stored::Plain { ty, .. })
+                if (folder && !self.native || self.moves.bridge.is_some()) && !ty.is_float() =>
+            {
                 Target::Dense(TensorType::F32)
             }
             (true, Linears::Keep, Stored::Plain { ty, .. }) => Target::Dense(*ty),
@@ -230,6 +285,25 @@ impl Plan {
             }
             None => {}
         }
+        if let Some(fallback) = &self.fallback {
+            let linears = || self.tensors.iter().filter(|planned| planned.role.is_linear());
+            let types: Vec<TensorType> = linears()
+                .filter_map(|planned| match planned.target {
+                    Target::Dense(ty) if !ty.is_ternary() => Some(ty),
+                    _ => None,
+                })
+                .collect();
+            let mut names: Vec<String> = types.iter().map(ToString::to_string).collect();
+            names.sort();
+            names.dedup();
+            notes.push(format!(
+                "{} of {} linear layers are {}, since packed codes of a GGUF file cannot hold them: {}",
+                types.len(),
+                linears().count(),
+                names.join(" and "),
+                fallback.reason
+            ));
+        }
         if self.moves.query_scale != 1.0 {
             notes.push(format!(
                 "GGUF has no key for the scale of the queries (query_pre_attn_scalar): the weights of their norms are \
@@ -241,73 +315,87 @@ impl Plan {
     }
 }
 
-/// How the input's linear layers are packed: all alike, or not at all.
+/// How the input's linear layers are packed: those that are packed all alike.
 fn packed_input(input: &Checkpoint) -> Result<Option<PackedScheme>> {
-    let mut found: Option<Option<PackedScheme>> = None;
+    let mut found: Option<PackedScheme> = None;
     for role in linear_roles(input.config()) {
         let scheme = match input.tensors().get(role, input.source())? {
             Stored::Packed { layout, .. } => {
-                Some(PackedScheme { format: layout.format, order: layout.order, scale: layout.scale })
+                PackedScheme { format: layout.format, order: layout.order, scale: layout.scale }
             }
-            Stored::Plain { ty: TensorType::STQ1_0, .. } => Some(STQ1_0),
-            Stored::Plain { .. } | Stored::BitNet { .. } | Stored::Mlx { .. } => None,
+            Stored::Plain { ty: TensorType::STQ1_0, .. } => STQ1_0,
+            // What packed codes could not hold stands beside them as it is.
+            Stored::Plain { .. } | Stored::BitNet { .. } | Stored::Mlx { .. } => continue,
         };
         if *found.get_or_insert(scheme) != scheme {
-            let problem = "some linear layers are packed and others are not; only uniform models can be converted";
+            let problem =
+                "its linear layers are packed in different ways; only those packed all alike can be converted";
             return Err(Error::Invalid(problem.to_owned()));
         }
     }
-    Ok(found.flatten())
+    Ok(found)
 }
 
-/// The packing that quantizing by `spec` gives in `container`; `None` where blocks of a dense GGUF type hold it.
-fn packed_output(config: &ArchConfig, spec: QuantSpec, container: Container) -> Result<Option<PackedScheme>> {
+/// The packing that quantizing by `spec` gives in `container`.
+fn packed_output(
+    config: &ArchConfig,
+    spec: QuantSpec,
+    container: Container,
+    fallback: Option<TensorType>,
+) -> Result<GgufForm> {
     let scheme = PackedScheme { format: spec.format, order: spec.order, scale: spec.scale };
+    if container == Container::Gguf && scheme == STQ1_0 {
+        return gguf_form(config, scheme, fallback);
+    }
     for role in linear_roles(config) {
         if let Err(problem) = spec.layout(1, columns(config, role)) {
             return Err(Error::Invalid(format!("cannot quantize to {}: {}: {problem}", spec.format, describe(role))));
         }
     }
-    match container {
-        Container::Folder => Ok(Some(scheme)),
-        Container::Gguf if scheme == STQ1_0 => exact_gguf(config, scheme).map(|(scheme, _)| scheme),
-        Container::Gguf => {
-            let problem = "quantizing into GGUF makes STQ1_0: stride-16 quads with a scale per 256 weights; write a folder \
-                           for other formats, quad orders and scales (`sherry convert` then makes a GGUF file of it \
-                           where that is exact)";
-            Err(Error::Invalid(problem.to_owned()))
-        }
+    if container == Container::Gguf {
+        let problem = "quantizing into GGUF makes STQ1_0: stride-16 quads with a scale per 256 weights; write a folder \
+                       for other formats, quad orders and scales (`sherry convert` then makes a GGUF file of it where \
+                       that is exact, or with --fallback)";
+        return Err(Error::Invalid(problem.to_owned()));
     }
+    Ok(GgufForm { packed: Some(scheme), bridge: None, fallback: None })
 }
 
-/// What packed codes become in a GGUF file without losing anything, and the permutation it takes.
-fn exact_gguf(config: &ArchConfig, scheme: PackedScheme) -> Result<(Option<PackedScheme>, Option<Bridge>)> {
-    let refuse = |reason: String| {
-        Err(Error::Invalid(format!("a {} model like this has no exact GGUF form: {reason}", scheme.format)))
-    };
+/// What packed codes become in a GGUF file without losing anything, and the permutation it takes. Where that does not exist
+/// and a type is given to fall back on, as few layers as possible get it.
+fn gguf_form(config: &ArchConfig, scheme: PackedScheme, fallback: Option<TensorType>) -> Result<GgufForm> {
     let block = if scheme.format == TernaryFormat::Binary { TensorType::Q1_0.block_len() } else { 256 };
-    for role in linear_roles(config) {
-        let cols = columns(config, role);
-        if !cols.is_multiple_of(block) {
-            return refuse(format!("{} has rows of {cols} weights, GGUF blocks hold {block}", describe(role)));
-        }
+    let rows = linear_roles(config).find(|role| !columns(config, *role).is_multiple_of(block)).map(|role| {
+        format!("{} has rows of {} weights, GGUF blocks hold {block}", describe(role), columns(config, role))
+    });
+    let scale = match scheme.scale {
+        ScaleGroup::Row => None,
+        ScaleGroup::Tensor => Some("it has one f32 scale per tensor, a GGUF block has one in f16".to_owned()),
+        ScaleGroup::Group(size) if size.is_multiple_of(block) => None,
+        ScaleGroup::Group(size) => Some(format!("it has a scale per {size} weights, a GGUF block has one per {block}")),
+    };
+    let moved = (scheme.format, scheme.order) == (TernaryFormat::Sherry, QuadOrder::Contiguous);
+    let quads = Bridge::problem(config)
+        .filter(|_| moved)
+        .map(|problem| format!("its quads are contiguous, those of STQ1_0 are stride-16, and {problem}"));
+    // Scales and quads concern every layer, rows single ones.
+    let none_fits = scale.is_some() || quads.is_some();
+    let reason = rows.or(scale).or(quads);
+    if let (Some(reason), None) = (&reason, fallback) {
+        return Err(Error::Invalid(format!(
+            "a {} model like this has no exact GGUF form: {reason}; write a folder, or keep what does not fit in 8 bits \
+             (--fallback q8_0 of `sherry quantize`, `convert` and `export`)",
+            scheme.format
+        )));
     }
-    match scheme.scale {
-        ScaleGroup::Row => {}
-        ScaleGroup::Tensor => return refuse("it has one f32 scale per tensor, a GGUF block has one in f16".to_owned()),
-        ScaleGroup::Group(size) if size.is_multiple_of(block) => {}
-        ScaleGroup::Group(size) => {
-            return refuse(format!("it has a scale per {size} weights, a GGUF block has one per {block}"));
+    let fallback =
+        reason.zip(fallback).map(|(reason, ty)| Fallback { ty, block: (!none_fits).then_some(block), reason });
+    Ok(match (scheme.format, none_fits) {
+        (TernaryFormat::Sherry, false) => {
+            GgufForm { packed: Some(STQ1_0), bridge: moved.then_some(Bridge::ToStride16), fallback }
         }
-    }
-    match (scheme.format, scheme.order, Bridge::problem(config)) {
-        (TernaryFormat::Ternary2 | TernaryFormat::Ternary167 | TernaryFormat::Binary, ..) => Ok((None, None)),
-        (TernaryFormat::Sherry, QuadOrder::Stride16, _) => Ok((Some(STQ1_0), None)),
-        (TernaryFormat::Sherry, QuadOrder::Contiguous, None) => Ok((Some(STQ1_0), Some(Bridge::ToStride16))),
-        (TernaryFormat::Sherry, QuadOrder::Contiguous, Some(problem)) => {
-            refuse(format!("its quads are contiguous, those of STQ1_0 are stride-16, and {problem}"))
-        }
-    }
+        _ => GgufForm { packed: None, bridge: None, fallback },
+    })
 }
 
 /// The dense GGUF type that holds a baseline format exactly.

@@ -133,6 +133,63 @@ fn a_contiguous_checkpoint_exports_to_stq1_0_without_loss() {
     }
 }
 
+/// Rows, scales and quads that GGUF's packed types cannot hold: with a type to fall back on there is a file all the same,
+/// which computes the same and goes back into a folder.
+#[test]
+fn what_gguf_cannot_hold_exactly_falls_back_on_blocks_when_asked() {
+    let with = |change: fn(&mut ArchConfig)| {
+        let mut config = wide(Family::Llama);
+        change(&mut config);
+        config
+    };
+    let narrow = with(|config| (config.hidden, config.heads, config.kv_heads) = (192, 3, 1));
+    let small_heads = with(|config| (config.head_dim, config.heads) = (32, 8));
+    let odd = with(|config| (config.hidden, config.ffn, config.heads, config.kv_heads) = (208, 512, 3, 1));
+    let contiguous = |scale| packed(scale, QuadOrder::Contiguous);
+    let ternary = |scale| {
+        let (order, projection) = (QuadOrder::Contiguous, Projection::AbsMean);
+        let spec = QuantSpec { format: TernaryFormat::Ternary2, order, scale, projection };
+        Request { linears: Linears::Packed(spec), ..Request::keep() }
+    };
+    // Packed layers of the file: those that can be; down has rows of 512.
+    for (config, first, packed_type, packed_count) in [
+        (wide(Family::Llama), contiguous(ScaleGroup::Group(128)), "sherry-1.25", 0),
+        (narrow.clone(), contiguous(ScaleGroup::Row), "sherry-1.25", narrow.layers),
+        (small_heads, contiguous(ScaleGroup::Row), "sherry-1.25", 0),
+        (narrow.clone(), ternary(ScaleGroup::Row), "TQ2_0", narrow.layers),
+        // Rows of 208 weights are no blocks of 32 either.
+        (odd, contiguous(ScaleGroup::Row), "sherry-1.25", 0),
+    ] {
+        let root = tempfile::tempdir().unwrap();
+        let name = |name: &str| root.path().join(name);
+        let (native, gguf, back) = (name("native"), name("x.gguf"), name("back"));
+        to(&folder(root.path(), &config, TensorType::F32), &native, &first).unwrap();
+        assert!(to(&native, &gguf, &Request::keep()).unwrap_err().to_string().contains("--fallback q8_0"));
+        let fallback = Request { fallback: Some(TensorType::Q8_0), ..Request::keep() };
+        let summary = to(&native, &gguf, &fallback).unwrap();
+        let count = |ty: &str| summary.tensors.iter().filter(|t| t.linear && t.to == ty).count();
+        assert_eq!(count(packed_type), packed_count);
+        assert_eq!(count(packed_type) + count("Q8_0") + count("F16"), 7 * config.layers);
+        let said = format!("{} of {} linear layers are ", 7 * config.layers - packed_count, 7 * config.layers);
+        assert!(summary.notes.iter().any(|note| note.starts_with(&said)), "{:?}", summary.notes);
+        let (a, b) = (logits(&native), logits(&gguf));
+        assert!(distance(&a, &b) < 5e-3, "{}", distance(&a, &b));
+        to(&gguf, &back, &Request::keep()).unwrap();
+        assert!(distance(&b, &logits(&back)) < 2e-5, "{}", distance(&b, &logits(&back)));
+    }
+    // Straight from floats: what cannot be packed is not rounded to three values.
+    let root = tempfile::tempdir().unwrap();
+    let dense = folder(root.path(), &narrow, TensorType::F32);
+    let out = root.path().join("direct.gguf");
+    let request = Request { linears: Linears::Packed(STQ1_0_SPEC), ..Request::keep() };
+    let error = to(&dense, &out, &request).unwrap_err().to_string();
+    assert!(error.contains("rows of 192 weights") && error.contains("--fallback q8_0"), "{error}");
+    let summary = to(&dense, &out, &Request { fallback: Some(TensorType::Q8_0), ..request }).unwrap();
+    let packed = summary.tensors.iter().filter(|tensor| tensor.report.is_some());
+    assert!(packed.clone().all(|tensor| tensor.name.contains("ffn_down")) && packed.count() == narrow.layers);
+    assert!(logits(&out).iter().all(|logit| logit.is_finite()));
+}
+
 #[test]
 fn what_gguf_cannot_hold_exactly_is_refused_with_the_reason() {
     let root = tempfile::tempdir().unwrap();

@@ -11,7 +11,7 @@ use sherry::io::{AtomicFolder, ReadMode, json};
 use sherry::model::{Checkpoint, Decoder, KvCache, KvType, Wanted, config_hf};
 use sherry_convert::quant::{Projection, QuantSpec};
 use sherry_convert::{Container, Embeddings, Linears};
-use sherry_kernels::format::{QuadOrder, ScaleGroup, TernaryFormat};
+use sherry_kernels::format::{QuadOrder, ScaleGroup, TensorType, TernaryFormat};
 use sherry_kernels::{Engine, Isa, Precision};
 use sherry_sgemm::{Mat, MatMut, Old, matmul};
 
@@ -143,6 +143,8 @@ fn write_effective(network: &Network, params: &[f32], path: &Path, folder: &Path
 pub struct Request {
     /// Embedding and head.
     pub embeddings: Embeddings,
+    /// What becomes of linear layers that packed codes of a GGUF file cannot hold; `None`: the export is refused.
+    pub fallback: Option<TensorType>,
     /// Write `Q(W)` as f32 instead of packing it.
     pub dense: bool,
     /// Replace an existing output.
@@ -199,8 +201,8 @@ pub fn export(run: &Path, out: &Path, request: &Request, progress: &dyn Progress
         Some(folder) => named(error, folder.path(), &path),
         None => error,
     };
-    let Request { embeddings, overwrite, .. } = *request;
-    let last = sherry_convert::Request { embeddings, overwrite, ..sherry_convert::Request::keep() };
+    let Request { embeddings, fallback, overwrite, .. } = *request;
+    let last = sherry_convert::Request { embeddings, fallback, overwrite, ..sherry_convert::Request::keep() };
     if sherry_convert::container_of(out) == Container::Gguf && form.is_packed() {
         // What a GGUF file can hold of a packed model is decided, and said, where packed models are converted.
         let folder = AtomicFolder::create(out)?;

@@ -14,19 +14,26 @@ use sherry_kernels::format::TensorType;
 
 use super::Context;
 use super::engine::resolve;
-use super::quantize::{EmbedArg, stq_id};
+use super::quantize::{EmbedArg, FallbackArg, stq_id};
 use crate::output::{Stdout, bytes};
 
 /// Change the container: Hugging Face folder <-> GGUF, packed models included
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  sherry convert smol.sherry smol.gguf              a native 1.25-bit folder to GGUF STQ1_0, where that is exact
-  sherry convert hy-mt.gguf hy-mt.sherry            STQ1_0 to a native folder, codes unchanged
-  sherry convert model.gguf folder --dtype bf16     a dense GGUF file to a folder for other tools
+  sherry convert smol.sherry smol.gguf
+      a native 1.25-bit folder to GGUF (STQ1_0), where that is exact
+  sherry convert smol.sherry smol.gguf --fallback q8_0
+      the same where it is not: what does not fit takes 8 bits
+  sherry convert hy-mt.gguf hy-mt.sherry
+      STQ1_0 to a native folder, codes unchanged
+  sherry convert model.gguf folder --dtype bf16
+      a dense GGUF file to a folder for other tools
 
-Packed weights keep every code. A contiguous checkpoint becomes STQ1_0 (stride-16 quads) by a permutation of channels
-that leaves the model's function unchanged; where no exact form exists, the conversion is refused with the reason.")]
+Packed weights keep every code. A contiguous checkpoint becomes STQ1_0 (stride-16
+quads) by a permutation of channels that leaves the model's function unchanged;
+where no exact form exists, the conversion is refused with the reason, unless
+--fallback says what such layers become.")]
 pub struct ConvertArgs {
     /// The model: a Hugging Face folder or a GGUF file
     input: PathBuf,
@@ -38,6 +45,9 @@ pub struct ConvertArgs {
     /// Type of embedding and head
     #[arg(long, value_enum, default_value = "keep", value_name = "TYPE")]
     embed: EmbedArg,
+    /// For GGUF: the type of packed linear layers that have no exact form there [default: they are refused]
+    #[arg(long, value_enum, value_name = "TYPE")]
+    fallback: Option<FallbackArg>,
     /// Type id of STQ1_0 in GGUF: 43, or 42 for the programs that came with the first 1.25-bit files
     #[arg(long, value_name = "ID", default_value = "43", value_parser = ["42", "43"])]
     stq_id: String,
@@ -71,6 +81,7 @@ pub fn run(args: &ConvertArgs, context: &Context) -> Result<ExitCode> {
             Some(DtypeArg::Q8_0) => Linears::Dense(TensorType::Q8_0),
         },
         embeddings: args.embed.choice(),
+        fallback: args.fallback.map(FallbackArg::ty),
         stq_id: stq_id(&args.stq_id),
         overwrite: args.force,
         ..Request::keep()

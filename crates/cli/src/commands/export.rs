@@ -9,14 +9,19 @@ use sherry_convert::Embeddings;
 use sherry_train::export::{Request, export};
 
 use super::Context;
+use super::quantize::FallbackArg;
 use crate::output::Stdout;
 
 /// Write a trained run as a packed model and compare it with what was trained
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  sherry export runs/tiny tiny.sherry        a folder that sherry run takes
-  sherry export runs/tiny tiny.gguf          STQ1_0 or TQ1_0, where that is exact: rows of 256s, one scale per row
+  sherry export runs/tiny tiny.sherry
+      a folder that sherry run takes
+  sherry export runs/tiny tiny.gguf
+      STQ1_0 or TQ1_0, where that is exact: rows of 256s, one scale per row
+  sherry export runs/tiny tiny.gguf --fallback q8_0
+      the same; rows that do not fit become Q8_0
 
 Exit code 1: written, but the packed model does not behave like the trained one.")]
 pub struct ExportArgs {
@@ -30,6 +35,9 @@ pub struct ExportArgs {
     /// Write the quantized weights as f32, for methods without a packed type and for other programs
     #[arg(long)]
     dense: bool,
+    /// For GGUF: the type of linear layers that have no exact form there [default: they are refused]
+    #[arg(long, value_enum, value_name = "TYPE", conflicts_with = "dense")]
+    fallback: Option<FallbackArg>,
     /// Replace an existing output
     #[arg(long)]
     force: bool,
@@ -40,7 +48,8 @@ pub struct ExportArgs {
 
 pub fn run(args: &ExportArgs, context: &Context) -> Result<ExitCode> {
     let embeddings = if args.keep_embeddings || args.dense { Embeddings::Keep } else { Embeddings::Auto };
-    let request = Request { embeddings, dense: args.dense, overwrite: args.force, windows: args.windows };
+    let fallback = args.fallback.map(FallbackArg::ty);
+    let request = Request { embeddings, fallback, dense: args.dense, overwrite: args.force, windows: args.windows };
     let found = export(&args.run, &args.out, &request, &context.console)?;
     let good = found.is_good();
     let mut out = Stdout::lock();

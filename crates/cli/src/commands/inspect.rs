@@ -8,8 +8,8 @@ use clap::Args;
 use serde_json::{Value, json};
 use sherry::Progress as _;
 use sherry::io::gguf::{self, GgufFile};
-use sherry::io::{ReadMode, TensorInfo, TensorSource, verify_tensor};
-use sherry::model::names::Role;
+use sherry::io::{ReadMode, TensorInfo, TensorSource, native, verify_tensor};
+use sherry::model::names::{Naming, Role};
 use sherry::model::{Checkpoint, Container, Stored};
 use sherry::tokenizer::Tokenizer;
 use sherry_convert::{Moves, Rows};
@@ -25,10 +25,14 @@ use crate::output::{Align, Stdout, Table, bytes, printable};
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  sherry inspect smol.sherry                        configuration, sizes, tokenizer
-  sherry inspect model.gguf --tensors               every tensor
-  sherry inspect model.gguf --verify                read everything: codes, padding, scales, NaN; exit 1 if unsound
-  sherry inspect smol.sherry --hist model.layers.0.mlp.up_proj.weight")]
+  sherry inspect smol.sherry
+      configuration, sizes, tokenizer
+  sherry inspect model.gguf --tensors
+      every tensor
+  sherry inspect model.gguf --verify
+      read everything: codes, padding, scales, NaN; exit code 1 if unsound
+  sherry inspect smol.sherry --hist layers.0.mlp.up_proj
+      histograms of one tensor; any name that a command prints will do")]
 pub struct InspectArgs {
     /// A Hugging Face folder or a GGUF file
     model: PathBuf,
@@ -41,7 +45,8 @@ pub struct InspectArgs {
     /// Read all data and check it: exit code 1 when something is wrong
     #[arg(long)]
     verify: bool,
-    /// Histograms of one tensor: values, scales, codes
+    /// Histograms of one tensor: values, scales, codes. Names of both containers are known, with or without "model." and
+    /// ".weight"
     #[arg(long, value_name = "TENSOR")]
     hist: Option<String>,
 }
@@ -201,13 +206,19 @@ const BINS: usize = 41;
 
 fn histogram(checkpoint: &Checkpoint, name: &str) -> Result<Value> {
     let source = checkpoint.source();
-    let module = name.trim_end_matches(".weight");
-    let found = checkpoint
-        .tensors()
-        .iter()
-        .find(|(_, stored)| stored.name() == name || stored.name().trim_end_matches(".weight") == module);
-    let Some((role, stored)) = found else {
-        bail!("{}: no tensor '{name}'; `sherry inspect --tensors` lists them", checkpoint.path().display());
+    let wanted = bare_name(name);
+    let mut tensors: Vec<(Role, &Stored)> = checkpoint.tensors().iter().collect();
+    tensors.sort_by_key(|(_, stored)| stored.name());
+    let names: Vec<Vec<String>> = tensors.iter().map(|(role, stored)| names_of(checkpoint, *role, stored)).collect();
+    let at = names.iter().position(|names| names.iter().any(|name| bare_name(name) == wanted));
+    let Some((role, stored)) = at.map(|at| tensors[at]) else {
+        let likeness = |name: &str| strsim::jaro_winkler(bare_name(name), wanted);
+        let near = names.iter().flatten().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+        let hint = near.map_or_else(String::new, |near| format!("; did you mean '{near}'?"));
+        bail!(
+            "--hist {name}: {} has no such tensor{hint} (`sherry inspect --tensors` lists them)",
+            checkpoint.path().display()
+        );
     };
     let rows = Rows::open(source, checkpoint.config(), role, stored, Moves::default())?;
     let (row_count, cols) = rows.shape();
@@ -240,6 +251,21 @@ fn histogram(checkpoint: &Checkpoint, name: &str) -> Result<Value> {
         }
     }
     Ok(result)
+}
+
+/// A tensor's name without what some lists leave out, and without what native folders say of its form.
+fn bare_name(name: &str) -> &str {
+    let name = name.strip_prefix("model.").unwrap_or(name);
+    let forms = [".weight", ".codes", ".scales"].into_iter().find_map(|form| name.strip_suffix(form));
+    forms.or_else(|| native::parse_blocks_name(name).map(|(module, _)| module)).unwrap_or(name)
+}
+
+/// All names under which commands list a tensor: those it has in the file, and those of the other container.
+fn names_of(checkpoint: &Checkpoint, role: Role, stored: &Stored) -> Vec<String> {
+    let family = checkpoint.config().family;
+    let of_container = [Naming::HuggingFace, Naming::Gguf].into_iter().filter_map(|naming| role.name(family, naming));
+    let in_file = stored.tensors().into_iter().chain([stored.name()]).map(str::to_owned);
+    in_file.chain(of_container).collect()
 }
 
 /// How often each 5-bit code occurs, row padding left out.

@@ -18,17 +18,25 @@ use super::Context;
 use super::engine::resolve;
 use crate::output::{Align, Stdout, Table, bytes, printable};
 
+/// Weights that were made for it differ from their ternary form by less than this, relative to their norm.
+const TRAINED_ERROR: f64 = 0.05;
+
 /// Turn a dense model into a 1.25-bit one (or one of the baselines)
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  sherry quantize smollm2-135m-instruct smol.sherry                a native folder, one scale per row
+  sherry quantize smollm2-135m-instruct smol.sherry
+      a native folder with one scale per row
+  sherry quantize meta-llama/Llama-3.2-1B llama.gguf
+      a GGUF file with STQ1_0 tensors, for llama.cpp
+  sherry quantize smollm2-135m-instruct smol.gguf --fallback q8_0
+      the same where some rows do not fit the blocks of STQ1_0
   sherry quantize model.gguf out.sherry --scale group --group-size 128
-  sherry quantize meta-llama/Llama-3.2-1B llama.gguf               GGUF with STQ1_0 tensors, for llama.cpp
   sherry quantize model.gguf two-bit --type ternary-2 --projection twn
 
-A projection without training loses most of what a dense model knows; it is the starting point of training and the
-form in which trained models are packed.")]
+A projection without training loses most of what a dense model knows; it is the
+starting point of training and the form in which trained models are packed.
+`sherry calibrate` makes a better model of the same size by means of some text.")]
 pub struct QuantizeArgs {
     /// The dense model: a Hugging Face folder or a GGUF file
     input: PathBuf,
@@ -57,6 +65,12 @@ pub struct QuantizeArgs {
     /// {"model.layers.0.mlp.up_proj.weight": [..], ..}, or llama.cpp's imatrix (GGUF or .dat)
     #[arg(long, value_name = "FILE")]
     importance: Option<PathBuf>,
+    /// For GGUF: the type of linear layers whose rows STQ1_0 cannot hold [default: they are refused]
+    #[arg(long, value_enum, value_name = "TYPE")]
+    fallback: Option<FallbackArg>,
+    /// List what became of every tensor
+    #[arg(long)]
+    tensors: bool,
     /// Where the JSON report goes [default: OUTPUT.report.json]
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
@@ -106,6 +120,25 @@ enum ProjectionArg {
     Absmean,
     Absmedian,
     Twn,
+}
+
+/// Types for what packed codes of a GGUF file cannot hold.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum FallbackArg {
+    /// 8.5 bits per weight, in blocks of 32
+    #[value(name = "q8_0")]
+    Q8_0,
+    #[value(name = "f16")]
+    F16,
+}
+
+impl FallbackArg {
+    pub fn ty(self) -> TensorType {
+        match self {
+            Self::Q8_0 => TensorType::Q8_0,
+            Self::F16 => TensorType::F16,
+        }
+    }
 }
 
 /// Types of embedding and head.
@@ -166,6 +199,9 @@ impl QuantizeArgs {
         }
         if self.projection.is_some() && !ternary {
             bail!("--projection is for ternary-1.67 and ternary-2; sherry-1.25 has its own");
+        }
+        if self.fallback.is_some() && (!sherry || sherry_convert::container_of(&self.output) != Container::Gguf) {
+            bail!("--fallback is for sherry-1.25 in GGUF files (an output that ends in .gguf)");
         }
         let report = self.report();
         let parent = report.parent().filter(|parent| !parent.as_os_str().is_empty());
@@ -237,6 +273,7 @@ pub fn run(args: &QuantizeArgs, context: &Context) -> Result<ExitCode> {
     let request = Request {
         linears: args.linears(),
         embeddings: args.embed.choice(),
+        fallback: args.fallback.map(FallbackArg::ty),
         stq_id: stq_id(&args.stq_id),
         importance: match &args.importance {
             Some(path) => importance::read(path, checkpoint.config().family)?,
@@ -245,6 +282,7 @@ pub fn run(args: &QuantizeArgs, context: &Context) -> Result<ExitCode> {
         overwrite: args.force,
     };
     let summary = sherry_convert::convert(&checkpoint, &args.output, &request, &context.console, |_| {})?;
+    let untrained = is_untrained(&checkpoint, &summary);
     let report = args.report();
     let document = json!({
         "input": args.input.display().to_string(),
@@ -254,6 +292,7 @@ pub fn run(args: &QuantizeArgs, context: &Context) -> Result<ExitCode> {
         "linear_bits_per_weight": summary.sizes().linear_bits_per_weight(),
         "bits_per_weight": summary.sizes().bits_per_weight(),
         "seconds": start.elapsed().as_secs_f64(),
+        "untrained": untrained,
         "notes": summary.notes,
         "tensors": summary.tensors,
     });
@@ -267,8 +306,10 @@ pub fn run(args: &QuantizeArgs, context: &Context) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     if !context.quiet {
-        write!(out, "{}", tensor_table(&summary.tensors))?;
-        writeln!(out)?;
+        if args.tensors {
+            write!(out, "{}", tensor_table(&summary.tensors))?;
+            writeln!(out)?;
+        }
         write!(out, "{}", size_table(&summary))?;
         writeln!(out)?;
         for line in closing_lines(&summary) {
@@ -282,7 +323,26 @@ pub fn run(args: &QuantizeArgs, context: &Context) -> Result<ExitCode> {
         start.elapsed().as_secs_f64(),
         report.display()
     )?;
+    if untrained && !context.quiet {
+        let input = args.input.to_string_lossy();
+        let input = printable::word(&input);
+        writeln!(
+            out,
+            "\nThis is an untrained projection: its weights were rounded one by one, so that\n\
+             its answers are mostly nonsense. Post-training by means of some text makes a\n\
+             usable model of the same size:\n  \
+             sherry calibrate {input} NEW_OUTPUT --data TEXT_FILES"
+        )?;
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether weights became ternary that nothing has prepared for it: they are far from the ternary ones, and do not come from
+/// a checkpoint of `sherry train`.
+fn is_untrained(checkpoint: &Checkpoint, summary: &Summary) -> bool {
+    let reports = || summary.tensors.iter().filter_map(|tensor| tensor.report.as_ref());
+    let ternary = reports().any(|report| report.relative_error > TRAINED_ERROR);
+    ternary && !checkpoint.path().join("state.json").is_file()
 }
 
 /// One row per quantized tensor.

@@ -43,6 +43,14 @@ pub fn line(text: &str) -> Cow<'_, str> {
     escaped(text, steers, as_in_rust)
 }
 
+/// A word of a command line that is shown to be copied: quoted where a shell would take it apart or replace parts of it.
+pub fn word(text: &str) -> Cow<'_, str> {
+    let text = line(text);
+    let is_plain = |c: char| c.is_alphanumeric() || "_-./=:,@%+~".contains(c);
+    let is_word = !text.is_empty() && text.chars().all(is_plain) && !text.starts_with('~');
+    if is_word { text } else { Cow::Owned(format!("'{}'", text.replace('\'', "'\\''"))) }
+}
+
 /// Several lines, as a report has them.
 pub fn lines(text: &str) -> Cow<'_, str> {
     escaped(text, |c| steers(c) && !matches!(c, '\n' | '\t'), as_in_rust)

@@ -35,21 +35,25 @@ pub fn workplace() -> TempDir {
 
 /// A folder that holds the model `dense`: random f32 weights, a token per byte, ChatML.
 pub fn with_model() -> TempDir {
+    with_model_of(&config())
+}
+
+/// The same with another configuration.
+pub fn with_model_of(config: &ArchConfig) -> TempDir {
     let place = workplace();
-    write_model(&place.path().join("dense"));
+    write_model(&place.path().join("dense"), config);
     place
 }
 
-fn write_model(folder: &Path) {
-    let config = config();
-    let mut source = synthetic::source(&config, Naming::HuggingFace, 7);
+fn write_model(folder: &Path, config: &ArchConfig) {
+    let mut source = synthetic::source(config, Naming::HuggingFace, 7);
     // Greedy text never ends by itself: the logits of control tokens are zero, some other token's is above.
     let head = source.data("lm_head.weight").unwrap();
     let mut head: Vec<f32> = head.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
     head[256 * config.hidden..].fill(0.0);
     source.insert_f32("lm_head.weight", &[config.vocab, config.hidden], &head);
 
-    write_folder(folder, &config);
+    write_folder(folder, config);
     source.save(&folder.join("model.safetensors")).unwrap();
 }
 

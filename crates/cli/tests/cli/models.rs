@@ -5,8 +5,9 @@ use std::fs;
 use serde_json::Value as Json;
 use sherry::io::gguf::{GgufFile, GgufWriter, StqId, Value};
 use sherry::io::{ReadMode, TensorInfo, TensorSource as _};
+use sherry::model::ArchConfig;
 
-use crate::fixture::{document, names, refuses, run, succeeds, with_model, workplace};
+use crate::fixture::{config, document, names, refuses, run, succeeds, with_model, with_model_of, workplace};
 
 const GREEDY: &str = "--raw --temp 0 -n 8";
 
@@ -23,7 +24,11 @@ fn a_model_is_quantized_and_answers() {
     let outcome = run(place, "quantize dense packed");
     assert_eq!(outcome.code, Some(0), "{outcome:?}");
     assert!(outcome.stderr.contains("found   HF folder, LLaMA, 2 layers"), "{outcome:?}");
-    assert!(outcome.stdout.contains("layers.1.mlp.down_proj") && outcome.stdout.contains("wrote   packed"));
+    // A summary that fits a window and says what to do with a projection; what became of every tensor only when asked.
+    for part in ["all tensors", "worst ", "wrote   packed", "untrained projection", "sherry calibrate dense "] {
+        assert!(outcome.stdout.contains(part), "{part}: {outcome:?}");
+    }
+    assert!(outcome.stdout.lines().count() < 20 && !outcome.stdout.contains("| layers."), "{outcome:?}");
     assert_eq!(names(place), ["dense", "packed", "packed.report.json"]);
 
     let report: Json = serde_json::from_slice(&fs::read(place.join("packed.report.json")).unwrap()).unwrap();
@@ -154,6 +159,61 @@ fn options_without_effect_are_refused() {
     fs::write(model.path().join("bad.json"), "[1]").unwrap();
     refuses(model.path(), "quantize dense out --importance bad.json", &["bad.json", "expected an object"]);
     assert_eq!(names(model.path()), ["bad.json", "dense"]);
+}
+
+/// Rows that STQ1_0 cannot hold: an error that names the ways out, which lead somewhere.
+#[test]
+fn a_model_without_exact_gguf_form_gets_one_when_asked() {
+    let place = with_model_of(&ArchConfig { hidden: 192, heads: 3, kv_heads: 1, ..config() });
+    let place = place.path();
+    let ways_out = ["rows of 192 weights", "write a folder", "--fallback q8_0"];
+    refuses(place, "quantize dense out.gguf", &ways_out);
+    succeeds(place, "quantize dense packed");
+    refuses(place, "convert packed out.gguf", &ways_out);
+    for line in ["quantize dense out.gguf", "convert packed other.gguf"] {
+        let outcome = run(place, &format!("{line} --fallback q8_0"));
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        let said = format!("{}{}", outcome.stdout, outcome.stderr);
+        assert!(said.contains("12 of 14 linear layers are Q8_0"), "{outcome:?}");
+        let file = line.split(' ').next_back().unwrap();
+        let found = document(place, &format!("inspect {file} --tensors --verify"));
+        let types: Vec<&str> = found["tensors"].as_array().unwrap().iter().filter_map(|t| t["type"].as_str()).collect();
+        assert_eq!(types.iter().filter(|ty| **ty == "STQ1_0").count(), 2, "{found}");
+        succeeds(place, &format!("run {file} hello {GREEDY}"));
+    }
+    refuses(place, "quantize dense folder --fallback q8_0", &["--fallback", ".gguf"]);
+    refuses(place, "quantize dense x.gguf --type q8_0 --fallback q8_0", &["--fallback", "sherry-1.25"]);
+}
+
+/// Whatever a command calls a tensor, `--hist` knows it by that name.
+#[test]
+fn histograms_take_every_name_that_is_printed() {
+    let place = with_model();
+    let place = place.path();
+    let listed = |text: &str| -> Vec<String> {
+        let rows = text.lines().filter_map(|line| line.strip_prefix("| ")?.split(' ').next());
+        rows.filter(|cell| cell.contains('.')).map(str::to_owned).collect()
+    };
+    let mut names = listed(&succeeds(place, "quantize dense packed --tensors"));
+    assert_eq!(names.len(), 2 * 7);
+    succeeds(place, "convert packed packed.gguf");
+    for line in ["inspect packed --tensors", "inspect packed.gguf --tensors", "compare dense packed"] {
+        let found = listed(&succeeds(place, line));
+        assert!(found.len() > 2 * 9, "{line}: {found:?}");
+        names.extend(found);
+    }
+    // One of every kind: the second layer has no others.
+    names.retain(|name| !name.contains("layers.1.") && !name.contains("blk.1."));
+    names.sort();
+    names.dedup();
+    for name in names {
+        let [a, b] = ["packed", "packed.gguf"].map(|model| {
+            let found = document(place, &format!("inspect {model} --hist {name}"));
+            found["histogram"]["values"]["counts"].as_array().unwrap().iter().filter_map(Json::as_u64).sum::<u64>()
+        });
+        assert!(a > 0 && a == b, "{name}: {a} {b}");
+    }
+    refuses(place, "inspect packed --hist layers.0.mlp.upproj", &["did you mean", "layers.0.mlp.up_proj"]);
 }
 
 #[test]

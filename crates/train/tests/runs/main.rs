@@ -57,7 +57,7 @@ fn verify(checkpoint: &Path) -> Result<Verified, Error> {
 }
 
 fn export(run: &Path, out: &Path, dense: bool) -> Result<Comparison, Error> {
-    let request = Request { embeddings: Embeddings::Keep, dense, overwrite: false, windows: 4 };
+    let request = Request { embeddings: Embeddings::Keep, fallback: None, dense, overwrite: false, windows: 4 };
     sherry_train::export::export(run, out, &request, &NoProgress)
 }
 
