@@ -57,6 +57,8 @@ class State:
             needed = {f.name: fields[f.name] for f in dataclasses.fields(State) if f.default is dataclasses.MISSING}
             # Runs of earlier versions do not have them.
             more = {name: fields.get(name) for name in ("validated", "valid", "teacher")}
+            if fields.get("extensions"):
+                raise CheckpointError(f"{path}: the run was extended by `sherry train --extend`, which alone goes on with it")
             if needed["best"] and needed["best"][0] is None:
                 needed["best"] = None  # a loss that is not a number
             return State(**needed, **more)

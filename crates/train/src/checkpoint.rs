@@ -43,6 +43,9 @@ pub struct State {
     /// The step of the last whole validation.
     #[serde(default)]
     pub validated: Option<u64>,
+    /// Steps that were added to the finished run, each time.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub extensions: Vec<u64>,
     /// Hash of the training tokens.
     pub data: String,
     /// Hash of the validation tokens, where there are such; runs of earlier versions do not say.

@@ -660,6 +660,7 @@ mod tests {
             lambda: 0.0,
             best: None,
             validated: None,
+            extensions: Vec::new(),
             data: String::new(),
             valid: valid.map(str::to_owned),
             teacher: None,

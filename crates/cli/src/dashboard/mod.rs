@@ -18,7 +18,8 @@ use ratatui::backend::CrosstermBackend;
 use ratatui::crossterm::event::{self, KeyCode, KeyEventKind, KeyModifiers};
 use ratatui::crossterm::terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode};
 use ratatui::crossterm::{cursor, execute};
-use sherry_train::Event;
+use sherry_train::report::Run;
+use sherry_train::{Event, Trainer};
 
 use crate::interrupt;
 
@@ -89,8 +90,19 @@ impl State {
                     }
                 }
             }
-            Event::Saved(path) => self.saved = path.file_name().map(|name| name.to_string_lossy().into_owned()),
+            Event::Saved(path) => self.saved = Some(name_of(path)),
         }
+    }
+
+    /// With the curves of `run` up to where this process begins.
+    fn with_history(mut self, run: Option<&Run>) -> Self {
+        let before = |points: Vec<(f64, f64)>| points.into_iter().filter(|(step, _)| *step <= self.first as f64);
+        let Some(run) = run else { return self };
+        let (losses, valids): (Vec<_>, Vec<_>) = (before(run.losses()).collect(), before(run.valid_losses()).collect());
+        losses.into_iter().for_each(|point| push(&mut self.losses, point));
+        valids.into_iter().for_each(|point| push(&mut self.valids, point));
+        (self.loss, self.valid) = (self.losses.last().map(|point| point.1), self.valids.last().map(|point| point.1));
+        self
     }
 
     /// Tokens per second of this process.
@@ -100,6 +112,11 @@ impl State {
         let steps = self.step.checked_sub(self.first + 1).filter(|steps| *steps > 0)?;
         Some(steps as f64 * self.tokens_per_step as f64 / seconds.max(1e-9))
     }
+}
+
+/// The last part of a path, for people.
+fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// Appends a point; halves the number of points when there are too many.
@@ -122,13 +139,23 @@ pub struct Dashboard {
 }
 
 impl Dashboard {
-    /// Takes over the terminal to show the run `folder`, which has done `first` of `steps` steps.
+    /// Takes over the terminal to show the run that `trainer` goes on with in `folder`, and what the folder tells of it.
     ///
     /// # Errors
     /// When stderr is no terminal that can be drawn on; it is left as it was.
-    pub fn open(folder: &Path, first: u64, steps: u64, tokens_per_step: usize) -> io::Result<Self> {
-        let name = folder.display().to_string();
-        let state = State { name, first, step: first, steps, tokens_per_step, ..State::default() };
+    pub fn open(folder: &Path, trainer: &Trainer) -> io::Result<Self> {
+        let first = trainer.step();
+        let state = State {
+            name: folder.display().to_string(),
+            first,
+            step: first,
+            steps: trainer.total_steps(),
+            tokens_per_step: trainer.tokens_per_step(),
+            tokens: trainer.tokens(),
+            saved: trainer.saved().map(name_of),
+            ..State::default()
+        };
+        let state = state.with_history(Run::read(folder).ok().as_ref());
         enter()?;
         let mut terminal = match Terminal::new(CrosstermBackend::new(io::stderr())) {
             Ok(terminal) => terminal,

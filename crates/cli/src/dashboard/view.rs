@@ -185,6 +185,24 @@ mod tests {
     }
 
     #[test]
+    fn a_resumed_run_shows_what_came_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let lines = (1..=60).map(|step| {
+            let valid = if step % 10 == 0 { ", \"valid_loss\": 2.5" } else { "" };
+            format!("{{\"step\": {step}, \"loss\": {}{valid}}}\n", 6.0 - f64::from(step) / 20.0)
+        });
+        std::fs::write(folder.path().join("metrics.jsonl"), lines.collect::<String>()).unwrap();
+        let run = sherry_train::report::Run::read(folder.path()).unwrap();
+        let state = State { steps: 100, first: 40, step: 40, ..State::default() }.with_history(Some(&run));
+        // Lines of steps that are done again are none of its past.
+        assert_eq!((state.losses.len(), state.valids.len()), (40, 4));
+        let shown = screen(&state, Instant::now(), 100, 30);
+        for part in ["step 40/100", "loss 4.0000", "valid 2.5000", "5.95"] {
+            assert!(shown.contains(part), "{part}\n{shown}");
+        }
+    }
+
+    #[test]
     fn long_runs_keep_few_points_in_order() {
         let mut state = State::default();
         for step in 1..=100_000u64 {

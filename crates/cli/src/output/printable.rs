@@ -51,6 +51,11 @@ pub fn word(text: &str) -> Cow<'_, str> {
     if is_word { text } else { Cow::Owned(format!("'{}'", text.replace('\'', "'\\''"))) }
 }
 
+/// A command line that is shown to be copied.
+pub fn command(words: &[&str]) -> String {
+    words.iter().map(|text| word(text)).collect::<Vec<_>>().join(" ")
+}
+
 /// Several lines, as a report has them.
 pub fn lines(text: &str) -> Cow<'_, str> {
     escaped(text, |c| steers(c) && !matches!(c, '\n' | '\t'), as_in_rust)

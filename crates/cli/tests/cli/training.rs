@@ -71,7 +71,7 @@ fn a_run_stopped_by_the_keyboard_goes_on_with_the_same_bytes() {
     std::io::Read::read_to_string(&mut stderr, &mut rest).unwrap();
     let outcome: Outcome = child.wait_with_output().unwrap().into();
     assert_eq!(outcome.code, Some(130), "{outcome:?} {rest}");
-    assert!(rest.contains("the same command goes on"), "{rest}");
+    assert!(rest.contains("\n  sherry train small.toml --run parts\n"), "{rest}");
     let saved = outcome.stdout.trim();
     assert!(folder.join(saved).join("manifest.json").is_file(), "{saved}");
     // Twice: at once, and what was saved stays.
@@ -82,6 +82,73 @@ fn a_run_stopped_by_the_keyboard_goes_on_with_the_same_bytes() {
     assert_eq!(child.wait_with_output().unwrap().status.code(), Some(130));
     succeeds(folder, "train small.toml --run parts");
     assert!(last_checkpoint(&folder.join("parts")) == last_checkpoint(&folder.join("whole")));
+}
+
+/// Lines of the metrics file, which holds an object per line.
+fn metrics(run: &Path) -> Vec<serde_json::Value> {
+    let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn a_run_ends_with_what_it_came_to_and_what_comes_next() {
+    let place = with_config(12);
+    let folder = place.path();
+    let outcome = run(folder, "train small.toml --run runs/a");
+    for part in [
+        "finished  at step 12 of 12: 12 steps in 0:",
+        "at step 1 -> ",
+        "at step 12, nats per token",
+        "perplexity",
+        "\n  sherry export runs/a a.sherry\n",
+        "\n  sherry run a.sherry -p ",
+    ] {
+        assert!(outcome.stderr.contains(part), "{part}: {outcome:?}");
+    }
+    // Both commands work as they stand there.
+    succeeds(folder, "export runs/a a.sherry --windows 1");
+    succeeds(folder, "run a.sherry -p Once -n 4");
+    let again = run(folder, "train small.toml --run runs/a");
+    assert!(again.stderr.contains("finished  at step 12 of 12; nothing was left to do"), "{again:?}");
+    let found = document(folder, "train small.toml --run runs/a");
+    assert_eq!((&found["step"], &found["steps"], &found["finished"]), (&12.into(), &12.into(), &true.into()));
+    assert!(found["best_valid_loss"].as_f64() > Some(0.0) && found["tokens"].as_u64() > Some(0), "{found}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_finished_run_is_extended_and_an_extension_goes_on_with_the_same_bytes() {
+    let place = with_config(12);
+    let folder = place.path();
+    let arenas = "optimizer.warmup=3 optimizer.min_lr=1e-5";
+    for run in ["whole", "parts"] {
+        succeeds(folder, &format!("train small.toml {arenas} --run {run}"));
+    }
+    let found = document(folder, &format!("train small.toml {arenas} --run whole --extend 300"));
+    assert_eq!((&found["step"], &found["steps"]), (&312.into(), &312.into()));
+    let lines = metrics(&folder.join("whole"));
+    let rate = |step: u64| lines.iter().find(|line| line["step"] == step).unwrap()["lr"].as_f64().unwrap();
+    // The rate of a step is written after it: it rises from a third of the peak again, and falls to the end.
+    assert_eq!([rate(1), rate(3)], [rate(13), rate(15)]);
+    assert!(rate(12) < rate(13) && rate(312) < 2e-5, "{} {} {}", rate(12), rate(13), rate(312));
+    let strength = |line: &serde_json::Value| line["lambda"].as_f64().unwrap_or_default();
+    assert!(lines.iter().any(|line| strength(line) > 0.0));
+    assert!(lines.iter().filter(|line| line["step"].as_u64() > Some(12)).all(|line| strength(line) == 0.0));
+
+    let (child, stderr) = started(folder, &format!("train small.toml {arenas} --run parts --extend 300"), 40);
+    signal(&child);
+    drop(stderr);
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(130));
+    refuses(folder, &format!("train small.toml {arenas} --run parts --extend 5"), &["parts", "of 312", "--extend"]);
+    succeeds(folder, &format!("train small.toml {arenas} --run parts"));
+    assert!(last_checkpoint(&folder.join("parts")) == last_checkpoint(&folder.join("whole")));
+    // Once more, and what is refused.
+    let found = document(folder, &format!("train small.toml {arenas} --run parts --extend 2"));
+    assert_eq!(found["step"], 314);
+    refuses(folder, &format!("train small.toml {arenas} --run new --extend 2"), &["new", "at step 0 of 12"]);
+    refuses(folder, &format!("train small.toml {arenas} --run parts --extend 0"), &["--extend", "at least 1"]);
+    refuses(folder, &format!("train small.toml {arenas} --run parts --extend 18446744073709551615"), &["steps more"]);
+    assert!(fs::read_to_string(folder.join("parts/latest")).unwrap().ends_with("314"));
 }
 
 #[cfg(unix)]

@@ -49,6 +49,8 @@ pub struct Run {
     rows: Vec<Row>,
     /// The configuration, from the newest checkpoint.
     config: Value,
+    /// Steps that were added to those of the configuration.
+    extended: u64,
 }
 
 impl Run {
@@ -75,10 +77,14 @@ impl Run {
             return Err(Error::data(&path, "holds no metrics yet"));
         }
         let newest = run_folder::checkpoints(folder)?.into_iter().next();
-        let config = newest.and_then(|(_, path)| checkpoint::read_state(&path).ok()).map(|state| state.config);
+        let state = newest.and_then(|(_, path)| checkpoint::read_state(&path).ok());
+        let extended = state
+            .as_ref()
+            .map_or(0, |state| state.extensions.iter().fold(0, |sum: u64, more| sum.saturating_add(*more)));
+        let config = state.map(|state| state.config);
         let absolute = folder.canonicalize().unwrap_or_else(|_| folder.to_path_buf());
         let name = absolute.file_name().map_or_else(|| folder.display().to_string(), |n| n.to_string_lossy().into());
-        Ok(Self { name, rows, config: config.unwrap_or_default() })
+        Ok(Self { name, rows, config: config.unwrap_or_default(), extended })
     }
 
     /// The name of its folder.
@@ -98,9 +104,19 @@ impl Run {
         found
     }
 
-    /// Steps that the configuration asks for.
+    /// Training loss of every line that has one, and its step.
+    pub fn losses(&self) -> Vec<(f64, f64)> {
+        self.series(|row| row.loss)
+    }
+
+    /// The same for the validation loss of the quantized model.
+    pub fn valid_losses(&self) -> Vec<(f64, f64)> {
+        self.series(|row| row.valid_loss)
+    }
+
+    /// Steps that were asked for.
     fn steps(&self) -> Option<u64> {
-        self.config["steps"].as_u64()
+        Some(self.config["steps"].as_u64()?.saturating_add(self.extended))
     }
 
     fn done(&self) -> u64 {

@@ -24,15 +24,24 @@ pub use open::Resume;
 pub struct Outcome {
     /// Optimizer steps done.
     pub step: u64,
+    /// Optimizer steps of the run in all.
+    pub steps: u64,
+    /// Tokens trained on in all.
+    pub tokens: u64,
     /// Whether all steps are done; otherwise the run was asked to stop.
     pub finished: bool,
     /// Last training loss.
     pub loss: Option<f64>,
     /// Last validation loss of the quantized model.
     pub valid_loss: Option<f64>,
+    /// Best validation loss so far and its step.
+    pub best: Option<(f64, u64)>,
     /// The last checkpoint.
     pub checkpoint: PathBuf,
 }
+
+/// Most steps of a run: as many as a float counts exactly.
+const MAX_STEPS: u64 = 1 << 53;
 
 /// What happens in a run, for whoever shows it.
 #[derive(Debug)]
@@ -94,6 +103,54 @@ impl Trainer {
         self.state.step
     }
 
+    /// Steps of the run in all: those of the configuration, and those that were added.
+    pub fn total_steps(&self) -> u64 {
+        self.state.extensions.iter().fold(self.config.steps, |sum, more| sum.saturating_add(*more))
+    }
+
+    /// Tokens trained on so far.
+    pub fn tokens(&self) -> u64 {
+        self.state.tokens
+    }
+
+    /// The last checkpoint.
+    pub fn saved(&self) -> Option<&Path> {
+        self.saved.as_ref().map(|(_, path)| path.as_path())
+    }
+
+    /// Lets a finished run go on for `steps` more. The learning rate begins its schedule anew over these steps (a warm
+    /// restart, arXiv 1608.03983); the Arenas strength stays zero, so that the quantized weights are trained as they are.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] when the run is not finished, or would become longer than can be counted.
+    pub fn extend(&mut self, steps: u64) -> Result<()> {
+        let (step, total) = (self.state.step, self.total_steps());
+        let problem = if step < total {
+            format!(
+                "is at step {step} of {total}; only a finished run is extended, and this one goes on without --extend"
+            )
+        } else if total.checked_add(steps).is_none_or(|sum| sum > MAX_STEPS) {
+            format!("{steps} steps more than {total}; at most {MAX_STEPS} can be counted")
+        } else {
+            self.state.extensions.push(steps);
+            return Ok(());
+        };
+        Err(Error::checkpoint(self.folder.path(), problem))
+    }
+
+    /// Where the schedule that step `step` belongs to begins, and its steps: the run's own first, then those of extensions.
+    fn phase(&self, step: u64) -> (u64, u64) {
+        let (mut start, mut steps) = (0u64, self.config.steps);
+        for more in &self.state.extensions {
+            let end = start.saturating_add(steps);
+            if step < end {
+                break;
+            }
+            (start, steps) = (end, *more);
+        }
+        (start, steps)
+    }
+
     /// Places for tokens in one step.
     pub fn tokens_per_step(&self) -> usize {
         let batch = &self.config.batch;
@@ -117,7 +174,7 @@ impl Trainer {
     /// # Errors
     /// As [`run_watched`](Self::run_watched).
     pub fn run(&mut self, progress: &dyn Progress) -> Result<Outcome> {
-        let (steps, tokens) = (self.config.steps, self.tokens_per_step());
+        let (steps, tokens) = (self.total_steps(), self.tokens_per_step());
         self.run_watched(progress, &|event| {
             if let Event::Line(line) = event {
                 progress.note(&line.describe(steps, tokens));

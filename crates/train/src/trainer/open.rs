@@ -332,6 +332,7 @@ impl<'a> Opening<'a> {
             lambda: 0.0,
             best: None,
             validated: None,
+            extensions: Vec::new(),
             data: data.train.hash(),
             valid: data.valid.as_ref().map(Dataset::hash),
             teacher: teacher.map(|teacher| teacher.hash.clone()),
@@ -346,7 +347,8 @@ impl<'a> Opening<'a> {
         let was = loaded.state;
         self.progress.note(&format!("resuming at step {} of {path}", was.step));
         let (step, cursor, tokens, lambda) = (was.step, was.cursor, was.tokens, was.lambda);
-        let state = State { step, cursor, tokens, lambda, best: was.best, validated: was.validated, ..now };
+        let (best, validated, extensions) = (was.best, was.validated, was.extensions);
+        let state = State { step, cursor, tokens, lambda, best, validated, extensions, ..now };
         Ok(Loaded { state, ..loaded })
     }
 

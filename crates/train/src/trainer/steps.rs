@@ -21,6 +21,8 @@ use crate::simd;
 /// What the loop holds besides the state of the run: constants, buffers, and what is only looked at.
 struct Loop<'a> {
     config: Config,
+    /// Steps of the run in all.
+    steps: u64,
     rate: Rate,
     arenas: Arenas,
     adamw: AdamW,
@@ -78,7 +80,7 @@ impl Trainer {
     /// Steps to the last one, or until asked to stop: a step that is not whole then is forgotten.
     pub(super) fn steps(&mut self, progress: &dyn Progress, watch: &(dyn Fn(Event<'_>) + Sync)) -> Result<Outcome> {
         let mut run = Loop::new(self, progress, watch)?;
-        let steps = run.config.steps;
+        let steps = run.steps;
         let mut result = run.make_up(self);
         while result.is_ok() && self.state.step < steps {
             result = run.step(self).and_then(|step| run.finish_step(self, &step));
@@ -96,7 +98,8 @@ impl Trainer {
             progress.note(&format!("warning: {warning}"));
         }
         let (step, finished) = (self.state.step, self.state.step >= steps && !run.owes_validation(self));
-        Ok(Outcome { step, finished, loss: run.loss, valid_loss: run.valid_loss, checkpoint })
+        let (tokens, best) = (self.state.tokens, self.state.best);
+        Ok(Outcome { step, steps, tokens, finished, loss: run.loss, valid_loss: run.valid_loss, best, checkpoint })
     }
 
     fn weights(&self, progress: &dyn Progress) -> Result<WeightProbe> {
@@ -111,6 +114,7 @@ impl<'a> Loop<'a> {
         let teacher = trainer.teacher.as_ref();
         let log = MetricsFile::open(&trainer.folder.path().join("metrics.jsonl"), trainer.state.step)?;
         Ok(Self {
+            steps: trainer.total_steps(),
             rate: config.rate(),
             arenas: config.arenas(),
             adamw: config.adamw(),
@@ -138,7 +142,7 @@ impl<'a> Loop<'a> {
     /// Whether the validation after the last step is still to be done: it was interrupted.
     fn owes_validation(&self, trainer: &Trainer) -> bool {
         let (step, every) = (trainer.state.step, self.config.metrics.valid_every);
-        let is_due = step == self.config.steps || every > 0 && step.is_multiple_of(every);
+        let is_due = step == self.steps || every > 0 && step.is_multiple_of(every);
         trainer.valid.is_some() && step > 0 && is_due && trainer.state.validated != Some(step)
     }
 
@@ -154,8 +158,10 @@ impl<'a> Loop<'a> {
     fn step(&mut self, trainer: &mut Trainer) -> Result<Step> {
         uninterrupted(self.progress)?;
         let started = Instant::now();
-        let (step, steps) = (trainer.state.step, self.config.steps);
-        let (lr, lambda) = (self.rate.at(step, steps), self.arenas.at(step, steps));
+        let step = trainer.state.step;
+        let (start, steps) = trainer.phase(step);
+        let arenas = if start == 0 { self.arenas } else { Arenas::OFF };
+        let (lr, lambda) = (self.rate.at(step - start, steps), arenas.at(step - start, steps));
         let mut probe = match self.is_probed(step + 1) {
             true => Some((RankProbe::default(), trainer.weights(self.progress)?.codes)),
             false => None,
@@ -225,7 +231,7 @@ impl<'a> Loop<'a> {
         (self.watch)(Event::Step { step, loss, tokens: trainer.state.tokens });
 
         let mut line = Line { step, ..Line::default() };
-        if step.is_multiple_of(self.config.metrics.every) || step == self.config.steps || done.probe.is_some() {
+        if step.is_multiple_of(self.config.metrics.every) || step == self.steps || done.probe.is_some() {
             self.describe(&mut line, trainer, done);
         }
         let looked = match &done.probe {
@@ -253,7 +259,7 @@ impl<'a> Loop<'a> {
         if let Some(loss) = better {
             trainer.state.best = Some((loss, step));
         }
-        if step == self.config.steps || step.is_multiple_of(self.config.checkpoint.every) || better.is_some() {
+        if step == self.steps || step.is_multiple_of(self.config.checkpoint.every) || better.is_some() {
             (self.watch)(Event::Saved(&trainer.save()?));
         }
         Ok(())
