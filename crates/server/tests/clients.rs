@@ -1,4 +1,4 @@
-//! Official clients against the server.
+//! Official clients against the server, and requests that are generated from its description of itself.
 
 use std::process::Command;
 
@@ -14,7 +14,7 @@ mod fixture;
 
 use fixture::{Server, TOOLS};
 
-sherry_testing::main![openai_for_python, openai_for_node, langchain, litellm];
+sherry_testing::main![openai_for_python, openai_for_node, langchain, litellm, schemathesis];
 
 /// Runs a script against servers; it prints "ok" and a name for each of its `checks`.
 fn passes(mut interpreter: Command, script: &str, addresses: &[&str], checks: usize) {
@@ -48,5 +48,20 @@ fn langchain() -> Outcome {
 fn litellm() -> Outcome {
     let python = python(&["litellm"])?;
     passes(python, "python/litellm_client.py", &[&Server::start_with(Some(TOOLS), |_| {}).address], 3);
+    Ok(())
+}
+
+/// Requests after `openapi.json`: every answer is one that it describes, and what it forbids is refused.
+fn schemathesis() -> Outcome {
+    let mut python = python(&["schemathesis"])?;
+    let server = Server::start_with(Some(TOOLS), |_| {});
+    let well = server.check();
+    let address = format!("http://{}/openapi.json", server.address);
+    let config = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/schemathesis.toml");
+    python.args(["-m", "schemathesis.cli", "--config-file", config, "--no-color", "run", &address]);
+    let output = python.output().unwrap();
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{stdout}: {stderr}");
+    server.is_well(&well);
     Ok(())
 }

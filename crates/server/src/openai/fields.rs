@@ -100,14 +100,18 @@ impl<'de> Deserialize<'de> for Part {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(serde::Deserialize)]
         struct Fields {
-            r#type: Option<String>,
+            #[serde(default = "text")]
+            r#type: String,
             text: Option<String>,
         }
+        fn text() -> String {
+            "text".to_owned()
+        }
         let Fields { r#type, text } = Fields::deserialize(deserializer)?;
-        match (r#type.as_deref(), text) {
-            (Some("text") | None, Some(text)) => Ok(Self { text }),
-            (Some("text") | None, None) => Err(de::Error::custom("a part of type 'text' needs 'text'")),
-            (Some(other), _) => {
+        match (r#type.as_str(), text) {
+            ("text", Some(text)) => Ok(Self { text }),
+            ("text", None) => Err(de::Error::custom("a part of type 'text' needs 'text'")),
+            (other, _) => {
                 let other: String = other.chars().take(32).collect();
                 Err(de::Error::custom(format!("parts of type '{other}' are not read; only 'text' is")))
             }

@@ -70,9 +70,11 @@ pub async fn props(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError>
     })))
 }
 
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
 /// `GET /metrics`.
-#[utoipa::path(get, path = "/metrics", responses((status = 200, body = String, description = "Numbers for Prometheus")))]
+#[utoipa::path(get, path = "/metrics", responses(
+    (status = 200, body = String, content_type = OPEN_METRICS, description = "Numbers for Prometheus")))]
 pub async fn metrics(State(app): State<Arc<App>>) -> Response {
-    let ty = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, ty)], app.metrics.text()).into_response()
+    ([(header::CONTENT_TYPE, OPEN_METRICS)], app.metrics.text()).into_response()
 }

@@ -258,9 +258,11 @@ fn output_that_is_no_use_ends_its_request_alone() {
     server.is_well(&well);
 }
 
-/// Panics in the middle of a step when it sees this token.
+/// Panics in the middle of a step when it sees this token. Others take a while, so that a long answer is still being
+/// written when the next request comes.
 fn panics_at(token: u32) -> Option<Probe> {
     Some(Probe(Arc::new(move |output| {
+        std::thread::sleep(Duration::from_millis(5));
         if matches!(output, Output::Token { token: found, .. } if *found == token) {
             panic!("as the test wants");
         }
