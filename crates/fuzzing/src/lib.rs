@@ -7,11 +7,13 @@
 
 mod kernels;
 mod models;
+mod requests;
 mod tables;
 mod texts;
 
 pub use kernels::packed_decode;
 pub use models::{gguf_header, gguf_model, gguf_roundtrip, safetensors_header};
+pub use requests::chat_body;
 pub use tables::{data_rows, parquet_rows, results_file};
 pub use texts::{chat_template, config_json, tiktoken, tokenizer_json};
 
@@ -19,7 +21,8 @@ pub use texts::{chat_template, config_json, tiktoken, tokenizer_json};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 13] = [
+    ("chat_body", chat_body),
     ("chat_template", chat_template),
     ("config_json", config_json),
     ("data_rows", data_rows),

@@ -68,6 +68,6 @@ macro_rules! replayed {
 }
 
 replayed! {
-    chat_template config_json data_rows gguf_header gguf_model gguf_roundtrip packed_decode parquet_rows results_file
+    chat_body chat_template config_json data_rows gguf_header gguf_model gguf_roundtrip packed_decode parquet_rows results_file
     safetensors_header tiktoken tokenizer_json
 }
