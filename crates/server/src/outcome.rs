@@ -22,11 +22,21 @@ impl Ended {
     }
 }
 
+/// What can be done where somebody else listens.
+fn way_out(what: &str, source: &io::Error) -> &'static str {
+    let is_port = what.parse::<SocketAddr>().is_ok();
+    if is_port && source.kind() == io::ErrorKind::AddrInUse {
+        "; --port takes another port, and 0 a free one"
+    } else {
+        ""
+    }
+}
+
 /// Why the server could not run.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The address.
-    #[error("cannot listen on {what}: {source}")]
+    #[error("cannot listen on {what}: {source}{}", way_out(what, source))]
     Listen {
         /// The address or path.
         what: String,

@@ -29,14 +29,22 @@ fn openai_for_python() -> Outcome {
     let python = python(&["openai"])?;
     let open = Server::start_with(Some(TOOLS), |_| {});
     let closed = Server::start_with(Some(TOOLS), |config| config.keys = Keys::parse("secret\n"));
-    passes(python, "python/openai_client.py", &[&open.address, &closed.address], 11);
+    let narrow = narrow();
+    passes(python, "python/openai_client.py", &[&open.address, &closed.address, &narrow.address], 12);
     Ok(())
 }
 
 fn openai_for_node() -> Outcome {
     let node = node(&["openai"])?;
-    passes(node, "node/openai_client.js", &[&Server::start_with(Some(TOOLS), |_| {}).address], 5);
+    let open = Server::start_with(Some(TOOLS), |_| {});
+    let narrow = narrow();
+    passes(node, "node/openai_client.js", &[&open.address, &narrow.address], 6);
     Ok(())
+}
+
+/// A server in which few requests may wait.
+fn narrow() -> Server {
+    Server::start(|config| config.max_queue = 1)
 }
 
 fn langchain() -> Outcome {

@@ -129,8 +129,12 @@ pub fn chromium() -> Result<PathBuf, Missing> {
     if std::env::var_os("CHROMIUM").is_some() {
         return find("CHROMIUM", "");
     }
+    program(&["chromium", "chromium-browser", "google-chrome"])
+}
+
+/// The first program of these names on the path.
+pub fn program(names: &[&str]) -> Result<PathBuf, Missing> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let names = ["chromium", "chromium-browser", "google-chrome"];
-    let mut places = std::env::split_paths(&path).flat_map(|folder| names.map(|name| folder.join(name)));
-    places.find(|place| place.is_file()).ok_or_else(|| Missing("no chromium".to_owned()))
+    let mut places = std::env::split_paths(&path).flat_map(|folder| names.iter().map(move |name| folder.join(name)));
+    places.find(|place| place.is_file()).ok_or_else(|| Missing(format!("no {}", names[0])))
 }

@@ -1,4 +1,5 @@
-// The official OpenAI client for Node against a running server. Argument: its address. Each check prints "ok" and its name.
+// The official OpenAI client for Node against a running server. Arguments: its address, and that of one in which few requests may
+// wait. Each check prints "ok" and its name.
 
 const assert = require("node:assert");
 const OpenAI = require("openai");
@@ -36,6 +37,14 @@ const checks = {
       controller.abort();
     }
     assert.ok((await client.chat.completions.create(short)).choices.length === 1);
+  },
+  async toldToComeAgain() {
+    const narrow = (maxRetries) => new OpenAI({ baseURL: `http://${process.argv[3]}/v1`, apiKey: "none", maxRetries });
+    const all = (client) => Promise.allSettled(Array.from({ length: 32 }, (_, seed) =>
+      client.chat.completions.create({ ...short, temperature: 1, seed, max_tokens: 300 })));
+    const refused = (await all(narrow(0))).filter((one) => one.status === "rejected");
+    assert.ok(refused.length > 0 && refused.every((one) => one.reason.status === 503));
+    assert.ok((await all(narrow(20))).every((one) => one.status === "fulfilled"));
   },
   async tools() {
     const answer = await client.chat.completions.create({

@@ -1,5 +1,5 @@
-"""The official OpenAI client against a running server. Arguments: the address of a server with tools, and of one that wants
-the key "secret".
+"""The official OpenAI client against a running server. Arguments: the address of a server with tools, of one that wants
+the key "secret", and of one in which few requests may wait.
 
 Each check prints "ok" and its name when it has passed; anything else ends the program with a traceback.
 """
@@ -11,7 +11,7 @@ import sys
 import openai
 from pydantic import BaseModel
 
-BASE, CLOSED = (f"http://{address}/v1" for address in sys.argv[1:3])
+BASE, CLOSED, NARROW = (f"http://{address}/v1" for address in sys.argv[1:4])
 client = openai.OpenAI(base_url=BASE, api_key="none", max_retries=0)
 MESSAGES = [{"role": "user", "content": "Say something."}]
 SHORT = {"model": "tiny", "messages": MESSAGES, "max_tokens": 8}
@@ -173,7 +173,23 @@ def many_at_once():
     assert together == [answer.choices[0].message.content for answer in alone]
 
 
+def told_to_come_again():
+    async def ask(asynchronous, seed):
+        try:
+            return await asynchronous.chat.completions.create(**dict(SHORT, max_tokens=300), seed=seed, temperature=1.0)
+        except openai.InternalServerError as error:
+            assert error.status_code == 503 and int(error.response.headers["retry-after"]) >= 1, error
+            return None
+
+    async def all_of_them(retries):
+        async with openai.AsyncOpenAI(base_url=NARROW, api_key="none", max_retries=retries) as asynchronous:
+            return await asyncio.gather(*(ask(asynchronous, seed) for seed in range(32)))
+
+    assert None in asyncio.run(all_of_them(0))
+    assert None not in asyncio.run(all_of_them(20))
+
+
 for check in (models, answers, streams, cancelled_streams, choices_and_seeds, stop_strings, completions, structured_answers,
-              tools, errors, many_at_once):
+              tools, errors, many_at_once, told_to_come_again):
     check()
     print("ok", check.__name__)
