@@ -135,11 +135,16 @@ impl Plan {
         let config = input.config();
         let stored = packed_input(input)?;
         if let (Some(scheme), Linears::Packed(_) | Linears::Dense(_)) = (stored, linears)
-            && !matches!(linears, Linears::Dense(ty) if ty.is_float())
+            // Floats and the ternary types hold what is there, or are refused where they do not.
+            && !matches!(linears, Linears::Dense(ty) if ty.is_float() || ty.is_ternary())
         {
             let problem =
                 format!("its linear layers are {} already; quantizing twice only loses weights", scheme.format);
             return Err(Error::Invalid(problem));
+        }
+        if container == Container::Folder && linears == Linears::Dense(TensorType::I2_S) {
+            let problem = "I2_S is a type of GGUF files: its blocks run across rows and end in a scale";
+            return Err(Error::Invalid(problem.to_owned()));
         }
         let mut moves = Moves {
             bridge: None,
@@ -310,6 +315,14 @@ impl Plan {
                  multiplied by {}, which comes to the same, to float rounding",
                 self.moves.query_scale
             ));
+        }
+        let i2_s = |planned: &Planned| planned.target == Target::Dense(TensorType::I2_S);
+        if !self.is_bitnet && self.tensors.iter().any(i2_s) {
+            notes.push(
+                "I2_S is the type of BitNet models, which round activations to int8 with one scale per token; this one does \
+                 so from now on"
+                    .to_owned(),
+            );
         }
         notes
     }

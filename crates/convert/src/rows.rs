@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 use sherry_kernels::Bytes;
 use sherry_kernels::format::i2_s::{I2sRows, I2sWriter};
-use sherry_kernels::format::{PackedLayout, PackedRows, QuadOrder, ScaleGroup, TensorType, TernaryRows, ggml, stq1_0};
+use sherry_kernels::format::{PackedLayout, PackedRows, QuadOrder, TensorType, TernaryRows, ggml, stq1_0};
 
 use super::channels::{Bridge, RopeRows};
 use sherry::io::TensorSource;
@@ -259,7 +259,8 @@ impl<'a> Rows<'a> {
         let block = at / ty.block_len() * ty.block_len();
         let kind = if ty == TensorType::Q1_0 { "all plus or minus" } else { "0 and plus or minus" };
         let problem = format!(
-            "has no exact form in {ty}: in row {row} the {} weights from column {block} on are not {kind} one f16 number              (column {at}: {})",
+            "has no exact form in {ty}: in row {row} the {} weights from column {block} on are not {kind} one f16 number \
+             (column {at}: {})",
             ty.block_len(),
             values[at]
         );
@@ -269,23 +270,39 @@ impl<'a> Rows<'a> {
     /// [`encode`](Self::encode) to I2_S, whose blocks run across rows.
     fn encode_i2_s(&self, mut sink: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
         let refuse =
-            |problem: &str| Err(malformed(self.source, &self.name, format!("has no exact form in I2_S: {problem}")));
-        let Data::Ternary { rows, .. } = &self.data else { return refuse("its weights are not ternary") };
-        if rows.scale_group() != ScaleGroup::Tensor {
-            return refuse("it has more than one scale");
+            |problem: String| Err(malformed(self.source, &self.name, format!("has no exact form in I2_S: {problem}")));
+        let mut values = vec![0.0; self.cols];
+        let mut scale = 0.0;
+        for row in 0..self.rows {
+            self.fill(row, &mut values);
+            for (column, value) in values.iter().enumerate().filter(|(_, value)| **value != 0.0) {
+                if scale == 0.0 {
+                    scale = value.abs();
+                }
+                // A NaN is no scale either.
+                if value.abs() != scale || !scale.is_finite() {
+                    return refuse(format!(
+                        "its weights are not 0 and plus or minus one number: {scale} is one, and that in row {row}, column \
+                         {column} is {value}"
+                    ));
+                }
+            }
         }
-        if self.moves.bridge.is_some() && Bridge::moves_columns(self.role) {
-            return refuse("its columns would be permuted");
+        // Where all weights are zero any scale is exact, and the stored one is kept.
+        if let Data::Ternary { rows, .. } = &self.data
+            && scale == 0.0
+        {
+            scale = rows.scale(0, 0);
         }
         let (mut writer, mut out) = (I2sWriter::default(), Vec::new());
-        let mut values = vec![0; self.cols];
         for row in 0..self.rows {
-            rows.values(self.old_row(row), &mut values);
-            writer.push(&values, &mut out);
+            self.fill(row, &mut values);
+            let codes: Vec<i8> = values.iter().map(|value| (*value > 0.0) as i8 - (*value < 0.0) as i8).collect();
+            writer.push(&codes, &mut out);
             sink(&out)?;
             out.clear();
         }
-        writer.finish(rows.scale(0, 0), &mut out);
+        writer.finish(scale, &mut out);
         sink(&out)?;
         self.release();
         Ok(())

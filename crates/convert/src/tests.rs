@@ -377,3 +377,112 @@ fn importance_must_cover_every_linear() {
     let error = to(&dense, &root.path().join("x"), &request).unwrap_err().to_string();
     assert!(error.contains(&missing), "{error}");
 }
+
+/// A folder of f32 whose matrices are -1, 0 and +1 (or only -1 and +1) times `scale(tensor, row, column)`.
+fn ternary_folder(root: &Path, binary: bool, scale: impl Fn(usize, usize, usize) -> f32) -> PathBuf {
+    let config = wide(Family::Llama);
+    let path = folder(root, &config, TensorType::F32);
+    let mut source = synthetic::source(&config, Naming::HuggingFace, 7);
+    for (tensor, role) in Role::all(&config).filter(|role| role.is_linear() || role.is_embedding()).enumerate() {
+        let name = role.name(config.family, Naming::HuggingFace).unwrap();
+        let [rows, cols] = role.shape(&config)[..] else { panic!("a matrix") };
+        let bytes = source.data(&name).unwrap();
+        let old = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+        let largest = old.clone().fold(0.0f32, |max, w| max.max(w.abs()));
+        let value = |(at, w): (usize, f32)| {
+            let code = if binary || w.abs() > largest / 3.0 { w.signum() } else { 0.0 };
+            code * scale(tensor, at / cols, at % cols)
+        };
+        let values: Vec<f32> = old.enumerate().map(value).collect();
+        source.insert_f32(&name, &[rows, cols], &values);
+    }
+    source.save(&path.join("model.safetensors")).unwrap();
+    path
+}
+
+#[test]
+fn ternary_types_take_what_they_hold_exactly() {
+    use TensorType::{I2_S, Q1_0, Q2_0, TQ1_0, TQ2_0};
+    const ALL: [TensorType; 5] = [TQ1_0, TQ2_0, Q2_0, Q1_0, I2_S];
+    /// A scale of its own for every tensor, row and column.
+    type Scale = fn(usize, usize, usize) -> f32;
+    let cases: [(&str, bool, Scale, &[TensorType]); 6] = [
+        ("one f16 scale", false, |t, _, _| 1.0 / (8 << (t % 3)) as f32, &[TQ1_0, TQ2_0, Q2_0, I2_S]),
+        ("one f32 scale", false, |_, _, _| 0.012_345_679, &[I2_S]),
+        ("a scale per row", false, |_, r, _| (1 + r % 5) as f32 / 64.0, &[TQ1_0, TQ2_0, Q2_0]),
+        ("a scale per 128", false, |_, _, c| (1 + c / 128 % 2) as f32 / 64.0, &[Q2_0]),
+        ("a scale per 64", true, |_, _, c| (1 + c / 64 % 2) as f32 / 64.0, &[Q2_0]),
+        ("binary", true, |_, r, _| (1 + r % 5) as f32 / 64.0, &[TQ1_0, TQ2_0, Q2_0, Q1_0]),
+    ];
+    for (case, binary, scale, holds) in cases {
+        let root = tempfile::tempdir().unwrap();
+        let dense = ternary_folder(root.path(), binary, scale);
+        let original = logits(&dense);
+        for ty in ALL {
+            let out = root.path().join(format!("{ty}.gguf"));
+            let request = Request { linears: Linears::Dense(ty), ..Request::keep() };
+            let made = to(&dense, &out, &request);
+            if !holds.contains(&ty) {
+                let error = made.unwrap_err().to_string();
+                let reason = if ty == I2_S { "plus or minus one number" } else { "plus or minus one f16 number" };
+                for part in [&format!("no exact form in {ty}"), ".weight'", reason] {
+                    assert!(error.contains(part), "{case}, {ty}: {error}");
+                }
+                assert!(!out.exists(), "{case}, {ty}");
+                continue;
+            }
+            let notes = made.unwrap().notes;
+            assert_eq!(
+                notes.iter().any(|note| note.contains("I2_S is the type of BitNet")),
+                ty == I2_S,
+                "{case}, {ty}"
+            );
+            let stored = open(&out);
+            let q = stored.tensors().get(Role::Layer(0, Part::Q), stored.source()).unwrap();
+            assert_eq!(q.type_name(), ty.to_string(), "{case}");
+            assert!(distance(&original, &logits(&out)) < 2e-5, "{case}, {ty}");
+            // From there into floats again: every weight as it was.
+            let back = root.path().join(format!("{ty}-back"));
+            to(&out, &back, &Request { linears: Linears::Dense(TensorType::F32), ..Request::keep() }).unwrap();
+            let values = |path: &Path| {
+                let folder = open(path);
+                let data = folder.source().data("model.layers.1.mlp.down_proj.weight").unwrap();
+                data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect::<Vec<_>>()
+            };
+            assert!(values(&back) == values(&dense), "{case}, {ty}");
+        }
+    }
+}
+
+#[test]
+fn packed_codes_become_ternary_types_and_sherry_ones_too() {
+    let root = tempfile::tempdir().unwrap();
+    let dense = folder(root.path(), &wide(Family::Llama), TensorType::F32);
+    let native = root.path().join("native");
+    to(&dense, &native, &packed(ScaleGroup::Row, QuadOrder::Contiguous)).unwrap();
+    let request = |ty| Request { linears: Linears::Dense(ty), ..Request::keep() };
+    let out = root.path().join("tq2.gguf");
+    to(&native, &out, &request(TensorType::TQ2_0)).unwrap();
+    assert!(distance(&logits(&native), &logits(&out)) < 2e-5);
+    let error = to(&native, &root.path().join("q1.gguf"), &request(TensorType::Q1_0)).unwrap_err().to_string();
+    assert!(error.contains("all plus or minus one f16 number (column"), "{error}");
+    let error = to(&native, &root.path().join("folder"), &request(TensorType::I2_S)).unwrap_err().to_string();
+    assert!(error.contains("I2_S is a type of GGUF files"), "{error}");
+}
+
+#[test]
+fn rounded_heads_and_inverse_scales_are_noted() {
+    let made = |scale: f32, embeddings| {
+        let root = tempfile::tempdir().unwrap();
+        let dense = ternary_folder(root.path(), false, move |_, _, _| scale);
+        let out = root.path().join("x.gguf");
+        let request = Request { linears: Linears::Dense(TensorType::I2_S), embeddings, ..Request::keep() };
+        to(&dense, &out, &request).unwrap();
+        open(&out).notes()
+    };
+    assert_eq!(made(0.05, Embeddings::Keep), [""; 0]);
+    let head = made(0.05, Embeddings::As(TensorType::I2_S));
+    assert!(head.len() == 1 && head[0].contains("token_embd.weight' is I2_S"), "{head:?}");
+    let inverse = made(20.0, Embeddings::Keep);
+    assert!(inverse.len() == 1 && inverse[0].contains("scale 20") && inverse[0].contains("inverse"), "{inverse:?}");
+}

@@ -72,7 +72,7 @@ pub use engine::matmul::{Precision, Product};
 pub use error::MatrixError;
 pub use isa::Isa;
 pub use kv::{KvTiles, KvType};
-pub use matrix::Matrix;
+pub use matrix::{Matrix, TernaryBits};
 pub use pool::Pool;
 pub use pool::claims::Claims;
 pub use splitmix::SplitMix64;

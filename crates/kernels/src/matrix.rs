@@ -43,6 +43,19 @@ pub(crate) enum Repr {
     Panels(Panels),
 }
 
+/// How ternary weights of one scale per row, or one in all, lie in memory. Those with a scale per group take 2 bits (a code of
+/// three weights would straddle groups), binary ones 1. What is computed is the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TernaryBits {
+    /// The smaller form, which decodes faster wherever memory is the limit: 1.67.
+    #[default]
+    Auto,
+    /// Three weights in five bits.
+    OneTwoThirds,
+    /// Four weights in a byte.
+    Two,
+}
+
 impl Matrix {
     /// Row-major rows of a float or block type, used in place; STQ1_0 is repacked into kernel order.
     ///
@@ -133,8 +146,8 @@ impl Matrix {
     }
 
     /// Ternary or binary weights of any container, repacked into kernel order on the workers of `pool`: binary ones at 1 bit
-    /// per weight; ternary ones at 1.67 where a row has one scale, at 2 elsewhere. Scales of groups are f16. Every value and scale is kept exactly; `rows`
-    /// are not needed afterwards.
+    /// per weight; ternary ones as `bits` says. Scales of groups are f16. Every value and scale is kept exactly; `rows` are not
+    /// needed afterwards.
     ///
     /// # Errors
     /// [`MatrixError`] when a scale is not finite, or one of a group is no f16, or a group has another size than
@@ -142,11 +155,15 @@ impl Matrix {
     ///
     /// # Panics
     /// When a value of `rows` is not -1, 0 or +1, or is 0 although they are binary.
-    pub fn from_ternary_on(pool: &Pool, rows: &(impl TernaryRows + ?Sized)) -> Result<Self, MatrixError> {
-        let format = match rows.scale_group() {
+    pub fn from_ternary_on(
+        pool: &Pool,
+        rows: &(impl TernaryRows + ?Sized),
+        bits: TernaryBits,
+    ) -> Result<Self, MatrixError> {
+        let format = match (rows.scale_group(), bits) {
             _ if rows.is_binary() => TernaryFormat::Binary,
-            ScaleGroup::Tensor | ScaleGroup::Row => TernaryFormat::Ternary167,
-            ScaleGroup::Group(_) => TernaryFormat::Ternary2,
+            (ScaleGroup::Group(_), _) | (_, TernaryBits::Two) => TernaryFormat::Ternary2,
+            (ScaleGroup::Tensor | ScaleGroup::Row, _) => TernaryFormat::Ternary167,
         };
         let (count, cols) = rows.shape();
         let matrix = TernaryMatrix::from_rows(rows, format, pool, transpose())?;

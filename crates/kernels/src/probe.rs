@@ -5,6 +5,7 @@
 use crate::Isa;
 use crate::arch::dispatch;
 use crate::engine::matmul::WIDEN_TOKENS;
+use crate::format::TensorType;
 use crate::format::TernaryFormat;
 use crate::table::Limits;
 
@@ -63,14 +64,20 @@ pub struct Family {
 /// # Panics
 /// When `isa` is not available on this processor.
 pub fn families(isa: Isa) -> Vec<Family> {
-    let names = |formats: &[TernaryFormat]| formats.iter().map(ToString::to_string).collect();
+    // The types of files that become these formats when they are loaded stand behind them.
+    let names = |formats: &[TernaryFormat], types: &[TensorType]| {
+        formats.iter().map(ToString::to_string).chain(types.iter().map(ToString::to_string)).collect()
+    };
     let ternary = &dispatch::expect(isa).ternary;
     let decoded = ternary.decoded.as_ref();
     let tiles = "tiles decoded once, int8 dot products";
     let look_up = ternary.look_up.filter(|look_up| (look_up.pays)());
     vec![
         Family {
-            formats: names(&[TernaryFormat::Sherry, TernaryFormat::Ternary167]),
+            formats: names(
+                &[TernaryFormat::Sherry, TernaryFormat::Ternary167],
+                &[TensorType::STQ1_0, TensorType::I2_S],
+            ),
             one_token: "look-up tables of partial sums",
             many_tokens: match look_up {
                 Some(look_up) => Some((look_up.min_tokens, "codes decoded once, 16-bit look-up tables")),
@@ -78,7 +85,7 @@ pub fn families(isa: Isa) -> Vec<Family> {
             },
         },
         Family {
-            formats: names(&[TernaryFormat::Binary]),
+            formats: names(&[TernaryFormat::Binary], &[TensorType::Q1_0]),
             one_token: "look-up tables of partial sums",
             many_tokens: match look_up {
                 Some(look_up) => Some((look_up.min_tokens_signs, "16-bit look-up tables")),
@@ -88,7 +95,10 @@ pub fn families(isa: Isa) -> Vec<Family> {
             },
         },
         Family {
-            formats: names(&[TernaryFormat::Ternary2]),
+            formats: names(
+                &[TernaryFormat::Ternary2],
+                &[TensorType::TQ1_0, TensorType::TQ2_0, TensorType::Q2_0, TensorType::PQ2_0, TensorType::PTQ1_0],
+            ),
             one_token: "int8 dot products on unpacked bits",
             many_tokens: decoded.map(|decoded| (decoded.min_tokens_bits, tiles)),
         },
@@ -105,7 +115,7 @@ pub fn families(isa: Isa) -> Vec<Family> {
             many_tokens: Some((WIDEN_TOKENS, "F16 and BF16 rows widened once per batch")),
         },
         Family {
-            formats: ["Q2_K", "TQ1_0", "TQ2_0", "Q1_0", "Q2_0", "PQ2_0", "PTQ1_0"].map(str::to_owned).to_vec(),
+            formats: vec![TensorType::Q2_K.to_string()],
             one_token: "f32 dot products on dequantized rows (slow)",
             many_tokens: None,
         },

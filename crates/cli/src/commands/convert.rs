@@ -27,11 +27,14 @@ Examples:
       the same where it is not: what does not fit takes 8 bits
   sherry convert hy-mt.gguf hy-mt.sherry
       STQ1_0 to a native folder, codes unchanged
+  sherry convert falcon-e-1b fe.gguf --dtype i2_s
+      a ternary model to a file for bitnet.cpp; tq2_0 and q2_0: for llama.cpp
   sherry convert model.gguf folder --dtype bf16
       a dense GGUF file to a folder for other tools
 
-Packed weights keep every code. A contiguous checkpoint becomes STQ1_0 (stride-16
-quads) by a permutation of channels that leaves the model's function unchanged;
+Packed weights keep every code, and ternary types take only what they hold exactly.
+A contiguous checkpoint becomes STQ1_0 (stride-16 quads) by a permutation of
+channels that leaves the model's function unchanged;
 where no exact form exists, the conversion is refused with the reason, unless
 --fallback says what such layers become.")]
 pub struct ConvertArgs {
@@ -39,7 +42,8 @@ pub struct ConvertArgs {
     input: PathBuf,
     /// The output: a GGUF file when it ends in .gguf, a folder otherwise
     output: PathBuf,
-    /// Type of dense linear layers [default: as they are; block types become f32 in folders]
+    /// Type of linear layers [default: as they are; block types become f32 in folders]. The ternary and binary types only take
+    /// weights that they hold exactly
     #[arg(long, value_enum)]
     dtype: Option<DtypeArg>,
     /// Type of embedding and head
@@ -66,6 +70,37 @@ enum DtypeArg {
     Bf16,
     #[value(name = "q8_0")]
     Q8_0,
+    /// Ternary, a scale per 256 weights
+    #[value(name = "tq1_0")]
+    Tq1_0,
+    /// Ternary, a scale per 256 weights
+    #[value(name = "tq2_0")]
+    Tq2_0,
+    /// Ternary, a scale per 64 weights
+    #[value(name = "q2_0")]
+    Q2_0,
+    /// Binary, a scale per 128 weights
+    #[value(name = "q1_0")]
+    Q1_0,
+    /// Ternary, one f32 scale per tensor; GGUF only
+    #[value(name = "i2_s")]
+    I2S,
+}
+
+impl DtypeArg {
+    fn ty(self) -> TensorType {
+        match self {
+            Self::F32 => TensorType::F32,
+            Self::F16 => TensorType::F16,
+            Self::Bf16 => TensorType::BF16,
+            Self::Q8_0 => TensorType::Q8_0,
+            Self::Tq1_0 => TensorType::TQ1_0,
+            Self::Tq2_0 => TensorType::TQ2_0,
+            Self::Q2_0 => TensorType::Q2_0,
+            Self::Q1_0 => TensorType::Q1_0,
+            Self::I2S => TensorType::I2_S,
+        }
+    }
 }
 
 pub fn run(args: &ConvertArgs, context: &Context) -> Result<ExitCode> {
@@ -73,13 +108,7 @@ pub fn run(args: &ConvertArgs, context: &Context) -> Result<ExitCode> {
     let checkpoint = Checkpoint::open(&resolve(&args.input)?, ReadMode::Map)?;
     context.console.say(&format!("found   {}", checkpoint.describe()));
     let request = Request {
-        linears: match args.dtype {
-            None => Linears::Keep,
-            Some(DtypeArg::F32) => Linears::Dense(TensorType::F32),
-            Some(DtypeArg::F16) => Linears::Dense(TensorType::F16),
-            Some(DtypeArg::Bf16) => Linears::Dense(TensorType::BF16),
-            Some(DtypeArg::Q8_0) => Linears::Dense(TensorType::Q8_0),
-        },
+        linears: args.dtype.map_or(Linears::Keep, |dtype| Linears::Dense(dtype.ty())),
         embeddings: args.embed.choice(),
         fallback: args.fallback.map(FallbackArg::ty),
         stq_id: stq_id(&args.stq_id),

@@ -10,7 +10,7 @@ use sherry::Progress;
 use sherry::io::ReadMode;
 use sherry::model::{ArchConfig, Checkpoint, Decoder, KvType};
 use sherry::tokenizer::Tokenizer;
-use sherry_kernels::{Engine, Isa, Matrix, Pool, Precision};
+use sherry_kernels::{Engine, Isa, Matrix, Pool, Precision, TernaryBits};
 
 use super::pull::pull_release;
 use crate::builtin;
@@ -38,6 +38,10 @@ pub struct EngineArgs {
     /// (greedy and top-k sampling; a different token once in 10^9)
     #[arg(long, value_enum, default_value = "full")]
     pub head: HeadArg,
+    /// Bits per ternary weight in memory, where a tensor or a row has one scale: 1.67 is smaller, 2 quicker to unpack; the
+    /// results are the same. Weights with a scale per group take 2, binary ones 1
+    #[arg(long, value_enum, default_value = "auto", value_name = "BITS")]
+    pub ternary_bits: TernaryBitsArg,
     /// Read files into memory instead of mapping them
     #[arg(long)]
     pub no_mmap: bool,
@@ -80,6 +84,27 @@ pub enum KvArg {
 pub enum HeadArg {
     Full,
     TwoStage,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum TernaryBitsArg {
+    /// 1.67: decoding is limited by what memory delivers
+    Auto,
+    #[value(name = "1.67")]
+    OneTwoThirds,
+    #[value(name = "2")]
+    Two,
+}
+
+impl TernaryBitsArg {
+    /// How ternary weights lie in memory.
+    fn bits(self) -> TernaryBits {
+        match self {
+            Self::Auto => TernaryBits::Auto,
+            Self::OneTwoThirds => TernaryBits::OneTwoThirds,
+            Self::Two => TernaryBits::Two,
+        }
+    }
 }
 
 impl KvArg {
@@ -210,6 +235,7 @@ impl EngineArgs {
         let path = resolve(path)?;
         let checkpoint = Checkpoint::open(&path, self.read_mode())?;
         progress.note(&format!("{}: {}", path.display(), checkpoint.describe()));
+        checkpoint.notes().iter().for_each(|note| progress.note(note));
         Ok(checkpoint)
     }
 
@@ -226,7 +252,7 @@ impl EngineArgs {
             }
             estimate.check(available).with_context(|| checkpoint.path().display().to_string())?;
         }
-        let mut model = checkpoint.load(engine.pool(), progress)?;
+        let mut model = checkpoint.load_as(self.ternary_bits.bits(), engine.pool(), progress)?;
         if self.head == HeadArg::TwoStage && !model.weights.add_coarse_head(engine.pool()) {
             progress
                 .note("--head two-stage: only for block-quantized heads (Q8_0, Q6_K, ...); every logit is computed");

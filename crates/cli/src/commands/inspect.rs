@@ -67,7 +67,7 @@ pub fn run(args: &InspectArgs, context: &Context) -> Result<ExitCode> {
         "sizes": sizes(&checkpoint),
         "config": checkpoint.config_json().ok(),
         "tokenizer": tokenizer(checkpoint.tokenizer()),
-        "notes": checkpoint.generation().faults.iter().map(|fault| &fault.problem).collect::<Vec<_>>(),
+        "notes": notes(&checkpoint),
     });
     if args.metadata
         && let Container::Gguf(file) = checkpoint.container()
@@ -147,6 +147,12 @@ fn sizes(checkpoint: &Checkpoint) -> Value {
         "norms and biases": { "bytes": sizes.vectors },
         "all": { "bytes": sizes.total(), "bits_per_weight": sizes.bits_per_weight() },
     })
+}
+
+/// What is doubtful about the weights, and what could not be understood of the recommendations.
+fn notes(checkpoint: &Checkpoint) -> Vec<String> {
+    let faults = checkpoint.generation().faults.iter().map(|fault| fault.problem.clone());
+    checkpoint.notes().into_iter().chain(faults).collect()
 }
 
 fn tokenizer(found: sherry::Result<Tokenizer>) -> Value {

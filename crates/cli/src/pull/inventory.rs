@@ -95,10 +95,9 @@ impl Cache {
         if others.is_empty() {
             return Ok(all(folder));
         }
-        let within =
-            |path: &Path| path.strip_prefix(&folder).ok().map(|part| folder.canonicalize().map(|it| it.join(part)));
-        let real = within(&snapshot).transpose()?;
-        if same.is_empty() || real != Some(snapshot.canonicalize()?) {
+        let commit = snapshot.file_name().unwrap_or_default().to_owned();
+        let expected = folder.canonicalize()?.join("snapshots").join(&commit);
+        if same.is_empty() || snapshot.canonicalize()? != expected {
             bail!("{}: leads out of the cache, where nothing is removed", snapshot.display());
         }
         let kept: HashSet<PathBuf> = others.iter().flat_map(|other| blobs_of(other, &folder)).collect();
@@ -107,7 +106,6 @@ impl Cache {
         let own = contents(&snapshot);
         let bytes = paths.iter().filter_map(|path| fs::metadata(path).ok()).map(|meta| meta.len()).sum::<u64>();
         let files = paths.len() + own.files;
-        let commit = snapshot.file_name().unwrap_or_default().to_owned();
         paths.extend(refs_to(&folder.join("refs"), commit.to_str().unwrap_or_default()));
         // The names go first: a revision whose contents are gone would be a trap.
         paths.insert(0, snapshot);

@@ -22,6 +22,11 @@ const TAIL_BYTES: usize = 32;
 /// Weights of a block that stand at the same bits.
 const STRIP: usize = BLOCK_LEN / 4;
 
+/// The scale of the tensor in `bytes`; `None` where they are too short to have one.
+pub fn scale(bytes: &[u8]) -> Option<f32> {
+    bytes.last_chunk().map(scale_of)
+}
+
 /// The scale at the start of what follows the last block.
 pub(super) fn scale_of(tail: &[u8; TAIL_BYTES]) -> f32 {
     f32::from_le_bytes([tail[0], tail[1], tail[2], tail[3]])

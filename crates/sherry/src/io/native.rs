@@ -56,7 +56,7 @@ impl PackedScheme {
         let Some(fields) = Fields::new(path, config)?.opt_fields(FIELD)? else { return Ok(None) };
         let method = fields.str("quant_method")?;
         if method != "sherry" {
-            let what = format!("{FIELD}.quant_method is '{}'; only 'sherry' can be read", shown(method));
+            let what = format!("{FIELD}.quant_method is '{}'; only 'sherry' and 'bitnet' can be read", shown(method));
             return Err(Error::unsupported(path, what));
         }
         let version = fields.u64("version")?;

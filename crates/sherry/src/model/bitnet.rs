@@ -163,7 +163,7 @@ impl BitNetWeights {
 }
 
 /// What multiplies the codes, from the tensor that holds it or its inverse.
-fn multiplier(source: &dyn TensorSource, name: &str, inverse: bool) -> Result<f32> {
+pub(super) fn multiplier(source: &dyn TensorSource, name: &str, inverse: bool) -> Result<f32> {
     let ty = source.find(name).map_or(TensorType::F32, |info| info.ty);
     let stored = Matrix::from_rows(ty, 1, 1, source.data(name)?);
     let stored = stored.map_err(|error| malformed(source, name, error.to_string()))?;

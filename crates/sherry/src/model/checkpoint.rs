@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use sherry_kernels::Pool;
 use sherry_kernels::format::TensorType;
+use sherry_kernels::{Pool, TernaryBits};
 
 use super::bitnet::BitNetScheme;
+use super::doubts;
 use super::mlx::MlxScheme;
 use super::names::{Naming, Role};
 use super::{
@@ -246,6 +247,11 @@ impl Checkpoint {
         format!("{container}, {family}, {layers} layers, {parameters} parameters, {}, {tied} embeddings", self.types())
     }
 
+    /// What about the stored weights makes wrong answers likely: files that other programs made in a known wrong way.
+    pub fn notes(&self) -> Vec<String> {
+        doubts::of(self)
+    }
+
     /// The types of the linear layers, the commonest first.
     fn types(&self) -> String {
         let mut counts: Vec<(String, usize)> = Vec::new();
@@ -280,7 +286,15 @@ impl Checkpoint {
     /// # Errors
     /// As [`Weights::load`].
     pub fn load(&self, pool: &Pool, progress: &dyn Progress) -> Result<Model> {
-        let weights = Weights::load(self.source(), &self.tensors, &self.config, pool, progress)?;
+        self.load_as(TernaryBits::Auto, pool, progress)
+    }
+
+    /// [`load`](Self::load) with ternary weights as `bits` says.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn load_as(&self, bits: TernaryBits, pool: &Pool, progress: &dyn Progress) -> Result<Model> {
+        let weights = Weights::load_as(self.source(), &self.tensors, &self.config, bits, pool, progress)?;
         Ok(Model { config: self.config.clone(), weights })
     }
 }

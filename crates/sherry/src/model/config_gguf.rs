@@ -6,7 +6,7 @@ use sherry_kernels::Matrix;
 use sherry_kernels::format::TensorType;
 
 use super::config::window_pattern;
-use super::keys::check_metadata;
+use super::keys::{check_metadata, instead_of};
 use super::names::{Naming, Part, Role};
 use super::rope::{ROPE_FREQS, ROPE_LONG, ROPE_SHORT};
 use super::{Activation, ArchConfig, Family, QkNorm, Rope, RopeLayout, RopeScaling};
@@ -46,7 +46,8 @@ pub fn parse(meta: &Metadata, tensors: &dyn TensorSource) -> Result<ArchConfig> 
     let name = meta.get_str("general.architecture")?;
     let Some((arch, family)) = ARCHITECTURES.into_iter().find(|(known, _)| *known == name) else {
         let known = ARCHITECTURES.map(|(name, _)| name).join(", ");
-        let what = format!("architecture '{}' is not supported; known are {known}", shown(name));
+        let instead = instead_of(name);
+        let what = format!("architecture '{}' is not supported{instead}; known are {known}", shown(name));
         return Err(Error::unsupported(path, what));
     };
     check_metadata(meta, path, arch)?;

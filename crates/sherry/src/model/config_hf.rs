@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::keys::{HF_FIXED, HF_LONG_ROPE, HF_MAGNITUDE, HF_MINICPM, HF_ROPE_FIXED, check_fields};
+use super::keys::{HF_FIXED, HF_LONG_ROPE, HF_MAGNITUDE, HF_MINICPM, HF_ROPE_FIXED, check_fields, instead_of};
 use super::{Activation, ArchConfig, Family, QkNorm, Rope, RopeLayout, RopeScaling};
 use crate::io::json::Fields;
 use crate::{Error, Result};
@@ -74,8 +74,9 @@ fn family(fields: &Fields<'_>) -> Result<(&'static str, Family)> {
         return Err(fields.error("architectures", "expected a list of strings"));
     };
     ARCHITECTURES.into_iter().find(|(known, _)| *known == name).ok_or_else(|| {
-        let name = crate::io::json::shown(name);
-        Error::unsupported(fields.path(), format!("architecture '{name}' is not supported; known are {}", known()))
+        let (name, instead) = (crate::io::json::shown(name), instead_of(name));
+        let what = format!("architecture '{name}' is not supported{instead}; known are {}", known());
+        Error::unsupported(fields.path(), what)
     })
 }
 

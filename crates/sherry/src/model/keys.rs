@@ -78,6 +78,11 @@ pub(super) const HF_FIXED: &[(&str, Fixed)] = &[
     ("num_kv_shared_layers", Fixed::AtMost(0)),
     ("position_embedding_xdrope", Fixed::False),
     ("partial_rotary_factor", Fixed::Number(1.0, false)),
+    // MiniCPM 4 attends to chosen blocks only, once a text is long.
+    ("sparse_config", Fixed::Absent),
+    // What the first BitNet models round weights and activations to.
+    ("weight_bits", Fixed::Number(1.0, false)),
+    ("input_bits", Fixed::Number(8.0, false)),
     // Factors.
     ("embedding_multiplier", Fixed::Number(1.0, false)),
     ("residual_multiplier", Fixed::Number(1.0, false)),
@@ -117,6 +122,24 @@ pub(super) fn check_fields(fields: &Fields<'_>, table: &[(&str, Fixed)]) -> Resu
         }
     }
     Ok(())
+}
+
+/// What messages say about architectures that are not run although ternary or binary models of them are known: what they have
+/// that is missing here, and what to take instead.
+pub(super) fn instead_of(architecture: &str) -> &'static str {
+    match architecture {
+        "qwen35"
+        | "qwen35moe"
+        | "qwen3next"
+        | "Qwen3_5ForCausalLM"
+        | "Qwen3_5ForConditionalGeneration"
+        | "Qwen3NextForCausalLM" => {
+            " (a hybrid of attention and recurrent layers; of the Bonsai models those of 1.7B, 4B and 8B run here)"
+        }
+        "maple" | "MapleForCausalLM" => " (a mixture of experts)",
+        "HGRNBitForCausalLM" => " (a recurrent network)",
+        _ => "",
+    }
 }
 
 /// What is made of a GGUF key, without the architecture's prefix.

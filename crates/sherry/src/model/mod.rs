@@ -7,6 +7,7 @@ mod config;
 pub mod config_gguf;
 pub mod config_hf;
 mod decoder;
+mod doubts;
 mod generation_config;
 mod keys;
 mod kv;

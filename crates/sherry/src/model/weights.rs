@@ -2,7 +2,7 @@
 
 use sherry_kernels::format::i2_s::I2sRows;
 use sherry_kernels::format::{BlockRows, FloatRows, PackedError, TensorType, TernaryRows};
-use sherry_kernels::{Bytes, Matrix, MatrixError, Pool};
+use sherry_kernels::{Bytes, Matrix, MatrixError, Pool, TernaryBits};
 
 use super::ArchConfig;
 use super::names::{Part, Role};
@@ -58,8 +58,8 @@ pub struct Layer {
 
 impl Weights {
     /// Loads every tensor of `tensors` from `source` on the threads of `pool`: floats are used where they lie, but for linear
-    /// layers all of whose weights are -1, 0 and +1 times a scale; those, block types and packed ternary ones are repacked into kernel order (a tensor at a time per thread) and their file pages released, so
-    /// that no second copy stays in memory.
+    /// layers all of whose weights are -1, 0 and +1 times a scale; those, block types and packed ternary ones are repacked into
+    /// kernel order (a tensor at a time per thread) and their file pages released, so that no second copy stays in memory.
     ///
     /// # Errors
     /// [`Error::Malformed`] naming the tensor: packed codes or scales that are illegal, norms that are not finite.
@@ -70,7 +70,22 @@ impl Weights {
         pool: &Pool,
         progress: &dyn Progress,
     ) -> Result<Self> {
-        let loader = Loader { source, tensors, config, pool };
+        Self::load_as(source, tensors, config, TernaryBits::Auto, pool, progress)
+    }
+
+    /// [`load`](Self::load) with ternary weights as `bits` says.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn load_as(
+        source: &dyn TensorSource,
+        tensors: &TensorMap,
+        config: &ArchConfig,
+        bits: TernaryBits,
+        pool: &Pool,
+        progress: &dyn Progress,
+    ) -> Result<Self> {
+        let loader = Loader { source, tensors, config, bits, pool };
         progress.start("load", config.layers as u64);
         let mut layers: Vec<Option<Result<Layer>>> = (0..config.layers).map(|_| None).collect();
         pool.for_chunks(&mut layers, 1, |index, layers| {
@@ -102,6 +117,7 @@ struct Loader<'a> {
     source: &'a dyn TensorSource,
     tensors: &'a TensorMap,
     config: &'a ArchConfig,
+    bits: TernaryBits,
     pool: &'a Pool,
 }
 
@@ -138,6 +154,10 @@ impl Loader<'_> {
             up_input_norm: optional(Part::UpInputNorm)?,
             down_input_norm: optional(Part::DownInputNorm)?,
         })
+    }
+
+    fn packed(&self, rows: &dyn TernaryRows) -> std::result::Result<Matrix, MatrixError> {
+        Matrix::from_ternary_on(self.pool, rows, self.bits)
     }
 
     fn error(&self, name: &str, error: MatrixError) -> Error {
@@ -181,7 +201,7 @@ impl Loader<'_> {
                     && role.is_linear()
                     && let Some(found) = FloatRows::detect(*ty, rows, cols, &bytes)
                 {
-                    let matrix = Matrix::from_ternary_on(self.pool, &found).map_err(|error| self.error(name, error))?;
+                    let matrix = self.packed(&found).map_err(|error| self.error(name, error))?;
                     self.source.release(name);
                     return Ok(matrix);
                 }
@@ -197,13 +217,13 @@ impl Loader<'_> {
             }
             Stored::BitNet { name, ty, weights } => {
                 let stored = weights.rows(self.source, name, *ty, rows, cols)?;
-                let matrix = Matrix::from_ternary_on(self.pool, &*stored).map_err(|error| self.error(name, error))?;
+                let matrix = self.packed(&*stored).map_err(|error| self.error(name, error))?;
                 self.source.release(name);
                 Ok(matrix)
             }
             Stored::Mlx { name, weights } => {
                 let found = weights.rows(self.source, name, rows, cols)?;
-                let matrix = Matrix::from_ternary_on(self.pool, &found).map_err(|error| self.error(name, error))?;
+                let matrix = self.packed(&found).map_err(|error| self.error(name, error))?;
                 stored.tensors().into_iter().for_each(|name| self.source.release(name));
                 Ok(matrix)
             }
@@ -227,7 +247,7 @@ impl Loader<'_> {
         cols: usize,
         bytes: &Bytes,
     ) -> std::result::Result<Option<Matrix>, MatrixError> {
-        let on = |rows: &dyn TernaryRows| Matrix::from_ternary_on(self.pool, rows).map(Some);
+        let on = |rows: &dyn TernaryRows| self.packed(rows).map(Some);
         match ty {
             TensorType::I2_S => on(&I2sRows::new(rows, cols, bytes.clone())?),
             _ => match BlockRows::new(ty, rows, cols, bytes.clone()) {

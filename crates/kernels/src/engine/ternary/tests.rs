@@ -10,7 +10,7 @@ use crate::format::{
 };
 use crate::ternary::matrix::TernaryMatrix;
 use crate::ternary::transpose::transpose;
-use crate::{Engine, Isa, Matrix, MatrixError, Pool, Precision, Product, SplitMix64};
+use crate::{Engine, Isa, Matrix, MatrixError, Pool, Precision, Product, SplitMix64, TernaryBits};
 
 use super::{Scratch, TernaryProduct, Way, multiply, multiply_by};
 
@@ -459,7 +459,7 @@ fn ternary_types_of_files_become_matrices_without_loss() {
         let mut expected = vec![0.0; rows * cols];
         dequantize(ty, &bytes, &mut expected);
         let blocks = BlockRows::new(ty, rows, cols, bytes.into()).unwrap();
-        let matrix = Matrix::from_ternary_on(&pool, &blocks).unwrap();
+        let matrix = Matrix::from_ternary_on(&pool, &blocks, TernaryBits::Auto).unwrap();
         let mut found = vec![9.0; cols];
         for (row, expected) in expected.chunks(cols).enumerate() {
             matrix.row_f32(row, &mut found);
@@ -484,17 +484,23 @@ fn ternary_types_of_files_become_matrices_without_loss() {
         writer.push(row, &mut bytes);
     }
     writer.finish(scale, &mut bytes);
-    let matrix = Matrix::from_ternary_on(&pool, &I2sRows::new(rows, cols, bytes.into()).unwrap()).unwrap();
+    let (stored, bytes) = (I2sRows::new(rows, cols, bytes.clone().into()).unwrap(), bytes.len());
     let x: Vec<f32> = (0..cols).map(|_| random.unit()).collect();
-    let (mut found, mut y) = (vec![9.0; cols], vec![0.0; rows]);
-    Engine::new(Isa::best(), 1, Precision::F32).matmul(&x, 1, &mut [Product { w: &matrix, y: &mut y }]);
-    for (row, values) in values.iter().enumerate() {
-        matrix.row_f32(row, &mut found);
-        let exact: Vec<f32> = values.iter().map(|value| f32::from(*value) * scale).collect();
-        assert_eq!(bits(&found), bits(&exact));
-        let sum: f64 = exact.iter().zip(&x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
-        assert!((sum - f64::from(y[row])).abs() < 1e-6, "{sum} and {}", y[row]);
+    let mut sizes = Vec::new();
+    for form in [TernaryBits::Auto, TernaryBits::OneTwoThirds, TernaryBits::Two] {
+        let matrix = Matrix::from_ternary_on(&pool, &stored, form).unwrap();
+        let (mut found, mut y) = (vec![9.0; cols], vec![0.0; rows]);
+        Engine::new(Isa::best(), 1, Precision::F32).matmul(&x, 1, &mut [Product { w: &matrix, y: &mut y }]);
+        for (row, values) in values.iter().enumerate() {
+            matrix.row_f32(row, &mut found);
+            let exact: Vec<f32> = values.iter().map(|value| f32::from(*value) * scale).collect();
+            assert_eq!(bits(&found), bits(&exact));
+            let sum: f64 = exact.iter().zip(&x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
+            assert!((sum - f64::from(y[row])).abs() < 1e-6, "{form:?}: {sum} and {}", y[row]);
+        }
+        sizes.push(matrix.bytes());
     }
+    assert!(sizes[0] == sizes[1] && sizes[1] < sizes[2] && sizes[2] < 3 * bytes, "{sizes:?}");
 }
 
 /// Weights as a user of the library may give them.
@@ -520,7 +526,8 @@ impl TernaryRows for Given {
 
 #[test]
 fn scales_that_cannot_be_kept_are_refused() {
-    let made = |group, scale| Matrix::from_ternary_on(&Pool::new(1), &Given(group, scale)).map(|_| ());
+    let made =
+        |group, scale| Matrix::from_ternary_on(&Pool::new(1), &Given(group, scale), TernaryBits::Auto).map(|_| ());
     for (group, scale, expected) in [
         (ScaleGroup::Row, 0.1, Ok(())),
         (ScaleGroup::Tensor, 1e-30, Ok(())),
