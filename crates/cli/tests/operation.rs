@@ -18,6 +18,7 @@ sherry_testing::main![
     the_service_manager_is_told_and_answers_are_finished,
     a_killed_server_leaves_nothing_in_the_way,
     any_user_and_a_root_that_is_read_only,
+    load_leaves_no_memory_behind,
     nginx_as_documented,
     vllm_router_as_documented,
     every_option_is_documented,
@@ -220,6 +221,51 @@ fn any_user_and_a_root_that_is_read_only() -> Outcome {
     }
     let server = Server::of(&mut shell(&script));
     complete(&server.address, "", "Once");
+    Ok(())
+}
+
+/// Resident memory in bytes.
+fn resident(child: &Child) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+}
+
+fn load_leaves_no_memory_behind() -> Outcome {
+    let server = Server::start(&["--port", "0", "--kv-memory", "16"]);
+    // Answers of all lengths at once: whole, streamed, left alone in the middle, refused, several with log-probabilities.
+    let storm = || {
+        std::thread::scope(|scope| {
+            for client in 0..8_usize {
+                let address = &server.address;
+                scope.spawn(move || {
+                    for job in 0..12_usize {
+                        let words = "word ".repeat(1 + 37 * client + 5 * job);
+                        let tokens = 1 + (client * 12 + job) * 7 % 90;
+                        let mut body =
+                            json!({ "prompt": words, "max_tokens": tokens, "ignore_eos": true, "seed": job });
+                        match job % 4 {
+                            0 => body["stream"] = json!(true),
+                            1 => (body["n"], body["logprobs"]) = (json!(2), json!(3)),
+                            2 => body["temperature"] = json!(-1),
+                            _ => body["stop"] = json!(["the"]),
+                        }
+                        let stream = send(connect(address), "POST", "/v1/completions", "", &body.to_string());
+                        if job != 8 {
+                            rest(stream);
+                        }
+                    }
+                });
+            }
+        });
+    };
+    storm();
+    let before = resident(&server.child);
+    for _ in 0..3 {
+        storm();
+    }
+    let after = resident(&server.child);
+    assert!(after < before + (5 << 20), "{before} and {after} bytes");
     Ok(())
 }
 
