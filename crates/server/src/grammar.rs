@@ -51,11 +51,12 @@ impl Rule {
     pub fn call(forced: &ForcedCall<'_>) -> Self {
         let tools = forced.tools.iter().filter(|tool| forced.name.is_none_or(|name| tool.function.name == name));
         let quoted = |text: &str| Value::from(text).to_string();
-        let (open, close) = forced.style.frame();
-        let mut grammar = match forced.parallel && forced.name.is_none() && !open.is_empty() {
-            true => "start: one (\"\\n\" one)*\n".to_owned(),
-            false => "start: one\n".to_owned(),
-        };
+        let frame = forced.style.frame();
+        let several = frame.between.filter(|_| forced.parallel && forced.name.is_none());
+        let more = several.map(|between| format!(" ({} one)*", quoted(between))).unwrap_or_default();
+        let literal = |text: &str| if text.is_empty() { String::new() } else { quoted(text) };
+        let mut grammar = format!("start: {} one{more} {}\n", literal(frame.all.0), literal(frame.all.1));
+        let (open, close) = frame.one;
         let (mut names, mut rules) = (Vec::new(), String::new());
         for (index, tool) in tools.enumerate() {
             let head = format!("{open}{{\"name\": {}, \"{}\": ", quoted(&tool.function.name), forced.style.arguments());

@@ -12,42 +12,63 @@ use crate::openai::answer::AnswerFunction;
 pub enum Style {
     /// `<tool_call>{"name": ..., "arguments": {...}}</tool_call>`: Qwen, Hermes, SmolLM.
     Hermes,
+    /// `<tool_calls>[{"name": ..., "arguments": {...}}, ...]</tool_calls>`: Hunyuan.
+    Hunyuan,
     /// The whole answer is `{"name": ..., "parameters": {...}}`, perhaps behind `<|python_tag|>`: LLaMA 3.
     Llama3,
+}
+
+/// What stands around calls and between them, where a style has several in one answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Frame {
+    /// Before the first call, and behind the last.
+    pub all: (&'static str, &'static str),
+    /// Before the JSON of each call, and behind it.
+    pub one: (&'static str, &'static str),
+    /// Between two calls.
+    pub between: Option<&'static str>,
 }
 
 impl Style {
     /// The style of a chat template that knows tools.
     pub fn of_template(source: &str) -> Self {
         let llama = source.contains("python_tag") || source.contains("ipython") || source.contains("\"parameters\"");
-        if llama && !source.contains("<tool_call>") { Self::Llama3 } else { Self::Hermes }
+        if source.contains("<tool_calls>") {
+            Self::Hunyuan
+        } else if llama && !source.contains("<tool_call>") {
+            Self::Llama3
+        } else {
+            Self::Hermes
+        }
     }
 
-    /// What stands before and after the JSON of a call.
-    pub fn frame(self) -> (&'static str, &'static str) {
+    /// What stands around the JSON of calls.
+    pub fn frame(self) -> Frame {
         match self {
-            Self::Hermes => ("<tool_call>\n", "\n</tool_call>"),
-            Self::Llama3 => ("", ""),
+            Self::Hermes => Frame { all: ("", ""), one: ("<tool_call>\n", "\n</tool_call>"), between: Some("\n") },
+            Self::Hunyuan => Frame { all: ("<tool_calls>[", "]</tool_calls>"), one: ("", ""), between: Some(", ") },
+            Self::Llama3 => Frame { all: ("", ""), one: ("", ""), between: None },
         }
     }
 
     /// The name of the field with the arguments.
     pub fn arguments(self) -> &'static str {
         match self {
-            Self::Hermes => "arguments",
+            Self::Hermes | Self::Hunyuan => "arguments",
             Self::Llama3 => "parameters",
         }
     }
 
-    fn open(self) -> &'static str {
+    /// What a call begins and ends with, where text may stand around it.
+    fn markers(self) -> Option<(&'static str, &'static str)> {
         match self {
-            Self::Hermes => "<tool_call>",
-            Self::Llama3 => "{",
+            Self::Hermes => Some(("<tool_call>", "</tool_call>")),
+            Self::Hunyuan => Some(("<tool_calls>", "</tool_calls>")),
+            Self::Llama3 => None,
         }
     }
 }
 
-const CLOSE: &str = "</tool_call>";
 /// Longest call that is held back.
 const MAX_CALL_BYTES: usize = 256 << 10;
 
@@ -85,9 +106,9 @@ impl CallParser {
     pub fn push(&mut self, piece: &str) -> Parsed {
         self.held.push_str(piece);
         let mut out = Parsed::default();
-        match self.style {
-            Style::Hermes => self.hermes(&mut out),
-            Style::Llama3 => {
+        match self.style.markers() {
+            Some((open, close)) => self.marked(open, close, &mut out),
+            None => {
                 // The whole answer decides; what cannot become a call goes out at once.
                 let start = self.held.trim_start();
                 let start = start.strip_prefix("<|python_tag|>").unwrap_or(start);
@@ -109,32 +130,30 @@ impl CallParser {
         parsed
     }
 
-    fn hermes(&mut self, out: &mut Parsed) {
+    fn marked(&mut self, open: &str, close: &str, out: &mut Parsed) {
         loop {
             if self.after_call {
                 let blank = self.held.len() - self.held.trim_start().len();
                 self.held.drain(..blank);
                 self.after_call = self.held.is_empty();
             }
-            let Some(open) = self.held.find(self.style.open()) else {
+            let Some(begin) = self.held.find(open) else {
                 // The beginning of a marker waits for its rest.
-                let marker = self.style.open();
-                let keep = (1..marker.len()).rev().find(|&n| self.held.ends_with(&marker[..n])).unwrap_or(0);
+                let keep = (1..open.len()).rev().find(|&n| self.held.ends_with(&open[..n])).unwrap_or(0);
                 self.speak(out, self.held.len() - keep);
                 return;
             };
-            self.speak(out, open);
-            let inside = self.style.open().len();
-            let found = self.held.match_indices(CLOSE).find_map(|(close, _)| {
-                match serde_json::from_str::<Value>(self.held[inside..close].trim()) {
+            self.speak(out, begin);
+            let found = self.held.match_indices(close).find_map(|(end, _)| {
+                match serde_json::from_str::<Value>(self.held[open.len()..end].trim()) {
                     // The marker stands inside a text.
                     Err(error) if error.is_eof() => None,
-                    value => Some((close + CLOSE.len(), value.ok().and_then(|value| call(&value)))),
+                    value => Some((end + close.len(), value.ok().and_then(|value| one_or_more(&value)))),
                 }
             });
             match found {
-                Some((end, Some(call))) => {
-                    out.calls.push(call);
+                Some((end, Some(calls))) => {
+                    out.calls.extend(calls);
                     self.held.drain(..end);
                     self.after_call = true;
                 }
@@ -163,6 +182,14 @@ impl CallParser {
         }
         self.speak(&mut out, self.held.len());
         out
+    }
+}
+
+/// The calls that a JSON value describes: one, or a list of them.
+fn one_or_more(value: &Value) -> Option<Vec<AnswerFunction>> {
+    match value {
+        Value::Array(values) if !values.is_empty() => values.iter().map(call).collect(),
+        _ => Some(vec![call(value)?]),
     }
 }
 
@@ -228,6 +255,20 @@ mod tests {
         }
         let one_by_one: Vec<String> = text.chars().map(String::from).collect();
         assert_eq!(run(Style::Hermes, &one_by_one.iter().map(String::as_str).collect::<Vec<_>>()), expected);
+    }
+
+    #[test]
+    fn hunyuan_calls_are_a_list() {
+        let text = "I look. <tool_calls>[{\"name\": \"f\", \"arguments\": {\"x\": \"</tool_calls>\"}}, \
+            {\"name\": \"g\", \"arguments\": {}}]</tool_calls> ";
+        let expected = ("I look. ".to_owned(), vec![call("f", r#"{"x":"</tool_calls>"}"#), call("g", "{}")]);
+        for at in 0..=text.len() {
+            assert_eq!(run(Style::Hunyuan, &[&text[..at], &text[at..]]), expected, "{at}");
+        }
+        for text in ["<tool_calls>[]</tool_calls>", "<tool_calls>[{}]</tool_calls>", "<tool_calls>[", "a <tool_call>"] {
+            assert_eq!(run(Style::Hunyuan, &[text]), (text.to_owned(), vec![]), "{text}");
+        }
+        assert_eq!(Style::of_template("{{ '<tool_calls>' }}"), Style::Hunyuan);
     }
 
     #[test]

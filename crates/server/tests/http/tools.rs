@@ -97,10 +97,16 @@ fn calls_that_are_forced_are_made_whole_and_streamed() {
 fn families_write_calls_in_their_own_way() {
     let llama = "{% for t in tools or [] %}{'name': {{ t.function.name }}, \"parameters\": ...}{% endfor %}\
         {% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}";
+    let hunyuan = "{% for t in tools or [] %}{{ t.function.name }}: <tool_calls>[...]</tool_calls>{% endfor %}\
+        {% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}";
     let server = Server::start_with(Some(llama), |_| {});
+    let lists = Server::start_with(Some(hunyuan), |_| {});
     let named = json!({"type": "function", "function": {"name": "light"}});
-    for (choice, stream) in [(json!("required"), false), (named.clone(), false), (named, true)] {
-        let reply = ask(&server, json!({"tool_choice": choice, "stream": stream}));
+    let cases = [(json!("required"), false), (named.clone(), false), (named, true)];
+    for (server, (choice, stream)) in
+        [&server, &lists].into_iter().flat_map(|server| cases.clone().map(|case| (server, case)))
+    {
+        let reply = ask(server, json!({"tool_choice": choice, "stream": stream, "parallel_tool_calls": false}));
         assert_eq!(reply.status, 200, "{}", reply.body);
         let message = match stream {
             false => reply.json()["choices"][0]["message"].clone(),
@@ -114,6 +120,10 @@ fn families_write_calls_in_their_own_way() {
     let written = json!({"guided_regex": r#"\{"name": "pick", "parameters": \{"n": 2\}\}"#});
     let message = ask(&server, written).json()["choices"][0]["message"].clone();
     assert_eq!((calls(&message), &message["content"]), (vec![("pick".into(), json!({"n": 2}))], &Value::Null));
+    let call = r#"\{"name": "pick", "arguments": \{"n": 2\}\}"#;
+    let written = json!({"guided_regex": format!(r"<tool_calls>\[{call}, {call}\]</tool_calls>")});
+    let message = ask(&lists, written).json()["choices"][0]["message"].clone();
+    assert_eq!(calls(&message), vec![("pick".into(), json!({"n": 2})); 2]);
 }
 
 #[test]
