@@ -31,6 +31,7 @@ WORDS = "the of and to in that it was he for on are with they at be this from ha
 WORKLOADS = {
     "chat": {"prompt": 128, "answer": 128},
     "document": {"prompt": 1024, "answer": 64},
+    "question": {"prompt": 512, "answer": 16},
     "write": {"prompt": 16, "answer": 256},
     "shared": {"prompt": 64, "answer": 64, "common": 1024},
     "mixed": {"prompt": 128, "answer": 128, "long": (4096, 16), "share": 0.2},
