@@ -5,9 +5,9 @@ use std::error::Error;
 use std::fs;
 use std::path::Path;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use sherry::io::native::PackedScheme;
-use sherry::io::{ReadMode, TensorInfo, safetensors};
+use sherry::io::{ReadMode, TensorInfo, TensorSource as _, safetensors};
 use sherry::model::names::Naming;
 use sherry::model::{ArchConfig, Checkpoint, Family, config_hf, synthetic};
 use sherry::tokenizer::{GgufVocab, Tokenizer};
@@ -50,7 +50,50 @@ fn main() -> Result<(), Box<dyn Error>> {
     });
     put("results_file", "results.json", results.to_string().as_bytes())?;
     put("gguf_model", "llama.gguf", &model(bytes)?)?;
+    for (name, quantization) in FOLDERS {
+        put("model_folder", name, &model_folder(&serde_json::from_str(quantization)?)?)?;
+    }
     Ok(())
+}
+
+/// What the configurations of quantized folders say.
+const FOLDERS: [(&str, &str); 4] = [
+    ("plain", "{}"),
+    ("bitnet", r#"{"quantization_config": {"quant_method": "bitnet", "linear_class": "autobitlinear"}}"#),
+    ("mlx-1-bit", r#"{"quantization": {"bits": 1, "group_size": 32}}"#),
+    ("mlx-2-bit", r#"{"quantization": {"bits": 2, "group_size": 32}}"#),
+];
+
+/// A folder as the target `model_folder` takes it: the matrices of a tiny model as `quantization` says.
+fn model_folder(quantization: &Value) -> Result<Vec<u8>, Box<dyn Error>> {
+    /// Codes 0, 2, 1, 1 of two bits each.
+    const CODES: u8 = 0b0101_1000;
+    let config = ArchConfig { vocab: 40, hidden: 32, ffn: 64, layers: 1, tied: true, ..synthetic::tiny(Family::Llama) };
+    let mut source = synthetic::source(&config, Naming::HuggingFace, 7);
+    let mut json = config_hf::write(&config).ok_or("no configuration for it")?;
+    let bits = quantization["quantization"]["bits"].as_u64().map(|bits| bits as usize);
+    for info in source.tensors().to_vec().iter().filter(|info| info.shape.len() == 2) {
+        let [rows, cols] = info.shape[..] else { continue };
+        if let Some(bits) = bits {
+            let module = info.name.trim_end_matches(".weight");
+            let step = if bits == 1 { 0.5 } else { 0.25 };
+            let words = cols * bits / 32;
+            source.insert(&info.name, TensorType::U32, &[rows, words], vec![CODES; rows * words * 4].into());
+            source.insert_f32(&format!("{module}.scales"), &[rows, cols / 32], &vec![step; rows * cols / 32]);
+            source.insert_f32(&format!("{module}.biases"), &[rows, cols / 32], &vec![-0.25; rows * cols / 32]);
+        } else if quantization.get("quantization_config").is_some() && info.name.contains("_proj.") {
+            let stored = rows.div_ceil(4);
+            source.insert(&info.name, TensorType::U8, &[stored, cols], vec![CODES; stored * cols].into());
+            source.insert_f32(&format!("{}_scale", info.name), &[1], &[0.25]);
+        }
+    }
+    for (field, value) in quantization.as_object().into_iter().flatten() {
+        json[field] = value.clone();
+    }
+    let place = tempfile::tempdir()?;
+    let file = place.path().join("model.safetensors");
+    source.save(&file)?;
+    Ok([json.to_string().as_bytes(), &[0], &fs::read(file)?].concat())
 }
 
 const TEMPLATES: [(&str, &str); 5] = [

@@ -12,7 +12,7 @@ mod tables;
 mod texts;
 
 pub use kernels::packed_decode;
-pub use models::{gguf_header, gguf_model, gguf_roundtrip, safetensors_header};
+pub use models::{gguf_header, gguf_model, gguf_roundtrip, model_folder, safetensors_header};
 pub use requests::chat_body;
 pub use tables::{data_rows, parquet_rows, results_file};
 pub use texts::{chat_template, config_json, tiktoken, tokenizer_json};
@@ -21,7 +21,7 @@ pub use texts::{chat_template, config_json, tiktoken, tokenizer_json};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 13] = [
+pub const TARGETS: [Target; 14] = [
     ("chat_body", chat_body),
     ("chat_template", chat_template),
     ("config_json", config_json),
@@ -29,6 +29,7 @@ pub const TARGETS: [Target; 13] = [
     ("gguf_header", gguf_header),
     ("gguf_model", gguf_model),
     ("gguf_roundtrip", gguf_roundtrip),
+    ("model_folder", model_folder),
     ("packed_decode", packed_decode),
     ("parquet_rows", parquet_rows),
     ("results_file", results_file),

@@ -1,11 +1,14 @@
 //! Model files.
 
+use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
-use sherry::Error;
 use sherry::io::gguf::{GgufFile, GgufWriter};
 use sherry::io::{ReadMode, Safetensors, TensorSource, verify_tensor};
-use sherry::model::Checkpoint;
+use sherry::model::{Checkpoint, Decoder, KvCache, KvType, Wanted};
+use sherry::{Error, NoProgress};
+use sherry_kernels::{Engine, Isa, Pool, Precision};
 
 /// Any bytes as a GGUF file: an error, or a source whose tensors can all be read.
 pub fn gguf_header(bytes: &[u8]) {
@@ -31,6 +34,24 @@ pub fn gguf_model(bytes: &[u8]) {
     {
         tokenizer.decode(&ids, true);
     }
+}
+
+/// A `config.json`, a zero byte and a safetensors file as a folder (plain, native, BitNet's or MLX's): an error, or a model that
+/// computes.
+pub fn model_folder(bytes: &[u8]) {
+    let Some(end) = bytes.iter().position(|byte| *byte == 0) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("config.json"), &bytes[..end]).unwrap();
+    fs::write(folder.path().join("model.safetensors"), &bytes[end + 1..]).unwrap();
+    let Ok(checkpoint) = Checkpoint::open(folder.path(), ReadMode::Read) else { return };
+    assert!(!checkpoint.describe().is_empty());
+    checkpoint.notes();
+    let Ok(model) = checkpoint.load(&Pool::new(1), &NoProgress) else { return };
+    let vocab = model.config.vocab;
+    let mut cache = KvCache::new(&model.config, 1, KvType::F32).unwrap();
+    let mut decoder = Decoder::new(Arc::new(model), Engine::new(Isa::best(), 1, Precision::Int8));
+    let logits = decoder.forward_one(&mut cache, &[0], Wanted::Last).unwrap();
+    assert_eq!(logits.last().map(<[f32]>::len), Some(vocab));
 }
 
 /// Entries but those that the writer sets itself; as text, in which NaN equals NaN.

@@ -11,7 +11,7 @@ use sherry_fuzzing::TARGETS;
 /// Changes of each kind per input.
 const CHANGES: usize = 24;
 /// Targets that write files take a hundred times as long.
-const SLOW: [&str; 3] = ["data_rows", "gguf_roundtrip", "results_file"];
+const SLOW: [&str; 4] = ["data_rows", "gguf_roundtrip", "model_folder", "results_file"];
 
 /// The inputs of `target`.
 fn inputs(target: &str) -> Vec<PathBuf> {
@@ -68,6 +68,6 @@ macro_rules! replayed {
 }
 
 replayed! {
-    chat_body chat_template config_json data_rows gguf_header gguf_model gguf_roundtrip packed_decode parquet_rows results_file
+    chat_body chat_template config_json data_rows gguf_header gguf_model gguf_roundtrip model_folder packed_decode parquet_rows results_file
     safetensors_header tiktoken tokenizer_json
 }
