@@ -46,13 +46,32 @@ pub fn with_model_of(config: &ArchConfig) -> TempDir {
 }
 
 fn write_model(folder: &Path, config: &ArchConfig) {
-    let mut source = synthetic::source(config, Naming::HuggingFace, 7);
-    // Greedy text never ends by itself: the logits of control tokens are zero, some other token's is above.
-    let head = source.data("lm_head.weight").unwrap();
-    let mut head: Vec<f32> = head.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-    head[256 * config.hidden..].fill(0.0);
-    source.insert_f32("lm_head.weight", &[config.vocab, config.hidden], &head);
+    write_changed_model(folder, config, |_, _| {});
+}
 
+/// The model `dense` with linear layers of -1, +1 and, where not `binary`, 0 times one number, in floats.
+pub fn write_rounded_model(folder: &Path, binary: bool) {
+    write_changed_model(folder, &config(), |name, weights| {
+        if name.contains("_proj.weight") {
+            for (at, w) in weights.iter_mut().enumerate() {
+                *w = if binary || at % 3 != 0 { w.signum() / 16.0 } else { 0.0 };
+            }
+        }
+    });
+}
+
+fn write_changed_model(folder: &Path, config: &ArchConfig, change: impl Fn(&str, &mut [f32])) {
+    let mut source = synthetic::source(config, Naming::HuggingFace, 7);
+    for info in source.tensors().to_vec() {
+        let bytes = source.data(&info.name).unwrap();
+        let mut weights: Vec<f32> = bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        if info.name == "lm_head.weight" {
+            // Greedy text never ends by itself: the logits of control tokens are zero, some other token's is above.
+            weights[256 * config.hidden..].fill(0.0);
+        }
+        change(&info.name, &mut weights);
+        source.insert_f32(&info.name, &info.shape, &weights);
+    }
     write_folder(folder, config);
     source.save(&folder.join("model.safetensors")).unwrap();
 }

@@ -7,7 +7,9 @@ use sherry::io::gguf::{GgufFile, GgufWriter, StqId, Value};
 use sherry::io::{ReadMode, TensorInfo, TensorSource as _};
 use sherry::model::ArchConfig;
 
-use crate::fixture::{config, document, names, refuses, run, succeeds, with_model, with_model_of, workplace};
+use crate::fixture::{
+    config, document, names, refuses, run, succeeds, with_model, with_model_of, workplace, write_rounded_model,
+};
 
 const GREEDY: &str = "--raw --temp 0 -n 8";
 
@@ -106,6 +108,56 @@ fn what_exists_is_replaced_only_by_force() {
     refuses(place, "quantize dense a --report packed.report.json", &["packed.report.json", "exists already"]);
     assert_eq!(names(place), ["dense", "packed", "packed.report.json"]);
     succeeds(place, "inspect dense --verify");
+}
+
+#[test]
+fn binary_and_ternary_files_say_what_their_folders_say() {
+    let place = workplace();
+    let place = place.path();
+    let say = |model: &str, more: &str| {
+        document(place, &format!("run {model} hello {GREEDY} --precision f32 {more}"))["tokens"].clone()
+    };
+    for (model, binary, types, refused) in [
+        ("bin", true, &[("q1_0", "Q1_0", 1.125), ("i2_s", "I2_S", 2.0), ("tq2_0", "TQ2_0", 2.0625)][..], None),
+        ("ter", false, &[("i2_s", "I2_S", 2.0), ("tq1_0", "TQ1_0", 1.6875), ("q2_0", "Q2_0", 2.25)], Some("q1_0")),
+    ] {
+        write_rounded_model(&place.join(model), binary);
+        let expected = say(model, "");
+        for (dtype, name, bits) in types {
+            let made = document(place, &format!("convert {model} {model}.{dtype}.gguf --dtype {dtype}"));
+            let file = format!("{model}.{dtype}.gguf");
+            let found = document(place, &format!("inspect {file} --verify"));
+            assert_eq!(found["problems"], Json::Array(Vec::new()), "{file}");
+            assert!(found["description"].as_str().unwrap().contains(name), "{file}: {found}");
+            assert!(
+                (made["sizes"]["linears"].as_f64().unwrap() * 8.0 / made["sizes"]["linear_weights"].as_f64().unwrap()
+                    - bits)
+                    .abs()
+                    < 0.01,
+                "{file}: {made}"
+            );
+            for more in ["", "--ternary-bits 1.67", "--ternary-bits 2", "--isa scalar", "-t 2", "--no-mmap"] {
+                assert_eq!(say(&file, more), expected, "{file} {more}");
+            }
+            // Rounded activations may choose other words, and must choose some.
+            assert!(
+                document(place, &format!("run {file} hello {GREEDY}"))["generated_tokens"].as_u64() > Some(0),
+                "{file}"
+            );
+            // Back in floats, as a folder.
+            succeeds(place, &format!("convert {file} {model}.{dtype} --dtype f32"));
+            assert_eq!(say(&format!("{model}.{dtype}"), ""), expected, "{file}");
+        }
+        if let Some(dtype) = refused {
+            refuses(
+                place,
+                &format!("convert {model} x.gguf --dtype {dtype}"),
+                &["no exact form in Q1_0", "_proj.weight", "column"],
+            );
+        }
+    }
+    refuses(place, "convert bin x --dtype i2_s", &["bin", "I2_S is a type of GGUF files"]);
+    assert!(!place.join("x").exists() && !place.join("x.gguf").exists());
 }
 
 #[test]

@@ -13,6 +13,7 @@ use super::names::{Naming, Role};
 use super::{
     ArchConfig, Family, GenerationConfig, KvCache, KvType, Model, Stored, TensorMap, Weights, config_gguf, config_hf,
 };
+use crate::chat::Preset;
 use crate::io::gguf::GgufFile;
 use crate::io::json;
 use crate::io::native::PackedScheme;
@@ -43,11 +44,6 @@ pub struct Checkpoint {
     container: Container,
     generation: GenerationConfig,
 }
-
-/// The chat template of BitNet-b1.58-2B-4T as its folder has it.
-const BITNET_TEMPLATE: &str = "{% for message in messages %}{% set content = message['role'] | capitalize + ': ' + \
-    message['content'] | trim + '<|eot_id|>' %}{% if loop.index0 == 0 %}{% set content = bos_token + content %}{% endif %}\
-    {{ content }}{% endfor %}{% if add_generation_prompt %}{{ 'Assistant: ' }}{% endif %}";
 
 /// What the model is stored in.
 #[derive(Debug)]
@@ -210,9 +206,14 @@ impl Checkpoint {
             Container::Gguf(file) => Tokenizer::from_metadata(file.metadata(), self.default_pre())?
                 .ok_or_else(|| Error::malformed(&self.path, "key 'tokenizer.ggml.model'", "missing: no tokenizer"))?,
         };
-        // The file of BitNet-b1.58-2B-4T holds a template that ends the prompt with the end of text.
-        if tokenizer.chat_template().is_some_and(|template| template.contains("BITNETAssistant")) {
-            tokenizer.set_chat_template(Some(BITNET_TEMPLATE.to_owned()));
+        let is_bitnet = match tokenizer.chat_template() {
+            // The file of BitNet-b1.58-2B-4T holds a template that ends the prompt with the end of text.
+            Some(template) => template.contains("BITNETAssistant"),
+            // The first models of this family were not made for conversations and have another vocabulary.
+            None => self.config.family == Family::BitNet && Preset::detect(&tokenizer) == Some(Preset::Llama3),
+        };
+        if is_bitnet {
+            tokenizer.set_chat_template(Some(Preset::BitNet.source().to_owned()));
         }
         Ok(tokenizer)
     }

@@ -591,3 +591,38 @@ fn folders_of_mlx_with_one_and_two_bits_run_exactly() {
         refused(&|_| {}, 4, "quantization.bits");
     }
 }
+
+#[test]
+fn bitnet_speaks_by_the_template_it_was_trained_with() {
+    let messages = [crate::chat::Message::new("user", " Hi ")];
+    let right = "User: Hi<|eot_id|>Assistant: ";
+    let wrong = "{% for m in messages %}Human: {{ m.content }}\n\nBITNETAssistant: {{ eos_token }}{% endfor %}";
+    let own = "{% for m in messages %}[{{ m.content }}]{% endfor %}";
+    let own_json: Value = serde_json::from_str(&crate::Llm::tiny().unwrap().tokenizer().to_json().unwrap()).unwrap();
+    let control = ["<|start_header_id|>", "<|eot_id|>"];
+    for (family, llama3, template, expected) in [
+        (Family::BitNet, true, Some(wrong), Some(right)),
+        (Family::Llama, true, Some(wrong), Some(right)),
+        (Family::BitNet, true, None, Some(right)),
+        (Family::BitNet, true, Some(own), Some("[ Hi ]")),
+        (Family::BitNet, false, None, None),
+        (Family::Llama, true, None, None),
+    ] {
+        let config = ArchConfig { vocab: 261, ..tiny(family) };
+        let dir = folder(&config, &synthetic::source(&config, Naming::HuggingFace, 1), |_| {});
+        let mut json = own_json.clone();
+        // The control tokens of ChatML give way to those of LLaMA 3, or to none.
+        let added = |(at, text): (usize, &&str)| {
+            json!({"id": 259 + at, "content": text, "special": true,
+            "single_word": false, "lstrip": false, "rstrip": false, "normalized": false})
+        };
+        json["added_tokens"] = control.iter().enumerate().filter(|_| llama3).map(added).collect();
+        fs::write(dir.path().join("tokenizer.json"), json.to_string()).unwrap();
+        fs::write(dir.path().join("tokenizer_config.json"), json!({"chat_template": template}).to_string()).unwrap();
+        let tokenizer = open(dir.path()).unwrap().tokenizer().unwrap();
+        let found = tokenizer.chat_template().map(|template| {
+            crate::chat::ChatTemplate::new(template, None, None).unwrap().render(&messages, true).unwrap().text
+        });
+        assert_eq!(found.as_deref(), expected, "{family:?} {template:?}");
+    }
+}

@@ -77,7 +77,7 @@ pub(super) fn by_name(name: &str) -> Result<PreTokenizer> {
     let Some(known) = KNOWN.iter().find(|known| known.name == name) else {
         let names: Vec<&str> = KNOWN.iter().map(|known| known.name).collect();
         return Err(Error::Tokenizer(format!(
-            "unknown pre-tokenizer {name:?} (tokenizer.ggml.pre); known are {}",
+            "unknown pre-tokenizer {name:?} (tokenizer.ggml.pre); the model's Hugging Face folder says how text is split; known are {}",
             names.join(", ")
         )));
     };

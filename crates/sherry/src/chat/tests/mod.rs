@@ -76,6 +76,21 @@ fn presets_render_the_families_formats() {
         text(Preset::Hunyuan),
         "<B>S<｜hy_place▁holder▁no▁3｜><｜hy_User｜> U <｜hy_Assistant｜>A<｜hy_place▁holder▁no▁2｜><｜hy_Assistant｜>"
     );
+    assert_eq!(text(Preset::Falcon3), "<|system|>\nS\n<|user|>\n U \n<|assistant|>\nA<E>\n<|assistant|>\n");
+    assert_eq!(text(Preset::BitNet), "<B>System: S<|eot_id|>User: U<|eot_id|>Assistant: A<|eot_id|>Assistant: ");
+}
+
+#[test]
+fn presets_are_found_by_control_tokens() {
+    for (control, expected) in [
+        (&["<|im_start|>", "<|im_end|>"][..], Some(Preset::ChatMl)),
+        (&["<|start_header_id|>", "<|eot_id|>"], Some(Preset::Llama3)),
+        (&["<|system|>", "<|user|>", "<|assistant|>"], Some(Preset::Falcon3)),
+        (&["<|user|>", "<|assistant|>", "<|end|>"], None),
+        (&["<|user|>"], None),
+    ] {
+        assert_eq!(Preset::detect(&tokenizer(control)), expected, "{control:?}");
+    }
 }
 
 #[test]
