@@ -109,11 +109,11 @@ def llama_bench(programs, model, threads, test):
     return float(json.loads(out[out.index("[") :])[0]["avg_ts"])
 
 
-def sherry_bench(sherry, model, threads, test, isa, top=0):
-    """The same for our program; with `top`, generation asks for so many of the largest logits only (--head two-stage)."""
+def sherry_bench(sherry, model, threads, test, isa, head="whole"):
+    """The same for our program, with the whole head or the two-stage one."""
     kind, count = test[:2], test[2:]
     counts = ["-p", count, "-n", "0"] if kind == "pp" else ["-p", "0", "-n", count]
-    command = [sherry, "--json", "-q", "bench", model, "-t", threads, *counts, "-r", "1", "--isa", isa, "--top", top]
+    command = [sherry, "--json", "-q", "bench", model, "-t", threads, *counts, "-r", "1", "--isa", isa, "--head", head]
     return float(json.loads(run(command))[0]["median_ts"])
 
 
@@ -153,7 +153,7 @@ def main():
                 label = f"{SHERRY} {form}" + ("" if isa == "auto" else f" ({isa})")
                 contestants.append((vocab, label, model, lambda t, test, m=model, i=isa: sherry_bench(args.sherry, m, t, test, i)))
                 if args.two_stage:
-                    two_stage = lambda t, test, m=model, i=isa: sherry_bench(args.sherry, m, t, test, i, 1)
+                    two_stage = lambda t, test, m=model, i=isa: sherry_bench(args.sherry, m, t, test, i, "two-stage")
                     contestants.append((vocab, label + ", two-stage head", model, two_stage))
 
     figures = {}

@@ -1,7 +1,7 @@
-//! Writes a checkpoint with the shapes of LLaMA-3.2-1B and random bf16 weights: for measuring speed and memory without
-//! anybody's weights. The tokenizer file makes it runnable.
+//! Writes a checkpoint with the shapes of LLaMA-3.2-1B, or of another model, and random bf16 weights: for measuring speed and
+//! memory without anybody's weights. The tokenizer file makes it runnable.
 //!
-//!     cargo run --release -p sherry --example synthetic_llama -- OUT [VOCAB [TIKTOKEN_FILE]]
+//!     cargo run --release -p sherry --example synthetic_llama -- OUT [VOCAB [TIKTOKEN_FILE [SHAPE]]]
 #![allow(clippy::print_stdout)] // a program
 
 use std::collections::BTreeMap;
@@ -17,14 +17,16 @@ use sherry_kernels::format::half::f32_to_bf16;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = env::args().skip(1);
-    let out = args.next().ok_or("usage: synthetic_llama OUT [VOCAB [TIKTOKEN_FILE]]")?;
+    let out = args.next().ok_or("usage: synthetic_llama OUT [VOCAB [TIKTOKEN_FILE [SHAPE]]]")?;
     let vocab = args.next().map_or(Ok(128_256), |n| n.parse())?;
     let out = Path::new(&out);
     fs::create_dir_all(out)?;
-    let config = ArchConfig { vocab, ..synthetic::shape("llama-3.2-1b").ok_or("an unknown shape")? };
+    let ranks = args.next();
+    let shape = args.next().unwrap_or_else(|| "llama-3.2-1b".to_owned());
+    let config = ArchConfig { vocab, ..synthetic::shape(&shape).ok_or("an unknown shape")? };
     let json = config_hf::write(&config).ok_or("no config.json for this configuration")?;
     fs::write(out.join("config.json"), serde_json::to_string_pretty(&json)?)?;
-    if let Some(ranks) = args.next() {
+    if let Some(ranks) = ranks {
         let control: Vec<String> = (0..256).map(|i| format!("<|reserved_special_token_{i}|>")).collect();
         // As many ranks as the vocabulary has room for; a rank's parts come before it.
         let ranks = fs::read_to_string(ranks)?;

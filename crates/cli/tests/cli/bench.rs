@@ -91,19 +91,55 @@ fn models_from_files_are_measured_together() {
 #[test]
 fn the_largest_logits_are_asked_for_beside_all() {
     let place = workplace();
-    let line = "bench --synthetic tiny --isa scalar -r 1 -p 0 -n 4 -t 1 --top 0,2";
-    let records = document(place.path(), &format!("{line} --head q8_0"));
+    let line = "bench --synthetic tiny --isa scalar -r 1 -p 4 -n 4 -t 1 --head whole,two-stage --top-k 1,2";
+    let records = document(place.path(), &format!("{line} --embed q8_0"));
     let found: Vec<_> = records
         .as_array()
         .unwrap()
         .iter()
-        .map(|r| (&r["top_logits"], r["weight_bytes_per_second"].is_number()))
+        .map(|r| (r["test"].as_str().unwrap(), &r["top_logits"], r["weight_bytes_per_second"].is_number()))
         .collect();
-    // Of a head that is read in part nobody knows the bytes.
-    assert_eq!(found, [(&0.into(), true), (&2.into(), false)]);
+    // Prompts are read once, since no head changes them. Of a head that is read in part nobody knows the bytes.
+    let expected = [("pp4", 0, false), ("tg4", 0, true), ("tg4", 1, false), ("tg4", 2, false)];
+    assert_eq!(found, expected.map(|(test, top, rate)| (test, &*Box::leak(Box::new(top.into())), rate)));
     let table = succeeds(place.path(), &format!("{line} -q"));
-    assert!(table.lines().next().unwrap().contains("| logits |") && table.contains("| top 2  |"), "{table}");
-    refuses(place.path(), &format!("{line} --head f16"), &["--top: this head has no coarse copy"]);
+    assert!(table.lines().next().unwrap().contains("| head ") && table.contains("| two-stage, top 2 |"), "{table}");
+    refuses(place.path(), &format!("{line} --embed f16"), &["--head two-stage: this head has no coarse copy"]);
+}
+
+#[test]
+fn sequences_are_continued_together() {
+    let place = workplace();
+    let line = "bench --synthetic tiny --isa scalar -r 1 -p 4 -n 4 -d 0,300 -t 1 -b 1,3";
+    let records = document(place.path(), line);
+    let tests: Vec<_> = records.as_array().unwrap().iter().map(|r| r["test"].as_str().unwrap()).collect();
+    assert_eq!(tests, ["pp4", "tg4", "tg4 x3", "pp4 @ d300", "tg4 @ d300", "tg4 x3 @ d300"]);
+    let samples = |index: usize| {
+        let record = &records[index];
+        record["samples_ts"][0].as_f64().unwrap() * record["samples_ns"][0].as_f64().unwrap() / 1e9
+    };
+    assert_eq!((samples(1).round(), samples(2).round()), (4.0, 12.0));
+    refuses(place.path(), "bench --synthetic tiny -b 0", &["--batch", "at least 1"]);
+    refuses(place.path(), "bench --synthetic tiny -b 9999", &["--batch", "1..=1024"]);
+}
+
+#[test]
+fn ratios_to_an_earlier_run() {
+    let place = workplace();
+    let line = "bench --synthetic tiny --isa scalar -r 1 -p 4 -n 4 -t 1";
+    let mut before = document(place.path(), line);
+    before[1]["median_ts"] = 1e-3.into();
+    std::fs::write(place.path().join("before.json"), before.to_string()).unwrap();
+    let after = document(place.path(), &format!("{line} -n 4,5 --vs before.json"));
+    assert!(after[0]["vs_ratio"].as_f64().unwrap() > 0.0 && after[1]["vs_ratio"].as_f64().unwrap() > 1000.0);
+    assert!(after[2]["vs_ratio"].is_null());
+    let table = succeeds(place.path(), &format!("{line} --vs before.json -q"));
+    assert!(table.lines().next().unwrap().ends_with("vs |") && table.contains("x |"), "{table}");
+    for (text, error) in [("[]", "there is no result"), ("{\"a\": 1}", "median_ts"), ("[1", "sherry bench --json")] {
+        std::fs::write(place.path().join("bad.json"), text).unwrap();
+        refuses(place.path(), &format!("{line} --vs bad.json"), &["bad.json", error]);
+    }
+    refuses(place.path(), &format!("{line} --vs none.json"), &["none.json"]);
 }
 
 #[test]
@@ -163,7 +199,7 @@ fn the_speed_table_has_a_row_per_method() {
 #[test]
 fn a_row_that_does_not_fit_is_skipped() {
     let place = workplace();
-    let line = "bench --table --synthetic llama-3-8b --vocab 16777216 --head f32 --type bf16 -r 1 -n 1 -t 1";
+    let line = "bench --table --synthetic llama-3-8b --vocab 16777216 --embed f32 --type bf16 -r 1 -n 1 -t 1";
     let outcome = run(place.path(), line);
     assert_eq!(outcome.code, Some(0), "{outcome:?}");
     assert!(outcome.stderr.contains("[1/1] BF16: skipped: needs "), "{outcome:?}");
@@ -226,7 +262,7 @@ fn bad_requests_are_named() {
         ("bench --synthetic gpt-5", ["--synthetic", "llama-3.2-1b"]),
         ("bench --synthetic tiny --type q9_0", ["--type", "q9_0"]),
         ("bench --synthetic tiny --type sherry-1.25/100", ["--type", "128"]),
-        ("bench --synthetic tiny --head sherry-1.25", ["--head", "q6_k"]),
+        ("bench --synthetic tiny --embed sherry-1.25", ["--embed", "q6_k"]),
         ("bench --synthetic tiny --vocab 0", ["--vocab", "at least 1"]),
         ("bench --synthetic smollm2-135m", ["Q6_K", "256"]),
         ("bench --kernels --shape 64", ["--shape", "ROWSxCOLS"]),

@@ -1,5 +1,6 @@
 //! Prompts and generation, in the manner of llama-bench: `pp512` reads 512 tokens at once, `tg128` makes 128 one after
-//! the other, `@ d4096` does so behind 4096 tokens of context. Tokens are random; there is no sampling.
+//! the other, `tg128 x4` makes 128 of each of four sequences, one of each at a time, `@ d4096` does so behind 4096 tokens of
+//! context. Tokens are random; there is no sampling.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -10,7 +11,7 @@ use sherry_kernels::{Engine, Isa, Pool, Precision};
 
 use super::ReadProbe;
 use super::statistics::median;
-use sherry::model::{ArchConfig, Decoder, KvCache, KvType, Model, Wanted};
+use sherry::model::{ArchConfig, Decoder, KvCache, KvPages, KvPool, KvType, Model, PAGE, Step, Wanted};
 use sherry::{Error, Progress, Result};
 
 /// What a test does.
@@ -27,8 +28,10 @@ pub enum Phase {
 pub struct Test {
     /// What it does.
     pub phase: Phase,
-    /// Tokens it reads or makes; at least 1.
+    /// Tokens it reads or makes, of each sequence; at least 1.
     pub tokens: usize,
+    /// Sequences that are continued together; at least 1, and 1 for prompts.
+    pub sequences: usize,
     /// Tokens already in the context.
     pub depth: usize,
 }
@@ -40,6 +43,9 @@ impl fmt::Display for Test {
             Phase::Generate => "tg",
         };
         write!(f, "{name}{}", self.tokens)?;
+        if self.sequences > 1 {
+            write!(f, " x{}", self.sequences)?;
+        }
         if self.depth > 0 { write!(f, " @ d{}", self.depth) } else { Ok(()) }
     }
 }
@@ -73,6 +79,13 @@ pub struct Options {
 }
 
 impl Options {
+    /// Whether `test` says anything new in setup `s`: prompts want all logits of their last token, whatever generation asks
+    /// for.
+    fn runs(&self, s: usize, test: &Test) -> bool {
+        let same = |other: &Setup| Setup { top: self.setups[s].top, ..*other } == self.setups[s];
+        test.phase == Phase::Generate || !self.setups[..s].iter().any(same)
+    }
+
     /// As many threads as the largest setup: what models are loaded on.
     pub fn pool(&self) -> Pool {
         Pool::new(self.setups.iter().map(|setup| setup.threads).max().unwrap_or(1))
@@ -95,16 +108,17 @@ pub struct Measurement {
 }
 
 impl Measurement {
-    /// Tokens per second of each repetition.
+    /// Tokens per second of each repetition, of all sequences together.
     pub fn rates(&self) -> Vec<f64> {
-        self.seconds.iter().map(|seconds| self.test.tokens as f64 / seconds).collect()
+        let tokens = (self.test.tokens * self.test.sequences) as f64;
+        self.seconds.iter().map(|seconds| tokens / seconds).collect()
     }
 
-    /// Bytes of weights read per second, by the median rate; `None` for prompts, whose tokens share each reading, and where
-    /// only a part of the head is read.
+    /// Bytes of weights read per second, by the median rate, where sequences share each reading; `None` for prompts, whose
+    /// tokens share it, too, and where only a part of the head is read.
     pub fn weight_rate(&self) -> Option<f64> {
         (self.test.phase == Phase::Generate && self.setup.top == 0)
-            .then(|| median(&self.rates()) * self.token_bytes as f64)
+            .then(|| median(&self.rates()) / self.test.sequences as f64 * self.token_bytes as f64)
     }
 
     /// The median read limit, where one was measured.
@@ -122,18 +136,25 @@ pub fn token_bytes(model: &Model) -> u64 {
 
 /// Bytes of the caches that [`run`] makes for one model.
 pub fn cache_bytes(model: &ArchConfig, options: &Options) -> u64 {
-    let mut kinds: Vec<(KvType, usize)> = Vec::new();
+    let mut kinds: Vec<(KvType, usize, usize)> = Vec::new();
     for setup in &options.setups {
         for test in &options.tests {
-            if !kinds.contains(&(setup.kv, test.depth)) {
-                kinds.push((setup.kv, test.depth));
+            let kind = (setup.kv, test.depth, test.sequences);
+            if !kinds.contains(&kind) {
+                kinds.push(kind);
             }
         }
     }
-    let longest = |depth| options.tests.iter().filter(|t| t.depth == depth).map(|t| t.tokens).max().unwrap_or(0);
-    kinds.into_iter().fold(0u64, |sum, (kv, depth)| {
-        sum.saturating_add(KvCache::bytes_needed(model, depth.saturating_add(longest(depth)), kv))
+    kinds.into_iter().fold(0u64, |sum, (kv, depth, sequences)| {
+        let one = KvCache::bytes_needed(model, depth.saturating_add(longest(options, depth, sequences)), kv);
+        sum.saturating_add(one.saturating_mul(sequences as u64))
     })
+}
+
+/// Most tokens of any test at this depth of so many sequences.
+fn longest(options: &Options, depth: usize, sequences: usize) -> usize {
+    let same = options.tests.iter().filter(|test| (test.depth, test.sequences) == (depth, sequences));
+    same.map(|test| test.tokens).max().unwrap_or(0)
 }
 
 /// Whether a model has room for all tests.
@@ -150,7 +171,7 @@ pub fn check(config: &ArchConfig, tests: &[Test]) -> Result<()> {
 
 /// Runs all tests of `options` on all `models`: the first repetition of everything, then the second, and so on, so that
 /// whatever else the machine does hits all configurations alike. Gives the measurements of each model, by test, then
-/// setup.
+/// setup; setups that differ in the logits of generation alone share those of prompts.
 ///
 /// # Errors
 /// [`Error::Invalid`] when a test does not fit the context a model was made for, [`Error::OutOfMemory`],
@@ -164,7 +185,8 @@ pub fn run(
     for model in models {
         check(&model.config, &options.tests)?;
     }
-    let cases = (models.len() * options.tests.len() * options.setups.len()) as u64;
+    let cases = options.tests.iter().flat_map(|test| (0..options.setups.len()).map(move |s| options.runs(s, test)));
+    let cases = models.len() as u64 * cases.filter(|runs| *runs).count() as u64;
     progress.start("bench", cases * (options.repetitions as u64 + u64::from(options.warm_up)));
     let mut runners = models.iter().map(|model| Runner::new(model, options)).collect::<Vec<_>>();
     let mut results: Vec<Vec<Measurement>> = runners.iter().map(|runner| runner.measurements(options)).collect();
@@ -173,7 +195,7 @@ pub fn run(
         let warm_up = options.warm_up && round == 0;
         for (t, test) in options.tests.iter().enumerate() {
             for (runner, results) in runners.iter_mut().zip(&mut results) {
-                for (s, setup) in options.setups.iter().enumerate() {
+                for (s, setup) in options.setups.iter().enumerate().filter(|(s, _)| options.runs(*s, test)) {
                     let result = &mut results[t * options.setups.len() + s];
                     if warm_up {
                         let tokens = if test.phase == Phase::Prompt { test.tokens.min(options.batch) } else { 1 };
@@ -191,15 +213,63 @@ pub fn run(
         }
     }
     progress.finish();
+    results.iter_mut().for_each(|results| results.retain(|result| !result.seconds.is_empty()));
     Ok(results)
 }
 
 /// A model with a decoder for every setup.
 struct Runner {
     decoders: Vec<Decoder>,
-    /// By element type and depth, filled up to that depth.
-    caches: HashMap<(usize, usize), KvCache>,
+    /// By element type, depth and sequences, filled up to that depth.
+    caches: HashMap<(usize, usize, usize), Cache>,
     token_bytes: u64,
+}
+
+/// Keys and values of sequences that are continued together.
+struct Cache {
+    pool: KvPool,
+    sequences: Vec<KvPages>,
+}
+
+impl Cache {
+    /// Empty ones with room for so many tokens each.
+    fn new(config: &ArchConfig, sequences: usize, tokens: usize, kv: KvType) -> Result<Self> {
+        let pool = KvPool::new(config, sequences * tokens.div_ceil(PAGE), kv)?;
+        Ok(Self { pool, sequences: (0..sequences).map(|_| KvPages::default()).collect() })
+    }
+
+    /// Appends `tokens` random tokens to each sequence, at most `batch` of each at a time, with the `wanted` logits at the
+    /// end.
+    fn extend(
+        &mut self,
+        decoder: &mut Decoder,
+        tokens: usize,
+        batch: usize,
+        wanted: Wanted,
+        progress: &dyn Progress,
+    ) -> Result<()> {
+        let vocab = decoder.config().vocab as u64;
+        let begin = self.sequences[0].len();
+        let end = begin + tokens;
+        let mut at = begin;
+        while at < end {
+            if progress.is_cancelled() {
+                return Err(Error::Interrupted);
+            }
+            let next = end.min(at + batch.max(1));
+            let random = |i: usize, sequence: usize| {
+                let place = ((sequence as u64) << 32) + i as u64 + 1;
+                ((place.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33) % vocab) as u32
+            };
+            let tokens: Vec<Vec<u32>> =
+                (0..self.sequences.len()).map(|sequence| (at..next).map(|i| random(i, sequence)).collect()).collect();
+            let logits = if next == end { wanted } else { Wanted::None };
+            let steps = self.sequences.iter_mut().zip(&tokens).map(|(cache, tokens)| Step { cache, tokens, logits });
+            decoder.forward(&mut self.pool, &mut steps.collect::<Vec<_>>())?;
+            at = next;
+        }
+        Ok(())
+    }
 }
 
 impl Runner {
@@ -226,58 +296,32 @@ impl Runner {
         let setup = options.setups[s];
         // Setups with the same type share the cache.
         let kind = options.setups.iter().position(|other| other.kv == setup.kv).unwrap_or(s);
-        let cache = match self.caches.entry((kind, test.depth)) {
+        let cache = match self.caches.entry((kind, test.depth, test.sequences)) {
             std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
             std::collections::hash_map::Entry::Vacant(entry) => {
-                let same_depth = options.tests.iter().filter(|other| other.depth == test.depth);
-                let longest = same_depth.map(|other| other.tokens).max().unwrap_or(test.tokens);
-                let mut cache = KvCache::new(self.decoders[s].config(), test.depth.saturating_add(longest), setup.kv)?;
+                let tokens = test.depth.saturating_add(longest(options, test.depth, test.sequences).max(test.tokens));
+                let mut cache = Cache::new(self.decoders[s].config(), test.sequences, tokens, setup.kv)?;
                 // The fastest decoder fills it.
                 let fastest =
                     (0..options.setups.len()).max_by_key(|&i| (options.setups[i].isa, options.setups[i].threads));
                 let decoder = &mut self.decoders[fastest.unwrap_or(s)];
-                prompt(decoder, &mut cache, test.depth, options.batch, Wanted::Last, progress)?;
+                let batch = options.batch.div_ceil(test.sequences);
+                cache.extend(decoder, test.depth, batch, Wanted::None, progress)?;
                 entry.insert(cache)
             }
         };
-        cache.truncate(test.depth);
+        cache.sequences.iter_mut().for_each(|sequence| sequence.truncate(test.depth));
         let decoder = &mut self.decoders[s];
         let start = Instant::now();
         match test.phase {
-            Phase::Prompt => prompt(decoder, cache, test.tokens, options.batch, Wanted::Last, progress)?,
+            Phase::Prompt => cache.extend(decoder, test.tokens, options.batch, Wanted::Last, progress)?,
             Phase::Generate => {
                 let logits = if setup.top == 0 { Wanted::Last } else { Wanted::Top(setup.top) };
                 for _ in 0..test.tokens {
-                    prompt(decoder, cache, 1, 1, logits, progress)?;
+                    cache.extend(decoder, 1, 1, logits, progress)?;
                 }
             }
         }
         Ok(start.elapsed().as_secs_f64())
     }
-}
-
-/// Appends `tokens` random tokens, `batch` at a time, with the `wanted` logits at the end.
-fn prompt(
-    decoder: &mut Decoder,
-    cache: &mut KvCache,
-    tokens: usize,
-    batch: usize,
-    wanted: Wanted,
-    progress: &dyn Progress,
-) -> Result<()> {
-    let vocab = decoder.config().vocab as u64;
-    let end = cache.len() + tokens;
-    while cache.len() < end {
-        if progress.is_cancelled() {
-            return Err(Error::Interrupted);
-        }
-        let next = end.min(cache.len() + batch.max(1));
-        let ids: Vec<u32> = (cache.len()..next)
-            .map(|i| ((i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33) % vocab)
-            .map(|id| id as u32)
-            .collect();
-        let logits = if next == end { wanted } else { Wanted::None };
-        decoder.forward_one(cache, &ids, logits)?;
-    }
-    Ok(())
 }

@@ -12,7 +12,7 @@ use sherry::model::{ArchConfig, Decoder, Family, KvCache, KvType, Wanted, synthe
 use sherry::{Error, NoProgress, Progress};
 
 fn test(phase: Phase, tokens: usize, depth: usize) -> Test {
-    Test { phase, tokens, depth }
+    Test { phase, tokens, sequences: 1, depth }
 }
 
 fn options(setups: &[(Isa, usize)], tests: Vec<Test>) -> Options {

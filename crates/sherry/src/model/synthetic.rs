@@ -148,7 +148,8 @@ pub(crate) fn gguf_like(family: Family) -> ArchConfig {
 }
 
 /// The published shapes that [`shape`] knows, and `tiny` for tests.
-pub const SHAPES: [&str; 6] = ["llama-3.2-1b", "llama-3.2-3b", "llama-3-8b", "smollm2-135m", "bitnet-b1.58-2b", "tiny"];
+pub const SHAPES: [&str; 7] =
+    ["llama-3.2-1b", "llama-3.2-3b", "llama-3-8b", "smollm2-135m", "bitnet-b1.58-2b", "bonsai-1.7b", "tiny"];
 
 /// The configuration called `name`, one of [`SHAPES`].
 pub fn shape(name: &str) -> Option<ArchConfig> {
@@ -212,6 +213,21 @@ pub fn shape(name: &str) -> Option<ArchConfig> {
             attn_scale: 1.0 / 128f32.sqrt(),
             tied: true,
             ..tiny(Family::BitNet)
+        },
+        // Those of Qwen3-1.7B.
+        "bonsai-1.7b" => ArchConfig {
+            vocab: 151_669,
+            hidden: 2048,
+            ffn: 6144,
+            layers: 28,
+            heads: 16,
+            kv_heads: 8,
+            head_dim: 128,
+            context: 32_768,
+            rope: Rope { theta: 1_000_000.0, ..tiny(Family::Qwen3).rope },
+            attn_scale: 1.0 / 128f32.sqrt(),
+            tied: true,
+            ..tiny(Family::Qwen3)
         },
         // Every axis a multiple of 256, so that every format can hold it.
         "tiny" => ArchConfig {

@@ -1,5 +1,6 @@
 //! `sherry bench`: how fast models and kernels run here, beside what this machine can do at most.
 
+mod earlier;
 mod kernels;
 mod models;
 mod output;
@@ -28,6 +29,8 @@ Examples:
   sherry bench model.gguf                                   pp512 and tg128
   sherry bench a.gguf b.sherry -p 128,512 -n 64 -d 0,4096 -t 1,2 -r 5
   sherry bench --synthetic llama-3.2-1b --vocab 2048        random weights: no model needed
+  sherry bench model.gguf -p 0 -b 1,4,16 --head whole,two-stage   several sequences, both heads
+  sherry bench model.gguf --vs before.json                  ratios to what `--json > before.json` wrote
   sherry bench --table                                      the paper's speed table, on this machine
   sherry bench --kernels --isa all                          every kernel beside the limits of memory and processor
 
@@ -59,8 +62,8 @@ pub struct BenchArgs {
     )]
     types: Vec<WeightFormat>,
     /// Type of embedding and head
-    #[arg(long, value_name = "TYPE", default_value = "q6_k", value_parser = head, help_heading = "Random weights")]
-    head: TensorType,
+    #[arg(long, value_name = "TYPE", default_value = "q6_k", value_parser = embedding, help_heading = "Random weights")]
+    embed: TensorType,
     /// Tokens in the vocabulary [default: the shape's]
     #[arg(long, value_name = "N", value_parser = vocabulary, help_heading = "Random weights")]
     vocab: Option<usize>,
@@ -87,13 +90,21 @@ pub struct BenchArgs {
     /// Types of keys and values in the cache
     #[arg(long, value_enum, value_delimiter = ',', default_value = "f16", help_heading = "Tests")]
     kv: Vec<KvArg>,
-    /// Largest logits that generation asks for, with the coarse copy of the head that --head two-stage makes; 0: all logits
-    #[arg(long, value_name = "K", value_delimiter = ',', default_value = "0", help_heading = "Tests",
+    /// Heads that generation uses: all logits (whole), or the largest by way of a coarse copy (two-stage)
+    #[arg(long, value_enum, value_name = "HEAD", value_delimiter = ',', default_value = "whole", help_heading = "Tests",
           conflicts_with_all = ["table", "kernels"])]
-    top: Vec<usize>,
+    head: Vec<Head>,
+    /// Largest logits that generation asks the two-stage head for: 1 is greedy decoding
+    #[arg(long, value_name = "K", value_delimiter = ',', default_value = "1", value_parser = positive,
+          help_heading = "Tests", conflicts_with_all = ["table", "kernels"])]
+    top_k: Vec<usize>,
+    /// Sequences that are continued together
+    #[arg(short, long, value_name = "N", value_delimiter = ',', default_value = "1", value_parser = sequences,
+          help_heading = "Tests", conflicts_with = "kernels")]
+    batch: Vec<usize>,
     /// Most prompt tokens per pass over the weights
     #[arg(short, long, value_name = "N", default_value_t = 512, value_parser = positive, help_heading = "Tests")]
-    batch: usize,
+    ubatch: usize,
     /// Repetitions
     #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = positive, help_heading = "Tests")]
     repetitions: usize,
@@ -101,9 +112,19 @@ pub struct BenchArgs {
     #[arg(long, help_heading = "Tests")]
     no_warmup: bool,
 
+    /// Print ratios to this earlier result of --json
+    #[arg(long, value_name = "FILE", help_heading = "Output", conflicts_with_all = ["table", "kernels"])]
+    vs: Option<std::path::PathBuf>,
     /// Form of the results; --json means json
     #[arg(short, long, value_enum, default_value_t = Form::Md, help_heading = "Output")]
     output: Form,
+}
+
+/// How generation finds its logits.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Head {
+    Whole,
+    TwoStage,
 }
 
 /// Forms of output.
@@ -122,11 +143,12 @@ enum Form {
 /// Most tokens that make sense to ask for; more is a typing error.
 const MAX_TOKENS: usize = 1 << 24;
 const MAX_VOCAB: usize = 1 << 24;
+const MAX_SEQUENCES: usize = 1024;
 const MAX_SIDE: usize = 1 << 20;
 /// A machine with less left over for other programs would swap.
 const MEMORY_SHARE: f64 = 0.9;
 
-fn head(text: &str) -> Result<TensorType, String> {
+fn embedding(text: &str) -> Result<TensorType, String> {
     match text.parse() {
         Ok(WeightFormat::Plain(ty)) => Ok(ty),
         _ => Err("not a type of embeddings: bf16, f16, q8_0, q6_k, q4_k, q4_0, ...".to_owned()),
@@ -136,6 +158,13 @@ fn head(text: &str) -> Result<TensorType, String> {
 fn vocabulary(text: &str) -> Result<usize, String> {
     match positive(text)? {
         n if n > MAX_VOCAB => Err(format!("{n} is not in 1..={MAX_VOCAB}")),
+        n => Ok(n),
+    }
+}
+
+fn sequences(text: &str) -> Result<usize, String> {
+    match positive(text)? {
+        n if n > MAX_SEQUENCES => Err(format!("{n} is not in 1..={MAX_SEQUENCES}")),
         n => Ok(n),
     }
 }
@@ -213,7 +242,8 @@ impl BenchArgs {
                     if tokens > MAX_TOKENS || depth > MAX_TOKENS {
                         bail!("{tokens} tokens at depth {depth}: at most {MAX_TOKENS}");
                     }
-                    tests.push(Test { phase, tokens, depth });
+                    let sequences = if phase == Phase::Generate { distinct(&self.batch, &[]) } else { vec![1] };
+                    tests.extend(sequences.into_iter().map(|sequences| Test { phase, tokens, sequences, depth }));
                 }
             }
         }
@@ -224,11 +254,20 @@ impl BenchArgs {
         for isa in self.isas()? {
             for &threads in &self.thread_counts(threads) {
                 for kv in self.kv_types() {
-                    setups.extend(distinct(&self.top, &[]).into_iter().map(|top| Setup { isa, threads, kv, top }));
+                    setups.extend(self.tops().into_iter().map(|top| Setup { isa, threads, kv, top }));
                 }
             }
         }
-        Ok(Options { setups, tests, repetitions: self.repetitions, warm_up: !self.no_warmup, batch: self.batch })
+        Ok(Options { setups, tests, repetitions: self.repetitions, warm_up: !self.no_warmup, batch: self.ubatch })
+    }
+
+    /// How many logits generation asks for, in each way that it is asked for; 0: all.
+    fn tops(&self) -> Vec<usize> {
+        let of = |head: Head| match head {
+            Head::Whole => vec![0],
+            Head::TwoStage => distinct(&self.top_k, &[]),
+        };
+        distinct(&self.head, &[]).into_iter().flat_map(of).collect()
     }
 
     /// The configuration of random weights called `shape`.

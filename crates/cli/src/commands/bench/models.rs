@@ -13,6 +13,7 @@ use sherry_measure::bench::{RandomModel, ReadProbe, WeightFormat};
 use sherry_kernels::Matrix;
 use sherry_kernels::format::{ScaleGroup, TernaryFormat};
 
+use super::earlier::Earlier;
 use super::output::{self, Record, Subject};
 use super::{BenchArgs, usable_memory};
 use crate::commands::Context;
@@ -42,7 +43,7 @@ impl Candidate {
         }
     }
 
-    /// Memory that measuring it takes: weights, the coarse copy of the head where `--top` wants one, caches.
+    /// Memory that measuring it takes: weights, the coarse copy of the head where one is wanted, caches.
     fn memory(&self, options: &Options) -> MemoryEstimate {
         let mut weights = self.bytes();
         if options.setups.iter().any(|setup| setup.top > 0) {
@@ -59,7 +60,7 @@ impl Candidate {
             Self::Random(model) => model.load(&pool, &context.console)?,
         };
         if options.setups.iter().any(|setup| setup.top > 0) && !model.weights.add_coarse_head(&pool) {
-            bail!("--top: this head has no coarse copy, only block-quantized ones have");
+            bail!("--head two-stage: this head has no coarse copy, only block-quantized ones have");
         }
         Ok(model)
     }
@@ -103,6 +104,7 @@ fn linear_layers(checkpoint: &Checkpoint) -> (String, f64) {
 
 pub fn run(args: &BenchArgs, context: &Context) -> Result<ExitCode> {
     let options = args.options(&[512], &[128], &[default_threads().threads])?;
+    let earlier = args.vs.as_deref().map(Earlier::read).transpose()?;
     let candidates = candidates(args, context)?;
     for candidate in &candidates {
         models::check(candidate.config(), &options.tests)?;
@@ -134,7 +136,11 @@ pub fn run(args: &BenchArgs, context: &Context) -> Result<ExitCode> {
         .iter()
         .flat_map(|(subject, measurements)| measurements.iter().map(|m| output::record(subject, options.batch, m)))
         .collect();
-    output::write(args.form(context), &records, || markdown(&options, &results))?;
+    let records = match &earlier {
+        Some(earlier) => records.into_iter().map(|record| earlier.beside(record)).collect(),
+        None => records,
+    };
+    output::write(args.form(context), &records, || markdown(&options, &results, &records, earlier.is_some()))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -143,7 +149,7 @@ fn candidates(args: &BenchArgs, context: &Context) -> Result<Vec<Candidate>> {
     if let Some(shape) = &args.synthetic {
         let sherry = WeightFormat::Packed(TernaryFormat::Sherry, ScaleGroup::Row);
         for format in super::distinct(&args.types, &[sherry]) {
-            let model = RandomModel::new(args.config(shape)?, format, args.head, 1)?;
+            let model = RandomModel::new(args.config(shape)?, format, args.embed, 1)?;
             candidates.push(Candidate::Random(Box::new(model)));
         }
     } else if !args.types.is_empty() || args.vocab.is_some() {
@@ -174,7 +180,12 @@ fn measure(
     Ok(())
 }
 
-fn markdown(options: &Options, results: &[(Subject, Vec<Measurement>)]) -> String {
+fn markdown(
+    options: &Options,
+    results: &[(Subject, Vec<Measurement>)],
+    records: &[Record],
+    with_earlier: bool,
+) -> String {
     let several_types = options.setups.iter().any(|setup| setup.kv != KvType::default());
     let mut columns = vec![
         ("model", Align::Left),
@@ -188,7 +199,7 @@ fn markdown(options: &Options, results: &[(Subject, Vec<Measurement>)]) -> Strin
     }
     let several_heads = options.setups.iter().any(|setup| setup.top > 0);
     if several_heads {
-        columns.push(("logits", Align::Left));
+        columns.push(("head", Align::Left));
     }
     columns.extend([
         ("test", Align::Right),
@@ -196,8 +207,12 @@ fn markdown(options: &Options, results: &[(Subject, Vec<Measurement>)]) -> Strin
         ("weights GB/s", Align::Right),
         ("of read limit", Align::Right),
     ]);
+    if with_earlier {
+        columns.push(("vs", Align::Right));
+    }
     let mut table = Table::new(&columns);
-    for (subject, m) in results.iter().flat_map(|(subject, all)| all.iter().map(move |m| (subject, m))) {
+    let all = results.iter().flat_map(|(subject, all)| all.iter().map(move |m| (subject, m)));
+    for ((subject, m), record) in all.zip(records) {
         let mut cells = vec![
             subject.name.clone(),
             output::binary_size(subject.bytes),
@@ -209,9 +224,16 @@ fn markdown(options: &Options, results: &[(Subject, Vec<Measurement>)]) -> Strin
             cells.push(output::kv_name(m.setup.kv));
         }
         if several_heads {
-            cells.push(if m.setup.top == 0 { "all".to_owned() } else { format!("top {}", m.setup.top) });
+            cells.push(match m.setup.top {
+                0 => "whole".to_owned(),
+                1 => "two-stage".to_owned(),
+                top => format!("two-stage, top {top}"),
+            });
         }
         cells.extend([m.test.to_string(), output::rate(m), output::traffic(m), output::limit_share(m)]);
+        if with_earlier {
+            cells.push(record["vs_ratio"].as_f64().map_or(String::new(), |ratio| format!("{ratio:.2}x")));
+        }
         table.row(cells);
     }
     format!("{table}\n{}\n", output::footer())

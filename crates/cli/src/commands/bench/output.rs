@@ -67,6 +67,7 @@ pub fn record(subject: &Subject, batch: usize, m: &Measurement) -> Record {
         "n_threads": m.setup.threads,
         "type_kv": kv_name(m.setup.kv),
         "top_logits": m.setup.top,
+        "n_sequences": m.test.sequences,
         "test": m.test.to_string(),
         "n_prompt": count(Phase::Prompt),
         "n_gen": count(Phase::Generate),
@@ -186,7 +187,7 @@ mod tests {
         let generates = phase == Phase::Generate;
         Measurement {
             setup: Setup { isa: Isa::Scalar, threads: 2, kv: KvType::F16, top: 0 },
-            test: Test { phase, tokens: 10, depth: 4 },
+            test: Test { phase, tokens: 10, sequences: 1, depth: 4 },
             seconds: vec![1.0, 2.0, 4.0],
             read_limits: if generates { vec![40e9, 20e9, 30e9] } else { Vec::new() },
             token_bytes: 3_000_000_000,

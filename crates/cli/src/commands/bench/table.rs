@@ -37,7 +37,7 @@ pub fn run(args: &BenchArgs, context: &Context) -> Result<ExitCode> {
     // Refuse what cannot be before the first row takes its time.
     let mut planned = Vec::new();
     for (name, format) in rows {
-        planned.push((name, RandomModel::new(args.config(shape)?, format, args.head, 1)?));
+        planned.push((name, RandomModel::new(args.config(shape)?, format, args.embed, 1)?));
     }
     for (_, model) in &planned {
         models::check(model.config(), &options.tests)?;
@@ -72,7 +72,7 @@ pub fn run(args: &BenchArgs, context: &Context) -> Result<ExitCode> {
         let config = args.config(shape).map(|config| config.vocab).unwrap_or(0);
         let about = format!(
             "Shapes of {shape}, vocabulary {config}, head {}, {} repetitions, median tokens per second.",
-            args.head, options.repetitions
+            args.embed, options.repetitions
         );
         format!("{}\n{about}\n{}\n", markdown(&measured, &options), output::footer())
     })?;
