@@ -98,7 +98,7 @@ pub const RELEASES: [Release; 35] = [
     gguf(
         "bonsai-8b",
         ["prism-ml/Bonsai-8B-gguf", "Bonsai-8B-Q1_0.gguf"],
-        kind(["8.2 B", "1"], Some(1158), APACHE, QWEN_CHAT),
+        kind(["8.2 B", "1"], Some(1159), APACHE, QWEN_CHAT),
     ),
     gguf(
         "ternary-bonsai-1.7b",
@@ -123,7 +123,7 @@ pub const RELEASES: [Release; 35] = [
     gguf(
         "bitcpm-1b",
         ["openbmb/BitCPM-CANN-1B-gguf", "bitcpm4-1b-tq2_0.gguf"],
-        kind(["1 B", "1.58"], None, APACHE, BITCPM_CHAT),
+        kind(["1.6 B", "1.58"], Some(551), APACHE, BITCPM_CHAT),
     ),
     gguf(
         "bitcpm-3b",
@@ -133,7 +133,7 @@ pub const RELEASES: [Release; 35] = [
     gguf(
         "bitcpm-8b",
         ["openbmb/BitCPM-CANN-8B-gguf", "bitcpm4-8b-tq2_0.gguf"],
-        kind(["8 B", "1.58"], None, APACHE, BITCPM_CHAT),
+        kind(["8 B", "1.58"], Some(2372), APACHE, BITCPM_CHAT),
     ),
     folder("bitcpm4-0.5b", "openbmb/BitCPM4-0.5B", ["0.4 B", "1.58"], 876, APACHE, BITCPM_CHAT),
     folder("bitcpm4-1b", "openbmb/BitCPM4-1B", ["1.4 B", "1.58"], 2730, APACHE, BITCPM_CHAT),
@@ -152,7 +152,7 @@ pub const RELEASES: [Release; 35] = [
     gguf(
         "hy-mt1.5-1.8b",
         ["AngelSlim/Hy-MT1.5-1.8B-1.25bit-GGUF", "Hy-MT1.5-1.8B-1.25bit.gguf"],
-        kind(["1.8 B", "1.25"], Some(457), HUNYUAN, TRANSLATION),
+        kind(["1.8 B", "1.25"], Some(462), HUNYUAN, TRANSLATION),
     ),
     gguf(
         "hy-mt2-1.8b",
