@@ -3,6 +3,7 @@
 mod builtin;
 mod commands;
 mod dashboard;
+mod help;
 mod interrupt;
 mod machine;
 mod output;
@@ -10,7 +11,7 @@ mod pull;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{ArgAction, Parser};
 
 use commands::{Command, Context};
 use output::{Console, Stdout};
@@ -21,14 +22,17 @@ use output::{Console, Stdout};
     name = "sherry",
     version,
     propagate_version = true,
-    after_help = "Examples:\n  \
-        sherry run -p \"The history of the city\"          the small model inside goes on\n  \
-        sherry demo                                     the whole story on a real 135M model\n  \
-        sherry run bonsai-1.7b                          a released model, downloaded after asking\n  \
-        sherry pull HuggingFaceTB/SmolLM2-135M-Instruct\n  \
-        sherry quantize HuggingFaceTB/SmolLM2-135M-Instruct smol.sherry\n  \
-        sherry run smol.sherry \"The capital of France is\"\n  \
-        sherry inspect smol.sherry --verify"
+    after_help = "\
+Examples:
+  sherry run -p \"The history of the city\"
+      the small model inside this program goes on with a text
+  sherry run bonsai-1.7b
+      a conversation with a released model, downloaded after asking
+  sherry demo
+      quantizing, answering and measuring, on a real model of 135 M weights
+  sherry quantize HuggingFaceTB/SmolLM2-135M-Instruct smol.sherry
+  sherry run smol.sherry \"The capital of France is\"
+  sherry inspect smol.sherry --verify"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -41,10 +45,15 @@ struct Cli {
     /// Results as JSON on stdout
     #[arg(long, global = true, help_heading = "Output")]
     json: bool,
+
+    /// Print help with all options, those for performance among them
+    #[arg(long, global = true, action = ArgAction::HelpLong)]
+    help_all: Option<bool>,
 }
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    let cli = match help::parse(&arguments) {
         Ok(cli) => cli,
         Err(said) => return output::usage(&said),
     };

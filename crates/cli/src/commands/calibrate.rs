@@ -15,6 +15,7 @@ use sherry_train::calibrate::{Event, Report, Request, calibrate};
 
 use super::Context;
 use super::engine::resolve;
+use super::number::{count, not_negative, not_negative_f32, positive, seed, share};
 use super::quantize::EmbedArg;
 use crate::output::{Align, Stdout, Table};
 use sherry::threads::default_threads;
@@ -23,11 +24,13 @@ use sherry::threads::default_threads;
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  sherry calibrate smollm2-135m-instruct smol.sherry --data books.jsonl.zst,textbooks.jsonl.zst
+  sherry calibrate smollm2-135m-instruct smol.sherry --data books.jsonl.zst
   sherry calibrate model.gguf out.sherry --data text.txt --tokens 65536
-  sherry calibrate model.gguf none --data text.txt --blocks 3 --damping 0.05     try a setting on three blocks
+  sherry calibrate model.gguf none --data text.txt --blocks 3 --damping 0.05
+      try a setting on three blocks
 
-A run that was stopped or killed goes on where it was, in its work folder, and ends with the same bytes.")]
+A run that was stopped or killed goes on where it was, in its work folder, and
+ends with the same bytes.")]
 pub struct CalibrateArgs {
     /// The full-precision model: a Hugging Face folder or a GGUF file
     model: PathBuf,
@@ -37,94 +40,94 @@ pub struct CalibrateArgs {
     #[arg(long, value_name = "FILES", value_delimiter = ',')]
     data: Vec<PathBuf>,
     /// Share of the tokens that the model writes itself, documents and conversations; all without --data
-    #[arg(long, value_name = "SHARE", default_value_t = 0.5)]
+    #[arg(long, value_name = "SHARE", default_value_t = 0.5, value_parser = share)]
     own_text: f64,
     /// Field or column that holds the text
     #[arg(long, value_name = "NAME", default_value = "text")]
     text_field: String,
     /// Tokens to fit to
-    #[arg(long, value_name = "N", default_value_t = 131_072)]
+    #[arg(long, value_name = "N", default_value_t = 131_072, value_parser = positive)]
     tokens: usize,
     /// Tokens that only measure
-    #[arg(long, value_name = "N", default_value_t = 8192)]
+    #[arg(long, value_name = "N", default_value_t = 8192, value_parser = count)]
     held_out: usize,
     /// Tokens per sequence
-    #[arg(long, value_name = "N", default_value_t = 512)]
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = positive)]
     length: usize,
     /// What weights become
     #[arg(long = "type", value_enum, default_value = "sherry-1.25", value_name = "TYPE")]
     ty: TypeArg,
     /// Weights along a row that share a scale [default: the whole row]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = positive)]
     group_size: Option<usize>,
     /// Added to the diagonal of second moments, in units of its mean
-    #[arg(long, value_name = "X", default_value_t = 0.1)]
+    #[arg(long, value_name = "X", default_value_t = 0.1, value_parser = not_negative_f32)]
     damping: f32,
     /// Sweeps of coordinate descent at a time, at most
-    #[arg(long, value_name = "N", default_value_t = 12)]
+    #[arg(long, value_name = "N", default_value_t = 12, value_parser = count)]
     sweeps: usize,
     /// Fits of a factor per input, folded into norms and other rows; 0: none
-    #[arg(long, value_name = "N", default_value_t = 2)]
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = count)]
     column_fits: usize,
     /// Passes over the text in which every block is trained after it was rounded; 0: none
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = count)]
     reconstruct: usize,
     /// Sequences per step of it
-    #[arg(long, value_name = "N", default_value_t = 4)]
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = positive)]
     reconstruct_batch: usize,
     /// Largest relative step of it of scales and norms
-    #[arg(long, value_name = "X", default_value_t = 0.004)]
+    #[arg(long, value_name = "X", default_value_t = 0.004, value_parser = not_negative)]
     reconstruct_rate: f64,
     /// Largest step of it of a latent weight, in units of the scale, where 3:4-sparse codes are trained too; 0: codes stay
-    #[arg(long, value_name = "X", default_value_t = 0.0)]
+    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = not_negative)]
     reconstruct_code_rate: f64,
     /// Strength of the residual path of latent weights at its beginning (Arenas), where codes are trained
-    #[arg(long, value_name = "X", default_value_t = 0.0)]
+    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = not_negative_f32)]
     reconstruct_residual: f32,
     /// Tokens on which the blocks that are not rounded yet are trained as floats, each time; 0: they stay as they are
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = count)]
     adapt_tokens: usize,
     /// Blocks that are rounded between two times
-    #[arg(long, value_name = "N", default_value_t = 2)]
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = positive)]
     adapt_every: usize,
     /// Sequences per step of it
-    #[arg(long, value_name = "N", default_value_t = 2)]
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = positive)]
     adapt_batch: usize,
     /// Largest step of a weight in it, relative to the mean magnitude of its tensor
-    #[arg(long, value_name = "X", default_value_t = 0.002)]
+    #[arg(long, value_name = "X", default_value_t = 0.002, value_parser = not_negative)]
     adapt_rate: f64,
     /// Tokens on which scales and norms are tuned after rounding, with repetition; 0: none
-    #[arg(long, value_name = "N", default_value_t = 131_072)]
+    #[arg(long, value_name = "N", default_value_t = 131_072, value_parser = count)]
     tune_tokens: usize,
     /// Sequences per step of tuning
-    #[arg(long, value_name = "N", default_value_t = 2)]
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = positive)]
     tune_batch: usize,
     /// Largest relative step of a scale in tuning
-    #[arg(long, value_name = "X", default_value_t = 0.008)]
+    #[arg(long, value_name = "X", default_value_t = 0.008, value_parser = not_negative)]
     tune_rate: f64,
     /// Tokens on which everything but embedding and head is trained after that, codes too (sherry-1.25); 0: none
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = count)]
     train_tokens: usize,
     /// Sequences per step of it
-    #[arg(long, value_name = "N", default_value_t = 16)]
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = positive)]
     train_batch: usize,
     /// Largest relative step of a scale in it
-    #[arg(long, value_name = "X", default_value_t = 0.002)]
+    #[arg(long, value_name = "X", default_value_t = 0.002, value_parser = not_negative)]
     train_rate: f64,
     /// Largest step of a latent weight in it, in units of the scale
-    #[arg(long, value_name = "X", default_value_t = 0.005)]
+    #[arg(long, value_name = "X", default_value_t = 0.005, value_parser = not_negative)]
     train_code_rate: f64,
     /// Type of embedding and head
     #[arg(long, value_enum, default_value = "auto", value_name = "TYPE")]
     embed: EmbedArg,
     /// Seed of the text that is drawn
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = seed)]
     seed: u64,
     /// The work folder [default: OUTPUT.calibration]
     #[arg(long, value_name = "DIR")]
     work: Option<PathBuf>,
     /// Stop after so many blocks and write no model
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = positive)]
     blocks: Option<usize>,
     /// Also write the importance of every input channel: as JSON for `sherry quantize --importance`, or as llama.cpp's
     /// imatrix when the name ends in .gguf or .dat
@@ -134,7 +137,7 @@ pub struct CalibrateArgs {
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
     /// Threads [default: all]
-    #[arg(short, long, value_name = "N")]
+    #[arg(short, long, value_name = "N", value_parser = count)]
     threads: Option<usize>,
     /// Replace an existing output
     #[arg(long)]
@@ -223,6 +226,13 @@ pub fn run(args: &CalibrateArgs, context: &Context) -> Result<ExitCode> {
     let request = args.request()?;
     let path = args.report.clone().unwrap_or_else(|| beside(&args.output, ".report.json"));
     // What would be refused in the end is refused before hours of work.
+    for (option, path) in [("--report", Some(&path)), ("--importance", args.importance.as_ref())] {
+        if let Some(path) = path
+            && let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty() && !parent.is_dir())
+        {
+            bail!("{option} {}: no such folder '{}'", path.display(), parent.display());
+        }
+    }
     let targets = [&args.output, &path];
     let existing = targets.into_iter().find(|path| path.exists() && !args.force && args.blocks.is_none());
     if let Some(existing) = existing {

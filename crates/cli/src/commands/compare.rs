@@ -16,6 +16,7 @@ use sherry_measure::eval::{DecoderLm, Divergence, Windows, divergence};
 
 use super::Context;
 use super::engine::{ContextSize, EngineArgs, Loaded, resolve};
+use super::number::{not_negative, positive};
 use crate::interrupt;
 use crate::output::{Align, Console, Stdout, Table};
 
@@ -25,10 +26,12 @@ use crate::output::{Align, Console, Stdout, Table};
 Examples:
   sherry compare HuggingFaceTB/SmolLM2-135M-Instruct smol.sherry
   sherry compare model.gguf smol.sherry --text article.txt
-  sherry compare model.gguf smol.sherry --text article.txt --max-kld 0.1    exit 1 when the divergence is larger
+  sherry compare model.gguf smol.sherry --text article.txt --max-kld 0.1
+      exit 1 when the divergence is larger
 
-The first model is the reference. Differences of layout (row orders of GGUF, channel permutations of exported STQ1_0
-files) are undone before tensors are compared.")]
+The first model is the reference. Differences of layout (row orders of GGUF,
+channel permutations of exported STQ1_0 files) are undone before tensors are
+compared.")]
 pub struct CompareArgs {
     /// The reference model
     reference: PathBuf,
@@ -38,13 +41,13 @@ pub struct CompareArgs {
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
     /// Tokens per window of the text
-    #[arg(long, value_name = "N", default_value_t = 512)]
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = positive)]
     window: usize,
     /// Skip the tensors
     #[arg(long, requires = "text")]
     no_tensors: bool,
     /// Fail (exit code 1) when the mean KL divergence exceeds this
-    #[arg(long, value_name = "NATS", requires = "text")]
+    #[arg(long, value_name = "NATS", requires = "text", value_parser = not_negative)]
     max_kld: Option<f64>,
     #[command(flatten)]
     engine: EngineArgs,

@@ -3,15 +3,18 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Args, CommandFactory};
+use clap::Args;
 use clap_complete::Shell;
 
-use crate::Cli;
+use crate::help;
 use crate::output::Stdout;
 
 /// Print a completion script for a shell
 #[derive(Args)]
-#[command(after_help = "Example:\n  sherry completions bash > ~/.local/share/bash-completion/completions/sherry")]
+#[command(after_help = "\
+Example:
+  sherry completions bash \\
+    > ~/.local/share/bash-completion/completions/sherry")]
 pub struct CompletionsArgs {
     shell: Shell,
 }
@@ -26,13 +29,13 @@ pub struct ManArgs {
 
 pub fn completions(args: &CompletionsArgs) -> Result<ExitCode> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "sherry", &mut script);
+    clap_complete::generate(args.shell, &mut help::all(), "sherry", &mut script);
     Stdout::lock().bytes(&script)?;
     Ok(ExitCode::SUCCESS)
 }
 
 pub fn man(args: &ManArgs) -> Result<ExitCode> {
-    let mut cli = Cli::command();
+    let mut cli = help::all();
     cli.build();
     let command = match &args.command {
         Some(name) => cli.find_subcommand(name).cloned().ok_or_else(|| anyhow::anyhow!("no subcommand '{name}'"))?,

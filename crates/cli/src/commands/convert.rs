@@ -32,11 +32,11 @@ Examples:
   sherry convert model.gguf folder --dtype bf16
       a dense GGUF file to a folder for other tools
 
-Packed weights keep every code, and ternary types take only what they hold exactly.
-A contiguous checkpoint becomes STQ1_0 (stride-16 quads) by a permutation of
-channels that leaves the model's function unchanged;
-where no exact form exists, the conversion is refused with the reason, unless
---fallback says what such layers become.")]
+Packed weights keep every code, and ternary types take only what they hold
+exactly. A contiguous checkpoint becomes STQ1_0 (stride-16 quads) by a
+permutation of channels that leaves the model's function unchanged; where no
+exact form exists, the conversion is refused with the reason, unless --fallback
+says what such layers become.")]
 pub struct ConvertArgs {
     /// The model: a Hugging Face folder or a GGUF file
     input: PathBuf,

@@ -18,6 +18,7 @@ use sherry_measure::eval::{DecoderLm, Windows, perplexity};
 
 use super::Context;
 use super::engine::{ContextSize, EngineArgs, resolve};
+use super::number::count;
 use super::pull::pull_demo;
 use super::sampling::SamplingArgs;
 use crate::commands::speaker::Speaker;
@@ -41,7 +42,7 @@ pub struct DemoArgs {
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
     /// Most tokens of an answer
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 48)]
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 48, value_parser = count)]
     max_tokens: usize,
     #[command(flatten)]
     engine: EngineArgs,

@@ -12,6 +12,7 @@ use sherry::model::{ArchConfig, Checkpoint, Decoder, KvType};
 use sherry::tokenizer::Tokenizer;
 use sherry_kernels::{Engine, Isa, Matrix, Pool, Precision, TernaryBits};
 
+use super::number;
 use super::pull::pull_release;
 use crate::builtin;
 use crate::machine;
@@ -121,20 +122,7 @@ impl KvArg {
 
 /// A number of worker threads.
 pub fn threads(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(n) if (1..=Pool::MAX_THREADS).contains(&n) => Ok(n),
-        Ok(n) => Err(format!("{n} is not in 1..={}", Pool::MAX_THREADS)),
-        Err(_) => Err("expected a whole number".to_owned()),
-    }
-}
-
-/// A count of at least one.
-pub fn positive(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(0) => Err("at least 1".to_owned()),
-        Ok(n) => Ok(n),
-        Err(_) => Err("expected a whole number".to_owned()),
-    }
+    number::whole(text, 1..=Pool::MAX_THREADS as u64)
 }
 
 /// How many tokens of context a command is to have.

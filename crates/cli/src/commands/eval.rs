@@ -22,7 +22,8 @@ use sherry::model::Checkpoint;
 use sherry::tokenizer::Tokenizer;
 
 use super::Context;
-use super::engine::{ContextSize, EngineArgs, positive};
+use super::engine::{ContextSize, EngineArgs};
+use super::number::{count, not_negative, positive, seed};
 use crate::output::{Align, Console, Stdout, Table, bytes};
 use crate::pull::{Cache, Hub, HubError, Settings};
 
@@ -30,17 +31,25 @@ use crate::pull::{Cache, Hub, HubError, Settings};
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  sherry eval smol.sherry                                     the paper's five tasks, all items
-  sherry eval smol.sherry --tasks piqa,winogrande --limit 200 -o smol.json --log-samples
-  sherry eval smol.sherry --against HuggingFaceTB/SmolLM2-135M       paired comparison per item
-  sherry eval smol.sherry --against smol.json                 the same with an earlier run (made with --log-samples)
+  sherry eval smol.sherry
+      the paper's five tasks, all items
+  sherry eval smol.sherry --tasks piqa,winogrande --limit 200
+  sherry eval smol.sherry -o smol.json --log-samples
+      the results, and every item, as files
+  sherry eval smol.sherry --against HuggingFaceTB/SmolLM2-135M
+      paired comparison per item
+  sherry eval smol.sherry --against smol.json
+      the same with an earlier run (made with --log-samples)
   sherry eval smol.sherry --ppl wiki.test.raw --ppl-mode chunks
   sherry eval smol.sherry --ppl wiki.test.raw --kld HuggingFaceTB/SmolLM2-135M
 
-Data: JSON lines or Parquet files in the folder; what is missing there comes from the hub's cache, or from the hub
-(HF_HOME, HF_ENDPOINT, HF_TOKEN; not with HF_HUB_OFFLINE=1). `sherry pull --dataset TASKS` gets it beforehand.
-Tasks: arc_easy arc_challenge hellaswag piqa winogrande (together: sherry5) openbookqa boolq lambada_openai
-With -o, a run that was stopped continues where it was; start it again with the same command.")]
+Data: JSON lines or Parquet files in the folder; what is missing there comes
+from the hub's cache, or from the hub (HF_HOME, HF_ENDPOINT, HF_TOKEN; not with
+HF_HUB_OFFLINE=1). `sherry pull --dataset TASKS` gets it beforehand.
+Tasks: arc_easy arc_challenge hellaswag piqa winogrande (together: sherry5)
+openbookqa boolq lambada_openai
+With -o, a run that was stopped continues where it was; start it again with the
+same command.")]
 pub struct EvalArgs {
     /// Model: a GGUF file or a Hugging Face folder
     model: PathBuf,
@@ -49,13 +58,13 @@ pub struct EvalArgs {
     #[arg(long, value_name = "LIST")]
     tasks: Option<String>,
     /// First N items of each task, or a share below 1
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = not_negative)]
     limit: Option<f64>,
     /// Solved examples before each question
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = count)]
     num_fewshot: usize,
     /// Seed of the few-shot sampler
-    #[arg(long, value_name = "N", default_value_t = FEWSHOT_SEED)]
+    #[arg(long, value_name = "N", default_value_t = FEWSHOT_SEED, value_parser = seed)]
     fewshot_seed: u64,
     /// Folder of benchmark data, and only that [default: $SHERRY_DATA/eval, else ./data, then the hub]
     #[arg(long, value_name = "DIR")]
@@ -71,10 +80,10 @@ pub struct EvalArgs {
     #[arg(long, value_enum, value_name = "MODE", default_value_t = PplMode::Chunks, help_heading = "Perplexity")]
     ppl_mode: PplMode,
     /// Tokens per window [default: 512, or the model's context where that is shorter]
-    #[arg(long, value_name = "N", help_heading = "Perplexity")]
+    #[arg(long, value_name = "N", help_heading = "Perplexity", value_parser = positive)]
     ppl_window: Option<usize>,
     /// Tokens between the beginnings of strided windows [default: half a window]
-    #[arg(long, value_name = "N", help_heading = "Perplexity")]
+    #[arg(long, value_name = "N", help_heading = "Perplexity", value_parser = positive)]
     ppl_stride: Option<usize>,
     /// Reference model for the KL divergence on the --ppl text
     #[arg(long, value_name = "MODEL", requires = "ppl", help_heading = "Perplexity")]
@@ -116,10 +125,10 @@ pub fn run(args: &EvalArgs, context: &Context) -> Result<ExitCode> {
     // Everything that can be wrong with the question is found before a model is loaded.
     let runs = args.prepare(context)?;
     let text = args.ppl.as_deref().map(read_text).transpose()?;
-    if let Some(parent) = args.output.as_deref().and_then(Path::parent).filter(|parent| !parent.as_os_str().is_empty())
-        && !parent.is_dir()
+    if let Some(output) = &args.output
+        && let Some(parent) = output.parent().filter(|parent| !parent.as_os_str().is_empty() && !parent.is_dir())
     {
-        bail!("{}: no such folder to write results into", parent.display());
+        bail!("--output {}: no such folder '{}' to write results into", output.display(), parent.display());
     }
     let model = args.open(&args.model, text.as_deref(), context)?;
     let reference = args.kld.as_deref().map(|path| args.open(path, text.as_deref(), context)).transpose()?;

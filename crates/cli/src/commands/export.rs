@@ -9,6 +9,7 @@ use sherry_convert::Embeddings;
 use sherry_train::export::{Request, export};
 
 use super::Context;
+use super::number::positive;
 use super::quantize::FallbackArg;
 use crate::output::Stdout;
 
@@ -42,7 +43,7 @@ pub struct ExportArgs {
     #[arg(long)]
     force: bool,
     /// Windows of held-out text to compare on
-    #[arg(long, value_name = "N", default_value_t = 16)]
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = positive)]
     windows: usize,
 }
 

@@ -19,8 +19,8 @@ Examples:
   sherry list --json
   sherry rm NAME                       remove one of them
 
-The cache is HF_HUB_CACHE, or hub in HF_HOME, which other tools use, too. Folders that `sherry pull --to` filled are not in
-it.")]
+The cache is HF_HUB_CACHE, or hub in HF_HOME, which other tools use, too.
+Folders that `sherry pull --to` filled are not in it.")]
 pub struct ListArgs {}
 
 pub fn run(_: &ListArgs, context: &Context) -> Result<ExitCode> {

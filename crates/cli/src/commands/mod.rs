@@ -14,6 +14,7 @@ mod export;
 mod inspect;
 mod list;
 mod models;
+pub mod number;
 mod pull;
 mod quantize;
 mod report;

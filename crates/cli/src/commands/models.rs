@@ -14,10 +14,14 @@ use crate::pull::RELEASES;
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  sherry models                        the table
-  sherry run bonsai-1.7b               gets one of them, after asking, and runs it
-  sherry pull bitnet-2b                only gets it, into the hub's cache (HF_HUB_CACHE)
-  sherry list                          what is in that cache; `sherry rm NAME` removes it
+  sherry models
+      the table
+  sherry run bonsai-1.7b
+      gets one of them, after asking, and runs it
+  sherry pull bitnet-2b
+      only gets it, into the hub's cache (HF_HUB_CACHE)
+  sherry list
+      what is in that cache; `sherry rm NAME` removes it
 
 Models that other tools have put into the cache are found there.")]
 pub struct ModelsArgs {

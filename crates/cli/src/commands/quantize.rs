@@ -16,6 +16,7 @@ use sherry_kernels::format::{QuadOrder, ScaleGroup, TensorType, TernaryFormat};
 
 use super::Context;
 use super::engine::resolve;
+use super::number::positive;
 use crate::output::{Align, Stdout, Table, bytes, printable};
 
 /// Weights that were made for it differ from their ternary form by less than this, relative to their norm.
@@ -50,7 +51,7 @@ pub struct QuantizeArgs {
     scale: Option<ScaleArg>,
     /// Weights per scale with --scale group: 32, 64, 128 or 256 (24, 48, 96 or 192 for ternary-1.67)
     /// [default: 128 or 96]
-    #[arg(long, value_name = "N", requires = "scale")]
+    #[arg(long, value_name = "N", requires = "scale", value_parser = positive)]
     group_size: Option<usize>,
     /// Which four inputs form a quad [default: contiguous; stride16 in GGUF]
     #[arg(long, value_enum)]

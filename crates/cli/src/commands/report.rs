@@ -17,11 +17,14 @@ use crate::output::{Align, Stdout, Table, bytes};
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  sherry report bf16.json q8.json sherry.json       method x task, with bits and size
+  sherry report bf16.json q8.json sherry.json
+      method x task, with bits and size
   sherry report smol.json other.json --metric acc_norm --json
-  sherry report runs/tiny runs/tiny-2               curves, histograms and warnings into report.html
+  sherry report runs/tiny runs/tiny-2
+      curves, histograms and warnings into report.html
 
-Inputs that cannot be read are named, the others reported; the exit code is then 2.")]
+Inputs that cannot be read are named, the others reported; the exit code is then
+2.")]
 pub struct ReportArgs {
     /// Result files (of `sherry eval -o` or lm-evaluation-harness), or run folders of `sherry train`
     #[arg(required = true, value_name = "RESULTS.json|RUN")]

@@ -14,9 +14,12 @@ use crate::pull::{Cache, Settings};
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  sherry rm bitnet-2b                  a name that `sherry models` or `sherry list` shows; asks first
-  sherry rm owner/name@main --yes      one revision, and the contents that no other revision has
-  sherry rm datasets/allenai/ai2_arc   a data set
+  sherry rm bitnet-2b
+      a name that `sherry models` or `sherry list` shows; asks first
+  sherry rm owner/name@main --yes
+      one revision, and the contents that no other revision has
+  sherry rm datasets/allenai/ai2_arc
+      a data set
 
 Nothing outside of the cache is removed. Without a terminal --yes is needed.")]
 pub struct RmArgs {

@@ -13,7 +13,8 @@ use sherry::batch::Finish;
 
 use super::Context;
 use super::chat;
-use super::engine::{ContextSize, EngineArgs, obtain, positive};
+use super::engine::{ContextSize, EngineArgs, obtain};
+use super::number::{count, positive};
 use super::sampling::{SamplingArgs, note_faults};
 use crate::commands::speaker::Speaker;
 use crate::output::{Stdout, bytes};
@@ -23,10 +24,14 @@ use crate::{builtin, interrupt, machine};
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  sherry run -p \"The history of the city\"             the small model inside this program continues a text
-  sherry run bonsai-1.7b                               a released model (`sherry models`), downloaded after asking
-  sherry run smol.sherry                               a conversation (Ctrl-C stops an answer, Ctrl-D ends)
-  sherry run smol.sherry \"Why is the sky blue?\"        one answer
+  sherry run -p \"The history of the city\"
+      the small model inside this program continues a text
+  sherry run bonsai-1.7b
+      a released model (`sherry models`), downloaded after asking
+  sherry run smol.sherry
+      a conversation (Ctrl-C stops an answer, Ctrl-D ends)
+  sherry run smol.sherry \"Why is the sky blue?\"
+      one answer
   sherry run smol.sherry --raw --temp 0 -n 32 \"The capital of France is\"
   cat article.txt | sherry run smol.sherry --system \"Summarise the text.\"
 
@@ -51,7 +56,7 @@ pub struct RunArgs {
     raw: bool,
     /// When the context of a conversation is full, leave out the oldest turns but the first N without asking; the instructions
     /// always stay
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count)]
     keep: Option<usize>,
     /// Statistics after every answer of a conversation; /stats shows them for one
     #[arg(long)]

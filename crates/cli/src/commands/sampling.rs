@@ -6,6 +6,7 @@ use sherry::Progress as _;
 use sherry::generate::SamplingParams;
 use sherry::model::GenerationConfig;
 
+use super::number::{count, seed};
 use crate::output::Console;
 
 /// What to use where neither the user nor the model says anything: the values llama.cpp made customary.
@@ -23,13 +24,13 @@ const DEFAULTS: SamplingParams = SamplingParams {
 #[command(next_help_heading = "Sampling")]
 pub struct SamplingArgs {
     /// Most tokens to generate [default: until the model stops or the context is full]
-    #[arg(short = 'n', long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(short = 'n', long, value_name = "N", allow_negative_numbers = true, value_parser = count)]
     pub max_tokens: Option<usize>,
     /// Randomness; 0 always takes the likeliest token [default: the model's, else 0.8]
     #[arg(long = "temp", value_name = "T", value_parser = temperature, allow_negative_numbers = true)]
     pub temperature: Option<f32>,
     /// Only the K likeliest tokens; 0: all [default: the model's, else 40]
-    #[arg(long, value_name = "K", allow_negative_numbers = true)]
+    #[arg(long, value_name = "K", allow_negative_numbers = true, value_parser = count)]
     pub top_k: Option<usize>,
     /// Only the likeliest tokens that together have probability P [default: the model's, else 0.95]
     #[arg(long, value_name = "P", value_parser = top_p, allow_negative_numbers = true)]
@@ -41,7 +42,7 @@ pub struct SamplingArgs {
     #[arg(long, value_name = "X", value_parser = repetition_penalty, allow_negative_numbers = true)]
     pub repeat_penalty: Option<f32>,
     /// Same seed, same text [default: from the clock]
-    #[arg(short, long)]
+    #[arg(short, long, value_parser = seed)]
     pub seed: Option<u64>,
     /// End the text before this string (repeatable)
     #[arg(long, value_name = "TEXT")]
@@ -118,7 +119,7 @@ fn in_range(text: &str, set: impl FnOnce(&mut SamplingParams, f32)) -> Result<f3
     let value: f32 = text.parse().map_err(|_| "expected a number".to_owned())?;
     let mut params = SamplingParams::GREEDY;
     set(&mut params, value);
-    params.check().map_err(|error| error.to_string())?;
+    params.check().map_err(|error| format!("expected another number: {error}"))?;
     Ok(value)
 }
 

@@ -15,7 +15,8 @@ use sherry::model::{KvPool, PAGE};
 use sherry_server::{Config, EngineInfo, Keys, Listen, Loaded, ModelInfo};
 
 use super::Context;
-use super::engine::{ContextSize, EngineArgs, HeadArg, positive};
+use super::engine::{ContextSize, EngineArgs, HeadArg};
+use super::number::{count, port, positive};
 use super::sampling::{SamplingArgs, note_faults};
 use crate::machine;
 use crate::output::{Console, LogLines};
@@ -24,13 +25,16 @@ use crate::output::{Console, LogLines};
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  sherry serve                              the model inside this program, at http://127.0.0.1:8080
+  sherry serve
+      the model inside this program, at http://127.0.0.1:8080
   sherry serve smol.sherry --port 9000
-  curl http://127.0.0.1:8080/v1/chat/completions -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]}'
+  curl http://127.0.0.1:8080/v1/chat/completions \\
+    -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]}'
   sherry serve smol.sherry --host 0.0.0.0 --api-key-file keys.txt
 
-Programs written for OpenAI's API work with the base URL http://127.0.0.1:8080/v1 and any model name that
-/v1/models lists. Answers depend on the request alone, not on what else runs.")]
+Programs written for OpenAI's API work with the base URL
+http://127.0.0.1:8080/v1 and any model name that /v1/models lists. Answers
+depend on the request alone, not on what else runs.")]
 pub struct ServeArgs {
     /// A Hugging Face folder or a GGUF file [default: the small English model inside this program]
     model: Option<PathBuf>,
@@ -38,7 +42,7 @@ pub struct ServeArgs {
     #[arg(long, default_value = "127.0.0.1", value_name = "ADDRESS")]
     host: String,
     /// Port; 0 takes a free one
-    #[arg(short, long, default_value_t = 8080)]
+    #[arg(short, long, default_value_t = 8080, value_parser = port)]
     port: u16,
     /// Listen on a Unix socket instead
     #[arg(long, value_name = "unix:PATH", conflicts_with_all = ["host", "port"])]
@@ -50,7 +54,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = positive)]
     max_running: usize,
     /// Requests that may wait
-    #[arg(long, value_name = "N", default_value_t = 256)]
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = count)]
     max_queue: usize,
     /// Memory for keys and values, in MB [default: a quarter of what is free, at most what can be used]
     #[arg(long, value_name = "MB", value_parser = positive)]
@@ -97,11 +101,32 @@ struct AccessArgs {
     #[arg(long)]
     insecure: bool,
     /// Host name under which the server may be called (repeatable)
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = host_name)]
     allow_host: Vec<String>,
     /// Origin of web pages that may use the server (repeatable)
-    #[arg(long, value_name = "ORIGIN")]
+    #[arg(long, value_name = "ORIGIN", value_parser = origin)]
     cors_origin: Vec<String>,
+}
+
+/// A host as requests name it, without a port.
+fn host_name(text: &str) -> Result<String, String> {
+    let is_inside = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let address = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
+    let is_address = address.is_some_and(|address| address.parse::<std::net::Ipv6Addr>().is_ok());
+    if is_address || !text.is_empty() && text.chars().all(is_inside) {
+        return Ok(text.to_owned());
+    }
+    Err("expected a host name such as models.example.org, without http:// and port".to_owned())
+}
+
+/// Where a web page comes from, as browsers say it.
+fn origin(text: &str) -> Result<String, String> {
+    let host = text.split_once("://").filter(|(scheme, _)| !scheme.is_empty()).map(|(_, host)| host);
+    let is_inside = |c: char| c.is_ascii_alphanumeric() || "-_.:[]".contains(c);
+    if text == "null" || host.is_some_and(|host| !host.is_empty() && host.chars().all(is_inside)) {
+        return Ok(text.to_owned());
+    }
+    Err("expected an origin such as https://example.org or http://localhost:3000, without a path".to_owned())
 }
 
 /// What a request and a client may take.
@@ -124,7 +149,7 @@ struct LimitArgs {
     #[arg(long, value_name = "S", default_value_t = 120, value_parser = positive)]
     queue_timeout: usize,
     /// Seconds for running requests after a signal to end
-    #[arg(long, value_name = "S", default_value_t = 30)]
+    #[arg(long, value_name = "S", default_value_t = 30, value_parser = count)]
     drain: usize,
 }
 

@@ -9,6 +9,7 @@ use serde_json::json;
 use sherry_train::data::{Sources, learn, save_tokenizer};
 
 use super::Context;
+use super::number::positive;
 use crate::output::Stdout;
 
 /// Learn a byte-level BPE tokenizer from text
@@ -18,7 +19,8 @@ Examples:
   sherry tokenizer tok/ books.jsonl.zst notes.txt --vocab 8192
   sherry train config.toml data.tokenizer=tok/
 
-A training configuration can ask for one as well: data.tokenizer = { vocab = 4096 }")]
+A training configuration can ask for one as well:
+  data.tokenizer = { vocab = 4096 }")]
 pub struct TokenizerArgs {
     /// Folder for tokenizer.json and tokenizer_config.json
     out: PathBuf,
@@ -26,7 +28,7 @@ pub struct TokenizerArgs {
     #[arg(required = true)]
     files: Vec<PathBuf>,
     /// Tokens in all: three control tokens, 256 bytes, and merges
-    #[arg(long, value_name = "N", default_value_t = 4096)]
+    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = positive)]
     vocab: usize,
     /// The field of a JSONL line, or the Parquet column, that holds the text
     #[arg(long, value_name = "NAME", default_value = "text")]

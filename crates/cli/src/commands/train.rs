@@ -11,7 +11,7 @@ use sherry_train::report::Run;
 use sherry_train::{Config, Outcome, Resume, Trainer, metrics};
 
 use super::Context;
-use super::engine::positive;
+use super::number::positive;
 use crate::dashboard::Dashboard;
 use crate::interrupt;
 use crate::output::{Stdout, printable};

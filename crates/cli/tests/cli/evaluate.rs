@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::fixture::{Outcome, command, document, is_refusal, names, refuses, run, succeeds, with_model};
 
 /// `count` questions with two choices.
-fn write_piqa(folder: &Path, count: usize) {
+pub fn write_piqa(folder: &Path, count: usize) {
     fs::create_dir_all(folder).unwrap();
     let row = |i: usize| json!({ "goal": format!("goal {i}"), "sol1": "one", "sol2": format!("two {}", i % 7), "label": i % 2 });
     let lines: Vec<String> = (0..count).map(|i| row(i).to_string()).collect();

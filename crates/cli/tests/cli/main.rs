@@ -6,6 +6,7 @@ mod documents;
 mod evaluate;
 mod fixture;
 mod models;
+mod options;
 mod process;
 mod pull;
 mod streams;

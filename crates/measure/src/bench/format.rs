@@ -120,9 +120,11 @@ impl FromStr for WeightFormat {
         }
         let (name, group) = text.split_once('/').map_or((text, None), |(name, group)| (name, Some(group)));
         let Some(format) = TernaryFormat::ALL.into_iter().find(|format| format.to_string() == name) else {
-            return Err("not a format: bf16, f16, q8_0, q6_k, q4_k, q4_0, ..., ternary-2, ternary-1.67, sherry-1.25, \
+            return Err(
+                "expected a format: bf16, f16, q8_0, q6_k, q4_k, q4_0, ..., ternary-2, ternary-1.67, sherry-1.25, \
                         sherry-1.25/128, binary-1/128"
-                .to_owned());
+                    .to_owned(),
+            );
         };
         let scale = match group.map(str::parse) {
             None => ScaleGroup::Row,

@@ -18,7 +18,8 @@ use sherry_measure::bench::WeightFormat;
 use sherry_measure::bench::models::{Options, Phase, Setup, Test};
 
 use super::Context;
-use super::engine::{KvArg, positive, threads};
+use super::engine::{KvArg, threads};
+use super::number::{self, count, positive};
 use crate::machine;
 use sherry::threads::default_threads;
 
@@ -26,16 +27,23 @@ use sherry::threads::default_threads;
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  sherry bench model.gguf                                   pp512 and tg128
+  sherry bench model.gguf
+      pp512 and tg128
   sherry bench a.gguf b.sherry -p 128,512 -n 64 -d 0,4096 -t 1,2 -r 5
-  sherry bench --synthetic llama-3.2-1b --vocab 2048        random weights: no model needed
-  sherry bench model.gguf -p 0 -b 1,4,16 --head whole,two-stage   several sequences, both heads
-  sherry bench model.gguf --vs before.json                  ratios to what `--json > before.json` wrote
-  sherry bench --table                                      the paper's speed table, on this machine
-  sherry bench --kernels --isa all                          every kernel beside the limits of memory and processor
+  sherry bench --synthetic llama-3.2-1b --vocab 2048
+      random weights: no model needed
+  sherry bench model.gguf -p 0 -b 1,4,16 --head whole,two-stage
+      several sequences together, both heads
+  sherry bench model.gguf --vs before.json
+      ratios to what `--json > before.json` wrote
+  sherry bench --table
+      the paper's speed table, on this machine
+  sherry bench --kernels --isa all
+      every kernel beside the limits of memory and processor
 
-Lists multiply: every test runs with every instruction set, number of threads and cache type, one repetition of each
-after the other. BENCHMARKS.md explains the columns.")]
+Lists multiply: every test runs with every instruction set, number of threads
+and cache type, one repetition of each after the other. BENCHMARKS.md explains
+the columns.")]
 pub struct BenchArgs {
     /// Hugging Face folders or GGUF files
     #[arg(value_name = "MODEL")]
@@ -73,13 +81,13 @@ pub struct BenchArgs {
     shapes: Vec<(usize, usize)>,
 
     /// Tokens of the prompt; 0: no such test [default: 512; none with --table; 8,64,512 with --kernels]
-    #[arg(short = 'p', long, value_name = "N", value_delimiter = ',', help_heading = "Tests")]
+    #[arg(short = 'p', long, value_name = "N", value_delimiter = ',', help_heading = "Tests", value_parser = count)]
     n_prompt: Vec<usize>,
     /// Tokens to generate; 0: no such test [default: 128; 32 with --table]
-    #[arg(short = 'n', long, value_name = "N", value_delimiter = ',', help_heading = "Tests")]
+    #[arg(short = 'n', long, value_name = "N", value_delimiter = ',', help_heading = "Tests", value_parser = count)]
     n_gen: Vec<usize>,
     /// Tokens already in the context [default: 0; 128,1024,4096 with --kernels]
-    #[arg(short = 'd', long, value_name = "N", value_delimiter = ',', help_heading = "Tests")]
+    #[arg(short = 'd', long, value_name = "N", value_delimiter = ',', help_heading = "Tests", value_parser = count)]
     n_depth: Vec<usize>,
     /// Worker threads [default: physical cores; 1 and that with --table and --kernels]
     #[arg(short, long, value_name = "N", value_delimiter = ',', value_parser = threads, help_heading = "Tests")]
@@ -151,15 +159,12 @@ const MEMORY_SHARE: f64 = 0.9;
 fn embedding(text: &str) -> Result<TensorType, String> {
     match text.parse() {
         Ok(WeightFormat::Plain(ty)) => Ok(ty),
-        _ => Err("not a type of embeddings: bf16, f16, q8_0, q6_k, q4_k, q4_0, ...".to_owned()),
+        _ => Err("expected a type of embeddings: bf16, f16, q8_0, q6_k, q4_k, q4_0, ...".to_owned()),
     }
 }
 
 fn vocabulary(text: &str) -> Result<usize, String> {
-    match positive(text)? {
-        n if n > MAX_VOCAB => Err(format!("{n} is not in 1..={MAX_VOCAB}")),
-        n => Ok(n),
-    }
+    number::whole(text, 1..=MAX_VOCAB as u64)
 }
 
 fn sequences(text: &str) -> Result<usize, String> {
@@ -172,7 +177,7 @@ fn sequences(text: &str) -> Result<usize, String> {
 fn shape(text: &str) -> Result<(usize, usize), String> {
     let side = |text: &str| text.parse().ok().filter(|n| (1..=MAX_SIDE).contains(n));
     let sides = text.split_once('x').and_then(|(rows, cols)| Some((side(rows)?, side(cols)?)));
-    sides.ok_or_else(|| format!("expected ROWSxCOLS with 1..={MAX_SIDE} each"))
+    sides.ok_or_else(|| format!("expected ROWSxCOLS, each from 1 to {MAX_SIDE}"))
 }
 
 pub fn run(args: &BenchArgs, context: &Context) -> Result<ExitCode> {

@@ -4,7 +4,7 @@ use sherry::Generate;
 use sherry::generate::SamplingParams;
 
 use super::command::nearest;
-use crate::commands::engine::positive;
+use crate::commands::number::positive;
 
 /// What can be changed while a conversation goes on.
 #[derive(Clone, Debug, PartialEq)]
