@@ -82,7 +82,7 @@ fn report(error: &anyhow::Error) {
             text = format!("{text}: {cause}");
         }
     }
-    output::message(&format!("error: {text}"));
+    output::paragraph(&format!("error: {text}"));
 }
 
 fn is_interrupt(error: &anyhow::Error) -> bool {

@@ -415,13 +415,7 @@ fn size_table(summary: &Summary) -> Table {
 /// Totals, the worst tensors and remarks.
 fn closing_lines(summary: &Summary) -> Vec<String> {
     let sizes = summary.sizes();
-    let mut lines = vec![format!(
-        "size    {} -> {}   bits per weight: {:.3} in linear layers, {:.3} over all tensors",
-        bytes(summary.input_bytes),
-        bytes(sizes.total()),
-        sizes.linear_bits_per_weight(),
-        sizes.bits_per_weight()
-    )];
+    let mut lines = vec![format!("size    {} -> {}", bytes(summary.input_bytes), bytes(sizes.total()))];
     let mut reports: Vec<(f64, &str)> = summary
         .tensors
         .iter()
@@ -429,9 +423,8 @@ fn closing_lines(summary: &Summary) -> Vec<String> {
         .collect();
     reports.sort_by(|a, b| b.0.total_cmp(&a.0));
     if !reports.is_empty() {
-        let worst: Vec<String> =
-            reports.iter().take(3).map(|(error, name)| format!("{} ({error:.3})", short_name(name))).collect();
-        lines.push(format!("worst   {}   (relative error ||W - Q|| / ||W||)", worst.join(", ")));
+        lines.push("worst   tensors by relative error ||W - Q|| / ||W||:".to_owned());
+        lines.extend(reports.iter().take(3).map(|(error, name)| format!("        {error:.3}  {}", short_name(name))));
     }
     lines.extend(summary.notes.iter().map(|note| format!("note    {note}")));
     lines

@@ -8,7 +8,6 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use clap::builder::FalseyValueParser;
 use serde_json::json;
-use sherry::Event;
 use sherry::batch::Finish;
 
 use super::Context;
@@ -18,7 +17,7 @@ use super::number::{count, positive};
 use super::sampling::{SamplingArgs, note_faults};
 use crate::commands::speaker::Speaker;
 use crate::output::{Stdout, bytes};
-use crate::{builtin, interrupt, machine};
+use crate::{builtin, interrupt, machine, output};
 
 /// Chat with a model, or let it answer one prompt
 #[derive(Args)]
@@ -75,6 +74,8 @@ pub struct RunArgs {
 
 /// Context when nobody asks for one: enough for a conversation, small enough for a phone.
 const DEFAULT_CONTEXT: usize = 4096;
+/// Most tokens of the model inside this program, when nobody asks for more: later ones have little to do with the text.
+const BUILTIN_TOKENS: usize = 100;
 /// Text read from stdin.
 const MAX_STDIN_BYTES: u64 = 64 << 20;
 
@@ -102,7 +103,11 @@ pub fn run(args: &RunArgs, context: &Context) -> Result<ExitCode> {
     let raw = args.raw || args.model.is_none();
     note_faults(loaded.checkpoint.generation(), &context.console);
     let trained_context = loaded.checkpoint.config().context;
-    let (mut speaker, sampling) = Speaker::new(loaded, raw, &args.sampling, &args.engine)?;
+    let mut sampling = args.sampling.clone();
+    if args.model.is_none() {
+        sampling.max_tokens = sampling.max_tokens.or(Some(BUILTIN_TOKENS));
+    }
+    let (mut speaker, sampling) = Speaker::new(loaded, raw, &sampling, &args.engine)?;
     let model = args.model.as_deref().unwrap_or(Path::new(builtin::NAME)).display().to_string();
     if let Some(system) = &args.system {
         let Some(chat) = speaker.chat_mut() else { bail!("--system needs a chat template; {model} has none") };
@@ -120,8 +125,15 @@ pub fn run(args: &RunArgs, context: &Context) -> Result<ExitCode> {
         return chat::converse(speaker, options, context);
     };
     context.console.say(&format!("sampling  {sampling}"));
+    if args.model.is_none() {
+        context.console.say(&format!(
+            "{} is very small: it continues a text, and answers no questions; `sherry models` lists models that do",
+            builtin::NAME
+        ));
+    }
     let size = speaker.llm().context();
-    one_answer(&mut speaker, &prompt, context).map_err(|error| chat::way_out(error, size, trained_context))
+    one_answer(&mut speaker, &prompt, args.sampling.max_tokens, context)
+        .map_err(|error| chat::way_out(error, size, trained_context))
 }
 
 fn read_stdin() -> Result<String> {
@@ -137,15 +149,16 @@ fn read_stdin() -> Result<String> {
     Ok(text.to_owned())
 }
 
-fn one_answer(speaker: &mut Speaker, prompt: &str, context: &Context) -> Result<ExitCode> {
-    let generated = speaker.answer(prompt, |event| match event {
-        Event::Text(text) if !context.json => Ok(Stdout::lock().answer(&text)?),
-        _ => Ok(()),
-    })?;
+/// Answers `prompt`; `asked` is the number of tokens that the user wants.
+fn one_answer(speaker: &mut Speaker, prompt: &str, asked: Option<usize>, context: &Context) -> Result<ExitCode> {
+    let mut show = (!context.json).then(|| chat::Show::new(output::stdout_is_terminal(), &context.console));
+    let generated = speaker.answer(prompt, |event| show.as_mut().map_or(Ok(()), |show| show.event(&event)))?;
     if Stdout::is_closed() {
         return Ok(ExitCode::SUCCESS); // nobody wants to know the rest
     }
-    let mut out = Stdout::lock();
+    if let Some(show) = show {
+        show.finish()?;
+    }
     if context.json {
         let s = &generated.statistics;
         let document = json!({
@@ -159,9 +172,11 @@ fn one_answer(speaker: &mut Speaker, prompt: &str, context: &Context) -> Result<
             "load_seconds": speaker.load_time.as_secs_f64(),
             "resident_bytes": machine::resident().map(|(now, _)| now),
         });
-        out.json(&document)?;
+        Stdout::lock().json(&document)?;
     } else {
-        writeln!(out)?;
+        if generated.finish == Some(Finish::Length) && asked.is_none() {
+            context.console.say(&format!("(ended after {} tokens; -n N asks for N)", generated.tokens.len()));
+        }
         context.console.say(&speaker.statistics(&generated));
     }
     Ok(if generated.finish.is_none() { ExitCode::from(interrupt::EXIT_CODE) } else { ExitCode::SUCCESS })

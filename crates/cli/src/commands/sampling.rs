@@ -23,7 +23,7 @@ const DEFAULTS: SamplingParams = SamplingParams {
 #[derive(Args, Clone, Default)]
 #[command(next_help_heading = "Sampling")]
 pub struct SamplingArgs {
-    /// Most tokens to generate [default: until the model stops or the context is full]
+    /// Most tokens to generate [default: until the model stops or the context is full; 100 in `sherry run` without MODEL]
     #[arg(short = 'n', long, value_name = "N", allow_negative_numbers = true, value_parser = count)]
     pub max_tokens: Option<usize>,
     /// Randomness; 0 always takes the likeliest token [default: the model's, else 0.8]

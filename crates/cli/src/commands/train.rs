@@ -141,9 +141,12 @@ fn closing(args: &TrainArgs, folder: &Path, outcome: &Outcome, first: u64, secon
     let mut lines = vec![match done {
         0 => format!("{word}  at step {step} of {steps}; nothing was left to do"),
         _ => format!(
-            "{word}  at step {step} of {steps}: {done} steps in {}, {:.2} M tokens in all",
+            "{word}  at step {step} of {steps}: {done} steps in {}, {} tokens in all",
             metrics::duration(seconds),
-            outcome.tokens as f64 / 1e6
+            match outcome.tokens {
+                few @ 0..1_000_000 => few.to_string(),
+                many => format!("{:.2} M", many as f64 / 1e6),
+            }
         ),
     }];
     if let Ok(run) = Run::read(folder) {

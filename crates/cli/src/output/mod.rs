@@ -8,6 +8,7 @@ pub mod printable;
 mod progress;
 mod stdout;
 mod table;
+pub mod wrap;
 
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 
@@ -19,6 +20,17 @@ pub use table::{Align, Table, bytes};
 pub fn message(text: &str) {
     let line = format!("{}\n", printable::line(text));
     let _ = io::stderr().lock().write_all(line.as_bytes());
+}
+
+/// Like [`message`], with words kept whole where it is wider than the window. A line that begins with blanks is a command or
+/// a row of a table, which stays as it is.
+pub fn paragraph(text: &str) {
+    if text.starts_with(' ') || !io::stderr().is_terminal() {
+        return message(text);
+    }
+    let text = printable::line(text);
+    let text = wrap::wrapped(&text, wrap::window());
+    if text.is_empty() { message("") } else { text.lines().for_each(message) }
 }
 
 /// Writes the beginning of a line that somebody is to go on with, to stderr.

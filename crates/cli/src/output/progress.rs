@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{message, printable};
+use super::{message, paragraph, printable};
 use crate::interrupt;
 
 /// Jobs shorter than this show nothing.
@@ -59,8 +59,8 @@ impl Console {
         }
         let job = self.job.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         match job.as_ref().and_then(|job| job.bar.as_ref()) {
-            Some(bar) => bar.suspend(|| message(line)),
-            None => message(line),
+            Some(bar) => bar.suspend(|| paragraph(line)),
+            None => paragraph(line),
         }
     }
 }

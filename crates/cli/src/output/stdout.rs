@@ -10,9 +10,12 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
+use serde_json::Value;
 
 use super::{message, printable};
 
+/// Version of what `--json` writes, as docs/json.md describes it. It rises when a field goes or changes its meaning.
+const JSON_VERSION: u64 = 1;
 /// Whether the reader went away.
 static CLOSED: AtomicBool = AtomicBool::new(false);
 
@@ -42,14 +45,14 @@ impl Stdout {
         self.bytes(printable::lines(&text.to_string()).as_bytes())
     }
 
-    /// A document on several lines.
+    /// A document on several lines, with the version of its form.
     pub fn json(&mut self, value: &impl Serialize) -> Result<()> {
-        self.json_text(serde_json::to_string_pretty(value))
+        self.json_text(versioned(value).and_then(|value| serde_json::to_string_pretty(&value)))
     }
 
-    /// A document on one line.
+    /// The same on one line.
     pub fn json_line(&mut self, value: &impl Serialize) -> Result<()> {
-        self.json_text(serde_json::to_string(value))
+        self.json_text(versioned(value).and_then(|value| serde_json::to_string(&value)))
     }
 
     fn json_text(&mut self, text: serde_json::Result<String>) -> Result<()> {
@@ -85,6 +88,21 @@ impl Stdout {
     pub fn flush(&mut self) -> Result<()> {
         if Self::is_closed() { Ok(()) } else { unless_closed(self.0.flush()) }
     }
+}
+
+/// `value` with [`JSON_VERSION`] as the first field; of a list in every object.
+fn versioned(value: &impl Serialize) -> serde_json::Result<Value> {
+    let add = |value: &mut Value| {
+        if let Value::Object(fields) = value {
+            fields.shift_insert(0, "json_version".to_owned(), JSON_VERSION.into());
+        }
+    };
+    let mut value = serde_json::to_value(value)?;
+    match &mut value {
+        Value::Array(list) => list.iter_mut().for_each(add),
+        value => add(value),
+    }
+    Ok(value)
 }
 
 fn unless_closed(result: io::Result<()>) -> Result<()> {

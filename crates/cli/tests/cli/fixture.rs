@@ -174,6 +174,14 @@ pub fn is_refusal(outcome: &Outcome, parts: &[&str]) {
     }
 }
 
+/// The commands that the help lists.
+pub fn commands(folder: &Path) -> Vec<String> {
+    let help = succeeds(folder, "--help");
+    let list = help.split("Commands:\n").nth(1).unwrap().split("\n\n").next().unwrap();
+    let names = list.lines().filter_map(|line| line.strip_prefix("  ")?.split(' ').next());
+    names.filter(|name| !name.is_empty() && *name != "help").map(str::to_owned).collect()
+}
+
 /// The names in a folder, sorted.
 pub fn names(folder: &Path) -> Vec<String> {
     let mut names: Vec<String> =

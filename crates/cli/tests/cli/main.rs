@@ -5,11 +5,14 @@ mod calibrate;
 mod documents;
 mod evaluate;
 mod fixture;
+mod json;
 mod models;
 mod options;
 mod process;
 mod pull;
 mod streams;
+#[cfg(unix)]
+mod terminal;
 #[path = "../../src/pull/test_hub.rs"]
 mod test_hub;
 mod training;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::evaluate::write_piqa;
-use crate::fixture::{Outcome, command, succeeds, with_model};
+use crate::fixture::{Outcome, command, commands, succeeds, with_model};
 use crate::training::write_config;
 
 /// An option that takes a value, as the help lists it.
@@ -87,14 +87,6 @@ const NAMES: &[(&str, &str, &str)] = &[
 
 /// What no number and no choice is.
 const BAD: [&str; 9] = ["", "x", "-1", "1e99", "99999999999999999999", "NaN", "inf", "0x10", "1.5.2"];
-
-/// The commands that the help lists.
-fn commands(folder: &Path) -> Vec<String> {
-    let help = succeeds(folder, "--help");
-    let list = help.split("Commands:\n").nth(1).unwrap().split("\n\n").next().unwrap();
-    let names = list.lines().filter_map(|line| line.strip_prefix("  ")?.split(' ').next());
-    names.filter(|name| !name.is_empty() && *name != "help").map(str::to_owned).collect()
-}
 
 /// The options of `command` that take a value.
 fn options(folder: &Path, command: &str) -> Vec<Listed> {

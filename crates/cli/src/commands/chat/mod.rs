@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`command`], [`settings`] | what is typed: messages, commands, `/set` |
 //! | [`input`], [`terminal`] | the line editor, history, the terminal's mode |
-//! | [`show`], [`wrap`] | answers as they appear, words wrapped at the window |
+//! | [`show`] | answers as they appear, words wrapped at the window |
 //! | [`room`] | a context that is full |
 //! | [`saved`] | conversations as files |
 
@@ -15,7 +15,6 @@ mod saved;
 mod settings;
 mod show;
 mod terminal;
-mod wrap;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -29,10 +28,10 @@ pub use self::input::history_file;
 use self::input::{Input, Line};
 pub use self::room::way_out;
 use self::settings::Settings;
-use self::show::Show;
+pub use self::show::Show;
 use crate::commands::Context;
 use crate::commands::speaker::Speaker;
-use crate::output::{Stdout, message};
+use crate::output::{Stdout, message, wrap};
 use crate::{builtin, interrupt};
 
 /// What the user asked for besides the model.
@@ -169,7 +168,9 @@ impl Session<'_> {
         }
         interrupt::clear();
         let mut show = Show::new(self.input.is_edited(), &self.context.console);
+        let hidden = self.input.is_edited().then(terminal::Hidden::begin);
         let answered = self.speaker.answer(text, |event| show.event(&event));
+        drop(hidden);
         show.finish()?;
         let generated = answered?;
         if self.speaker.chat().is_none() {
@@ -353,6 +354,6 @@ impl Session<'_> {
     }
 
     fn width(&self) -> usize {
-        if self.input.is_edited() { terminal::width() } else { usize::MAX }
+        if self.input.is_edited() { wrap::window() } else { usize::MAX }
     }
 }

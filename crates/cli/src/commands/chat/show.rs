@@ -3,8 +3,7 @@
 use anyhow::Result;
 use sherry::{Event, Progress as _};
 
-use super::terminal;
-use super::wrap::Wrapper;
+use crate::output::wrap::{self, Wrapper};
 use crate::output::{Console, Stdout, printable};
 
 /// Shows the events of one answer: how far the prompt is read, then the text.
@@ -19,7 +18,7 @@ pub struct Show<'c> {
 impl<'c> Show<'c> {
     /// `wraps`: on a terminal, whose width is asked for.
     pub fn new(wraps: bool, console: &'c Console) -> Self {
-        Self { console, wrapper: wraps.then(|| Wrapper::new(terminal::width())), read: None }
+        Self { console, wrapper: wraps.then(|| Wrapper::new(wrap::window())), read: None }
     }
 
     pub fn event(&mut self, event: &Event) -> Result<()> {

@@ -18,9 +18,22 @@ impl Drop for Prompt {
     }
 }
 
-/// Columns of the window; a line of any length where nobody knows.
-pub fn width() -> usize {
-    ratatui::crossterm::terminal::size().map_or(usize::MAX, |(columns, _)| usize::from(columns))
+/// While this lives, what is typed does not appear on the screen, in the middle of an answer; the next prompt shows it.
+pub struct Hidden(());
+
+impl Hidden {
+    pub fn begin() -> Self {
+        #[cfg(unix)]
+        saved::echo(false);
+        Self(())
+    }
+}
+
+impl Drop for Hidden {
+    fn drop(&mut self) {
+        #[cfg(unix)]
+        saved::echo(true);
+    }
 }
 
 #[cfg(unix)]
@@ -28,7 +41,7 @@ mod saved {
     use std::sync::Mutex;
 
     use ratatui::crossterm::{event::DisableBracketedPaste, execute};
-    use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+    use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 
     static MODE: Mutex<Option<Termios>> = Mutex::new(None);
 
@@ -38,6 +51,14 @@ mod saved {
         {
             *mode = tcgetattr(rustix::stdio::stdin()).ok();
             crate::interrupt::before_exit(restore);
+        }
+    }
+
+    /// Whether the terminal shows what is typed.
+    pub fn echo(yes: bool) {
+        if let Ok(mut mode) = tcgetattr(rustix::stdio::stdin()) {
+            mode.local_modes.set(LocalModes::ECHO, yes);
+            let _ = tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, &mode);
         }
     }
 

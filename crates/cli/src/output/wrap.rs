@@ -116,6 +116,11 @@ impl Wrapper {
     }
 }
 
+/// Columns of the window; a line of any length where nobody knows.
+pub fn window() -> usize {
+    ratatui::crossterm::terminal::size().map_or(usize::MAX, |(columns, _)| usize::from(columns))
+}
+
 /// A whole text, wrapped.
 pub fn wrapped(text: &str, width: usize) -> String {
     let mut wrapper = Wrapper::new(width);
