@@ -81,6 +81,7 @@ const NAMES: &[(&str, &str, &str)] = &[
     ("eval", "--against", "eval dense --tasks piqa --data data --against nowhere"),
     ("tokenizer", "--text-field", "tokenizer out some.jsonl --text-field nowhere"),
     ("bench", "--isa", "bench --synthetic tiny --isa nowhere"),
+    ("bench", "--vs", "bench --synthetic tiny --vs nowhere"),
     ("train", "--run", "train small.toml --run train.txt/nowhere"),
     ("train", "--resume", "train small.toml --resume nowhere"),
 ];

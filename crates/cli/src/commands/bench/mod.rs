@@ -168,10 +168,7 @@ fn vocabulary(text: &str) -> Result<usize, String> {
 }
 
 fn sequences(text: &str) -> Result<usize, String> {
-    match positive(text)? {
-        n if n > MAX_SEQUENCES => Err(format!("{n} is not in 1..={MAX_SEQUENCES}")),
-        n => Ok(n),
-    }
+    number::whole(text, 1..=MAX_SEQUENCES as u64)
 }
 
 fn shape(text: &str) -> Result<(usize, usize), String> {
