@@ -21,6 +21,22 @@ const COMMANDS: [&str; 16] = [
     "completions",
 ];
 
+/// No recipe comes with its text, so each says, above the names of the files, where they come from.
+#[test]
+fn every_recipe_says_where_its_data_comes_from() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs");
+    let mut recipes = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        let at = lines.iter().position(|line| *line == "[data]").unwrap();
+        assert!(lines[at - 1].starts_with("# ") && lines[at + 1].starts_with("train = "), "{}", path.display());
+        recipes += 1;
+    }
+    assert!(recipes >= 6);
+}
+
 #[test]
 fn help_names_every_command_and_gives_examples() {
     let place = workplace();
