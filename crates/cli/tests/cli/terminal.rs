@@ -67,9 +67,18 @@ impl Terminal {
 
     /// Waits until `text` is on the screen `times` times.
     fn wait_for(&self, text: &str, times: usize) {
+        self.wait_until(text, |shown| shown.matches(text).count() >= times);
+    }
+
+    /// Waits until the screen is as `is_there` wants it, and gives it.
+    fn wait_until(&self, what: &str, is_there: impl Fn(&str) -> bool) -> String {
         let until = Instant::now() + PATIENCE;
-        while self.shown().matches(text).count() < times {
-            assert!(Instant::now() < until, "{text:?} does not appear:\n{}", self.shown());
+        loop {
+            let shown = self.shown();
+            if is_there(&shown) {
+                return shown;
+            }
+            assert!(Instant::now() < until, "{what:?} does not appear:\n{shown}");
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -144,9 +153,12 @@ fn train(folder: &Path) -> String {
     let line = "train small.toml";
     let mut session = String::new();
     let mut terminal = Terminal::start(folder, line, 28);
-    terminal.wait_for("step 1", 1);
-    terminal.wait_for("checkpoint-", 1);
-    let dashboard = terminal.shown();
+    // Everything has been measured once.
+    let dashboard = terminal.wait_until("a validation, and a checkpoint", |shown| {
+        let is_measured =
+            shown.split("valid ").nth(1).is_some_and(|value| value.starts_with(|c: char| c.is_ascii_digit()));
+        is_measured && shown.contains("saved checkpoint-")
+    });
     terminal.press("\u{3}");
     session += &format!("$ sherry {line}\n{dashboard}^C\n{}\n", terminal.end(130));
     session + &format!("$ sherry {line}\n{}", Terminal::start(folder, line, 28).end(0))
@@ -216,7 +228,8 @@ fn path(name: &str) -> PathBuf {
 fn sessions_at_a_terminal_are_as_documented() {
     let place = with_model();
     let folder = place.path();
-    write_config(folder, 60);
+    // Long enough to be interrupted on a fast machine.
+    write_config(folder, 400);
     write_piqa(&folder.join("data"), 20);
     fs::write(folder.join("text.txt"), "The tide rises, the tide falls, the twilight darkens. ".repeat(8)).unwrap();
     let writes = std::env::var_os("SHERRY_WRITE_SESSIONS").is_some();
@@ -245,14 +258,9 @@ fn keys_pressed_during_an_answer_wait_for_the_prompt() {
     terminal.wait_for("\n>\n", 1);
     terminal.press("The old man\r");
     // The answer has begun on the line after the message.
-    let begun = || {
-        let shown = terminal.shown();
+    terminal.wait_until("an answer", |shown| {
         shown.split("The old man\n").nth(1).is_some_and(|answer| answer.trim().len() > 10)
-    };
-    let until = Instant::now() + PATIENCE;
-    while !begun() && Instant::now() < until {
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    });
     terminal.press("XYZZY");
     terminal.wait_for("cut off after 400 tokens", 1);
     terminal.wait_for("> XYZZY", 1);
