@@ -215,9 +215,10 @@ fn masked(text: &str, is_live: bool) -> String {
         }
         out += rest;
         // Columns are as wide as their numbers.
-        lines.push(out.split_whitespace().collect::<Vec<_>>().join(" ").replace(['-', ':'], ""));
+        lines.push(out.replace(['-', ':'], ""));
     }
-    lines.join("\n")
+    // Longer numbers move words to the next line.
+    lines.iter().flat_map(|line| line.split_whitespace()).collect::<Vec<_>>().join(" ")
 }
 
 fn path(name: &str) -> PathBuf {
