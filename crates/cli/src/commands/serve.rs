@@ -15,7 +15,7 @@ use sherry::model::{KvPool, PAGE};
 use sherry_server::{Config, EngineInfo, Keys, Listen, Loaded, ModelInfo};
 
 use super::Context;
-use super::engine::{ContextSize, EngineArgs, HeadArg};
+use super::engine::{ContextSize, EngineArgs, HeadArg, obtain};
 use super::number::{count, port, positive};
 use super::sampling::{SamplingArgs, note_faults};
 use crate::machine;
@@ -27,6 +27,8 @@ use crate::output::{Console, LogLines};
 Examples:
   sherry serve
       the model inside this program, at http://127.0.0.1:8080
+  sherry serve bonsai-1.7b
+      a released model (`sherry models`), downloaded after asking
   sherry serve smol.sherry --port 9000
   curl http://127.0.0.1:8080/v1/chat/completions \\
     -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]}'
@@ -36,8 +38,12 @@ Programs written for OpenAI's API work with the base URL
 http://127.0.0.1:8080/v1 and any model name that /v1/models lists. Answers
 depend on the request alone, not on what else runs.")]
 pub struct ServeArgs {
-    /// A Hugging Face folder or a GGUF file [default: the small English model inside this program]
+    /// A Hugging Face folder, a GGUF file, or the name of a released model [default: the small English model inside this
+    /// program]
     model: Option<PathBuf>,
+    /// Do not ask before a download
+    #[arg(short, long)]
+    yes: bool,
     /// Address to listen on
     #[arg(long, default_value = "127.0.0.1", value_name = "ADDRESS")]
     host: String,
@@ -163,8 +169,9 @@ enum LogForm {
 /// Context when nobody asks for one, as in `sherry run`.
 const DEFAULT_CONTEXT: usize = 4096;
 
-pub fn run(args: ServeArgs, context: &Context) -> Result<ExitCode> {
+pub fn run(mut args: ServeArgs, context: &Context) -> Result<ExitCode> {
     let config = args.config()?;
+    args.model = args.model.map(|model| obtain(&model, args.yes, &context.console)).transpose()?;
     start_log(args.log, context.quiet);
     // The model is loaded on a thread of its own, which tells what it does itself.
     let console = || Console::new(context.quiet);
