@@ -67,7 +67,8 @@ fn schemathesis() -> Outcome {
     let address = format!("http://{}/openapi.json", server.address);
     let config = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/schemathesis.toml");
     python.args(["-m", "schemathesis.cli", "--config-file", config, "--no-color", "run", &address]);
-    let output = python.output().unwrap();
+    // It keeps notes where it runs.
+    let output = python.current_dir(env!("CARGO_TARGET_TMPDIR")).output().unwrap();
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{stdout}: {stderr}");
     server.is_well(&well);

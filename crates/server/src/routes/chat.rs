@@ -31,7 +31,7 @@ use crate::{App, conversation, prompt};
 ///
 /// # Errors
 /// Whatever is wrong with it, before anything runs.
-#[utoipa::path(post, path = "/v1/chat/completions", request_body = ChatRequest, responses((status = 200, body = Answer<ChatChoice>, description = "An answer, or a stream of chunks"), (status = "default", body = ErrorBody, description = "A refusal")))]
+#[utoipa::path(post, path = "/v1/chat/completions", request_body = ChatRequest, responses((status = 200, content((Answer<ChatChoice> = "application/json"), (String = "text/event-stream")), description = "An answer, or a stream of chunks"), (status = "default", body = ErrorBody, description = "A refusal")))]
 pub async fn chat(
     State(app): State<Arc<App>>,
     Extension(client): Extension<Client>,

@@ -31,7 +31,7 @@ const DEFAULT_TOKENS: usize = 16;
 ///
 /// # Errors
 /// Whatever is wrong with it, before anything runs.
-#[utoipa::path(post, path = "/v1/completions", request_body = CompletionRequest, responses((status = 200, body = Answer<CompletionChoice>, description = "A continuation, or a stream of chunks"), (status = "default", body = ErrorBody, description = "A refusal")))]
+#[utoipa::path(post, path = "/v1/completions", request_body = CompletionRequest, responses((status = 200, content((Answer<CompletionChoice> = "application/json"), (String = "text/event-stream")), description = "A continuation, or a stream of chunks"), (status = "default", body = ErrorBody, description = "A refusal")))]
 pub async fn completions(
     State(app): State<Arc<App>>,
     Extension(client): Extension<Client>,
