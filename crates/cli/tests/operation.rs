@@ -269,9 +269,14 @@ fn load_leaves_no_memory_behind() -> Outcome {
     Ok(())
 }
 
-/// The block of `docs/serving.md` in this language.
+/// `docs/serving.md`.
+fn guide() -> String {
+    fs::read_to_string(workspace().join("docs/serving.md")).unwrap()
+}
+
+/// Its block in this language.
 fn documented(language: &str) -> String {
-    let text = fs::read_to_string(workspace().join("docs/serving.md")).unwrap();
+    let text = guide();
     let (_, rest) = text.split_once(&format!("```{language}\n")).unwrap();
     rest.split_once("```").unwrap().0.to_owned()
 }
@@ -368,7 +373,7 @@ fn vllm_router_as_documented() -> Outcome {
     let servers = [Server::start(&["--port", "0"]), Server::start(&["--port", "0"])];
     let [first, second] = [&servers[0].address, &servers[1].address];
     let port = free_port().to_string();
-    let text = fs::read_to_string(workspace().join("docs/serving.md")).unwrap();
+    let text = guide();
     let line = text.lines().find_map(|line| line.strip_prefix("vllm-router ")).unwrap();
     let line = line.replace("127.0.0.1:8081", first).replace("127.0.0.1:8082", second).replace("8080", &port);
     let monitoring = free_port().to_string();
@@ -389,7 +394,7 @@ fn every_option_is_documented() -> Outcome {
     let place = tempfile::tempdir().unwrap();
     let help = output(SHERRY, &["serve", "--help"], place.path());
     let run = output(SHERRY, &["run", "--help"], place.path());
-    let text = fs::read_to_string(workspace().join("docs/serving.md")).unwrap();
+    let text = guide();
     let (_, options) = text.split_once("## Options\n").unwrap();
     let options = options.split_once("\n## ").unwrap().0;
     // "      --name <VALUE>", or "  -n, --name".
@@ -421,7 +426,7 @@ fn the_examples_of_the_documentation_work() -> Outcome {
     program(&["curl"])?;
     let place = tempfile::tempdir().unwrap();
     let server = Server::start(&["--port", "0"]);
-    let text = fs::read_to_string(workspace().join("docs/serving.md")).unwrap();
+    let text = guide();
     let lines: Vec<String> = text
         .lines()
         .filter(|line| line.starts_with("curl "))
