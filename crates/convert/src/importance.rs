@@ -155,7 +155,7 @@ pub fn write(path: &Path, importance: &BTreeMap<String, Vec<f32>>, family: Famil
     }
     let metadata = vec![
         ("general.type".to_owned(), Value::String("imatrix".to_owned())),
-        ("imatrix.datasets".to_owned(), Value::Array(Array::String(origin.datasets.clone()))),
+        ("imatrix.datasets".to_owned(), Value::Array(Array::String(origin.datasets.clone().into()))),
         ("imatrix.chunk_count".to_owned(), Value::U32(origin.chunks)),
         ("imatrix.chunk_size".to_owned(), Value::U32(origin.chunk_tokens)),
     ];

@@ -125,12 +125,12 @@ const TEMPLATES: [(&str, &str); 5] = [
 
 /// A vocabulary with scores, as SentencePiece has them, without bytes.
 fn piece_tokenizer() -> sherry::Result<Tokenizer> {
-    let tokens = ["<unk>", "<s>", "</s>", "\u{2581}", "a", "b", "ab", "\u{2581}a"].map(str::to_owned).to_vec();
+    let tokens = ["<unk>", "<s>", "</s>", "\u{2581}", "a", "b", "ab", "\u{2581}a"].to_vec();
     Tokenizer::from_gguf(&GgufVocab {
         model: "llama".to_owned(),
         token_types: Some(vec![2, 3, 3, 1, 1, 1, 1, 1]),
         scores: Some((0..8u8).map(|id| -f32::from(id)).collect()),
-        tokens,
+        tokens: tokens.into(),
         bos: Some(1),
         eos: Some(2),
         unk: Some(0),

@@ -11,8 +11,8 @@
 //! use sherry_measure::eval::{DecoderLm, Windows, perplexity};
 //!
 //! // Random weights and a vocabulary of letters; a real model comes from `Checkpoint::open`.
-//! let tokens: Vec<String> = ('a'..='z').map(String::from).collect();
-//! let vocab = GgufVocab { model: "gpt2".into(), pre: "gpt-2".into(), tokens, merges: Some(vec![]), ..Default::default() };
+//! let tokens = ('a'..='z').map(String::from).collect();
+//! let vocab = GgufVocab { model: "gpt2".into(), pre: "gpt-2".into(), tokens, merges: Some(Default::default()), ..Default::default() };
 //! let model = synthetic::model(&synthetic::tiny(Family::Llama), 1)?;
 //! let decoder = Decoder::new(Arc::new(model), Engine::new(Isa::best(), 2, Precision::Int8));
 //! let mut lm = DecoderLm::new(decoder, Arc::new(Tokenizer::from_gguf(&vocab)?), KvType::F16, 16);

@@ -42,7 +42,7 @@ fn python_reads_what_is_written() -> Outcome {
         entry("llama.eps", Value::F32(0.5)),
         entry("big", Value::U64(1 << 40)),
         entry("flag", Value::Bool(true)),
-        entry("tokens", Value::Array(Array::String(vec!["<s>".to_owned(), String::new(), "é".to_owned()]))),
+        entry("tokens", Value::Array(Array::String(vec!["<s>", "", "é"].into()))),
         entry("types", Value::Array(Array::I32(vec![1, -3]))),
     ];
     let mut state = 5u64;

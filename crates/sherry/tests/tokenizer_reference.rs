@@ -82,7 +82,7 @@ fn stories() -> Result<GgufVocab, Missing> {
     Ok(GgufVocab {
         model: "llama".into(),
         token_types: Some(types.collect()),
-        tokens,
+        tokens: tokens.into(),
         scores: Some(scores),
         bos: Some(1),
         eos: Some(2),

@@ -20,7 +20,7 @@ fn tokenizer(vocab: usize) -> Tokenizer {
         model: "llama".to_owned(),
         scores: Some((0..vocab).map(|i| -(i as f32)).collect()),
         token_types: Some(types),
-        tokens,
+        tokens: tokens.into(),
         bos: Some(1),
         eos: Some(2),
         unk: Some(0),

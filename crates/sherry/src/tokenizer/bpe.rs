@@ -7,7 +7,7 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 
-use super::vocab::{TokenKind, Vocab, byte_to_char, char_to_byte, parse_byte};
+use super::vocab::{TokenKind, Vocab, byte_to_char, parse_byte};
 use crate::progress::Watch;
 use crate::{Error, Result};
 
@@ -71,7 +71,7 @@ pub(super) struct Bpe {
     pub alphabet: Alphabet,
     pub unknown: Unknown,
     /// Pieces that are a token are that token, even if the merges would not build it (Hugging Face `ignore_merges`).
-    pub whole_pieces: Option<HashMap<Box<[u8]>, u32>>,
+    pub whole_pieces: bool,
 }
 
 /// Buffers reused from piece to piece.
@@ -81,14 +81,24 @@ pub(super) struct Scratch {
     previous: Vec<u32>,
     next: Vec<u32>,
     queue: BinaryHeap<Reverse<u64>>,
+    spelled: String,
 }
 
 impl Bpe {
-    /// Appends the tokens of `piece` to `out`.
-    pub fn encode(&self, piece: &str, scratch: &mut Scratch, out: &mut Vec<u32>, watch: &Watch<'_>) -> Result<()> {
+    /// Appends the tokens of `piece`, in the vocabulary that this was made from, to `out`.
+    pub fn encode(
+        &self,
+        piece: &str,
+        vocab: &Vocab,
+        scratch: &mut Scratch,
+        out: &mut Vec<u32>,
+        watch: &Watch<'_>,
+    ) -> Result<()> {
         watch.step()?;
-        if let Some(id) = self.whole_pieces.as_ref().and_then(|whole| whole.get(piece.as_bytes())) {
-            out.push(*id);
+        if self.whole_pieces
+            && let Some(id) = self.whole(piece, vocab, &mut scratch.spelled)
+        {
+            out.push(id);
             return Ok(());
         }
         scratch.ids.clear();
@@ -98,6 +108,18 @@ impl Bpe {
         }
         out.extend(scratch.ids.iter().filter(|id| **id != NONE));
         Ok(())
+    }
+
+    /// The token that `piece` is as a whole. `spelled`: a buffer.
+    fn whole(&self, piece: &str, vocab: &Vocab, spelled: &mut String) -> Option<u32> {
+        match self.alphabet {
+            Alphabet::Bytes(_) => {
+                spelled.clear();
+                spelled.extend(piece.bytes().map(byte_to_char));
+                vocab.normal_id(spelled)
+            }
+            Alphabet::Chars(_) => vocab.normal_id(piece),
+        }
     }
 
     /// The symbols `piece` starts from.
@@ -131,7 +153,7 @@ impl Bpe {
 
     /// Joins pairs until none is left; merged-away symbols become [`NONE`].
     fn join(&self, scratch: &mut Scratch, watch: &Watch<'_>) -> Result<()> {
-        let Scratch { ids, previous, next, queue } = scratch;
+        let Scratch { ids, previous, next, queue, .. } = scratch;
         let count = u32::try_from(ids.len())
             .ok()
             .filter(|n| *n < NONE)
@@ -269,23 +291,6 @@ pub(super) fn merges_from_ranks(vocab: &Vocab, rank: impl Fn(u32) -> Option<u32>
         }
     }
     Ok(merges)
-}
-
-/// Every ordinary token of a byte-level vocabulary by the bytes it stands for.
-pub(super) fn whole_pieces(vocab: &Vocab) -> HashMap<Box<[u8]>, u32> {
-    let mut whole = HashMap::with_capacity(vocab.len());
-    for (id, text, _) in vocab.iter().filter(|(id, ..)| vocab.is_normal(*id)) {
-        if let Some(bytes) = text.chars().map(char_to_byte).collect::<Option<Box<[u8]>>>() {
-            whole.entry(bytes).or_insert(id);
-        }
-    }
-    whole
-}
-
-/// Every ordinary token by its text.
-pub(super) fn whole_texts(vocab: &Vocab) -> HashMap<Box<[u8]>, u32> {
-    let ordinary = vocab.iter().filter(|(id, ..)| vocab.is_normal(*id));
-    ordinary.map(|(id, text, _)| (text.as_bytes().into(), id)).collect()
 }
 
 /// Merges of a SentencePiece vocabulary from a score per token. Equal scores get equal ranks, so that among them the

@@ -146,7 +146,7 @@ impl Tokenizer {
             "unk_token_id": bpe.unknown.id,
             "fuse_unk": bpe.unknown.fuse,
             "byte_fallback": bpe.unknown.bytes.is_some(),
-            "ignore_merges": bpe.whole_pieces.is_some(),
+            "ignore_merges": bpe.whole_pieces,
             "merges": merges,
         });
         Ok(document.to_string())
@@ -194,7 +194,7 @@ impl Tokenizer {
     fn same_cuts(&self, other: &Self) -> bool {
         let name = |of: &Self| match &of.model {
             Model::Bpe(bpe) if !of.cuts().any(PreStep::rewrites) => {
-                name_of(of.cuts().filter_map(PreStep::split), bpe.whole_pieces.is_some())
+                name_of(of.cuts().filter_map(PreStep::split), bpe.whole_pieces)
             }
             _ => None,
         };

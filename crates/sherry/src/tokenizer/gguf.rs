@@ -2,7 +2,6 @@
 
 use super::bpe::{
     Bpe, Merges, Unknown, byte_alphabet, byte_tokens, char_alphabet, merges_from_pairs, merges_from_scores,
-    whole_pieces,
 };
 use super::exact::Exact;
 use super::named::{by_name, name_of};
@@ -11,6 +10,7 @@ use super::rewrite::{Rewrite, SPACE};
 use super::split::Pattern;
 use super::vocab::Vocab;
 use super::{Decoder, Model, Roles, Strip, TokenKind, Tokenizer, added_of, looks_like_control, specials};
+use crate::io::gguf::Strings;
 use crate::{Error, Result};
 
 /// The pre-tokenizer of files that name none, as in llama.cpp.
@@ -24,13 +24,13 @@ pub struct GgufVocab {
     /// Which pre-tokenizer a `gpt2` vocabulary uses: `llama-bpe`, `qwen2`, ...; empty if the key is missing.
     pub pre: String,
     /// Texts by id.
-    pub tokens: Vec<String>,
+    pub tokens: Strings,
     /// Scores by id; needed by `llama`.
     pub scores: Option<Vec<f32>>,
     /// Kinds by id, numbered as [`TokenKind`]; all normal if missing.
     pub token_types: Option<Vec<i32>>,
     /// Pairs `left right`, best first; needed by `gpt2`.
-    pub merges: Option<Vec<String>>,
+    pub merges: Option<Strings>,
     /// Begin of text.
     pub bos: Option<u32>,
     /// End of text.
@@ -108,7 +108,7 @@ impl Tokenizer {
                 }
                 let pre = by_name(if gguf.pre.is_empty() { DEFAULT_PRE } else { &gguf.pre })?;
                 let merges = read_merges(gguf, &vocab)?;
-                let whole_pieces = pre.whole_pieces.then(|| whole_pieces(&vocab));
+                let whole_pieces = pre.whole_pieces;
                 let unknown = Unknown { id: roles.unknown, ..Unknown::default() };
                 let bpe = Bpe { merges, alphabet: byte_alphabet(&vocab), unknown, whole_pieces };
                 let adds_bos = pre.adds_bos;
@@ -126,7 +126,7 @@ impl Tokenizer {
                     merges: merges_from_scores(&vocab, scores(gguf)?)?,
                     alphabet: char_alphabet(&vocab),
                     unknown: Unknown { bytes, id: roles.unknown, fuse: false },
-                    whole_pieces: None,
+                    whole_pieces: false,
                 };
                 (bpe, Vec::new(), Decoder::Spaces(if prefix { Strip::One } else { Strip::None }), true)
             }
@@ -174,17 +174,17 @@ impl Tokenizer {
             return Err(Error::Tokenizer("a unigram tokenizer has no GGUF form here".into()));
         };
         let byte_level = self.decoder == Decoder::ByteLevel;
-        let mut tokens = Vec::with_capacity(self.vocab.len());
+        let mut tokens = Strings::with_capacity(self.vocab.len());
         let mut token_types = Vec::with_capacity(self.vocab.len());
         for (id, text, kind) in self.vocab.iter() {
             // Every text is a key in other programs: holes need texts of their own.
             let hole = kind == TokenKind::Unused && text.is_empty();
-            tokens.push(match kind {
-                _ if hole => format!("[PAD{id}]"),
+            match kind {
+                _ if hole => tokens.push(&format!("[PAD{id}]")),
                 // GGUF readers look for these in the text as it is, before its spaces become U+2581.
-                TokenKind::UserDefined if !byte_level => text.replace(SPACE, " "),
-                _ => text.to_string(),
-            });
+                TokenKind::UserDefined if !byte_level => tokens.push(&text.replace(SPACE, " ")),
+                _ => tokens.push(text),
+            }
             token_types
                 .push(if !byte_level && super::parse_byte(text).is_some() { TokenKind::Byte } else { kind } as i32);
         }
@@ -192,7 +192,7 @@ impl Tokenizer {
             let unsupported = || {
                 Error::Tokenizer("the pre-tokenizer of this tokenizer has no name in GGUF (tokenizer.ggml.pre)".into())
             };
-            name_of(self.pre.iter().filter_map(PreStep::split), bpe.whole_pieces.is_some()).ok_or_else(unsupported)?
+            name_of(self.pre.iter().filter_map(PreStep::split), bpe.whole_pieces).ok_or_else(unsupported)?
         } else {
             if !self.splits_are_spaces() {
                 return Err(Error::Tokenizer("a SentencePiece tokenizer with a pre-tokenizer has no GGUF form".into()));
@@ -301,7 +301,7 @@ fn read_vocab(gguf: &GgufVocab, exact: Option<&Exact>) -> Result<Vocab> {
 }
 
 fn read_merges(gguf: &GgufVocab, vocab: &Vocab) -> Result<Merges> {
-    let merges = gguf.merges.as_deref().ok_or_else(|| Error::Tokenizer("tokenizer.ggml.merges is missing".into()))?;
+    let merges = gguf.merges.as_ref().ok_or_else(|| Error::Tokenizer("tokenizer.ggml.merges is missing".into()))?;
     let pairs = merges.iter().enumerate().map(|(at, merge)| {
         // A token may itself be written with a space, but not begin with one.
         let cut = merge.char_indices().skip(1).find(|(_, c)| *c == ' ').map(|(cut, _)| cut);

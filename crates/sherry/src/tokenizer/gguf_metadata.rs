@@ -1,7 +1,7 @@
 //! [`GgufVocab`] in and out of a GGUF file's keys.
 
 use super::{GgufVocab, Tokenizer};
-use crate::io::gguf::{Array, Metadata, Value};
+use crate::io::gguf::{Array, Metadata, Strings, Value};
 use crate::{Error, Result};
 
 /// Keys of token ids, without `tokenizer.ggml.` and `_token_id`.
@@ -23,10 +23,10 @@ impl GgufVocab {
         Ok(Some(Self {
             model: model.into(),
             pre: metadata.find_str(&key("pre"))?.unwrap_or_default().into(),
-            tokens: metadata.get_strings(&key("tokens"))?.to_vec(),
+            tokens: metadata.get_strings(&key("tokens"))?.clone(),
             scores: metadata.find_f32s(&key("scores"))?.map(<[f32]>::to_vec),
             token_types: types.map(|types| types.into_iter().map(|n| i32::try_from(n).unwrap_or(-1)).collect()),
-            merges: metadata.find_strings(&key("merges"))?.map(<[String]>::to_vec),
+            merges: metadata.find_strings(&key("merges"))?.cloned(),
             bos: bos?,
             eos: eos?,
             eot: eot?,
@@ -44,7 +44,7 @@ impl GgufVocab {
 
     /// The keys and values that a file with this tokenizer holds.
     pub fn into_entries(self) -> Vec<(String, Value)> {
-        let strings = |list: Vec<String>| Value::Array(Array::String(list));
+        let strings = |list: Strings| Value::Array(Array::String(list));
         let mut entries = vec![
             (key("model"), Value::String(self.model)),
             (key("pre"), Value::String(self.pre)),

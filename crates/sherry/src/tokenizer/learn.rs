@@ -158,7 +158,7 @@ impl Learner {
         let [raw, rewritten] = specials(added_of(&tokens), &[])?;
         let alphabet = byte_alphabet(&tokens);
         Ok(Tokenizer {
-            model: Model::Bpe(Bpe { merges, alphabet, unknown: Unknown::default(), whole_pieces: None }),
+            model: Model::Bpe(Bpe { merges, alphabet, unknown: Unknown::default(), whole_pieces: false }),
             vocab: tokens,
             raw,
             rewrites: Vec::new(),

@@ -234,7 +234,7 @@ impl Tokenizer {
         for range in pieces.ranges {
             let piece = &pieces.text[range];
             match &self.model {
-                Model::Bpe(bpe) => bpe.encode(piece, &mut work.scratch, ids, work.watch)?,
+                Model::Bpe(bpe) => bpe.encode(piece, &self.vocab, &mut work.scratch, ids, work.watch)?,
                 Model::Unigram(unigram) => unigram.encode(piece, ids, work.watch)?,
             }
         }

@@ -1,6 +1,6 @@
 //! Vocabularies as tiktoken writes them: lines of a token's bytes in base64 and its rank, which is its id.
 
-use super::bpe::{Bpe, Unknown, byte_alphabet, merges_from_ranks, whole_pieces};
+use super::bpe::{Bpe, Unknown, byte_alphabet, merges_from_ranks};
 use super::named::by_name;
 use super::vocab::{Vocab, byte_to_char};
 use super::{Decoder, Model, Roles, TokenKind, Tokenizer, added_of, specials};
@@ -33,7 +33,6 @@ impl Tokenizer {
         }
         let roles = Roles { bos: vocab.id("<|begin_of_text|>"), eos: vocab.id("<|end_of_text|>"), ..Roles::default() }
             .complete(&vocab, []);
-        let whole_pieces = Some(whole_pieces(&vocab));
         let [raw, rewritten] = specials(added_of(&vocab), &[])?;
         let unknown = Unknown::default();
         Ok(Self {
@@ -42,7 +41,7 @@ impl Tokenizer {
             rewritten,
             prefix: roles.bos.filter(|_| pre.adds_bos).into_iter().collect(),
             pre: pre.steps()?,
-            model: Model::Bpe(Bpe { merges, alphabet: byte_alphabet(&vocab), unknown, whole_pieces }),
+            model: Model::Bpe(Bpe { merges, alphabet: byte_alphabet(&vocab), unknown, whole_pieces: true }),
             decoder: Decoder::ByteLevel,
             suffix: Vec::new(),
             vocab,

@@ -1,6 +1,9 @@
 //! The tokens of a model: text, kind and id of each.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
+use std::hash::{BuildHasher, RandomState};
+
+use hashbrown::HashTable;
 
 use crate::{Error, Result};
 
@@ -35,12 +38,13 @@ impl TokenKind {
     }
 }
 
-/// Texts and kinds by id, ids by text. Texts lie in one arena.
+/// Texts and kinds by id, ids by text. Texts lie in one arena; the table of ids looks them up there.
 pub(super) struct Vocab {
     arena: String,
     ends: Vec<u32>,
     kinds: Vec<TokenKind>,
-    ids: HashMap<Box<str>, u32>,
+    ids: HashTable<u32>,
+    hasher: RandomState,
     /// Tokens that were added beside the model: splitting and merging text never gives them.
     beside: HashSet<u32>,
 }
@@ -51,7 +55,8 @@ impl Vocab {
             arena: String::new(),
             ends: Vec::with_capacity(tokens),
             kinds: Vec::with_capacity(tokens),
-            ids: HashMap::with_capacity(tokens),
+            ids: HashTable::with_capacity(tokens),
+            hasher: RandomState::new(),
             beside: HashSet::new(),
         }
     }
@@ -74,7 +79,10 @@ impl Vocab {
         self.ends.push(end);
         self.kinds.push(kind);
         if !text.is_empty() {
-            self.ids.entry(text.into()).or_insert(id as u32);
+            let Self { arena, ends, ids, hasher, .. } = self;
+            let text_of = |id: &u32| text_in(arena, ends, *id).unwrap_or_default();
+            let equal = |id: &u32| text_of(id) == text;
+            ids.entry(hasher.hash_one(text), equal, |id| hasher.hash_one(text_of(id))).or_insert(id as u32);
         }
         Ok(id as u32)
     }
@@ -94,9 +102,7 @@ impl Vocab {
     }
 
     pub fn text(&self, id: u32) -> Option<&str> {
-        let end = *self.ends.get(id as usize)? as usize;
-        let start = (id as usize).checked_sub(1).map_or(0, |before| self.ends[before] as usize);
-        self.arena.get(start..end)
+        text_in(&self.arena, &self.ends, id)
     }
 
     pub fn kind(&self, id: u32) -> Option<TokenKind> {
@@ -104,7 +110,7 @@ impl Vocab {
     }
 
     pub fn id(&self, text: &str) -> Option<u32> {
-        self.ids.get(text).copied()
+        self.ids.find(self.hasher.hash_one(text), |id| self.text(*id) == Some(text)).copied()
     }
 
     /// The id of an ordinary token: what splitting and merging plain text may produce.
@@ -120,6 +126,13 @@ impl Vocab {
     pub fn iter(&self) -> impl Iterator<Item = (u32, &str, TokenKind)> {
         (0..self.len() as u32).map(|id| (id, self.text(id).unwrap_or_default(), self.kinds[id as usize]))
     }
+}
+
+/// The text of token `id` of an arena.
+fn text_in<'a>(arena: &'a str, ends: &[u32], id: u32) -> Option<&'a str> {
+    let end = *ends.get(id as usize)? as usize;
+    let start = (id as usize).checked_sub(1).map_or(0, |before| ends[before] as usize);
+    arena.get(start..end)
 }
 
 /// The byte that a byte token's text names: exactly `<0x`, two hexadecimal digits, `>`.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use sherry::io::gguf::Strings;
 use sherry::model::{ArchConfig, Decoder, Family, Model, synthetic};
 use sherry::tokenizer::{GgufVocab, Tokenizer};
 use sherry_convert::quant::{QuantSpec, quantize_matrix};
@@ -49,9 +50,9 @@ pub fn tokenizer() -> Arc<Tokenizer> {
     let vocab = GgufVocab {
         model: "gpt2".to_owned(),
         pre: "llama-bpe".to_owned(),
-        merges: Some(Vec::new()),
+        merges: Some(Strings::default()),
         token_types: Some((0..tokens.len()).map(|i| [2, 3, 3].get(i).copied().unwrap_or(1)).collect()),
-        tokens,
+        tokens: tokens.into(),
         bos: Some(1),
         eos: Some(2),
         unk: Some(0),

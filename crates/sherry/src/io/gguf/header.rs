@@ -5,6 +5,7 @@ use std::fmt::Display;
 use std::path::Path;
 
 use super::limits;
+use super::strings::Strings;
 use super::types::{self, Meaning};
 use super::value::{Array, Value, shown};
 use crate::{Error, Result};
@@ -235,11 +236,11 @@ impl<'a> Cursor<'a> {
             }
             8 => {
                 self.require(count, 8)?;
-                let strings = (0..count).map(|i| match self.text(limits::STRING) {
-                    Ok(text) => Ok(text.to_owned()),
-                    Err(problem) => Err(format!("element {i} {problem}")),
-                });
-                Array::String(strings.collect::<Result<_, _>>()?)
+                let mut strings = Strings::with_capacity(count as usize); // at most limits::ARRAY
+                for i in 0..count {
+                    strings.push(self.text(limits::STRING).map_err(|problem| format!("element {i} {problem}"))?);
+                }
+                Array::String(strings)
             }
             9 => return Err("is an array of arrays, which this program does not read".to_owned()),
             10 => Array::U64(self.numbers(count, u64::from_le_bytes)?),

@@ -8,11 +8,13 @@ mod header;
 mod layout;
 mod limits;
 mod split;
+mod strings;
 mod types;
 mod value;
 mod write;
 
 pub use file::GgufFile;
+pub use strings::Strings;
 pub use types::StqId;
 pub use value::{Array, Metadata, Value};
 pub use write::GgufWriter;

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use super::Strings;
 use crate::{Error, Result};
 
 /// A metadata value.
@@ -39,7 +40,7 @@ pub enum Array {
     F32(Vec<f32>),
     F64(Vec<f64>),
     Bool(Vec<bool>),
-    String(Vec<String>),
+    String(Strings),
 }
 
 /// Runs `$body` with `$items` bound to the vector inside `$array`, whatever its type.
@@ -295,7 +296,7 @@ impl Metadata {
     ///
     /// # Errors
     /// [`Error::Malformed`].
-    pub fn get_strings(&self, key: &str) -> Result<&[String]> {
+    pub fn get_strings(&self, key: &str) -> Result<&Strings> {
         self.required(key, self.find_strings(key)?)
     }
 
@@ -303,9 +304,9 @@ impl Metadata {
     ///
     /// # Errors
     /// [`Error::Malformed`].
-    pub fn find_strings(&self, key: &str) -> Result<Option<&[String]>> {
+    pub fn find_strings(&self, key: &str) -> Result<Option<&Strings>> {
         self.typed(key, "an array of strings", |value| match value {
-            Value::Array(Array::String(x)) => Some(x.as_slice()),
+            Value::Array(Array::String(x)) => Some(x),
             _ => None,
         })
     }

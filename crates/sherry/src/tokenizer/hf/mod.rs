@@ -14,9 +14,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::bpe::{
-    Bpe, Merges, Unknown, byte_alphabet, byte_tokens, char_alphabet, merges_from_pairs, whole_pieces, whole_texts,
-};
+use super::bpe::{Bpe, Merges, Unknown, byte_alphabet, byte_tokens, char_alphabet, merges_from_pairs};
 use super::pre::PreStep;
 use super::vocab::Vocab;
 use super::{Added, Model, Roles, Tokenizer, specials};
@@ -117,11 +115,10 @@ impl Parts<'_> {
             fuse: self.fuse_unk,
         };
         let alphabet = if byte_level { byte_alphabet(&vocab) } else { char_alphabet(&vocab) };
-        let whole = self.ignore_merges.then(|| if byte_level { whole_pieces(&vocab) } else { whole_texts(&vocab) });
         let roles = roles(&vocab, &mut around);
         let [raw, rewritten] = specials(added, &rewrites)?;
         Ok(Tokenizer {
-            model: Model::Bpe(Bpe { merges, alphabet, unknown, whole_pieces: whole }),
+            model: Model::Bpe(Bpe { merges, alphabet, unknown, whole_pieces: self.ignore_merges }),
             vocab,
             raw,
             rewrites,

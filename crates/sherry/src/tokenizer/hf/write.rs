@@ -58,7 +58,7 @@ impl Tokenizer {
                 "end_of_word_suffix": null,
                 "fuse_unk": unknown.fuse,
                 "byte_fallback": unknown.bytes.is_some(),
-                "ignore_merges": whole_pieces.is_some(),
+                "ignore_merges": whole_pieces,
                 "vocab": vocab,
                 "merges": merges,
             },

@@ -87,7 +87,7 @@ impl Tokenizer {
                 merges: merges_from_scores(&vocab, &scores)?,
                 alphabet: char_alphabet(&vocab),
                 unknown,
-                whole_pieces: None,
+                whole_pieces: false,
             })
         };
         let id = |id: i64| u32::try_from(id).ok().filter(|id| vocab.text(*id).is_some());

@@ -115,12 +115,12 @@ fn malformed_gguf_vocabularies_are_refused() {
         ("is 7", |v| v.token_types.as_mut().unwrap()[0] = 7),
         ("<0x00>", |v| {
             v.token_types.as_mut().unwrap()[0] = 6;
-            v.tokens[0] = "<0x-1>".into();
+            v.tokens = std::iter::once("<0x-1>").chain(v.tokens.iter().skip(1)).collect();
         }),
         ("merges is missing", |v| v.merges = None),
-        ("merges[0]", |v| v.merges = Some(vec!["ab".into()])),
-        ("merges[0]", |v| v.merges = Some(vec!["a ".into()])),
-        ("\"c\"", |v| v.merges = Some(vec!["a c".into()])),
+        ("merges[0]", |v| v.merges = Some(vec!["ab"].into())),
+        ("merges[0]", |v| v.merges = Some(vec!["a "].into())),
+        ("\"c\"", |v| v.merges = Some(vec!["a c"].into())),
         ("bos_token_id is 99", |v| v.bos = Some(99)),
         ("\"klingon\"", |v| v.pre = "klingon".into()),
         ("\"bert\"", |v| v.model = "bert".into()),
@@ -132,7 +132,7 @@ fn malformed_gguf_vocabularies_are_refused() {
         assert!(err.contains(expected), "{expected}: {err}");
     }
     let scores = |scores: Option<Vec<f32>>| {
-        let vocab = GgufVocab { model: "llama".into(), tokens: vec!["a".into()], scores, ..GgufVocab::default() };
+        let vocab = GgufVocab { model: "llama".into(), tokens: vec!["a"].into(), scores, ..GgufVocab::default() };
         Tokenizer::from_gguf(&vocab)
     };
     assert!(scores(None).is_err());
