@@ -14,6 +14,8 @@ const DEEPSEEK3: &str = concat!(
     r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*"##,
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 );
+/// The first of Falcon's patterns: runs of punctuation and signs.
+const FALCON: &str = r"[\p{P}\$\+<=>\^~\|`]+";
 /// One entry of the table.
 struct Named {
     name: &'static str,
@@ -54,6 +56,10 @@ const KNOWN: &[Named] = &[
     named("phi-2", &[GPT2]),
     named("olmo", &[GPT2]),
     named("dbrx", &[LLAMA3]),
+    // llama.cpp writes GPT-2's pattern without its last alternative, a run of white space; what no pattern matches is a
+    // piece there, and cuts at the same places.
+    named("falcon", &[FALCON, GPT2, r"[0-9][0-9][0-9]"]),
+    named("falcon_e", &[FALCON, GPT2, r"[0-9]"]),
     named("default", &[r"[\p{P}\$\+<=>\^~\|]+", GPT2, DIGITS, r"[0-9][0-9][0-9]"]),
 ];
 
@@ -134,6 +140,11 @@ mod tests {
         assert_eq!(pieces("qwen2", "a12 \n"), ["a", "1", "2", " \n"]);
         assert_eq!(pieces("hunyuan-dense", "漢字kana 1234,b"), ["漢字", "kana", " ", "123", "4", ",b"]);
         assert_eq!(pieces("default", "a, b12345"), ["a", ",", " b", "123", "45"]);
+        assert_eq!(
+            pieces("falcon_e", "a  b\n\nc\n``12!? 7"),
+            ["a", " ", " b", "\n", "\n", "c", "\n", "``", "1", "2", "!?", " ", "7"]
+        );
+        assert_eq!(pieces("falcon", "a ` 1234"), ["a", " ", "`", " ", "123", "4"]);
         assert_eq!(pieces("gpt-2", ""), [""; 0]);
     }
 
