@@ -28,10 +28,15 @@ CASES = [
     ("Qwen3ForCausalLM", "q1_0", 128, True, {"rope_scaling": YARN}),
     ("LlamaForCausalLM", "tq2_0", 512, False, {}),
     ("LlamaForCausalLM", "tq1_0", 512, False, {}),
+    ("HunYuanDenseV1ForCausalLM", "f32", None, False, {}),
+    # Quantized by us; for llama.cpp, where no release has STQ1_0, the same weights as floats.
+    ("HunYuanDenseV1ForCausalLM", "stq1_0", None, False, {}),
 ]
+QK_NORMS = {"Qwen3ForCausalLM": ["q_norm", "k_norm"], "HunYuanDenseV1ForCausalLM": ["query_layernorm", "key_layernorm"]}
+MODEL_TYPES = {"Qwen3ForCausalLM": "qwen3", "HunYuanDenseV1ForCausalLM": "hunyuan_v1_dense", "LlamaForCausalLM": "llama"}
 
 
-def weights(group, binary, qwen):
+def weights(group, binary, qk_norms):
     random = np.random.default_rng(7)
     tensors = {}
 
@@ -55,9 +60,8 @@ def weights(group, binary, qwen):
         for name, rows, cols in [("q", HEADS * HEAD, HIDDEN), ("k", KV * HEAD, HIDDEN), ("v", KV * HEAD, HIDDEN),
                                  ("o", HIDDEN, HEADS * HEAD)]:
             matrix(at + f"self_attn.{name}_proj.weight", rows, cols, 1)
-        if qwen:
-            norm(at + "self_attn.q_norm.weight", HEAD)
-            norm(at + "self_attn.k_norm.weight", HEAD)
+        for name in qk_norms:
+            norm(at + f"self_attn.{name}.weight", HEAD)
         for name, rows, cols in [("gate", FFN, HIDDEN), ("up", FFN, HIDDEN), ("down", HIDDEN, FFN)]:
             matrix(at + f"mlp.{name}_proj.weight", rows, cols, 1)
     norm("model.norm.weight", HIDDEN)
@@ -79,22 +83,25 @@ def main():
     work.mkdir(exist_ok=True)
     run(sherry, "tokenizer", str(work / "tokenizer"), text, "--vocab", str(VOCAB), "-q", "--force")
     for at, (architecture, ty, group, binary, fields) in enumerate(CASES):
-        qwen = architecture.startswith("Qwen3")
         folder = work / f"{at}-{ty}"
         folder.mkdir(exist_ok=True)
         config = {
-            "architectures": [architecture], "model_type": "qwen3" if qwen else "llama", "vocab_size": VOCAB,
+            "architectures": [architecture], "model_type": MODEL_TYPES[architecture], "vocab_size": VOCAB,
             "hidden_size": HIDDEN, "intermediate_size": FFN, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
             "num_key_value_heads": KV, "head_dim": HEAD, "max_position_embeddings": 2048, "rms_norm_eps": 1e-6,
             "rope_theta": 1000000.0, "tie_word_embeddings": False, "hidden_act": "silu",
         } | fields
         (folder / "config.json").write_text(json.dumps(config))
-        save_file(weights(group, binary, qwen), folder / "model.safetensors", metadata={"format": "pt"})
+        save_file(weights(group, binary, QK_NORMS.get(architecture, [])), folder / "model.safetensors", metadata={"format": "pt"})
         for name in ["tokenizer.json", "tokenizer_config.json"]:
             (folder / name).write_bytes((work / "tokenizer" / name).read_bytes())
         ours, plain, theirs, logits = (work / f"{at}.{end}" for end in ["ours.gguf", "f32.gguf", "theirs.gguf", "kld"])
-        run(sherry, "convert", str(folder), str(ours), "--dtype", ty, "--embed", "f16", "-q", "--force")
-        run(*shlex.split(perplexity), "-m", str(ours), "-f", text, "-c", "512", "--chunks", "4", "-t", "2", "-fa", "off", "-ctk", "f32", "-ctv", "f32",
+        if ty == "stq1_0":
+            run(sherry, "quantize", str(folder), str(ours), "--embed", "f16", "-q", "--force")
+            run(sherry, "convert", str(ours), str(theirs), "--dtype", "f32", "-q", "--force")
+        else:
+            run(sherry, "convert", str(folder), str(ours), "--dtype", ty, "--embed", "f16", "-q", "--force")
+        run(*shlex.split(perplexity), "-m", str(theirs if ty == "stq1_0" else ours), "-f", text, "-c", "512", "--chunks", "4", "-t", "2", "-fa", "off", "-ctk", "f32", "-ctv", "f32",
             "--kl-divergence-base", str(logits))
         print(architecture, ty, "with YaRN" if fields else "without", run(compare, str(ours), str(logits)), sep="\n", flush=True)
         if group:
