@@ -5,6 +5,7 @@ mod calibrate;
 mod documents;
 mod evaluate;
 mod fixture;
+mod guides;
 mod json;
 mod models;
 mod options;
