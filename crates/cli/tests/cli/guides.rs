@@ -20,7 +20,7 @@ fn root() -> PathBuf {
 /// The command lines in the code blocks of a document, without remarks and what follows two spaces.
 fn command_lines(document: &Path) -> Vec<String> {
     // A line that ends in a backslash goes on in the next one.
-    let text = fs::read_to_string(document).unwrap().replace("\\\n    ", "");
+    let text: String = fs::read_to_string(document).unwrap().split("\\\n").map(str::trim_start).collect();
     let blocks = text.split("```").skip(1).step_by(2);
     let lines = blocks.flat_map(|block| block.lines().skip(1)).map(|line| {
         let line = line.split("  ").next().unwrap_or_default();
