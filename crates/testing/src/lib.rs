@@ -103,6 +103,11 @@ pub fn folder(name: &str) -> Result<PathBuf, Missing> {
     }
 }
 
+/// A file of the system.
+pub fn file(path: &str) -> Result<PathBuf, Missing> {
+    Some(PathBuf::from(path)).filter(|path| path.is_file()).ok_or_else(|| Missing(format!("no {path}")))
+}
+
 /// Python, if it has all of `modules`.
 pub fn python(modules: &[&str]) -> Result<Command, Missing> {
     let wanted = modules.join(", ");

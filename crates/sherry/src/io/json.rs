@@ -2,12 +2,13 @@
 
 use std::cell::RefCell;
 use std::fmt;
+use std::io;
 use std::path::Path;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-use super::read_regular;
+use super::{ModelFiles, read_regular};
 use crate::{Error, Result};
 
 /// Largest JSON file read: the tokenizers of 256k-token vocabularies take about 35 MB.
@@ -20,6 +21,18 @@ pub const MAX_JSON_BYTES: u64 = 64 << 20;
 /// than [`MAX_JSON_BYTES`].
 pub fn read(path: &Path) -> Result<Value> {
     parse(path, &read_regular(path, MAX_JSON_BYTES)?)
+}
+
+/// Reads and parses the JSON file called `name` among `files`.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_among(files: &ModelFiles, name: &str) -> Result<Value> {
+    let path = files.path().join(name);
+    match files.read(name, MAX_JSON_BYTES)? {
+        Some(bytes) => parse(&path, &bytes),
+        None => Err(Error::io(&path, "open")(io::ErrorKind::NotFound.into())),
+    }
 }
 
 /// Parses `bytes` as one JSON value; `path` is for messages.

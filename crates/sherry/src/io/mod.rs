@@ -1,10 +1,12 @@
 //! Files: reading and writing tensors and metadata. Every parser treats its input as hostile.
 
 mod atomic;
+mod files;
 pub mod gguf;
 pub mod json;
 mod mmap;
 pub mod native;
+mod ranges;
 mod regular;
 pub mod safetensors;
 mod source;
@@ -12,7 +14,9 @@ mod temporary;
 mod verify;
 
 pub use atomic::{AtomicFile, AtomicFolder, sync_folder, write_atomic};
+pub use files::ModelFiles;
 pub use mmap::{FileBytes, ReadMode};
+pub use ranges::{FileData, PulledFile, RangeRead};
 pub use regular::{open_regular, read_regular};
 pub use safetensors::Safetensors;
 pub use source::{TensorInfo, TensorSource};

@@ -199,6 +199,14 @@ impl Llm {
     /// As [`generate`](Self::generate).
     pub fn logits(&mut self, prompt: &str) -> Result<Vec<f32>> {
         let tokens = self.tokenizer().encode(prompt, true, false)?;
+        self.logits_of(&tokens)
+    }
+
+    /// [`logits`](Self::logits) of a prompt given as tokens, special ones included.
+    ///
+    /// # Errors
+    /// As [`generate`](Self::generate).
+    pub fn logits_of(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
         let mut cache = self.cache(tokens.len())?;
         let decoder = self.engine.decoder_mut();
         for part in tokens.chunks(STEP) {

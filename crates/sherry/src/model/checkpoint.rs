@@ -18,7 +18,7 @@ use crate::io::gguf::GgufFile;
 use crate::io::json;
 use crate::io::native::PackedScheme;
 use crate::io::safetensors::Safetensors;
-use crate::io::{ReadMode, TensorSource};
+use crate::io::{ModelFiles, ReadMode, TensorSource};
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Progress, Result};
 
@@ -50,6 +50,8 @@ pub struct Checkpoint {
 pub enum Container {
     /// A folder with `config.json` and safetensors.
     HuggingFace {
+        /// All files.
+        files: ModelFiles,
         /// The tensors.
         source: Safetensors,
         /// `config.json`.
@@ -104,7 +106,7 @@ impl Checkpoint {
     /// run and for paths that are neither.
     pub fn open(path: &Path, mode: ReadMode) -> Result<Self> {
         if path.is_dir() {
-            return Self::open_folder(path, mode);
+            return Self::open_folder(ModelFiles::Folder { path: path.to_path_buf(), mode });
         }
         let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
         match extension.to_ascii_lowercase().as_str() {
@@ -118,26 +120,44 @@ impl Checkpoint {
         }
     }
 
-    fn open_folder(folder: &Path, mode: ReadMode) -> Result<Self> {
+    /// [`open`](Self::open) of files that may be anywhere: those of a folder, or one GGUF file or all parts of a split one.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn from_files(files: ModelFiles) -> Result<Self> {
+        let ModelFiles::Parts { parts, .. } = &files else { return Self::open_folder(files) };
+        // The first part of a split file comes first; a file alone may have any name.
+        let gguf = parts.keys().find(|name| parts.len() == 1 || name.to_ascii_lowercase().ends_with(".gguf"));
+        match gguf {
+            Some(name) if !files.contains("config.json") => {
+                Self::from_gguf(&files.path().join(name), GgufFile::open_among(&files, name)?)
+            }
+            _ => Self::open_folder(files),
+        }
+    }
+
+    fn open_folder(files: ModelFiles) -> Result<Self> {
+        let folder = files.path();
         let config_path = folder.join("config.json");
-        if !config_path.exists() {
+        if !files.contains("config.json") {
             return Err(Error::unsupported(folder, "the folder has no config.json, so it is not a model"));
         }
-        let value = json::read(&config_path)?;
+        let value = json::read_among(&files, "config.json")?;
         let config = config_hf::parse(&config_path, &value)?;
         let bitnet = BitNetScheme::from_config(&config_path, &value, config.family)?;
         let mlx = if bitnet.is_some() { None } else { MlxScheme::from_config(&config_path, &value)? };
         let unpacked = bitnet.is_some() || mlx.is_some();
         let packed = if unpacked { None } else { PackedScheme::from_config(&config_path, &value)? };
-        let generation = generation_of_folder(folder, &config_path, &value);
-        let source = Safetensors::open(folder, mode)?;
+        let generation = generation_of_folder(&files, &config_path, &value);
+        let source = Safetensors::open_among(&files)?;
         let tensors = match (bitnet, mlx) {
             (Some(scheme), _) => TensorMap::of_bitnet(&source, &config, scheme)?,
             (None, Some(scheme)) => TensorMap::of_mlx(&source, &config, scheme)?,
             (None, None) => TensorMap::new(&source, &config, Naming::HuggingFace, packed)?,
         };
-        let container = Container::HuggingFace { source, config: value, packed };
-        Ok(Self { path: folder.to_path_buf(), config, tensors, container, generation })
+        let path = folder.to_path_buf();
+        let container = Container::HuggingFace { files, source, config: value, packed };
+        Ok(Self { path, config, tensors, container, generation })
     }
 
     fn open_gguf(path: &Path, mode: ReadMode) -> Result<Self> {
@@ -202,7 +222,7 @@ impl Checkpoint {
     /// When there is none, or it is damaged or of an unsupported kind.
     pub fn tokenizer(&self) -> Result<Tokenizer> {
         let mut tokenizer = match &self.container {
-            Container::HuggingFace { .. } => Tokenizer::from_folder(&self.path)?,
+            Container::HuggingFace { files, .. } => Tokenizer::from_files(files)?,
             Container::Gguf(file) => Tokenizer::from_metadata(file.metadata(), self.default_pre())?
                 .ok_or_else(|| Error::malformed(&self.path, "key 'tokenizer.ggml.model'", "missing: no tokenizer"))?,
         };
@@ -301,9 +321,11 @@ impl Checkpoint {
 }
 
 /// `generation_config.json`, with the ids that end a text from `config.json` where it has none.
-fn generation_of_folder(folder: &Path, config_path: &Path, config: &Value) -> GenerationConfig {
-    let path = folder.join("generation_config.json");
-    let mut generation = if path.exists() { GenerationConfig::read(&path) } else { GenerationConfig::default() };
+fn generation_of_folder(files: &ModelFiles, config_path: &Path, config: &Value) -> GenerationConfig {
+    const NAME: &str = "generation_config.json";
+    let bytes = files.read(NAME, json::MAX_JSON_BYTES).transpose();
+    let bytes = bytes.map(|bytes| GenerationConfig::from_bytes(&files.path().join(NAME), bytes));
+    let mut generation = bytes.unwrap_or_default();
     if generation.eos_token_ids.is_empty() {
         let ids = config.get("eos_token_id").cloned().unwrap_or(Value::Null);
         let ends = GenerationConfig::from_json(config_path, &serde_json::json!({ "eos_token_id": ids }));

@@ -1,15 +1,11 @@
 //! What a checkpoint keeps beside its weights: configuration and tokenizer, in the form of either container.
 
-use std::fs;
-use std::io;
-
 use serde_json::{Value as Json, json};
 
 use super::checkpoint::{Checkpoint, Container};
 use super::generation_config::END_IDS_KEY;
 use super::{ArchConfig, Family, RopeLayout, RopeScaling, config_hf, rope_factors};
 use crate::io::gguf::{Array, Value};
-use crate::io::read_regular;
 use crate::tokenizer::GgufVocab;
 use crate::{Error, Result};
 
@@ -84,22 +80,10 @@ impl Checkpoint {
     /// file about sampling that cannot be understood.
     pub fn companion_files(&self) -> Result<Vec<(&'static str, Vec<u8>)>> {
         match self.container() {
-            Container::HuggingFace { .. } => {
-                let mut files = Vec::new();
-                for name in COMPANIONS {
-                    let path = self.path().join(name);
-                    match fs::metadata(&path) {
-                        Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                        Err(error) => return Err(Error::io(&path, "open")(error)),
-                        Ok(meta) if meta.len() > MAX_COMPANION_BYTES => {
-                            let problem = format!("{} bytes, more than {MAX_COMPANION_BYTES}", meta.len());
-                            return Err(Error::malformed(&path, "file", problem));
-                        }
-                        Ok(_) => files.push((name, read_regular(&path, MAX_COMPANION_BYTES)?)),
-                    }
-                }
-                Ok(files)
-            }
+            Container::HuggingFace { files, .. } => COMPANIONS
+                .into_iter()
+                .filter_map(|name| Some(files.read(name, MAX_COMPANION_BYTES).transpose()?.map(|bytes| (name, bytes))))
+                .collect(),
             Container::Gguf(file) => {
                 if file.metadata().find("tokenizer.ggml.tokens").is_none() {
                     return Ok(Vec::new());
@@ -123,7 +107,7 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::Malformed`] naming the folder when GGUF cannot express the tokenizer.
     pub fn text_metadata(&self) -> Result<(Entries, Vec<String>)> {
-        let folder = match self.container() {
+        let files = match self.container() {
             Container::Gguf(file) => {
                 let kept = |key: &str| {
                     let prefixes = ["tokenizer.", "general.sampling.", "sherry.tokenizer", END_IDS_KEY];
@@ -132,16 +116,16 @@ impl Checkpoint {
                 let entries = file.metadata().entries().iter();
                 return Ok((entries.filter(|(key, _)| kept(key)).cloned().collect(), Vec::new()));
             }
-            Container::HuggingFace { .. } => self.path(),
+            Container::HuggingFace { files, .. } => files,
         };
         let generation = self.generation();
         let mut entries = Vec::new();
         let mut notes = Vec::new();
         let mut ends = generation.eos_token_ids.clone();
-        if ["tokenizer.json", "tokenizer.model"].iter().any(|name| folder.join(name).exists()) {
+        if ["tokenizer.json", "tokenizer.model"].iter().any(|name| files.contains(name)) {
             let tokenizer = self.tokenizer()?;
             let mut vocab = tokenizer.to_gguf().map_err(|error| match error {
-                Error::Tokenizer(problem) => Error::malformed(folder, "tokenizer", problem),
+                Error::Tokenizer(problem) => Error::malformed(files.path(), "tokenizer", problem),
                 other => other,
             })?;
             // Every reader ends an answer at these; llama.cpp knows their other texts too.

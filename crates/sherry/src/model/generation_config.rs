@@ -63,11 +63,16 @@ impl GenerationFault {
 impl GenerationConfig {
     /// Reads the file `path`. An empty one says nothing.
     pub fn read(path: &Path) -> Self {
-        match json::read(path) {
-            Ok(value) => Self::from_json(path, &value),
-            Err(_) if read_regular(path, json::MAX_JSON_BYTES).is_ok_and(|bytes| bytes.trim_ascii().is_empty()) => {
-                Self::default()
-            }
+        Self::from_bytes(path, read_regular(path, json::MAX_JSON_BYTES))
+    }
+
+    /// [`read`](Self::read) of what reading the file came to.
+    pub(super) fn from_bytes(path: &Path, bytes: Result<Vec<u8>>) -> Self {
+        match bytes.and_then(
+            |bytes| if bytes.trim_ascii().is_empty() { Ok(None) } else { json::parse(path, &bytes).map(Some) },
+        ) {
+            Ok(Some(value)) => Self::from_json(path, &value),
+            Ok(None) => Self::default(),
             Err(error) => Self::unreadable(path, &error),
         }
     }

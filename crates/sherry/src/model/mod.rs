@@ -11,6 +11,7 @@ mod doubts;
 mod generation_config;
 mod keys;
 mod kv;
+mod loading;
 pub mod mlx;
 pub mod names;
 pub mod reference;
@@ -26,6 +27,7 @@ pub use decoder::{Decoder, HeadStatistics, Logits, Model, Step, Tap, TapPoint, W
 pub use generation_config::{GenerationConfig, GenerationFault};
 pub(crate) use kv::KvPage;
 pub use kv::{KvCache, KvPages, KvPool, PAGE};
+pub use loading::Loading;
 pub use rope::{Frequencies, rope_factors};
 pub use sherry_kernels::KvType;
 pub use tensors::{Stored, TensorMap};

@@ -113,16 +113,17 @@ impl Weights {
     }
 }
 
-struct Loader<'a> {
-    source: &'a dyn TensorSource,
-    tensors: &'a TensorMap,
-    config: &'a ArchConfig,
-    bits: TernaryBits,
-    pool: &'a Pool,
+/// Makes the weights of one role after the other.
+pub(super) struct Loader<'a> {
+    pub source: &'a dyn TensorSource,
+    pub tensors: &'a TensorMap,
+    pub config: &'a ArchConfig,
+    pub bits: TernaryBits,
+    pub pool: &'a Pool,
 }
 
 impl Loader<'_> {
-    fn layer(&self, index: usize) -> Result<Layer> {
+    pub fn layer(&self, index: usize) -> Result<Layer> {
         let matrix = |part| self.matrix(Role::Layer(index, part));
         let vector = |part| self.vector(Role::Layer(index, part));
         let optional = |part: Part| part.is_in(self.config).then(|| vector(part)).transpose();
@@ -179,7 +180,7 @@ impl Loader<'_> {
         Error::malformed(self.source.path(), format!("tensor '{}'", shown(name)), problem)
     }
 
-    fn matrix(&self, role: Role) -> Result<Matrix> {
+    pub fn matrix(&self, role: Role) -> Result<Matrix> {
         let [rows, cols] = role.shape(self.config)[..] else { unreachable!("a matrix role has two dimensions") };
         let stored = self.tensors.get(role, self.source)?;
         match stored {
@@ -259,7 +260,7 @@ impl Loader<'_> {
     }
 
     /// A norm or bias as f32.
-    fn vector(&self, role: Role) -> Result<Vec<f32>> {
+    pub fn vector(&self, role: Role) -> Result<Vec<f32>> {
         let len = role.shape(self.config).iter().product();
         let Stored::Plain { name, ty } = self.tensors.get(role, self.source)? else {
             unreachable!("only matrices are packed")

@@ -9,7 +9,7 @@ use sherry_kernels::format::TensorType;
 use super::types::StqId;
 use super::value::Metadata;
 use super::{header, layout, split};
-use crate::io::{FileBytes, ReadMode, TensorInfo, TensorSource};
+use crate::io::{FileData, ModelFiles, ReadMode, TensorInfo, TensorSource};
 use crate::{Error, Result};
 
 /// A GGUF model with all sizes and offsets checked.
@@ -19,7 +19,7 @@ pub struct GgufFile {
     version: u32,
     metadata: Metadata,
     stq_id: Option<StqId>,
-    parts: Vec<FileBytes>,
+    parts: Vec<FileData>,
     tensors: Vec<TensorInfo>,
     places: Vec<Place>,
     by_name: HashMap<String, usize>,
@@ -39,10 +39,24 @@ impl GgufFile {
     /// [`Error::Io`]; [`Error::Malformed`] when the file is damaged, a part is missing or parts do not belong together;
     /// [`Error::Unsupported`] for tensor types and versions this program does not read.
     pub fn open(path: &Path, mode: ReadMode) -> Result<Self> {
-        let mut file = Self::parse(path, FileBytes::open(path, mode)?)?;
+        Self::open_all(path, |path| FileData::open(path, mode))
+    }
+
+    /// Opens the file called `name` among `files`, or the model whose first part that is.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_among(files: &ModelFiles, name: &str) -> Result<Self> {
+        Self::open_all(&files.path().join(name), |path| {
+            files.open(path.file_name().and_then(|name| name.to_str()).unwrap_or_default())
+        })
+    }
+
+    fn open_all(path: &Path, open: impl Fn(&Path) -> Result<FileData>) -> Result<Self> {
+        let mut file = Self::parse(path, open(path)?)?;
         let Some(position) = split::position(&file.metadata)? else { return Ok(file) };
         for part_path in split::other_parts(path, &position)? {
-            let bytes = FileBytes::open(&part_path, mode).map_err(|error| split::missing(path, &position, &error))?;
+            let bytes = open(&part_path).map_err(|error| split::missing(path, &position, &error))?;
             let part = Self::parse(&part_path, bytes)?;
             file.append(part, &position)?;
         }
@@ -62,9 +76,9 @@ impl GgufFile {
         }
     }
 
-    fn parse(path: &Path, bytes: FileBytes) -> Result<Self> {
-        let header = header::parse(path, bytes.bytes())?;
-        let placed = layout::place(path, &header, bytes.bytes())?;
+    fn parse(path: &Path, file: FileData) -> Result<Self> {
+        let header = header::read(path, &file)?;
+        let placed = layout::place(path, &header, &file)?;
         let stq_id = placed
             .iter()
             .find(|tensor| tensor.info.ty == TensorType::STQ1_0)
@@ -76,7 +90,7 @@ impl GgufFile {
             version: header.version,
             stq_id,
             metadata: Metadata::new(path, header.entries),
-            parts: vec![bytes],
+            parts: vec![file],
             tensors: placed.into_iter().map(|tensor| tensor.info).collect(),
             places,
             by_name,
@@ -119,7 +133,7 @@ impl GgufFile {
         self.parts.len()
     }
 
-    fn locate(&self, name: &str) -> Option<(&TensorInfo, &FileBytes, usize)> {
+    fn locate(&self, name: &str) -> Option<(&TensorInfo, &FileData, usize)> {
         let index = *self.by_name.get(name)?;
         let place = self.places.get(index)?;
         Some((self.tensors.get(index)?, self.parts.get(place.part)?, place.start))
@@ -140,9 +154,9 @@ impl TensorSource for GgufFile {
     }
 
     fn data(&self, name: &str) -> Result<Bytes> {
-        self.locate(name)
-            .and_then(|(info, file, start)| file.bytes().slice(start..start.checked_add(info.bytes)?))
-            .ok_or_else(|| Error::malformed(&self.path, format!("tensor '{name}'"), "is missing"))
+        let (info, file, start) =
+            self.locate(name).ok_or_else(|| Error::malformed(&self.path, format!("tensor '{name}'"), "is missing"))?;
+        file.slice(&self.path, start..start.saturating_add(info.bytes))
     }
 
     fn release(&self, name: &str) {

@@ -8,6 +8,7 @@ use super::limits;
 use super::strings::Strings;
 use super::types::{self, Meaning};
 use super::value::{Array, Value, shown};
+use crate::io::FileData;
 use crate::{Error, Result};
 
 /// What the header says, each field checked for itself; how tensors lie in the file is [`layout`](super::layout)'s part.
@@ -33,14 +34,38 @@ pub(super) struct RawTensor {
     pub offset: u64,
 }
 
-/// Parses the header of a file whose whole contents are `bytes`.
-pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<Header> {
+/// Reads the header of `file`, and no more of it than that takes where it is read by ranges.
+pub(super) fn read(path: &Path, file: &FileData) -> Result<Header> {
+    let mut len = FIRST_READ;
+    loop {
+        let head = file.head(path, len)?;
+        let mut more = false;
+        let header = parse(path, &head, file.len() as u64, &mut more);
+        if !more || len > limits::HEADER {
+            return header;
+        }
+        len *= 4;
+    }
+}
+
+/// What is read at first of a file that is read by ranges: enough for small vocabularies.
+const FIRST_READ: usize = 1 << 20;
+
+/// Parses the header of a file of `len` bytes that begins with `bytes`. When it fails because the header is longer than
+/// those, `more` is set.
+fn parse(path: &Path, bytes: &[u8], len: u64, more: &mut bool) -> Result<Header> {
+    let mut cursor = Cursor { bytes, at: 0, len, more: false };
+    let header = parse_from(path, &mut cursor);
+    *more = cursor.more;
+    header
+}
+
+fn parse_from(path: &Path, cursor: &mut Cursor<'_>) -> Result<Header> {
     let in_header = |problem: String| Error::malformed(path, "header", problem);
-    let mut cursor = Cursor { bytes, at: 0 };
     match cursor.take(4) {
         Ok(b"GGUF") => {}
         Ok(other) => return Err(in_header(format!("not a GGUF file: it begins with {}", quoted(other)))),
-        Err(_) => return Err(in_header(format!("not a GGUF file: it has only {} bytes", bytes.len()))),
+        Err(_) => return Err(in_header(format!("not a GGUF file: it has only {} bytes", cursor.len))),
     }
     let version = cursor.u32().map_err(in_header)?;
     match version {
@@ -143,13 +168,18 @@ fn quoted(bytes: &[u8]) -> String {
 
 /// Bytes read from front to back. Errors say what is wrong; the caller adds where.
 struct Cursor<'a> {
+    /// The file, or its beginning.
     bytes: &'a [u8],
     at: usize,
+    /// Bytes of the file.
+    len: u64,
+    /// Whether something failed only because `bytes` are not the whole file.
+    more: bool,
 }
 
 impl<'a> Cursor<'a> {
     fn remaining(&self) -> u64 {
-        (self.bytes.len() - self.at) as u64
+        self.len - self.at as u64
     }
 
     fn take(&mut self, len: u64) -> Result<&'a [u8], String> {
@@ -159,7 +189,11 @@ impl<'a> Cursor<'a> {
                 self.at += taken.len();
                 Ok(taken)
             }
-            None => Err(format!("needs {len} bytes at offset {}, but the file has only {} left", self.at, rest.len())),
+            None => {
+                let left = self.remaining();
+                self.more |= len <= left;
+                Err(format!("needs {len} bytes at offset {}, but the file has only {left} left", self.at))
+            }
         }
     }
 

@@ -8,7 +8,7 @@ use sherry_kernels::format::TensorType;
 use super::header::{Header, RawTensor, foreign_type, shape};
 use super::types::{Candidate, Meaning, without_size};
 use super::value::Value;
-use crate::io::TensorInfo;
+use crate::io::{FileData, TensorInfo};
 use crate::{Error, Result};
 
 /// A tensor and the offset of its first byte in the file.
@@ -20,11 +20,11 @@ pub(super) struct Placed {
     pub start: usize,
 }
 
-/// Checks sizes and offsets of all tensors against `file`, the bytes of the whole file.
+/// Checks sizes and offsets of all tensors against `file`.
 ///
 /// Offsets must be those of tensors packed in file order, each padded to the alignment; after the last tensor there may
 /// be nothing but its padding.
-pub(super) fn place(path: &Path, header: &Header, file: &[u8]) -> Result<Vec<Placed>> {
+pub(super) fn place(path: &Path, header: &Header, file: &FileData) -> Result<Vec<Placed>> {
     let mut types = BTreeMap::new();
     for tensor in &header.tensors {
         if let Meaning::Disputed(candidates) = tensor.meaning
@@ -99,7 +99,7 @@ fn from_a_fork(header: &Header) -> bool {
 }
 
 /// Follows the chain of offsets; `types` are those of the disputed type ids.
-fn walk(path: &Path, header: &Header, file: &[u8], types: &BTreeMap<u32, TensorType>) -> Result<Vec<Placed>> {
+fn walk(path: &Path, header: &Header, file: &FileData, types: &BTreeMap<u32, TensorType>) -> Result<Vec<Placed>> {
     let file_len = file.len() as u64;
     let in_header = |problem: &str| Error::malformed(path, "header", problem);
     let mut placed = Vec::new();
@@ -146,7 +146,7 @@ fn walk(path: &Path, header: &Header, file: &[u8], types: &BTreeMap<u32, TensorT
             format!("{trailing} bytes follow the last tensor, where at most {padding} bytes of padding may be");
         return Err(Error::malformed(path, "end of file", problem));
     }
-    if file.iter().rev().take(trailing as usize).any(|byte| *byte != 0) {
+    if file.slice(path, file.len() - trailing as usize..file.len())?.iter().any(|byte| *byte != 0) {
         return Err(Error::malformed(path, "end of file", "the padding after the last tensor is not zero"));
     }
     Ok(placed)

@@ -10,6 +10,7 @@ use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error as _, IgnoredA
 use sherry_kernels::format::TensorType;
 
 use super::place;
+use crate::io::FileData;
 use crate::{Error, Result};
 
 /// Largest header accepted, as in the reference implementation.
@@ -109,20 +110,24 @@ impl Dtype {
 }
 
 /// Reads and checks the header of `file`.
-pub(super) fn read(path: &Path, file: &[u8]) -> Result<Header> {
+pub(super) fn read(path: &Path, file: &FileData) -> Result<Header> {
     let malformed = |problem: String| Error::malformed(path, "header", problem);
-    let Some((length, rest)) = file.split_first_chunk::<8>() else {
+    let Some(rest) = file.len().checked_sub(8) else {
         return Err(malformed(format!("the file has {} bytes, too few for a header length", file.len())));
     };
-    let length = u64::from_le_bytes(*length);
+    let mut length = [0; 8];
+    length.copy_from_slice(&file.slice(path, 0..8)?);
+    let length = u64::from_le_bytes(length);
     if length > MAX_HEADER_BYTES as u64 {
         return Err(malformed(format!("length {length} is above the limit of {MAX_HEADER_BYTES}")));
     }
-    let Some((json, data)) = rest.split_at_checked(length as usize) else {
-        return Err(malformed(format!("length {length}, but only {} bytes follow", rest.len())));
+    let length = length as usize;
+    let Some(data) = rest.checked_sub(length) else {
+        return Err(malformed(format!("length {length}, but only {rest} bytes follow")));
     };
-    let parsed = parse(path, json)?;
-    let entries = check(path, parsed.tensors, file.len() - data.len(), data.len())?;
+    let start = 8 + length;
+    let parsed = parse(path, &file.slice(path, 8..start)?)?;
+    let entries = check(path, parsed.tensors, start, data)?;
     Ok(Header { entries, metadata: parsed.metadata })
 }
 

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use sherry_kernels::Bytes;
 
 use super::json::shown;
-use super::{FileBytes, ReadMode, TensorInfo, TensorSource};
+use super::{FileData, ModelFiles, ReadMode, TensorInfo, TensorSource};
 use crate::{Error, Result};
 pub use header::MAX_HEADER_BYTES;
 pub use write::Writer;
@@ -77,9 +77,7 @@ pub struct OtherTensor {
 #[derive(Debug)]
 struct Shard {
     path: PathBuf,
-    bytes: Bytes,
-    /// The mapping, when the bytes come from a file.
-    file: Option<FileBytes>,
+    file: FileData,
 }
 
 #[derive(Clone, Debug)]
@@ -97,20 +95,29 @@ impl Safetensors {
     /// does not allow, for shards outside the folder and for shards that disagree with the index.
     pub fn open(path: &Path, mode: ReadMode) -> Result<Self> {
         if path.is_dir() {
-            let single = path.join(SINGLE_FILE);
-            if single.exists() {
-                return Self::open_files(&single, vec![single.clone()], mode);
-            }
-            let index = path.join(INDEX_FILE);
-            if index.exists() {
-                return shards::open(&index, mode);
-            }
-            return Err(Error::unsupported(path, format!("the folder has neither {SINGLE_FILE} nor {INDEX_FILE}")));
+            return Self::open_among(&ModelFiles::Folder { path: path.to_path_buf(), mode });
         }
         if path.extension().is_some_and(|extension| extension == "json") {
-            return shards::open(path, mode);
+            let folder = path.parent().unwrap_or(Path::new("")).to_path_buf();
+            return shards::open(&ModelFiles::Folder { path: folder, mode }, path);
         }
-        Self::open_files(path, vec![path.to_path_buf()], mode)
+        let shard = Shard { path: path.to_path_buf(), file: FileData::open(path, mode)? };
+        Self::from_shards(path, vec![shard])
+    }
+
+    /// Opens [`SINGLE_FILE`] or [`INDEX_FILE`] among `files`.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_among(files: &ModelFiles) -> Result<Self> {
+        let folder = files.path();
+        if files.contains(SINGLE_FILE) {
+            return Self::open_files(&folder.join(SINGLE_FILE), files, &[SINGLE_FILE]);
+        }
+        if files.contains(INDEX_FILE) {
+            return shards::open(files, &folder.join(INDEX_FILE));
+        }
+        Err(Error::unsupported(folder, format!("the folder has neither {SINGLE_FILE} nor {INDEX_FILE}")))
     }
 
     /// Reads a whole file given as bytes; `path` is for messages.
@@ -118,19 +125,14 @@ impl Safetensors {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn from_bytes(path: &Path, bytes: Vec<u8>) -> Result<Self> {
-        let shard = Shard { path: path.to_path_buf(), bytes: bytes.into(), file: None };
+        let shard = Shard { path: path.to_path_buf(), file: Bytes::from(bytes).into() };
         Self::from_shards(path, vec![shard])
     }
 
-    fn open_files(path: &Path, files: Vec<PathBuf>, mode: ReadMode) -> Result<Self> {
-        let shards: Result<Vec<Shard>> = files
-            .into_iter()
-            .map(|path| {
-                let file = FileBytes::open(&path, mode)?;
-                Ok(Shard { path, bytes: file.bytes().clone(), file: Some(file) })
-            })
-            .collect();
-        Self::from_shards(path, shards?)
+    /// The shards `names` among `files`; `path` stands for them all.
+    fn open_files(path: &Path, files: &ModelFiles, names: &[&str]) -> Result<Self> {
+        let open = |name: &&str| Ok(Shard { path: files.path().join(name), file: files.open(name)? });
+        Self::from_shards(path, names.iter().map(open).collect::<Result<Vec<Shard>>>()?)
     }
 
     fn from_shards(path: &Path, shards: Vec<Shard>) -> Result<Self> {
@@ -145,7 +147,7 @@ impl Safetensors {
         };
         let mut shard_of: HashMap<String, usize> = HashMap::new();
         for (number, shard) in shards.iter().enumerate() {
-            let header = header::read(&shard.path, &shard.bytes)?;
+            let header = header::read(&shard.path, &shard.file)?;
             for entry in header.entries {
                 if let Some(earlier) = shard_of.insert(entry.name.clone(), number) {
                     let earlier = shards.get(earlier).map_or(Path::new(""), |shard| shard.path.as_path());
@@ -210,10 +212,8 @@ impl TensorSource for Safetensors {
     }
 
     fn data(&self, name: &str) -> Result<Bytes> {
-        if let Some((place, shard)) = self.locate(name)
-            && let Some(bytes) = shard.bytes.slice(place.range.clone())
-        {
-            return Ok(bytes);
+        if let Some((place, shard)) = self.locate(name) {
+            return shard.file.slice(&shard.path, place.range.clone());
         }
         match self.others.iter().find(|other| other.name == name) {
             Some(other) => {
@@ -229,10 +229,8 @@ impl TensorSource for Safetensors {
     }
 
     fn release(&self, name: &str) {
-        if let Some((place, shard)) = self.locate(name)
-            && let Some(file) = &shard.file
-        {
-            file.release(place.range.clone());
+        if let Some((place, shard)) = self.locate(name) {
+            shard.file.release(place.range.clone());
         }
     }
 }

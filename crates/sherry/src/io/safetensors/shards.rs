@@ -7,12 +7,14 @@ use serde_json::Value;
 
 use super::{Safetensors, place};
 use crate::io::json::{self, Fields, shown};
-use crate::io::{ReadMode, TensorSource};
+use crate::io::{ModelFiles, TensorSource};
 use crate::{Error, Result};
 
-/// Opens all shards that the index names. Tensors beyond the index are listed too; those of the index must be where it says.
-pub(super) fn open(index: &Path, mode: ReadMode) -> Result<Safetensors> {
-    let value = json::read(index)?;
+/// Opens all shards that the index names, which is among `files`. Tensors beyond the index are listed too; those of the index
+/// must be where it says.
+pub(super) fn open(files: &ModelFiles, index: &Path) -> Result<Safetensors> {
+    let name = index.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let value = json::read_among(files, name)?;
     let fields = Fields::new(index, &value)?;
     let Some(Value::Object(map)) = fields.value("weight_map") else {
         return Err(fields.error("weight_map", "expected an object from tensors to files"));
@@ -28,11 +30,11 @@ pub(super) fn open(index: &Path, mode: ReadMode) -> Result<Safetensors> {
         }
         placed.push((tensor, file));
     }
-    let files: BTreeSet<&str> = placed.iter().map(|(_, file)| *file).collect();
-    if files.is_empty() {
+    let names: BTreeSet<&str> = placed.iter().map(|(_, file)| *file).collect();
+    if names.is_empty() {
         return Err(fields.error("weight_map", "names no files"));
     }
-    let model = Safetensors::open_files(index, files.iter().map(|file| index.with_file_name(file)).collect(), mode)?;
+    let model = Safetensors::open_files(index, files, &names.into_iter().collect::<Vec<_>>())?;
     let others: HashMap<&str, &Path> =
         model.other_tensors().iter().map(|other| (other.name.as_str(), other.file.as_path())).collect();
     for (tensor, file) in placed {

@@ -18,7 +18,7 @@ use super::bpe::{Bpe, Merges, Unknown, byte_alphabet, byte_tokens, char_alphabet
 use super::pre::PreStep;
 use super::vocab::Vocab;
 use super::{Added, Model, Roles, Tokenizer, specials};
-use crate::io::{json, read_regular};
+use crate::io::{ModelFiles, ReadMode, json};
 use crate::{Error, Result};
 pub(super) use config::{Config, Source};
 pub(super) use steps::Around;
@@ -171,27 +171,34 @@ impl Tokenizer {
     /// [`Error::Io`]; [`Error::Malformed`] naming the file and the field; [`Error::Unsupported`] for a folder without a
     /// tokenizer.
     pub fn from_folder(folder: &Path) -> Result<Self> {
+        Self::from_files(&ModelFiles::Folder { path: folder.to_path_buf(), mode: ReadMode::Read })
+    }
+
+    /// [`from_folder`](Self::from_folder) of files that may be anywhere.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn from_files(files: &ModelFiles) -> Result<Self> {
+        let folder = files.path();
+        let read = |name: &str| files.read(name, MAX_FILE_BYTES);
         let source = |name: &str| -> Result<Option<Source>> {
-            let path = folder.join(name);
-            read_file(&path)?.map(|bytes| Source::parse(&path, &bytes)).transpose()
+            read(name)?.map(|bytes| Source::parse(&folder.join(name), &bytes)).transpose()
         };
         let sources = ["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"].map(source);
         let [config, map, added] = sources;
         let config = Config::read(config?.as_ref(), map?.as_ref(), added?.as_ref())?;
-        let template = folder.join("chat_template.jinja");
-        let template = match read_file(&template)? {
-            None => None,
-            Some(bytes) => {
-                Some(String::from_utf8(bytes).map_err(|_| Error::malformed(&template, "file", "is not UTF-8"))?)
-            }
+        const TEMPLATE: &str = "chat_template.jinja";
+        let text = |bytes| {
+            String::from_utf8(bytes).map_err(|_| Error::malformed(&folder.join(TEMPLATE), "file", "is not UTF-8"))
         };
-        let [json, model] = ["tokenizer.json", "tokenizer.model"].map(|name| folder.join(name));
-        let mut tokenizer = if let Some(bytes) = read_file(&json)? {
-            Self::from_parts(&bytes, config).map_err(|err| in_file(&json, err))?
-        } else if let Some(bytes) = read_file(&model)? {
-            Self::from_model_file(&bytes, config).map_err(|err| in_file(&model, err))?
+        let template = read(TEMPLATE)?.map(text).transpose()?;
+        let [json, model] = ["tokenizer.json", "tokenizer.model"];
+        let mut tokenizer = if let Some(bytes) = read(json)? {
+            Self::from_parts(&bytes, config).map_err(|err| in_file(&folder.join(json), err))?
+        } else if let Some(bytes) = read(model)? {
+            Self::from_model_file(&bytes, config).map_err(|err| in_file(&folder.join(model), err))?
         } else {
-            let what = match folder.join("vocab.json").exists() {
+            let what = match files.contains("vocab.json") {
                 true => {
                     "the folder has vocab.json but no tokenizer.json, which says how text is cut; \
                      transformers' AutoTokenizer.from_pretrained(...).save_pretrained(...) writes one"
@@ -279,15 +286,6 @@ impl Config {
                 }
             }
         }
-    }
-}
-
-/// The bytes of a file; `None` when it is not there.
-fn read_file(path: &Path) -> Result<Option<Vec<u8>>> {
-    match std::fs::metadata(path) {
-        Err(err) if err.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(err) => Err(Error::io(path, "open")(err)),
-        Ok(_) => read_regular(path, MAX_FILE_BYTES).map(Some),
     }
 }
 

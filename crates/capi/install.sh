@@ -1,0 +1,23 @@
+#!/bin/sh
+# Installs the C library: install.sh PREFIX [FOLDER], header, libraries, and what pkg-config and CMake find them by. FOLDER
+# holds libraries that cargo built; without it they are built in release mode.
+set -eu
+prefix=${1:?"usage: install.sh PREFIX [FOLDER]"}
+here=$(cd "$(dirname "$0")" && pwd)
+built=${2:-}
+if [ -z "$built" ]; then
+    (cd "$here/../.." && cargo build --release --locked --package sherry-capi)
+    built=${CARGO_TARGET_DIR:-$here/../../target}/release
+fi
+version=$(sed -n '/^\[workspace.package\]/,/^$/s/^version = "\(.*\)"/\1/p' "$here/../../Cargo.toml")
+major=${version%%.*}
+mkdir -p "$prefix/include" "$prefix/lib/pkgconfig" "$prefix/lib/cmake/sherry"
+prefix=$(cd "$prefix" && pwd)
+cp "$here/include/sherry.h" "$prefix/include/"
+cp "$built/libsherry_c.a" "$prefix/lib/libsherry.a"
+cp "$built/libsherry_c.so" "$prefix/lib/libsherry.so.$version"
+ln -sf "libsherry.so.$version" "$prefix/lib/libsherry.so.$major"
+ln -sf "libsherry.so.$major" "$prefix/lib/libsherry.so"
+for file in lib/pkgconfig/sherry.pc lib/cmake/sherry/sherry-config.cmake; do
+    sed "s|@PREFIX@|$prefix|; s|@VERSION@|$version|" "$here/$(basename "$file").in" >"$prefix/$file"
+done
