@@ -5,7 +5,6 @@ mod commands;
 mod dashboard;
 mod help;
 mod interrupt;
-mod machine;
 mod output;
 mod pull;
 

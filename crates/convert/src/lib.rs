@@ -27,6 +27,7 @@ mod channels;
 mod folder;
 mod gguf_metadata;
 pub mod importance;
+pub mod inspect;
 mod output;
 mod plan;
 pub mod quant;

@@ -1,5 +1,6 @@
 //! Measuring language models: benchmarks and perplexity equal to the reference harness ([`eval`]), speed beside the
-//! limits of the machine ([`mod@bench`]), and the Parquet files in which data sets come ([`parquet`]).
+//! limits of the machine ([`mod@bench`]), what machine that is ([`doctor`]), and the Parquet files in which data sets come
+//! ([`parquet`]).
 //!
 //! ```
 //! use std::sync::Arc;
@@ -27,7 +28,9 @@
 
 pub mod bench;
 mod checksum;
+pub mod doctor;
 pub mod eval;
+pub mod machine;
 pub mod parquet;
 
 pub use checksum::file_sha256;

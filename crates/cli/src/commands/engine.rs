@@ -11,11 +11,11 @@ use sherry::io::ReadMode;
 use sherry::model::{ArchConfig, Checkpoint, Decoder, KvType};
 use sherry::tokenizer::Tokenizer;
 use sherry_kernels::{Engine, Isa, Matrix, Pool, Precision, TernaryBits};
+use sherry_measure::machine;
 
 use super::number;
 use super::pull::pull_release;
 use crate::builtin;
-use crate::machine;
 use crate::pull::{Cache, Release, Repo, Settings, is_plain_path, model_in};
 use sherry::threads::default_threads;
 

@@ -6,19 +6,17 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
-use sherry::Progress as _;
-use sherry::io::gguf::{self, GgufFile};
-use sherry::io::{ReadMode, TensorInfo, TensorSource, native, verify_tensor};
+use sherry::io::gguf::GgufFile;
+use sherry::io::{ReadMode, native};
 use sherry::model::names::{Naming, Role};
-use sherry::model::{Checkpoint, Container, Stored};
-use sherry::tokenizer::Tokenizer;
+use sherry::model::{Checkpoint, Stored};
+use sherry_convert::inspect::{self, Listings};
 use sherry_convert::{Moves, Rows};
 use sherry_kernels::format::half::f16_to_f32;
 use sherry_kernels::format::{PackedRows, TernaryFormat, read_code};
 
 use super::Context;
 use super::engine::resolve;
-use crate::interrupt;
 use crate::output::{Align, Stdout, Table, bytes, printable};
 
 /// Show what is in a model file or folder, and check it
@@ -51,6 +49,12 @@ pub struct InspectArgs {
     hist: Option<String>,
 }
 
+impl InspectArgs {
+    fn listings(&self) -> Listings {
+        Listings { tensors: self.tensors, metadata: self.metadata }
+    }
+}
+
 pub fn run(args: &InspectArgs, context: &Context) -> Result<ExitCode> {
     let path = resolve(&args.model)?;
     let checkpoint = match Checkpoint::open(&path, ReadMode::Map) {
@@ -61,28 +65,13 @@ pub fn run(args: &InspectArgs, context: &Context) -> Result<ExitCode> {
             _ => return Err(error.into()),
         },
     };
-    let mut report = json!({
-        "path": path.display().to_string(),
-        "description": checkpoint.describe(),
-        "sizes": sizes(&checkpoint),
-        "config": checkpoint.config_json().ok(),
-        "tokenizer": tokenizer(checkpoint.tokenizer()),
-        "notes": notes(&checkpoint),
-    });
-    if args.metadata
-        && let Container::Gguf(file) = checkpoint.container()
-    {
-        report["metadata"] = metadata(file);
-    }
-    if args.tensors {
-        report["tensors"] = tensors(checkpoint.source());
-    }
+    let mut report = inspect::report(&checkpoint, args.listings());
     if let Some(name) = &args.hist {
         report["histogram"] = histogram(&checkpoint, name)?;
     }
     let mut sound = true;
     if args.verify {
-        let problems = verify(&checkpoint, context)?;
+        let problems = inspect::problems(&checkpoint, &context.console)?;
         sound = problems.is_empty();
         report["problems"] = json!(problems);
     }
@@ -97,30 +86,7 @@ pub fn run(args: &InspectArgs, context: &Context) -> Result<ExitCode> {
 
 /// A GGUF file that is no model for this program, because of `problem`: a vocabulary, another architecture, a damaged model.
 fn run_file(file: &GgufFile, problem: &sherry::Error, args: &InspectArgs, context: &Context) -> Result<ExitCode> {
-    let infos = file.tensors();
-    let total: u64 = infos.iter().map(|info| info.bytes as u64).sum();
-    let architecture = match file.metadata().find("general.architecture") {
-        Some(gguf::Value::String(name)) => format!("architecture {}", printable::line(name)),
-        _ => "no architecture".to_owned(),
-    };
-    let holds = match infos.len() {
-        0 => "no tensors".to_owned(),
-        count => format!("{count} tensors of {}", bytes(total)),
-    };
-    let found = Tokenizer::from_metadata(file.metadata(), None)
-        .and_then(|found| found.ok_or_else(|| sherry::Error::unsupported(file.path(), "the file has no tokenizer")));
-    let mut report = json!({
-        "path": file.path().display().to_string(),
-        "description": format!("GGUF file, {architecture}, {holds}"),
-        "not_run": problem.to_string(),
-        "tokenizer": tokenizer(found),
-    });
-    if args.metadata {
-        report["metadata"] = metadata(file);
-    }
-    if args.tensors {
-        report["tensors"] = tensors(file);
-    }
+    let report = inspect::report_file(file, problem, args.listings());
     let mut out = Stdout::lock();
     if context.json {
         out.json(&report)?;
@@ -131,80 +97,6 @@ fn run_file(file: &GgufFile, problem: &sherry::Error, args: &InspectArgs, contex
     }
     // What cannot be run is not sound either, for those who ask.
     Ok(if args.verify { ExitCode::from(1) } else { ExitCode::SUCCESS })
-}
-
-fn metadata(file: &GgufFile) -> Value {
-    let entries = file.metadata().entries().iter();
-    entries.map(|(key, value)| (key.clone(), json!(shown(value)))).collect::<serde_json::Map<_, _>>().into()
-}
-
-/// Bytes and bits per weight by kind of tensor.
-fn sizes(checkpoint: &Checkpoint) -> Value {
-    let sizes = sherry_convert::sizes_of(checkpoint);
-    json!({
-        "linear layers": { "bytes": sizes.linears, "bits_per_weight": sizes.linear_bits_per_weight() },
-        "embedding and head": { "bytes": sizes.embeddings },
-        "norms and biases": { "bytes": sizes.vectors },
-        "all": { "bytes": sizes.total(), "bits_per_weight": sizes.bits_per_weight() },
-    })
-}
-
-/// What is doubtful about the weights, and what could not be understood of the recommendations.
-fn notes(checkpoint: &Checkpoint) -> Vec<String> {
-    let faults = checkpoint.generation().faults.iter().map(|fault| fault.problem.clone());
-    checkpoint.notes().into_iter().chain(faults).collect()
-}
-
-fn tokenizer(found: sherry::Result<Tokenizer>) -> Value {
-    match found {
-        Ok(tokenizer) => json!({
-            "tokens": tokenizer.vocab_size(),
-            "bos": tokenizer.bos().and_then(|id| tokenizer.id_to_token(id)),
-            "eos": tokenizer.eos().and_then(|id| tokenizer.id_to_token(id)),
-            "adds_bos": tokenizer.adds_bos(),
-            "chat_template": tokenizer.chat_template().is_some(),
-            "notes": tokenizer.notes(),
-        }),
-        Err(error) => json!({ "problem": error.to_string() }),
-    }
-}
-
-fn tensors(source: &dyn TensorSource) -> Value {
-    let infos = source.tensors().iter();
-    infos
-        .map(|info| json!({ "name": info.name, "type": info.ty.name(), "shape": info.shape, "bytes": info.bytes }))
-        .collect()
-}
-
-/// Everything wrong with the data, one line each.
-fn verify(checkpoint: &Checkpoint, context: &Context) -> Result<Vec<String>> {
-    let source = checkpoint.source();
-    let mut problems = Vec::new();
-    if let Err(error) = checkpoint.tokenizer() {
-        problems.push(format!("tokenizer: {error}"));
-    }
-    let mut roles: Vec<(Role, &Stored)> = checkpoint.tensors().iter().collect();
-    roles.sort_by_key(|(_, stored)| stored.name().to_owned());
-    context.console.start("verify", roles.len() as u64);
-    for (role, stored) in roles {
-        if interrupt::requested() {
-            bail!(sherry::Error::Interrupted);
-        }
-        let problem = match stored {
-            Stored::Plain { name, ty } => {
-                let (shape, bytes) = (role.shape(checkpoint.config()), source.data(name)?.len());
-                verify_tensor(source, &TensorInfo { name: name.clone(), ty: *ty, shape, bytes }).err()
-            }
-            // Opening packed rows checks codes, padding and scales.
-            Stored::Packed { .. } | Stored::BitNet { .. } | Stored::Mlx { .. } => {
-                Rows::open(source, checkpoint.config(), role, stored, Moves::default()).err()
-            }
-        };
-        problems.extend(problem.map(|error| error.to_string()));
-        context.console.advance(1);
-    }
-    context.console.finish();
-    Ok(problems)
 }
 
 /// Bins of a value histogram.
@@ -282,18 +174,6 @@ fn code_uses(packed: &PackedRows) -> Vec<u64> {
         (0..codes).for_each(|index| uses[usize::from(read_code(row, index))] += 1);
     }
     uses
-}
-
-/// A GGUF value in one line.
-fn shown(value: &gguf::Value) -> String {
-    match value {
-        gguf::Value::String(text) if text.chars().count() > 80 => {
-            format!("{:?}... ({} bytes)", text.chars().take(77).collect::<String>(), text.len())
-        }
-        gguf::Value::String(text) => format!("{text:?}"),
-        gguf::Value::Array(array) => format!("{} of {}", value.type_name(), array.len()),
-        number => number.to_string(),
-    }
 }
 
 fn sparkline(counts: &Value) -> String {

@@ -9,6 +9,7 @@ use clap::Args;
 use clap::builder::FalseyValueParser;
 use serde_json::json;
 use sherry::batch::Finish;
+use sherry_measure::machine;
 
 use super::Context;
 use super::chat;
@@ -17,7 +18,7 @@ use super::number::{count, positive};
 use super::sampling::{SamplingArgs, note_faults};
 use crate::commands::speaker::Speaker;
 use crate::output::{Stdout, bytes};
-use crate::{builtin, interrupt, machine, output};
+use crate::{builtin, interrupt, output};
 
 /// Chat with a model, or let it answer one prompt
 #[derive(Args)]

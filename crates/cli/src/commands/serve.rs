@@ -12,13 +12,13 @@ use sherry::batch::{BatchEngine, Options};
 use sherry::chat::ChatTemplate;
 use sherry::io::hex;
 use sherry::model::{KvPool, PAGE};
+use sherry_measure::machine;
 use sherry_server::{Config, EngineInfo, Keys, Listen, Loaded, ModelInfo};
 
 use super::Context;
 use super::engine::{ContextSize, EngineArgs, HeadArg, obtain};
 use super::number::{count, port, positive};
 use super::sampling::{SamplingArgs, note_faults};
-use crate::machine;
 use crate::output::{Console, LogLines};
 
 /// Serve a model over HTTP: OpenAI's interface and a chat page

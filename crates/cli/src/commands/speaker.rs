@@ -6,11 +6,12 @@ use anyhow::Result;
 use sherry::batch::Options;
 use sherry::model::Decoder;
 use sherry::{Chat, Event, Generate, Generated, Llm};
+use sherry_measure::machine;
 
 use crate::commands::engine::{EngineArgs, Loaded};
 use crate::commands::sampling::SamplingArgs;
+use crate::interrupt;
 use crate::output::{Stdout, bytes};
-use crate::{interrupt, machine};
 
 /// A loaded model that answers.
 pub struct Speaker {

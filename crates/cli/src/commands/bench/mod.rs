@@ -16,11 +16,11 @@ use sherry_kernels::Isa;
 use sherry_kernels::format::TensorType;
 use sherry_measure::bench::WeightFormat;
 use sherry_measure::bench::models::{Options, Phase, Setup, Test};
+use sherry_measure::machine;
 
 use super::Context;
 use super::engine::{KvArg, threads};
 use super::number::{self, count, positive};
-use crate::machine;
 use sherry::threads::default_threads;
 
 /// Measure prompts, generation and kernels: llama-bench's table, the paper's speed table

@@ -5,9 +5,9 @@ use serde_json::{Map, Value, json};
 use sherry::model::KvType;
 use sherry_measure::bench::models::{Measurement, Phase};
 use sherry_measure::bench::statistics::{deviation, mean, median};
+use sherry_measure::machine;
 
 use super::Form;
-use crate::machine;
 use crate::output::Stdout;
 
 /// One result as a flat object.
