@@ -15,7 +15,7 @@ use sherry_convert::{Container, Embeddings, Linears, Request, STQ1_0_SPEC, Summa
 use sherry_kernels::format::{QuadOrder, ScaleGroup, TensorType, TernaryFormat};
 
 use crate::json;
-use crate::model::one_of;
+use crate::parts::one_of;
 use crate::work::long_job;
 
 /// Types of dense linear layers.

@@ -10,6 +10,7 @@
 
 #![deny(unsafe_code)] // except the views of packed.rs
 
+mod arrays;
 mod convert;
 mod desk;
 mod doctor;
@@ -19,8 +20,10 @@ mod json;
 mod model;
 mod options;
 mod packed;
+mod parts;
 mod process;
 mod results;
+mod sequence;
 mod session;
 mod stream;
 mod tokenizer;

@@ -4,25 +4,26 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use numpy::{IntoPyArray as _, PyArray1, PyArrayMethods as _};
-use pyo3::exceptions::{PyFileNotFoundError, PyMemoryError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyFileNotFoundError, PyMemoryError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString};
-use serde_json::Value;
+use pyo3::types::PyDict;
 use sherry::generate::{Summation, TokenSet, token_scores};
 use sherry::io::ReadMode;
 use sherry::io::gguf::GgufFile;
-use sherry::model::{Checkpoint, Decoder, GenerationConfig, Wanted};
+use sherry::model::{Checkpoint, Decoder, Wanted};
 use sherry::{BatchEngine, Isa, KvType, Llm, LoadOptions, Precision, Progress};
-use sherry_kernels::{Bytes, Engine};
-use sherry_measure::eval::{DecoderLm, Windows, perplexity};
+use sherry_kernels::Bytes;
+use sherry_measure::eval::{Windows, perplexity};
 
 use crate::desk::{Desk, STEP};
 use crate::errors::exception;
 use crate::json;
 use crate::options::Options;
+use crate::parts::{Parts, one_of};
 use crate::process::PerProcess;
 use crate::results;
-use crate::session::{Sequence, Session};
+use crate::sequence::{Direct, Sequence};
+use crate::session::Session;
 use crate::stream::{Source, Stream};
 use crate::tokenizer::{Tokenizer, conversation};
 use crate::work::{Watch, detached, long_job};
@@ -30,69 +31,6 @@ use crate::work::{Watch, detached, long_job};
 /// The model inside the wheel: a 1.25-bit GGUF file with its tokenizer.
 static BUILTIN: &[u8] = include_bytes!("../../cli/model/sherry-tiny.gguf");
 const BUILTIN_NAME: &str = "sherry-tiny";
-
-/// What does not change while a model lives: shared by its sessions, and by processes after a fork.
-pub struct Parts {
-    model: Arc<sherry::model::Model>,
-    pub tokenizer: Arc<sherry::Tokenizer>,
-    pub generation: GenerationConfig,
-    /// Tokens that end an answer.
-    pub end: Arc<[u32]>,
-    /// Tokens that have a text, where some ids have none.
-    pub usable: Option<Arc<TokenSet>>,
-    engine: sherry::batch::Options,
-    threads: usize,
-    isa: Isa,
-    precision: Precision,
-    path: PathBuf,
-    description: String,
-    config: Value,
-    sizes: sherry_convert::Sizes,
-}
-
-impl Parts {
-    /// Token ids: text as the model expects it, or a list of whole numbers (also of numpy or torch).
-    pub fn prompt(&self, prompt: &Bound<'_, PyAny>) -> PyResult<Vec<u32>> {
-        let py = prompt.py();
-        if prompt.is_instance_of::<PyString>() {
-            let text: String = prompt.extract()?;
-            return detached(py, || Ok(self.tokenizer.encode(&text, true, false)?));
-        }
-        token_ids(prompt)
-    }
-
-    /// Logits per token.
-    pub fn vocab(&self) -> usize {
-        self.model.config.vocab
-    }
-
-    /// A decoder with threads of its own.
-    fn decoder(&self) -> Decoder {
-        let engine = Engine::new(self.isa, self.threads, self.precision);
-        Decoder::new(Arc::clone(&self.model), engine).with_context(self.engine.context)
-    }
-
-    /// The evaluator's view of the model.
-    pub fn lm(&self) -> DecoderLm {
-        DecoderLm::new(self.decoder(), Arc::clone(&self.tokenizer), self.engine.kv, self.engine.context)
-    }
-}
-
-/// A list of whole numbers, also one of numpy or torch.
-pub fn token_ids(ids: &Bound<'_, PyAny>) -> PyResult<Vec<u32>> {
-    let wrong = || PyTypeError::new_err("expected a str or a sequence of token ids");
-    let mut found = Vec::new();
-    for id in ids.try_iter().map_err(|_| wrong())? {
-        let id = id?;
-        let problem = |_| {
-            let shown: String =
-                id.repr().map_or_else(|_| "?".to_owned(), |repr| repr.to_string()).chars().take(80).collect();
-            PyValueError::new_err(format!("token id {shown} at position {}: not a whole number from 0", found.len()))
-        };
-        found.push(id.extract::<u32>().map_err(problem)?);
-    }
-    Ok(found)
-}
 
 /// A language model. It may be used by several threads at the same time: their generations run together.
 #[pyclass(subclass, frozen, module = "sherry")]
@@ -135,7 +73,7 @@ impl Model {
                     }
                     let room = prompt.len().saturating_add(options.max_new_tokens.unwrap_or(context)).min(context);
                     let sequence = Arc::new(Sequence::new(&self.parts, desk, room.max(1))?);
-                    crate::session::Direct::new(sequence, prompt, options)
+                    Direct::new(sequence, prompt, options)
                 })?;
                 Source::Direct(Box::new(direct))
             }
@@ -412,15 +350,6 @@ fn open(path: Option<&Path>, options: &LoadOptions, progress: &dyn Progress) -> 
         sizes: sherry_convert::sizes_of(&checkpoint),
     };
     Ok((parts, engine))
-}
-
-/// The value that goes by a name.
-pub fn one_of<T: Copy>(option: &str, name: &str, values: &[(&str, T)]) -> PyResult<T> {
-    let found = values.iter().find(|(known, _)| *known == name);
-    found.map(|(_, value)| *value).ok_or_else(|| {
-        let known: Vec<&str> = values.iter().map(|(name, _)| *name).collect();
-        PyValueError::new_err(format!("{option} is {name:?}; expected one of {}", known.join(", ")))
-    })
 }
 
 /// An instruction set that this processor has.

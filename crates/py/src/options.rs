@@ -11,7 +11,7 @@ use sherry::batch::Job;
 use sherry::generate::{Sampler, StopStrings};
 
 use crate::errors::exception;
-use crate::model::Parts;
+use crate::parts::Parts;
 
 /// Their names; `sherry._options` describes them for type checkers.
 pub const NAMES: [&str; 13] = [

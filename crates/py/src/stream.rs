@@ -14,7 +14,7 @@ use crate::desk::Desk;
 use crate::errors::Failure;
 use crate::process::check_process;
 use crate::results::{completion, piece};
-use crate::session::Direct;
+use crate::sequence::Direct;
 use crate::work::{Watch, detached};
 
 /// Where news come from.

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use sherry::chat::{ChatTemplate, Conversation, Prompt};
 
 use crate::json;
-use crate::model::token_ids;
+use crate::parts::token_ids;
 use crate::work::detached;
 
 /// A conversation that was given.
