@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use sherry::Progress;
-use sherry::io::{sweep, sync_folder, write_atomic};
+use sherry::io::{read_regular, sweep, sync_folder, write_atomic};
 
 use crate::adamw::Moments;
 use crate::checkpoint::{self, State, Verified};
@@ -236,4 +236,28 @@ pub fn newest(run: &Path, progress: &dyn Progress) -> Result<Option<Verified>> {
         }
     }
     Ok(None)
+}
+
+/// The file of the commands.
+const COMMANDS: &str = "commands.txt";
+/// What is read of it, at most.
+const MAX_COMMANDS: u64 = 1 << 20;
+
+/// Notes that `command` trains in `run`; one that was noted last is not noted again.
+///
+/// # Errors
+/// [`sherry::Error::Io`].
+pub fn note_command(run: &Path, command: &str) -> Result<()> {
+    let mut noted = commands(run);
+    if noted.last().is_none_or(|last| last != command) {
+        noted.push(command.to_owned());
+        write_atomic(&run.join(COMMANDS), format!("{}\n", noted.join("\n")).as_bytes())?;
+    }
+    Ok(())
+}
+
+/// The commands that trained in `run`, the first one first; none where nobody noted them.
+pub fn commands(run: &Path) -> Vec<String> {
+    let bytes = read_regular(&run.join(COMMANDS), MAX_COMMANDS).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect()
 }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
+use serde::Serialize;
 use sherry::io::AtomicFile;
 use sherry_train::calibrate::adapt::{Adaptation, AdaptationReport};
 use sherry_train::calibrate::block::{BlockReport, Rounding};
@@ -17,7 +18,7 @@ use super::Context;
 use super::engine::resolve;
 use super::number::{count, not_negative, not_negative_f32, positive, seed, share};
 use super::quantize::EmbedArg;
-use crate::output::{Align, Stdout, Table};
+use crate::output::{Align, Stdout, Table, printable};
 use sherry::threads::default_threads;
 
 /// Turn a full-precision model into a 1.25-bit one by means of some text, block by block
@@ -163,6 +164,20 @@ enum TypeArg {
     Steps4,
 }
 
+/// The report, and how it came about.
+#[derive(Serialize)]
+struct Document<'a> {
+    command: String,
+    #[serde(flatten)]
+    report: &'a Report,
+}
+
+impl<'a> Document<'a> {
+    fn of(report: &'a Report) -> Self {
+        Self { command: printable::typed(), report }
+    }
+}
+
 impl CalibrateArgs {
     fn request(&self) -> Result<Request> {
         let grid = match self.ty {
@@ -244,12 +259,12 @@ pub fn run(args: &CalibrateArgs, context: &Context) -> Result<ExitCode> {
     if report.written.is_some() {
         let mut file = AtomicFile::create(&path)?;
         file.set_replace(args.force);
-        file.write((serde_json::to_string_pretty(&report)? + "\n").as_bytes())?;
+        file.write((serde_json::to_string_pretty(&Document::of(&report))? + "\n").as_bytes())?;
         file.commit()?;
     }
     let mut out = Stdout::lock();
     if context.json {
-        out.json(&report)?;
+        out.json(&Document::of(&report))?;
     } else {
         if !context.quiet {
             write!(out, "{}", table(&report))?;

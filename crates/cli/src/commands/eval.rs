@@ -24,7 +24,7 @@ use sherry::tokenizer::Tokenizer;
 use super::Context;
 use super::engine::{ContextSize, EngineArgs};
 use super::number::{count, not_negative, positive, seed};
-use crate::output::{Align, Console, Stdout, Table, bytes};
+use crate::output::{Align, Console, Stdout, Table, bytes, printable};
 use crate::pull::{Cache, Hub, HubError, Settings};
 
 /// Measure a model: benchmarks equal to lm-evaluation-harness 0.4.13, perplexity, KL divergence
@@ -158,6 +158,7 @@ pub fn run(args: &EvalArgs, context: &Context) -> Result<ExitCode> {
         date,
         seconds: started.elapsed().as_secs_f64(),
         git_hash: env!("SHERRY_GIT_HASH").to_owned(),
+        command: printable::typed(),
     };
     if let Some(path) = &args.output {
         evaluation.write(path, args.log_samples)?;

@@ -1,19 +1,19 @@
-//! `sherry report`: several results in one table, or several training runs on one page.
+//! `sherry report`: several results in one table, or runs, post-training and evaluations on one page.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
-use serde_json::json;
+use serde_json::{Value, json};
 use sherry::io::write_atomic;
-use sherry_measure::eval::{Metric, Report, ResultsFile};
-use sherry_train::report::{self, Run};
+use sherry_measure::eval::{Metric, Report, ReportRow, ResultsFile};
+use sherry_train::report::{Calibration, Page, Run};
 
 use super::Context;
 use crate::output::{Align, Stdout, Table, bytes};
 
-/// Results of several models as one table, or several training runs as one HTML page
+/// Results of several models as one table; training runs, post-training and evaluations as one HTML page
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -21,17 +21,21 @@ Examples:
       method x task, with bits and size
   sherry report smol.json other.json --metric acc_norm --json
   sherry report runs/tiny runs/tiny-2
-      curves, histograms and warnings into report.html
+      curves, histograms, what differs and warnings into report.html
+  sherry report runs/tiny tiny.json other.json -o tiny.html
+      a run and evaluations on one page; bars with standard errors
+  sherry report smol.sherry.report.json
+      what sherry calibrate did, stage by stage and block by block
 
-Inputs that cannot be read are named, the others reported; the exit code is then
-2.")]
+The page needs no network and no other file. Inputs that cannot be read are named,
+the others reported; the exit code is then 2.")]
 pub struct ReportArgs {
-    /// Result files (of `sherry eval -o` or lm-evaluation-harness), or run folders of `sherry train`
-    #[arg(required = true, value_name = "RESULTS.json|RUN")]
+    /// Run folders of `sherry train`, reports of `sherry calibrate`, result files (of `sherry eval -o` or lm-evaluation-harness)
+    #[arg(required = true, value_name = "RUN|REPORT.json|RESULTS.json")]
     inputs: Vec<PathBuf>,
-    /// The page to write about run folders; an older one is replaced
-    #[arg(short, long, value_name = "HTML", default_value = "report.html")]
-    out: PathBuf,
+    /// The page to write; an older one is replaced [default: report.html; none where all inputs are result files]
+    #[arg(short, long, value_name = "HTML")]
+    out: Option<PathBuf>,
     /// Metric to show; tasks that lack it show acc
     #[arg(long, value_enum, default_value_t = MetricArg::Acc)]
     metric: MetricArg,
@@ -46,83 +50,93 @@ enum MetricArg {
     AccNorm,
 }
 
-pub fn run(args: &ReportArgs, context: &Context) -> Result<ExitCode> {
-    let (runs, files): (Vec<&PathBuf>, Vec<&PathBuf>) = args.inputs.iter().partition(|path| path.is_dir());
-    match (&runs[..], &files[..]) {
-        ([], files) => results(files, args, context),
-        (runs, []) => training(runs, &args.out, context),
-        ([run, ..], [file, ..]) => {
-            bail!("{} is a folder and {} a file: result files or run folders, not both", run.display(), file.display())
-        }
-    }
+/// What the inputs are.
+#[derive(Default)]
+struct Inputs {
+    runs: Vec<Run>,
+    calibrations: Vec<Calibration>,
+    results: Vec<ResultsFile>,
 }
 
-/// What `read` makes of the `paths`; those it cannot read are named, and the others are reported all the same.
-fn readable<T>(paths: &[&PathBuf], read: impl Fn(&Path) -> Result<T>) -> (Vec<T>, ExitCode) {
-    let mut found = Vec::new();
-    let mut code = ExitCode::SUCCESS;
-    for path in paths {
-        match read(path) {
-            Ok(one) => found.push(one),
-            Err(error) => {
-                crate::report(&error);
-                code = ExitCode::from(2);
+impl Inputs {
+    fn read(&mut self, path: &PathBuf) -> Result<()> {
+        if path.is_dir() {
+            if !Run::is_at(path) {
+                bail!("{}: no run folder of sherry train (it holds no metrics.jsonl)", path.display());
             }
+            self.runs.push(Run::read(path)?);
+        } else if let Some(calibration) = Calibration::read(path)? {
+            self.calibrations.push(calibration);
+        } else {
+            self.results.push(ResultsFile::read(path)?);
         }
+        Ok(())
     }
-    (found, code)
 }
 
-fn training(folders: &[&PathBuf], page: &Path, context: &Context) -> Result<ExitCode> {
-    let (runs, code) = readable(folders, |folder| {
-        if !Run::is_at(folder) {
-            bail!("{}: no run folder of sherry train (it holds no metrics.jsonl)", folder.display());
+pub fn run(args: &ReportArgs, context: &Context) -> Result<ExitCode> {
+    let mut inputs = Inputs::default();
+    let mut code = ExitCode::SUCCESS;
+    for path in &args.inputs {
+        if let Err(error) = inputs.read(path) {
+            crate::report(&error);
+            code = ExitCode::from(2);
         }
-        Ok(Run::read(folder)?)
-    });
-    if runs.is_empty() {
-        return Ok(code);
     }
-    for run in &runs {
-        run.warnings().iter().for_each(|warning| context.console.say(&format!("warning: {}: {warning}", run.name())));
-    }
-    write_atomic(page, report::html(&runs).as_bytes())?;
-    let mut out = Stdout::lock();
-    if context.json {
-        out.json_line(&json!({ "path": page }))?;
-    } else {
-        out.path(page)?;
-    }
-    Ok(code)
-}
-
-fn results(files: &[&PathBuf], args: &ReportArgs, context: &Context) -> Result<ExitCode> {
-    let (files, code) = readable(files, |path| Ok(ResultsFile::read(path)?));
-    if files.is_empty() {
-        return Ok(code);
-    }
+    let Inputs { runs, calibrations, results } = &inputs;
     let metric = match args.metric {
         MetricArg::Acc => Metric::Acc,
         MetricArg::AccNorm => Metric::AccNorm,
     };
-    let report = Report::new(&files, metric);
+    for run in runs {
+        run.warnings().iter().for_each(|warning| context.console.say(&format!("warning: {}: {warning}", run.name())));
+    }
+    let is_about_more = !runs.is_empty() || !calibrations.is_empty();
+    let page = args.out.clone().or_else(|| is_about_more.then(|| "report.html".into()));
+    let page = page.filter(|_| is_about_more || !results.is_empty());
+    if let Some(path) = &page {
+        write_atomic(path, Page { runs, evaluations: results, calibrations, metric }.html().as_bytes())?;
+    }
+    let report = (!results.is_empty()).then(|| Report::new(results, metric));
     let mut out = Stdout::lock();
     if context.json {
-        let rows = report.rows.iter().map(|row| {
-            let values: serde_json::Map<_, _> =
-                report.tasks.iter().zip(&row.values).map(|(task, value)| ((*task).to_string(), json!(value))).collect();
-            json!({
-                "label": row.label, "model": row.model, "metric": metric.name(), "tasks": values, "mean": row.mean,
-                "perplexity": row.perplexity,
-            })
-        });
-        out.json(&rows.collect::<Vec<_>>())?;
+        let rows = report.map(|report| rows(&report, metric));
+        match (page, rows) {
+            (Some(path), Some(rows)) => out.json(&json!({ "path": path, "results": rows }))?,
+            (Some(path), None) => out.json_line(&json!({ "path": path }))?,
+            (None, Some(rows)) => out.json(&rows)?,
+            (None, None) => {}
+        }
         return Ok(code);
     }
+    if let Some(report) = report {
+        write!(out, "{}", table(&report))?;
+    }
+    if let Some(path) = &page {
+        out.path(path)?;
+    }
+    Ok(code)
+}
+
+/// The table as JSON.
+fn rows(report: &Report, metric: Metric) -> Vec<Value> {
+    let row = |row: &ReportRow| {
+        let values: serde_json::Map<_, _> =
+            report.tasks.iter().zip(&row.values).map(|(task, value)| (task.clone(), json!(value))).collect();
+        json!({
+            "label": row.label, "model": row.model, "metric": metric.name(), "tasks": values, "mean": row.mean,
+            "perplexity": row.perplexity,
+        })
+    };
+    report.rows.iter().map(row).collect()
+}
+
+/// The table for people.
+fn table(report: &Report) -> Table {
     let with_perplexity = report.rows.iter().any(|row| row.perplexity.is_some());
     let mut columns =
         vec![("model", Align::Left), ("format", Align::Left), ("bits", Align::Right), ("size", Align::Right)];
-    columns.extend(report.tasks.iter().map(|task| (*task, Align::Right)));
+    columns.extend(report.tasks.iter().map(|task| (task.as_str(), Align::Right)));
     columns.push(("mean", Align::Right));
     if with_perplexity {
         columns.push(("ppl", Align::Right));
@@ -145,6 +159,5 @@ fn results(files: &[&PathBuf], args: &ReportArgs, context: &Context) -> Result<E
         }
         table.row(cells);
     }
-    write!(out, "{table}")?;
-    Ok(code)
+    table
 }

@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::Args;
 use serde_json::json;
 use sherry_train::report::Run;
-use sherry_train::{Config, Outcome, Resume, Trainer, metrics};
+use sherry_train::{Config, Outcome, Resume, Trainer, metrics, run_folder};
 
 use super::Context;
 use super::number::positive;
@@ -94,6 +94,7 @@ pub fn run(args: &TrainArgs, context: &Context) -> Result<ExitCode> {
         path => Resume::From(path.into()),
     };
     let mut trainer = Trainer::open(config, &folder, &resume, &context.console)?;
+    run_folder::note_command(&folder, &printable::typed())?;
     if args.prepare {
         let checkpoint = trainer.prepare()?;
         let mut out = Stdout::lock();

@@ -56,6 +56,12 @@ pub fn command(words: &[&str]) -> String {
     words.iter().map(|text| word(text)).collect::<Vec<_>>().join(" ")
 }
 
+/// The command that this process is, as it can be typed.
+pub fn typed() -> String {
+    let words: Vec<String> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+    command(&["sherry"].into_iter().chain(words.iter().map(String::as_str)).collect::<Vec<_>>())
+}
+
 /// Several lines, as a report has them.
 pub fn lines(text: &str) -> Cow<'_, str> {
     escaped(text, |c| steers(c) && !matches!(c, '\n' | '\t'), as_in_rust)

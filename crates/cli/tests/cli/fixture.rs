@@ -108,6 +108,32 @@ fn write_folder(folder: &Path, config: &ArchConfig) {
     fs::write(folder.join("tokenizer_config.json"), tokenizer.to_config_json()).unwrap();
 }
 
+/// `count` questions with two choices.
+pub fn write_piqa(folder: &Path, count: usize) {
+    fs::create_dir_all(folder).unwrap();
+    let row = |i: usize| json!({ "goal": format!("goal {i}"), "sol1": "one", "sol2": format!("two {}", i % 7), "label": i % 2 });
+    let lines: Vec<String> = (0..count).map(|i| row(i).to_string()).collect();
+    fs::write(folder.join("piqa_validation.jsonl"), lines.join("\n")).unwrap();
+}
+
+/// Writes text and a configuration of `steps` quick steps into `folder`.
+pub fn write_config(folder: &Path, steps: usize) {
+    let text = |from: usize, to: usize| -> String {
+        (from..to)
+            .map(|i| format!("The number after {i} is {}, and before it was {}.\n", i + 1, i.max(1) - 1))
+            .collect()
+    };
+    fs::write(folder.join("train.txt"), text(0, 300)).unwrap();
+    fs::write(folder.join("valid.txt"), text(500, 530)).unwrap();
+    let config = format!(
+        "steps = {steps}\nthreads = 2\n[model]\nhidden = 32\nffn = 64\nlayers = 2\nheads = 2\n\
+         [optimizer]\nlr = 3e-3\n[batch]\nlength = 32\nsize = 2\n\
+         [data]\ntrain = [\"train.txt\"]\nvalid = [\"valid.txt\"]\ntokenizer = {{ vocab = 300 }}\ncache = \"cache\"\n\
+         [checkpoint]\nevery = 5\n[metrics]\nevery = 1\nprobe_every = 4\nvalid_every = 6\nvalid_sequences = 2\n"
+    );
+    fs::write(folder.join("small.toml"), config).unwrap();
+}
+
 /// The command, to be run in `folder` with nothing on stdin.
 pub fn command(folder: &Path, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sherry"));

@@ -6,10 +6,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::evaluate::write_piqa;
-use crate::fixture::{command, commands, document, with_model};
+use crate::fixture::{command, commands, document, with_model, write_config, write_piqa};
 use crate::test_hub::{TestHub, file, large, repository};
-use crate::training::write_config;
 
 /// Commands whose output is a script, a page or a server.
 const NONE: [&str; 3] = ["completions", "man", "serve"];
@@ -91,7 +89,7 @@ fn outputs(place: &Path, name: &str) -> Vec<Value> {
             &["eval packed --tasks piqa --data data --ppl short.txt --ppl-window 16 --kld dense --against dense \
              -o results.json --log-samples"]
         }
-        "report" => &["report results.json", "report run -o page.html"],
+        "report" => &["report results.json", "report run -o page.html", "report results.json run"],
         "tokenizer" => &["tokenizer learned train.txt --vocab 280"],
         "train" => &["train small.toml --run run", "train small.toml --run prepared --prepare"],
         "export" => &["export run exported --windows 1"],

@@ -5,9 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::evaluate::write_piqa;
-use crate::fixture::{Outcome, command, commands, succeeds, with_model};
-use crate::training::write_config;
+use crate::fixture::{Outcome, command, commands, succeeds, with_model, write_config, write_piqa};
 
 /// An option that takes a value, as the help lists it.
 #[derive(Debug, PartialEq)]

@@ -9,8 +9,7 @@ use sherry::io::gguf::{GgufFile, GgufWriter, StqId, Value};
 use sherry::io::{ReadMode, TensorSource as _};
 use tempfile::TempDir;
 
-use crate::fixture::{Outcome, command, names, run, succeeds, with_model};
-use crate::training::write_config;
+use crate::fixture::{Outcome, command, names, run, succeeds, with_model, write_config};
 
 /// A command line, what it leaves on disk, and its exit code.
 struct Case {

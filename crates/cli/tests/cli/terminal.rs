@@ -9,9 +9,7 @@ use std::time::{Duration, Instant};
 
 use portable_pty::{Child, CommandBuilder, MasterPty, PtySize, native_pty_system};
 
-use crate::evaluate::write_piqa;
-use crate::fixture::with_model;
-use crate::training::write_config;
+use crate::fixture::{with_model, write_config, write_piqa};
 
 /// The window of all sessions, a classic one but high enough that nothing scrolls away.
 const COLUMNS: u16 = 80;

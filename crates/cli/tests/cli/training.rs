@@ -7,31 +7,13 @@ use std::path::Path;
 
 #[cfg(unix)]
 use crate::fixture::{Outcome, command, is_refusal};
-use crate::fixture::{document, names, refuses, run, succeeds, workplace};
+use crate::fixture::{document, names, refuses, run, succeeds, workplace, write_config};
 
 /// A folder with text and a configuration of `steps` quick steps.
 fn with_config(steps: usize) -> tempfile::TempDir {
     let place = workplace();
     write_config(place.path(), steps);
     place
-}
-
-/// Writes text and a configuration of `steps` quick steps into `folder`.
-pub fn write_config(folder: &Path, steps: usize) {
-    let text = |from: usize, to: usize| -> String {
-        (from..to)
-            .map(|i| format!("The number after {i} is {}, and before it was {}.\n", i + 1, i.max(1) - 1))
-            .collect()
-    };
-    fs::write(folder.join("train.txt"), text(0, 300)).unwrap();
-    fs::write(folder.join("valid.txt"), text(500, 530)).unwrap();
-    let config = format!(
-        "steps = {steps}\nthreads = 2\n[model]\nhidden = 32\nffn = 64\nlayers = 2\nheads = 2\n\
-         [optimizer]\nlr = 3e-3\n[batch]\nlength = 32\nsize = 2\n\
-         [data]\ntrain = [\"train.txt\"]\nvalid = [\"valid.txt\"]\ntokenizer = {{ vocab = 300 }}\ncache = \"cache\"\n\
-         [checkpoint]\nevery = 5\n[metrics]\nevery = 1\nprobe_every = 4\nvalid_every = 6\nvalid_sequences = 2\n"
-    );
-    fs::write(folder.join("small.toml"), config).unwrap();
 }
 
 /// The files of the last checkpoint of a run.
@@ -224,8 +206,10 @@ fn runs_are_exported_and_reported() {
 
     assert_eq!(succeeds(folder, "report a b -q").trim(), "report.html");
     let page = fs::read_to_string(folder.join("report.html")).unwrap();
-    assert!(page.contains("<td>a</td>") && page.contains("dlt, per row, Arenas cosine"));
-    refuses(folder, "report a small.toml", &["small.toml", "not both"]);
+    assert!(page.contains("dlt, per row, Arenas cosine"));
+    assert!(page.contains("<code>sherry train small.toml --run b quantizer.method=dlt</code>"));
+    let outcome = run(folder, "report a small.toml -q");
+    assert!(outcome.code == Some(2) && outcome.stderr.contains("small.toml: not JSON"), "{outcome:?}");
     refuses(folder, "report packed", &["packed", "no run folder"]);
 
     assert!(succeeds(folder, "tokenizer own train.txt --vocab 280 -q").contains("280 tokens"));

@@ -29,6 +29,6 @@ pub use journal::Journal;
 pub use lm::{Lm, Request, Score, WindowScore};
 pub use model_card::ModelCard;
 pub use perplexity::{Perplexity, perplexity};
-pub use results::{Evaluation, Outcome, Report, ResultsFile};
+pub use results::{Evaluation, Outcome, Report, ReportRow, ResultsFile};
 pub use tasks::{Item, Limit, Metric, Task, TaskRun};
 pub use windows::Windows;

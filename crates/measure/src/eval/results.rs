@@ -98,6 +98,8 @@ pub struct Evaluation {
     pub seconds: f64,
     /// Revision of the source tree the program was built from, or "unknown".
     pub git_hash: String,
+    /// The command, as it was typed.
+    pub command: String,
 }
 
 impl Evaluation {
@@ -139,6 +141,7 @@ impl Evaluation {
             "total_evaluation_time_seconds": self.seconds.to_string(),
             "sherry": {
                 "version": env!("CARGO_PKG_VERSION"),
+                "command": self.command,
                 "model": self.model,
                 "mean_acc_of_five": paper_mean(&self.outcomes).map(|mean| json!({ "value": mean.value, "stderr": mean.stderr })),
                 "perplexity": self.perplexities.iter().map(PerplexityOutcome::to_json).collect::<Vec<_>>(),
@@ -271,8 +274,14 @@ pub struct ResultsFile {
     pub model: Option<ModelCard>,
     /// Metric values by task name and metric name.
     pub metrics: BTreeMap<String, BTreeMap<String, f64>>,
-    /// First perplexity, with its convention.
+    /// Standard errors, likewise, where they are known.
+    pub errors: BTreeMap<String, BTreeMap<String, f64>>,
+    /// The first perplexity of a text.
     pub perplexity: Option<f64>,
+    /// Its standard error.
+    pub perplexity_error: Option<f64>,
+    /// The command that wrote it, when the file says.
+    pub command: Option<String>,
 }
 
 impl ResultsFile {
@@ -286,17 +295,26 @@ impl ResultsFile {
             .map_err(|error| Error::malformed(path, "results", format!("not JSON ({error})")))?;
         let results = value.get("results").and_then(Value::as_object);
         let results = results.ok_or_else(|| Error::malformed(path, "field 'results'", "missing or not an object"))?;
-        let mut metrics: BTreeMap<String, BTreeMap<String, f64>> = BTreeMap::new();
+        let [mut metrics, mut errors] = [const { BTreeMap::<String, BTreeMap<String, f64>>::new() }; 2];
         for (task, values) in results {
             for (key, number) in values.as_object().into_iter().flatten() {
-                if let (Some((metric, "none")), Some(number)) = (key.split_once(','), number.as_f64()) {
-                    metrics.entry(task.clone()).or_default().insert(metric.to_string(), number);
+                if let (Some((name, "none")), Some(number)) = (key.split_once(','), number.as_f64()) {
+                    let (of, metric) = name.strip_suffix("_stderr").map_or((&mut metrics, name), |m| (&mut errors, m));
+                    of.entry(task.clone()).or_default().insert(metric.to_string(), number);
                 }
             }
         }
-        let model = serde_json::from_value(value["sherry"]["model"].clone()).ok();
-        let perplexity = value["sherry"]["perplexity"][0]["perplexity"].as_f64();
-        Ok(Self { path: path.to_path_buf(), model, metrics, perplexity })
+        let sherry = &value["sherry"];
+        let text = &sherry["perplexity"][0];
+        Ok(Self {
+            path: path.to_path_buf(),
+            model: serde_json::from_value(sherry["model"].clone()).ok(),
+            metrics,
+            errors,
+            perplexity: text["perplexity"].as_f64(),
+            perplexity_error: text["perplexity_stderr"].as_f64(),
+            command: sherry["command"].as_str().map(str::to_owned),
+        })
     }
 
     /// A name for tables: the model's file name, or the results file's.
@@ -346,8 +364,8 @@ impl ResultsFile {
 /// Rows of a table method x task, like the paper's: label, format, bits, size, `acc` of each task, their mean.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report {
-    /// Task columns: every known task that some file has.
-    pub tasks: Vec<&'static str>,
+    /// Task columns: every task of which some file has an accuracy, built-in ones first.
+    pub tasks: Vec<String>,
     /// One per file.
     pub rows: Vec<ReportRow>,
 }
@@ -375,8 +393,13 @@ impl Report {
             metrics.get(metric.name()).or_else(|| metrics.get(Metric::Acc.name())).copied()
         };
         let known = super::tasks::TASKS.iter().map(|task: &Task| task.name);
-        let tasks: Vec<&'static str> =
-            known.filter(|name| files.iter().any(|file| value(file, name).is_some())).collect();
+        let others = files.iter().flat_map(|file| file.metrics.keys().map(String::as_str));
+        let mut tasks: Vec<String> = Vec::new();
+        for name in known.chain(others) {
+            if !tasks.iter().any(|task| task == name) && files.iter().any(|file| value(file, name).is_some()) {
+                tasks.push(name.to_owned());
+            }
+        }
         let rows = files
             .iter()
             .map(|file| {

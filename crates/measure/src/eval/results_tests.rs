@@ -35,6 +35,7 @@ fn evaluation(folder: &Path, right: &[bool]) -> Evaluation {
         date: 1.5,
         seconds: 2.0,
         git_hash: "unknown".to_owned(),
+        command: "sherry eval model".to_owned(),
     }
 }
 

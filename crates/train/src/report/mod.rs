@@ -1,308 +1,415 @@
-//! One static HTML page about one or several runs: curves, histograms over time, a table, warnings. No scripts, nothing
-//! loaded from anywhere.
+//! One HTML page about runs, evaluations and post-training: what a person wants to see, and to show. It loads nothing from
+//! anywhere, and its figures are there without scripts; a script of its own shows the values under the pointer.
 
-mod svg;
+mod bars;
+mod calibration;
+mod chart;
+mod html;
+mod run;
+mod scale;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::fs;
-use std::path::Path;
 
-use serde::Deserialize;
 use serde_json::Value;
+use sherry_measure::eval::{Metric, Report, ResultsFile};
 
-use crate::checkpoint;
-use crate::error::{Error, Result};
-use crate::metrics::Watchdog;
-use crate::run_folder;
-use svg::{Chart, Series, heat_map};
+use crate::metrics::REACH;
+use bars::{Bar, Bars};
+pub use calibration::Calibration;
+use chart::{Chart, HeatMap, Series};
+use html::{color, escape, legend, table};
+pub use run::Run;
+use run::{PerKind, Row, mean, recent};
+use scale::{fixed, short};
 
-/// Numbers per kind of linear layer; `None` where one was not finite.
-type PerKind = BTreeMap<String, Option<f64>>;
-
-/// A line of `metrics.jsonl`, read back.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-struct Row {
-    step: u64,
-    loss: Option<f64>,
-    divergence: Option<f64>,
-    lr: Option<f64>,
-    lambda: Option<f64>,
-    grad_norm: Option<f64>,
-    tokens_per_second: Option<f64>,
-    tokens: Option<u64>,
-    valid_loss: Option<f64>,
-    flip_rate: Option<f64>,
-    effective_rank: PerKind,
-    valley_share: PerKind,
-    grad_norms: PerKind,
-    histogram: BTreeMap<String, Vec<f64>>,
+/// What a page is about; any of the lists may be empty.
+#[derive(Clone, Copy, Debug)]
+pub struct Page<'a> {
+    /// Training runs.
+    pub runs: &'a [Run],
+    /// Results of `sherry eval` or lm-evaluation-harness.
+    pub evaluations: &'a [ResultsFile],
+    /// Reports of `sherry calibrate`.
+    pub calibrations: &'a [Calibration],
+    /// What bars of evaluations show; tasks that lack it show `acc`.
+    pub metric: Metric,
 }
 
-/// A run as its folder tells it.
-#[derive(Clone, Debug)]
-pub struct Run {
-    name: String,
-    rows: Vec<Row>,
-    /// The configuration, from the newest checkpoint.
-    config: Value,
-    /// Steps that were added to those of the configuration.
-    extended: u64,
+impl Page<'_> {
+    /// The page.
+    pub fn html(&self) -> String {
+        let calibrated: Vec<String> = self.calibrations.iter().map(Calibration::name).collect();
+        let evaluated = labels(self.evaluations);
+        let mut subjects: Vec<&str> = self.runs.iter().map(Run::name).collect();
+        for name in calibrated.iter().chain(&evaluated) {
+            if !subjects.contains(&name.as_str()) {
+                subjects.push(name);
+            }
+        }
+        let title = escape(&subjects.join(" · "));
+        let mut page = format!(
+            "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
+             <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
+             <meta name=\"color-scheme\" content=\"light dark\">\
+             <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; \
+             script-src 'unsafe-inline'; img-src data:\"><link rel=\"icon\" href=\"data:,\">\
+             <title>{title} - Sherry report</title><style>{}</style></head>\n<body><header><p class=\"brand\">Sherry \
+             report</p><h1>{title}</h1></header>\n<main>\n",
+            include_str!("page.css")
+        );
+        // A model has its colour wherever it is drawn.
+        let of = |name: &str| subjects.iter().position(|subject| *subject == name).unwrap_or_default();
+        training(&mut page, self.runs, &self.runs.iter().map(|run| of(run.name())).collect::<Vec<_>>());
+        if !self.calibrations.is_empty() {
+            let names: Vec<_> = calibrated.iter().map(|name| (name.as_str(), of(name))).collect();
+            post_training(&mut page, self.calibrations, &names);
+        }
+        if !self.evaluations.is_empty() {
+            let names: Vec<_> = evaluated.iter().map(|name| (name.as_str(), of(name))).collect();
+            evaluation(&mut page, self.evaluations, &names, self.metric);
+        }
+        configurations(&mut page, self.runs);
+        commands(&mut page, self, &calibrated, &evaluated);
+        // Writing to a string cannot fail.
+        let _ = write!(
+            page,
+            "</main>\n<footer>Written by sherry {}.</footer>\n<div id=\"tip\" role=\"status\" hidden></div>\n\
+             <script>{}</script></body></html>\n",
+            env!("CARGO_PKG_VERSION"),
+            include_str!("page.js")
+        );
+        page
+    }
 }
 
-impl Run {
-    /// Whether `path` looks like a run folder.
-    pub fn is_at(path: &Path) -> bool {
-        path.join("metrics.jsonl").is_file()
-    }
-
-    /// Reads the run folder `folder`. A last line that is still being written is left out.
-    ///
-    /// # Errors
-    /// [`sherry::Error::Io`]; [`Error::Data`] naming the line that is no metrics.
-    pub fn read(folder: &Path) -> Result<Self> {
-        let path = folder.join("metrics.jsonl");
-        let text = fs::read_to_string(&path).map_err(sherry::Error::io(&path, "read"))?;
-        let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
-        let rows = whole
-            .enumerate()
-            .map(|(at, line)| {
-                serde_json::from_str(line).map_err(|error| Error::data(&path, format!("line {}: {error}", at + 1)))
-            })
-            .collect::<Result<Vec<Row>>>()?;
-        if rows.is_empty() {
-            return Err(Error::data(&path, "holds no metrics yet"));
+/// Names of evaluations; those of equal names get that of their file, too.
+fn labels(files: &[ResultsFile]) -> Vec<String> {
+    let all: Vec<String> = files.iter().map(ResultsFile::label).collect();
+    let name = |at: usize| {
+        if all.iter().filter(|label| **label == all[at]).count() == 1 {
+            return all[at].clone();
         }
-        let newest = run_folder::checkpoints(folder)?.into_iter().next();
-        let state = newest.and_then(|(_, path)| checkpoint::read_state(&path).ok());
-        let extended = state
-            .as_ref()
-            .map_or(0, |state| state.extensions.iter().fold(0, |sum: u64, more| sum.saturating_add(*more)));
-        let config = state.map(|state| state.config);
-        let absolute = folder.canonicalize().unwrap_or_else(|_| folder.to_path_buf());
-        let name = absolute.file_name().map_or_else(|| folder.display().to_string(), |n| n.to_string_lossy().into());
-        Ok(Self { name, rows, config: config.unwrap_or_default(), extended })
-    }
+        format!("{} ({})", all[at], files[at].path.file_stem().unwrap_or_default().to_string_lossy())
+    };
+    (0..all.len()).map(name).collect()
+}
 
-    /// The name of its folder.
-    pub fn name(&self) -> &str {
-        &self.name
+/// A card: a name, the number that counts, and further ones.
+fn card(
+    index: usize,
+    name: &str,
+    about: &str,
+    main: (&str, Option<String>),
+    facts: &[(&str, Option<String>)],
+) -> String {
+    let mut out = format!(
+        "<article class=\"card\"><h3><i class=\"swatch\" style=\"background:{}\"></i>{}</h3><p class=\"about\">{}</p>",
+        color(index),
+        escape(name),
+        escape(about)
+    );
+    if let (what, Some(number)) = main {
+        let _ = write!(out, "<p class=\"number\"><b>{}</b> {what}</p>", escape(&number));
     }
-
-    /// What the user should know about the run.
-    pub fn warnings(&self) -> Vec<String> {
-        let mut watchdog = Watchdog::default();
-        let ranks = |row: &Row| row.effective_rank.values().filter_map(|rank| *rank).collect::<Vec<_>>();
-        let mut found: Vec<String> =
-            self.rows.iter().filter_map(|row| watchdog.ranks(row.step, ranks(row).into_iter())).collect();
-        if let (Some(steps), Some(lambda)) = (self.steps(), self.last(|row| row.lambda)) {
-            found.extend(Watchdog::end(self.done(), steps, lambda));
-        }
-        found
-    }
-
-    /// Training loss of every line that has one, and its step.
-    pub fn losses(&self) -> Vec<(f64, f64)> {
-        self.series(|row| row.loss)
-    }
-
-    /// The same for the validation loss of the quantized model.
-    pub fn valid_losses(&self) -> Vec<(f64, f64)> {
-        self.series(|row| row.valid_loss)
-    }
-
-    /// Steps that were asked for.
-    fn steps(&self) -> Option<u64> {
-        Some(self.config["steps"].as_u64()?.saturating_add(self.extended))
-    }
-
-    fn done(&self) -> u64 {
-        self.rows.last().map_or(0, |row| row.step)
-    }
-
-    fn last<T>(&self, value: impl Fn(&Row) -> Option<T>) -> Option<T> {
-        self.rows.iter().rev().find_map(value)
-    }
-
-    fn series(&self, value: impl Fn(&Row) -> Option<f64>) -> Vec<(f64, f64)> {
-        self.rows.iter().filter_map(|row| Some((row.step as f64, value(row)?))).collect()
-    }
-
-    /// The quantizer in few words.
-    fn method(&self) -> String {
-        let text = |section: &str, field: &str| self.config[section][field].as_str().unwrap_or("?").to_owned();
-        if self.config.is_null() {
-            return "?".to_owned();
-        }
-        let method = text("quantizer", "method");
-        let scale = match text("quantizer", "scale").as_str() {
-            "group" => format!("group {}", self.config["quantizer"]["group_size"]),
-            other => other.to_owned(),
-        };
-        match (method.as_str(), text("arenas", "shape").as_str()) {
-            ("none", _) => method,
-            (_, "off") => format!("{method}, per {scale}, no Arenas"),
-            (_, shape) => format!("{method}, per {scale}, Arenas {shape}"),
+    out += "<dl>";
+    for (what, value) in facts {
+        if let Some(value) = value {
+            let _ = write!(out, "<div><dt>{what}</dt><dd>{}</dd></div>", escape(value));
         }
     }
+    out + "</dl></article>\n"
 }
 
-/// Mean over the kinds of linear layer.
-fn mean(values: &PerKind) -> Option<f64> {
-    let found: Vec<f64> = values.values().filter_map(|value| *value).collect();
-    (!found.is_empty()).then(|| found.iter().sum::<f64>() / found.len() as f64)
-}
-
-/// Text that is safe inside an element or a quoted attribute.
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
-}
-
-const STYLE: &str = "
-:root { color-scheme: light dark; --line: #8884; --text: #222; --soft: #666; --back: #fff; --heat: #0072b2 }
-@media (prefers-color-scheme: dark) { :root { --text: #ddd; --soft: #999; --back: #161616; --heat: #56b4e9 } }
-body { font: 14px/1.5 system-ui, sans-serif; color: var(--text); background: var(--back); margin: 2em auto; max-width: 1240px; padding: 0 1em }
-h1 { font-size: 1.5em } h2 { font-size: 1.15em; margin: 2em 0 .5em }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums } td, th { padding: .25em .8em; border-bottom: 1px solid var(--line); text-align: right }
-td:first-child, th:first-child, td:nth-child(2), th:nth-child(2) { text-align: left }
-.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(380px, 1fr)); gap: 1em }
-.maps { display: grid; grid-template-columns: repeat(auto-fill, minmax(260px, 1fr)); gap: 1em }
-figure { margin: 0 } figcaption { color: var(--soft) } svg { width: 100%; height: auto; display: block }
-svg text { fill: var(--soft); font-size: 11px } .axis { stroke: var(--line) } .curve { fill: none; stroke-width: 1.6 }
-.legend span { margin-right: 1.4em; white-space: nowrap } .swatch { display: inline-block; width: 1.6em; height: .25em; vertical-align: middle; margin-right: .5em }
-.warning { border-left: .3em solid #d55e00; padding: .2em .8em; margin: .5em 0 }
-";
-
-/// The page about `runs`.
-pub fn html(runs: &[Run]) -> String {
-    let mut page = String::from("<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">");
-    page +=
-        "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><title>Sherry training report</title>";
-    let names: Vec<String> = runs.iter().map(|run| escape(&run.name)).collect();
-    // Writing to a string cannot fail.
-    let _ = write!(page, "<style>{STYLE}</style></head><body>\n<h1>{}</h1>\n", names.join(", "));
+fn training(page: &mut String, runs: &[Run], colors: &[usize]) {
+    if runs.is_empty() {
+        return;
+    }
+    *page += "<section><h2>Training</h2>\n";
     for run in runs {
         for warning in run.warnings() {
-            let _ = writeln!(page, "<p class=\"warning\">{}: {}</p>", escape(&run.name), escape(&warning));
+            let _ = writeln!(page, "<p class=\"warning\"><b>{}</b>: {}</p>", escape(run.name()), escape(&warning));
         }
     }
-    table(&mut page, runs);
-    page += "<p class=\"legend\">";
-    for (index, name) in names.iter().enumerate() {
-        let color = svg::color(index);
-        let _ = write!(page, "<span><i class=\"swatch\" style=\"background:{color}\"></i>{name}</span>");
-    }
-    page += "</p>\n<h2>Curves</h2>\n<div class=\"charts\">\n";
-    type Value = fn(&Row) -> Option<f64>;
-    let curves: [(&str, Value); 10] = [
-        ("training loss, nats per token", |row| row.loss),
-        ("validation loss of Q(W), nats per token", |row| row.valid_loss),
-        ("divergence from the teacher, nats per token", |row| row.divergence),
-        ("learning rate", |row| row.lr),
-        ("lambda", |row| row.lambda),
-        ("effective rank of dL/dX, mean over linear layers", |row| mean(&row.effective_rank)),
-        ("share of weights in the valley |w| < alpha/2", |row| mean(&row.valley_share)),
-        ("share of codes flipped by one step", |row| row.flip_rate),
-        ("gradient norm before clipping", |row| row.grad_norm),
-        ("tokens per second", |row| row.tokens_per_second),
-    ];
-    for (title, value) in curves {
-        let series = runs.iter().enumerate().map(|(index, run)| Series {
-            name: &run.name,
-            color: svg::color(index),
-            points: run.series(value),
-        });
-        page += &Chart { title, series: series.collect() }.svg();
-    }
-    page += "</div>\n";
-    for run in runs {
-        details(&mut page, run);
-    }
-    page += "</body></html>\n";
-    page
-}
-
-fn table(page: &mut String, runs: &[Run]) {
-    *page += "<h2>Runs</h2>\n<table><tr><th>run</th><th>quantizer</th><th>steps</th><th>tokens</th>\
-              <th>training loss</th><th>validation loss</th><th>best (step)</th><th>perplexity</th><th>lambda</th>\
-              <th>tokens/s</th></tr>\n";
-    for run in runs {
-        let number =
-            |value: Option<f64>, digits: usize| value.map_or("-".to_owned(), |value| format!("{value:.digits$}"));
+    *page += "<div class=\"cards\">\n";
+    for (run, color) in runs.iter().zip(colors) {
         let valid = run.last(|row| row.valid_loss);
+        let loss = recent(&run.series(|row| row.loss));
         let best = run.series(|row| row.valid_loss).into_iter().min_by(|a, b| a.1.total_cmp(&b.1));
-        let best = best.map_or("-".to_owned(), |(step, loss)| format!("{loss:.4} ({step:.0})"));
-        let steps = run.steps().map_or(run.done().to_string(), |steps| format!("{} / {steps}", run.done()));
+        let steps = run.steps().map_or(run.done().to_string(), |steps| format!("{} of {steps}", run.done()));
         let mut speeds: Vec<f64> = run.rows.iter().filter_map(|row| row.tokens_per_second).collect();
         speeds.sort_by(f64::total_cmp);
-        let cells = [
-            escape(&run.name),
-            escape(&run.method()),
-            steps,
-            run.last(|row| row.tokens).map_or("-".to_owned(), |tokens| tokens.to_string()),
-            number(recent(&run.series(|row| row.loss)), 4),
-            number(valid, 4),
-            best,
-            number(valid.map(f64::exp), 2),
-            number(run.last(|row| row.lambda), 3),
-            number(speeds.get(speeds.len() / 2).copied(), 0),
+        let number = |value: Option<f64>| value.map(|value| format!("{value:.4}"));
+        let main = match valid {
+            Some(valid) => ("validation perplexity", Some(fixed(valid.exp(), 2))),
+            None => ("training loss", number(loss)),
+        };
+        let facts = [
+            ("validation loss", number(valid)),
+            ("best validation loss", best.map(|(step, loss)| format!("{loss:.4} at step {step:.0}"))),
+            ("training loss", number(loss)),
+            ("steps", Some(steps)),
+            ("tokens", run.last(|row| row.tokens).map(|tokens| short(tokens as f64))),
+            ("tokens per second", speeds.get(speeds.len() / 2).map(|speed| short(*speed))),
+            ("lambda at the end", run.last(|row| row.lambda).map(short)),
         ];
-        *page += "<tr>";
-        for cell in cells {
-            let _ = write!(page, "<td>{cell}</td>");
-        }
-        *page += "</tr>\n";
+        *page += &card(*color, run.name(), &run.method(), main, &facts);
     }
-    *page += "</table>\n<p class=\"legend\">Training loss: mean of the last twentieth of the lines. Validation loss and \
-              perplexity are those of the quantized weights alone, last measured. Tokens per second: median.</p>\n";
-}
-
-/// The mean of the last twentieth.
-fn recent(points: &[(f64, f64)]) -> Option<f64> {
-    let last = &points[points.len() - points.len().div_ceil(20)..];
-    (!last.is_empty()).then(|| last.iter().map(|(_, y)| y).sum::<f64>() / last.len() as f64)
+    *page += "</div>\n<p class=\"note\">Losses are in nats per token. Validation loss and perplexity are those of the quantized \
+              weights alone, as an export has them, last measured; the training loss is the mean of the last twentieth of the \
+              lines; tokens per second is the median. Where a curve is noisy, the thin line is what was measured and the thick \
+              one a running mean.</p>\n";
+    if runs.len() > 1 {
+        *page += &legend(runs.iter().map(Run::name).zip(colors.iter().copied()));
+    }
+    *page += "<div class=\"charts\">\n";
+    type Measure = fn(&Row) -> Option<f64>;
+    let curves: [(&str, &str, bool, Measure); 11] = [
+        ("Training loss", "nats per token", true, |row| row.loss),
+        ("Validation loss", "nats per token, of Q(W)", false, |row| row.valid_loss),
+        ("Validation loss with lambda", "nats per token, of Q(W) + λW", false, |row| row.valid_loss_with_lambda),
+        ("Divergence from the teacher", "nats per token", true, |row| row.divergence),
+        ("Learning rate", "AdamW step size", false, |row| row.lr),
+        ("Arenas strength", "λ", false, |row| row.lambda),
+        ("Effective rank", "of dL/dX, mean over linear layers", false, |row| mean(&row.effective_rank)),
+        ("Weights in the valley", "share with |w| < α/2", false, |row| mean(&row.valley_share)),
+        ("Codes flipped by a step", "share of all codes", false, |row| row.flip_rate),
+        ("Gradient norm", "before clipping", true, |row| row.grad_norm),
+        ("Speed", "tokens per second", true, |row| row.tokens_per_second),
+    ];
+    for (title, unit, noisy, value) in curves {
+        let series =
+            runs.iter().zip(colors).map(|(run, &color)| Series { name: run.name(), color, points: run.series(value) });
+        *page += &Chart { title, unit, over: "step", noisy, series: series.collect() }.html();
+    }
+    *page += "</div>\n</section>\n";
+    runs.iter().for_each(|run| layers(page, run));
 }
 
 /// What only makes sense one run at a time.
-fn details(page: &mut String, run: &Run) {
+fn layers(page: &mut String, run: &Run) {
     let measured = run.rows.iter().rev().find(|row| !row.grad_norms.is_empty());
     let kinds: Vec<&String> = measured.into_iter().flat_map(|row| row.grad_norms.keys()).collect();
     if kinds.is_empty() {
         return;
     }
-    let _ = write!(page, "<h2>{} by linear layer</h2>\n<p class=\"legend\">", escape(&run.name));
-    for (index, kind) in kinds.iter().enumerate() {
-        let color = svg::color(index);
-        let _ = write!(page, "<span><i class=\"swatch\" style=\"background:{color}\"></i>{}</span>", escape(kind));
-    }
-    *page += "</p>\n<div class=\"charts\">\n";
-    type Values = fn(&Row) -> &PerKind;
-    let charts: [(&str, Values); 3] = [
-        ("effective rank of dL/dX", |row| &row.effective_rank),
-        ("share of weights in the valley", |row| &row.valley_share),
-        ("gradient norm", |row| &row.grad_norms),
+    let _ = writeln!(page, "<section><h2>Linear layers of {}</h2>", escape(run.name()));
+    *page += &legend(kinds.iter().enumerate().map(|(color, kind)| (kind.as_str(), color)));
+    *page += "<div class=\"charts\">\n";
+    type Measures = fn(&Row) -> &PerKind;
+    let charts: [(&str, &str, Measures); 3] = [
+        ("Effective rank", "of dL/dX", |row| &row.effective_rank),
+        ("Weights in the valley", "share with |w| < α/2", |row| &row.valley_share),
+        ("Gradient norm", "by kind of layer", |row| &row.grad_norms),
     ];
-    for (title, values) in charts {
-        let series = kinds.iter().enumerate().map(|(index, kind)| Series {
+    for (title, unit, values) in charts {
+        let series = kinds.iter().enumerate().map(|(color, kind)| Series {
             name: kind,
-            color: svg::color(index),
+            color,
             points: run.series(|row| values(row).get(*kind).copied().flatten()),
         });
-        *page += &Chart { title, series: series.collect() }.svg();
+        *page += &Chart { title, unit, over: "step", noisy: false, series: series.collect() }.html();
     }
     *page += "</div>\n";
-    let maps: Vec<String> = kinds
+    let maps: String = kinds
         .iter()
-        .filter_map(|kind| {
+        .map(|kind| {
             let columns = run.rows.iter().filter_map(|row| Some((row.step, row.histogram.get(*kind)?.as_slice())));
-            heat_map(kind, &columns.collect::<Vec<_>>())
+            HeatMap { title: kind, unit: "w / α", reach: REACH, columns: columns.collect() }.html()
         })
         .collect();
     if !maps.is_empty() {
-        let caption = "Latent weights by w / alpha (up, -3 to 3) over steps (right); darker: more weights";
-        let _ = write!(page, "<p class=\"legend\">{caption}</p>\n<div class=\"maps\">\n{}</div>\n", maps.concat());
+        let _ = write!(
+            page,
+            "<h3>Where the latent weights lie</h3>\n<p class=\"note\">Shares of weights by their value in units of α, the \
+             magnitude of a code; stronger colour: more weights. Weights between -0.5 and 0.5 lie in the valley.</p>\n\
+             <div class=\"maps\">\n{maps}</div>\n"
+        );
     }
+    *page += "</section>\n";
+}
+
+fn post_training(page: &mut String, all: &[Calibration], names: &[(&str, usize)]) {
+    *page += "<section><h2>Post-training</h2>\n<div class=\"cards\">\n";
+    for (one, (name, color)) in all.iter().zip(names) {
+        let tokens = |count: Option<u64>| count.map(|count| short(count as f64));
+        let facts = [
+            ("original perplexity", one.original_perplexity.map(|x| fixed(x, 2))),
+            ("divergence, nats per token", one.divergence().map(|x| format!("{x:.3}"))),
+            ("tokens fitted to", tokens(one.tokens)),
+            ("tokens held out", tokens(one.held_out)),
+            ("time", one.seconds.map(crate::metrics::duration)),
+        ];
+        let main = ("perplexity", one.perplexity().map(|x| fixed(x, 2)));
+        *page += &card(*color, name, "on text held out", main, &facts);
+    }
+    *page += "</div>\n";
+    *page += &calibration::figures(all, names);
+    *page += &calibration::layers(all, names);
+    *page += "</section>\n";
+}
+
+fn evaluation(page: &mut String, files: &[ResultsFile], names: &[(&str, usize)], metric: Metric) {
+    *page += "<section><h2>Evaluation</h2>\n";
+    *page += &legend(names.iter().copied());
+    *page += "<div class=\"charts wide\">\n";
+    let bar = |file: &ResultsFile, task: &str, metric: &str| {
+        let value = *file.metrics.get(task)?.get(metric)?;
+        Some(Bar { value, error: file.errors.get(task).and_then(|errors| errors.get(metric)).copied() })
+    };
+    let mut tasks = Report::new(files, metric).tasks;
+    for task in files.iter().flat_map(|file| file.metrics.keys()) {
+        if !tasks.contains(task) {
+            tasks.push(task.clone());
+        }
+    }
+    let shown =
+        |file: &ResultsFile, task: &str| bar(file, task, metric.name()).or_else(|| bar(file, task, Metric::Acc.name()));
+    let group = |name: &str, bars: Vec<Option<Bar>>| bars.iter().any(Option::is_some).then(|| (name.to_owned(), bars));
+    let accuracy = Bars {
+        title: "Accuracy",
+        unit: if metric == Metric::AccNorm {
+            "acc_norm, or acc where a task has no other; whiskers: ± one standard error; higher is better"
+        } else {
+            "acc; whiskers: ± one standard error; higher is better"
+        },
+        end: Some(1.0),
+        digits: 3,
+        names: names.to_vec(),
+        groups: tasks
+            .iter()
+            .filter_map(|task| group(task, files.iter().map(|file| shown(file, task)).collect()))
+            .collect(),
+    };
+    *page += &accuracy.html();
+    let perplexity = |file: &ResultsFile| Some(Bar { value: file.perplexity?, error: file.perplexity_error });
+    let mut groups: Vec<(String, Vec<Option<Bar>>)> = tasks
+        .iter()
+        .filter_map(|task| group(task, files.iter().map(|file| bar(file, task, Metric::Perplexity.name())).collect()))
+        .collect();
+    groups.extend(group("text", files.iter().map(perplexity).collect()));
+    *page += &Bars {
+        title: "Perplexity",
+        unit: "whiskers: ± one standard error; lower is better",
+        end: None,
+        digits: 2,
+        names: names.to_vec(),
+        groups,
+    }
+    .html();
+    *page += "</div>\n";
+    let mut head = vec!["task".to_owned(), "metric".to_owned()];
+    head.extend(names.iter().map(|(name, _)| escape(name)));
+    let mut rows = Vec::new();
+    let cell = |bar: Option<Bar>| {
+        let digits = |x: f64| fixed(x, if x >= 10.0 { 2 } else { 4 });
+        bar.map_or("-".to_owned(), |bar| match bar.error {
+            Some(error) => format!("{} <small>± {}</small>", digits(bar.value), digits(error)),
+            None => digits(bar.value),
+        })
+    };
+    let fact = |name: &str, value: &dyn Fn(&ResultsFile) -> Option<String>| {
+        let cells: Vec<Option<String>> = files.iter().map(value).collect();
+        cells.iter().any(Option::is_some).then(|| {
+            let cells = cells.into_iter().map(|cell| cell.map_or("-".to_owned(), |cell| escape(&cell)));
+            [name.to_owned(), String::new()].into_iter().chain(cells).collect::<Vec<_>>()
+        })
+    };
+    rows.extend(fact("format", &|file| Some(file.model.as_ref()?.format.clone())));
+    rows.extend(fact("bits per weight", &|file| Some(format!("{:.2}", file.model.as_ref()?.linear_bits))));
+    rows.extend(fact("megabytes", &|file| Some(format!("{:.1}", file.model.as_ref()?.bytes as f64 / 1e6))));
+    for task in &tasks {
+        let metrics: BTreeMap<&str, ()> = files
+            .iter()
+            .filter_map(|file| file.metrics.get(task))
+            .flatten()
+            .map(|(name, _)| (name.as_str(), ()))
+            .collect();
+        for metric in metrics.keys() {
+            let cells = files.iter().map(|file| cell(bar(file, task, metric)));
+            rows.push([escape(task), escape(metric)].into_iter().chain(cells).collect());
+        }
+    }
+    if files.iter().any(|file| file.perplexity.is_some()) {
+        let cells = files.iter().map(|file| cell(perplexity(file)));
+        rows.push(["text".to_owned(), "perplexity".to_owned()].into_iter().chain(cells).collect());
+    }
+    *page += &table("Results", &head, &rows);
+    *page += "</section>\n";
+}
+
+/// The fields of a configuration by their dotted names.
+fn flat(value: &Value, name: &str, fields: &mut BTreeMap<String, String>) {
+    match value {
+        Value::Object(inside) if !inside.is_empty() => {
+            for (key, value) in inside {
+                flat(value, &if name.is_empty() { key.clone() } else { format!("{name}.{key}") }, fields);
+            }
+        }
+        Value::Null => {}
+        Value::String(text) => drop(fields.insert(name.to_owned(), text.clone())),
+        other => drop(fields.insert(name.to_owned(), other.to_string())),
+    }
+}
+
+fn configurations(page: &mut String, runs: &[Run]) {
+    let known: Vec<(&Run, BTreeMap<String, String>)> = runs
+        .iter()
+        .filter(|run| !run.config.is_null())
+        .map(|run| {
+            let mut fields = BTreeMap::new();
+            flat(&run.config, "", &mut fields);
+            (run, fields)
+        })
+        .collect();
+    if known.is_empty() {
+        return;
+    }
+    let mut head = vec!["field".to_owned()];
+    head.extend(known.iter().map(|(run, _)| escape(run.name())));
+    let names: BTreeMap<&String, ()> =
+        known.iter().flat_map(|(_, fields)| fields.keys()).map(|name| (name, ())).collect();
+    let differs = |name: &String| known.iter().any(|(_, fields)| fields.get(name) != known[0].1.get(name));
+    let row = |name: &&String| {
+        let cells = known.iter().map(|(_, fields)| fields.get(*name).map_or("-".to_owned(), |value| escape(value)));
+        [escape(name)].into_iter().chain(cells).collect::<Vec<_>>()
+    };
+    *page += "<section><h2>Configuration</h2>\n";
+    let different: Vec<_> = names.keys().filter(|name| differs(name)).map(row).collect();
+    if known.len() > 1 {
+        *page += "<h3>What differs</h3>\n";
+        if different.is_empty() {
+            *page += "<p class=\"note\">The configurations are equal.</p>\n";
+        } else {
+            *page += &table("What differs", &head, &different);
+        }
+    }
+    let rows: Vec<_> = names.keys().map(row).collect();
+    let _ = write!(
+        page,
+        "<details><summary>All {} fields</summary>\n{}</details>\n",
+        rows.len(),
+        table("All fields", &head, &rows)
+    );
+    *page += "</section>\n";
+}
+
+/// How everything on the page was made.
+fn commands(page: &mut String, all: &Page<'_>, calibrated: &[String], evaluated: &[String]) {
+    let mut found: Vec<(&str, String)> = Vec::new();
+    found.extend(all.runs.iter().map(|run| (run.name(), run.commands.join("\n"))));
+    let command = |command: &Option<String>| command.clone().unwrap_or_default();
+    found.extend(all.calibrations.iter().zip(calibrated).map(|(one, name)| (name.as_str(), command(&one.command))));
+    found.extend(all.evaluations.iter().zip(evaluated).map(|(one, name)| (name.as_str(), command(&one.command))));
+    found.retain(|(_, command)| !command.is_empty());
+    if found.is_empty() {
+        return;
+    }
+    *page += "<section><h2>Commands</h2>\n";
+    for (name, command) in found {
+        let _ = write!(page, "<h3>{}</h3>\n<pre><code>{}</code></pre>\n", escape(name), escape(&command));
+    }
+    *page += "</section>\n";
 }
