@@ -393,7 +393,7 @@ struct Opened {
 /// What a run is compared with.
 enum Against {
     Model(Box<Opened>),
-    Results(ResultsFile),
+    Results(Box<ResultsFile>),
 }
 
 impl Against {
@@ -407,7 +407,7 @@ impl Against {
         for run in runs {
             file.item_values(run, run.task.metrics[0])?;
         }
-        Ok(Self::Results(file))
+        Ok(Self::Results(Box::new(file)))
     }
 }
 

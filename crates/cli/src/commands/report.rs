@@ -1,6 +1,6 @@
 //! `sherry report`: several results in one table, or runs, post-training and evaluations on one page.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
@@ -59,7 +59,7 @@ struct Inputs {
 }
 
 impl Inputs {
-    fn read(&mut self, path: &PathBuf) -> Result<()> {
+    fn read(&mut self, path: &Path) -> Result<()> {
         if path.is_dir() {
             if !Run::is_at(path) {
                 bail!("{}: no run folder of sherry train (it holds no metrics.jsonl)", path.display());

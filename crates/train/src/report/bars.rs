@@ -84,10 +84,10 @@ impl Bars<'_> {
                 format!("<span class=\"along\" style=\"left:{:.2}%\">{label}</span>", scale.place(*tick))
             })
             .collect();
-        let _ = write!(
+        let _ = writeln!(
             out,
             "<div class=\"group ticks\" aria-hidden=\"true\"><span class=\"what\"></span><div class=\"lines\">\
-             <div class=\"line\"><div class=\"track\">{labels}</div><span class=\"value\"></span></div></div></div></figure>\n"
+             <div class=\"line\"><div class=\"track\">{labels}</div><span class=\"value\"></span></div></div></div></figure>"
         );
         out
     }
