@@ -87,7 +87,7 @@ pub enum HeadArg {
     TwoStage,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, ValueEnum, PartialEq, Eq)]
 pub enum TernaryBitsArg {
     /// 1.67: decoding is limited by what memory delivers
     Auto,
@@ -99,7 +99,7 @@ pub enum TernaryBitsArg {
 
 impl TernaryBitsArg {
     /// How ternary weights lie in memory.
-    fn bits(self) -> TernaryBits {
+    pub fn bits(self) -> TernaryBits {
         match self {
             Self::Auto => TernaryBits::Auto,
             Self::OneTwoThirds => TernaryBits::OneTwoThirds,

@@ -19,7 +19,7 @@ use sherry_measure::bench::models::{Options, Phase, Setup, Test};
 use sherry_measure::machine;
 
 use super::Context;
-use super::engine::{KvArg, threads};
+use super::engine::{KvArg, TernaryBitsArg, threads};
 use super::number::{self, count, positive};
 use sherry::threads::default_threads;
 
@@ -98,6 +98,10 @@ pub struct BenchArgs {
     /// Types of keys and values in the cache
     #[arg(long, value_enum, value_delimiter = ',', default_value = "f16", help_heading = "Tests")]
     kv: Vec<KvArg>,
+    /// Bits per ternary weight in memory, where a tensor or a row of a file has one scale
+    #[arg(long, value_enum, value_name = "BITS", value_delimiter = ',', default_value = "auto", help_heading = "Tests",
+          conflicts_with_all = ["table", "kernels", "synthetic"])]
+    ternary_bits: Vec<TernaryBitsArg>,
     /// Heads that generation uses: all logits (whole), or the largest by way of a coarse copy (two-stage)
     #[arg(long, value_enum, value_name = "HEAD", value_delimiter = ',', default_value = "whole", help_heading = "Tests",
           conflicts_with_all = ["table", "kernels"])]

@@ -17,20 +17,20 @@ use super::earlier::Earlier;
 use super::output::{self, Record, Subject};
 use super::{BenchArgs, usable_memory};
 use crate::commands::Context;
-use crate::commands::engine::resolve;
+use crate::commands::engine::{TernaryBitsArg, resolve};
 use crate::output::{Align, Table};
 use sherry::threads::default_threads;
 
 /// A model that is not loaded yet.
 enum Candidate {
-    File(Box<Checkpoint>),
+    File(Box<Checkpoint>, TernaryBitsArg),
     Random(Box<RandomModel>),
 }
 
 impl Candidate {
     fn config(&self) -> &ArchConfig {
         match self {
-            Self::File(checkpoint) => checkpoint.config(),
+            Self::File(checkpoint, _) => checkpoint.config(),
             Self::Random(model) => model.config(),
         }
     }
@@ -38,7 +38,7 @@ impl Candidate {
     /// Bytes of all tensors as stored.
     fn bytes(&self) -> u64 {
         match self {
-            Self::File(checkpoint) => checkpoint.estimate(0, 0, KvType::F16).weights,
+            Self::File(checkpoint, _) => checkpoint.estimate(0, 0, KvType::F16).weights,
             Self::Random(model) => model.bytes(),
         }
     }
@@ -56,7 +56,7 @@ impl Candidate {
     fn load(self, options: &Options, context: &Context) -> Result<Model> {
         let pool = options.pool();
         let mut model = match self {
-            Self::File(checkpoint) => checkpoint.load(&pool, &context.console)?,
+            Self::File(checkpoint, bits) => checkpoint.load_as(bits.bits(), &pool, &context.console)?,
             Self::Random(model) => model.load(&pool, &context.console)?,
         };
         if options.setups.iter().any(|setup| setup.top > 0) && !model.weights.add_coarse_head(&pool) {
@@ -76,8 +76,13 @@ impl Candidate {
             Family::Gemma3 => "gemma3",
         };
         let (format, linear_bits, path) = match self {
-            Self::File(checkpoint) => {
+            Self::File(checkpoint, in_memory) => {
                 let (format, bits) = linear_layers(checkpoint);
+                let format = match in_memory {
+                    TernaryBitsArg::Auto => format,
+                    TernaryBitsArg::OneTwoThirds => format + " in 1.67 bits",
+                    TernaryBitsArg::Two => format + " in 2 bits",
+                };
                 (format, bits, Some(checkpoint.path().display().to_string()))
             }
             Self::Random(model) => (model.linear().to_string(), model.linear_bits(), None),
@@ -156,9 +161,11 @@ fn candidates(args: &BenchArgs, context: &Context) -> Result<Vec<Candidate>> {
         bail!("--type and --vocab are for random weights: --synthetic, --table or --kernels");
     }
     for path in &args.models {
-        let checkpoint = Checkpoint::open(&resolve(path)?, ReadMode::Map)?;
-        context.console.note(&format!("{}: {}", path.display(), checkpoint.describe()));
-        candidates.push(Candidate::File(Box::new(checkpoint)));
+        for bits in super::distinct(&args.ternary_bits, &[]) {
+            let checkpoint = Checkpoint::open(&resolve(path)?, ReadMode::Map)?;
+            context.console.note(&format!("{}: {}", path.display(), checkpoint.describe()));
+            candidates.push(Candidate::File(Box::new(checkpoint), bits));
+        }
     }
     if candidates.is_empty() {
         bail!("no model: give one, or --synthetic llama-3.2-1b, --table or --kernels (sherry bench --help)");
