@@ -11,6 +11,7 @@
 #![deny(unsafe_code)] // except the views of packed.rs
 
 mod arrays;
+mod blocks;
 mod convert;
 mod desk;
 mod doctor;
@@ -34,6 +35,8 @@ use pyo3::prelude::*;
 /// Quantize and run 1.25-bit language models.
 #[pymodule]
 mod _sherry {
+    #[pymodule_export]
+    use super::blocks::dequantize_blocks;
     #[pymodule_export]
     use super::convert::{convert, inspect, quantize_model};
     #[pymodule_export]

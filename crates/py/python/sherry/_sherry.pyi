@@ -230,6 +230,7 @@ def quantize(
     projection: Optional[Literal["sparse-absmean", "absmean", "absmedian", "twn", "exact"]] = None,
     importance: Optional[npt.ArrayLike] = None,
 ) -> PackedMatrix: ...
+def dequantize_blocks(data: npt.ArrayLike, type: str) -> npt.NDArray[np.float32]: ...
 def quantize_model(
     source: _Path,
     target: _Path,
