@@ -334,7 +334,7 @@ fn dense_and_block_quantized_products() {
             for (rows, tokens) in [(1, 1), (15, 2), (16, 3), (17, 8), (33, 9)] {
                 let cols = 256;
                 let stored = bytes(rows * ty.row_bytes(cols).unwrap());
-                let panels = Panels::new(ty, rows, cols, &stored, &Pool::new(1)).unwrap();
+                let panels = Panels::new(ty, rows, cols, &stored.to_vec().into(), &Pool::new(1)).unwrap();
                 let packed = Guarded::new(panels.bytes());
                 let x = floats(tokens * cols);
                 let mut q = Guarded::new(&vec![0i8; tokens * cols]);

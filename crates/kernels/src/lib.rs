@@ -65,7 +65,7 @@ mod table;
 mod ternary;
 mod vector;
 
-pub use bytes::Bytes;
+pub use bytes::{Bytes, Memory};
 pub use engine::Engine;
 pub use engine::attention::{AttentionShape, KvHead};
 pub use engine::matmul::{Precision, Product};

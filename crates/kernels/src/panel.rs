@@ -22,6 +22,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::Pool;
+use crate::bytes::{Bytes, STRETCH};
 use crate::format::TensorType;
 use crate::format::ggml::IQ4_NL_LEVELS;
 use crate::format::half::f16_to_f32;
@@ -120,14 +121,15 @@ impl PanelShape {
 }
 
 impl Panels {
-    /// Repacks, on the workers of `pool`, row-major blocks (`rows` x `ty.row_bytes(cols)`); `None` when the type has no kernel
-    /// for panels.
-    pub fn new(ty: TensorType, rows: usize, cols: usize, bytes: &[u8], pool: &Pool) -> Option<Self> {
+    /// Repacks, on the workers of `pool`, row-major blocks (`rows` x `ty.row_bytes(cols)`), which are released bit by bit; `None`
+    /// when the type has no kernel for panels.
+    pub fn new(ty: TensorType, rows: usize, cols: usize, bytes: &Bytes, pool: &Pool) -> Option<Self> {
         let shape = PanelShape::new(ty, rows, cols)?;
         let row_bytes = ty.row_bytes(cols)?;
         assert_eq!(bytes.len(), rows * row_bytes);
         let count = shape.panel_bytes / 64 * shape.panels();
         let mut lines = Vec::with_capacity(count);
+        let stretch = STRETCH.div_ceil(ROWS * row_bytes.max(1));
         if shape.panel_bytes > 0 {
             let spare = &mut lines.spare_capacity_mut()[..count];
             huge::advise(spare);
@@ -143,6 +145,10 @@ impl Panels {
                 let count = ROWS.min(rows - first);
                 for (r, row) in bytes[first * row_bytes..][..count * row_bytes].chunks_exact(row_bytes).enumerate() {
                     shape.place_row(row, r, out);
+                }
+                // Where another worker is not through with its part of the stretch, it reads that from the file again.
+                if (panel + 1).is_multiple_of(stretch) {
+                    bytes.release((panel + 1 - stretch) * ROWS * row_bytes..(panel + 1) * ROWS * row_bytes);
                 }
             });
             // SAFETY: there is room for `count` lines, which `spare` was cut to, and `for_chunks` has had each of them written.

@@ -1,5 +1,7 @@
 //! Matrices of ternary and binary weights, read a row at a time, whatever holds them.
 
+use std::ops::Range;
+
 use super::fields::first_three;
 use super::ggml::{levels, scale_bits};
 use super::half::f16_to_f32;
@@ -34,6 +36,11 @@ pub trait TernaryRows: Sync {
     fn signs(&self, row: usize, signs: &mut [u8]) -> bool {
         let _ = (row, signs);
         false
+    }
+
+    /// Says that the values of `rows` will not be asked for again soon.
+    fn release(&self, rows: Range<usize>) {
+        let _ = rows;
     }
 
     /// The scale of group `group` of row `row`; 0 is the only group where the row, or the tensor, has one scale.
@@ -126,6 +133,8 @@ impl BlockRows {
                 }
             }
         }
+        // What lies in a file is read again from there.
+        bytes.release(0..bytes.len());
         let scale = match (tensor, row) {
             (true, _) => ScaleGroup::Tensor,
             (false, true) => ScaleGroup::Row,
@@ -168,6 +177,11 @@ impl TernaryRows for BlockRows {
             signs.copy_from_slice(&block[2..]);
         }
         true
+    }
+
+    fn release(&self, rows: Range<usize>) {
+        let bytes = self.bytes.len() / self.rows;
+        self.bytes.release(rows.start * bytes..rows.end * bytes);
     }
 
     fn scale(&self, row: usize, group: usize) -> f32 {

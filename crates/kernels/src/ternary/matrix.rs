@@ -3,6 +3,7 @@
 use super::block::{BIT_CHUNK_BYTES, BLOCK_ROWS, RowBlock, SCALE_BYTES, chunk_bytes, code_line, scale_row};
 use super::transpose::{COLUMNS, Columns};
 use crate::Pool;
+use crate::bytes::STRETCH;
 use crate::error::MatrixError;
 use crate::format::half::{f16_to_f32, f32_to_f16};
 use crate::format::{PackedError, PackedLayout, QuadOrder, ScaleGroup, TernaryFormat, TernaryRows, UNIT_CODES, stq1_0};
@@ -101,15 +102,18 @@ impl TernaryMatrix {
                 return Err(PackedError::InexactScale { row, group }.into());
             }
         }
+        let stretch = STRETCH.div_ceil(layout.row_bytes().max(1));
         let codes = |row: usize, out: &mut [u8]| {
-            if format == TernaryFormat::Binary && rows.signs(row, out) {
-                return;
+            if format != TernaryFormat::Binary || !rows.signs(row, out) {
+                let mut values = vec![0; cols];
+                rows.values(row, &mut values);
+                layout
+                    .encode_row(&values, out)
+                    .expect("the values of TernaryRows are -1, 0 and +1, and the format has those there are");
             }
-            let mut values = vec![0; cols];
-            rows.values(row, &mut values);
-            layout
-                .encode_row(&values, out)
-                .expect("the values of TernaryRows are -1, 0 and +1, and the format has those there are");
+            if (row + 1).is_multiple_of(stretch) {
+                rows.release(row + 1 - stretch..row + 1);
+            }
         };
         Self::build(layout, pool, transpose, codes, |row, group| rows.scale(row, group))
     }

@@ -10,6 +10,8 @@ use std::sync::Arc;
 #[cfg(feature = "mmap")]
 use memmap2::Mmap;
 use sherry_kernels::Bytes;
+#[cfg(feature = "mmap")]
+use sherry_kernels::Memory;
 
 use super::open_regular;
 use crate::{Error, Result};
@@ -33,8 +35,33 @@ const ALWAYS_READ: u64 = 1 << 20;
 #[derive(Clone, Debug)]
 pub struct FileBytes {
     bytes: Bytes,
-    #[cfg(feature = "mmap")]
-    map: Option<Arc<Mmap>>,
+}
+
+/// A file's mapping.
+#[cfg(feature = "mmap")]
+struct Mapping(Mmap);
+
+#[cfg(feature = "mmap")]
+impl AsRef<[u8]> for Mapping {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+#[cfg(feature = "mmap")]
+impl Memory for Mapping {
+    fn release(&self, range: Range<usize>) {
+        #[cfg(unix)]
+        if range.start < range.end && range.end <= self.0.len() {
+            // SAFETY: of a read-only mapping of a file DONTNEED only drops clean pages, neighbours of the range that share a
+            // page with it included; the next access reads the file again, so no reference into the mapping ever sees other
+            // contents. The range lies in the mapping, and `memmap2` makes it whole pages, whatever their size. Failure is
+            // harmless.
+            let _ =
+                unsafe { self.0.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len()) };
+        }
+        let _ = range;
+    }
 }
 
 impl FileBytes {
@@ -51,8 +78,7 @@ impl FileBytes {
             // written beside a file and renamed over it, which leaves what is mapped alone. What another process does to
             // the file cannot be checked; `ReadMode` says so, and `ReadMode::Read` avoids it.
             let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path, "map"))?;
-            let map = Arc::new(map);
-            return Ok(Self { bytes: Bytes::new(Arc::<Mmap>::clone(&map)), map: Some(map) });
+            return Ok(Self { bytes: Bytes::releasable(Arc::new(Mapping(map))) });
         }
         let _ = mode; // without mappings both are the same
         let mut bytes = Vec::new();
@@ -72,30 +98,14 @@ impl FileBytes {
     /// Lets the system drop the resident pages that hold `range`; reading them again is slower but still correct. Does
     /// nothing where nothing is mapped.
     pub fn release(&self, range: Range<usize>) {
-        #[cfg(all(unix, feature = "mmap"))]
-        if let Some(map) = &self.map {
-            let end = range.end.min(map.len());
-            if range.start < end {
-                let (start, len) = (range.start, end - range.start);
-                // SAFETY: of a read-only mapping of a file DONTNEED only drops clean pages, neighbours of the range that
-                // share a page with it included; the next access reads the file again, so no reference into the mapping
-                // ever sees other contents. The range lies in the mapping, and `memmap2` makes it whole pages, whatever
-                // their size. Failure is harmless.
-                let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, len) };
-            }
-        }
-        let _ = range;
+        self.bytes.release(range);
     }
 }
 
 impl From<Bytes> for FileBytes {
     /// Contents that did not come from a file of their own.
     fn from(bytes: Bytes) -> Self {
-        Self {
-            bytes,
-            #[cfg(feature = "mmap")]
-            map: None,
-        }
+        Self { bytes }
     }
 }
 
