@@ -311,7 +311,7 @@ impl PackedLayout {
         assert_eq!(values.len(), self.cols);
         assert_eq!(out.len(), self.row_bytes());
         out.fill(0);
-        for code in 0..self.row_codes() {
+        for code in self.encode_units(values, out)..self.row_codes() {
             let value = |lane| values.get(self.input(code, lane)).copied().unwrap_or(0);
             let error = PackedError::Value { col: self.input(code, 0) };
             match self.format {
@@ -346,6 +346,45 @@ impl PackedLayout {
             }
         }
         Ok(())
+    }
+
+    /// Packs dense ternary values unit by unit, as far as a row has whole ones: the number of codes that were written. Stops
+    /// before a value that has no code.
+    fn encode_units(&self, values: &[i8], out: &mut [u8]) -> usize {
+        let legal = |values: &[i8]| values.iter().fold(true, |all, value| all & (-1..=1).contains(value));
+        match (self.format, self.order) {
+            (TernaryFormat::Ternary167, QuadOrder::Contiguous) => {
+                let units = values.as_chunks::<{ UNIT_CODES * triple::LANES }>().0;
+                for (unit, (values, out)) in units.iter().zip(out.as_chunks_mut::<UNIT_BYTES>().0).enumerate() {
+                    if !legal(values) {
+                        return unit * UNIT_CODES;
+                    }
+                    let (mut nibbles, mut signs) = (0, 0);
+                    for (g, [a, b, c]) in values.as_chunks().0.iter().enumerate() {
+                        let n = 9 * a + 3 * b + c;
+                        nibbles |= u32::from(n.unsigned_abs()) << (4 * g);
+                        signs |= u8::from(n < 0) << g;
+                    }
+                    out[..4].copy_from_slice(&nibbles.to_le_bytes());
+                    out[4] = signs;
+                }
+                units.len() * UNIT_CODES
+            }
+            (TernaryFormat::Ternary2, QuadOrder::Contiguous) => {
+                let units = values.as_chunks::<64>().0;
+                for (unit, (values, out)) in units.iter().zip(out.as_chunks_mut::<16>().0).enumerate() {
+                    if !legal(values) {
+                        return unit * 16;
+                    }
+                    for (out, four) in out.iter_mut().zip(values.as_chunks().0) {
+                        let [a, b, c, d] = four.map(|value: i8| (value + 1) as u8);
+                        *out = a | b << 2 | c << 4 | d << 6;
+                    }
+                }
+                units.len() * 16
+            }
+            _ => 0,
+        }
     }
 
     /// The ternary values of one row from its `codes`. Illegal codes decode as zeros.
@@ -606,6 +645,21 @@ mod tests {
                 let mut back = vec![9; cols];
                 layout.decode_row(&codes, &mut back);
                 assert_eq!(back, values, "{format} {order:?} {cols}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_value_without_a_code_is_named() {
+        for format in [TernaryFormat::Ternary167, TernaryFormat::Ternary2] {
+            let layout = layout(format, 172);
+            for at in 0..172 {
+                let mut values = values(&layout, at);
+                values[at] = 2;
+                values[171] = -2;
+                let error = layout.encode_row(&values, &mut vec![0; layout.row_bytes()]).unwrap_err();
+                let first = at / format.lanes() * format.lanes();
+                assert!(matches!(error, PackedError::Value { col } if col == first), "{format} {at}: {error}");
             }
         }
     }
