@@ -63,7 +63,11 @@ impl Options {
             },
             two_stage_head: given.two_stage_head != 0,
             mode: if given.no_mmap != 0 { ReadMode::Read } else { ReadMode::Map },
-            isa: (given.scalar != 0).then_some(Isa::Scalar),
+            isa: match given.scalar {
+                0 => None,
+                _ if Isa::Scalar.is_available() => Some(Isa::Scalar),
+                _ => return Err(Failure::invalid("sherry_options.scalar: this build has no scalar kernels")),
+            },
         })
     }
 

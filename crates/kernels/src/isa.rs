@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+/// Whether the scalar kernels are left out.
+pub(crate) const LEAN: bool = cfg!(all(feature = "lean", target_arch = "wasm32", target_feature = "simd128"));
+
 /// A tier of kernels.
 ///
 /// ```
@@ -72,9 +75,9 @@ impl Isa {
         names.iter().map(|&name| (name, has(name))).collect()
     }
 
-    /// Whether this processor has it.
+    /// Whether this program has it, and this processor.
     pub fn is_available(self) -> bool {
-        self.features().iter().all(|(_, found)| *found)
+        !(LEAN && self == Self::Scalar) && self.features().iter().all(|(_, found)| *found)
     }
 
     /// The best tier of this processor.

@@ -51,7 +51,10 @@ fn of(isa: Isa) -> &'static Table {
         #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
         Isa::Simd128 => &super::wasm32::TABLE,
         // Those of other architectures are never available.
+        #[cfg(not(all(feature = "lean", target_arch = "wasm32", target_feature = "simd128")))]
         _ => &super::scalar::TABLE,
+        #[cfg(all(feature = "lean", target_arch = "wasm32", target_feature = "simd128"))]
+        _ => &super::wasm32::TABLE,
     }
 }
 

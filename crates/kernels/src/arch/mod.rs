@@ -6,6 +6,8 @@
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
 pub(crate) mod dispatch;
+// Of which a small program uses little.
+#[cfg_attr(all(feature = "lean", target_arch = "wasm32", target_feature = "simd128"), allow(dead_code))]
 mod scalar;
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 mod wasm32;

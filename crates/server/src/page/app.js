@@ -63,8 +63,8 @@ async function reach() {
         if (error instanceof server.Refusal && error.status !== 503) return status(error.message, "bad");
       }
     }
-    if (state === "loading") status("The model is being loaded …", "busy");
-    else status("The server does not answer. Trying again …", "bad");
+    if (state === "loading") status(server.words.loading, "busy");
+    else status(server.words.gone, "bad");
     await new Promise((resolve) => setTimeout(resolve, wait));
   }
 }
@@ -89,6 +89,9 @@ async function useKey() {
   await connect();
   if (props && !$("key-problem").textContent) $("settings").close();
 }
+
+// Where the model can be another one, without a server.
+server.onChange?.(() => { props = null; show(); connect(); });
 
 function describe() {
   const { model, defaults, engine } = props;
@@ -147,7 +150,7 @@ async function answer(mine, { seed, reply = null } = {}) {
   const body = base
     ? { max_tokens: BASE_TOKENS, ...options, prompt: messages.map((message) => message.content).join("") }
     : { ...options, messages: mine.system ? [{ role: "system", content: mine.system }, ...messages] : messages, ...(given && { continue_final_message: true }) };
-  const run = { control: new AbortController(), reply, writer: null, state: ["Waiting for the server …"], said: 0, drawn: 0, cost: 0, kept: performance.now() };
+  const run = { control: new AbortController(), reply, writer: null, state: [server.words.waiting], said: 0, drawn: 0, cost: 0, kept: performance.now() };
   runs.set(mine, run);
   const keeping = save(mine);
   show({ end: true });

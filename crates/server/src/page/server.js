@@ -13,6 +13,9 @@ export class Refusal extends Error {
 /// The server did not answer, or stopped in the middle.
 export class Gone extends Error {}
 
+/// What is said about where answers come from.
+export const words = { waiting: "Waiting for the server …", loading: "The model is being loaded …", gone: "The server does not answer. Trying again …" };
+
 let key = "";
 
 /// The key that is sent from now on. False if no key looks like that: a header holds printable ASCII only.
