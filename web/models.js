@@ -55,13 +55,28 @@ const folderOf = (list) => list.find((file) => file.webkitRelativePath)?.webkitR
 /// The models that were downloaded, each with a way to use and to forget it, and how much memory is in use.
 async function describe() {
   $("memory").textContent = `Memory in use: ${bytes(server.memory())}`;
-  const list = await Sherry.cached().catch(() => []);
-  $("cached").replaceChildren(...list.map(({ url, size }) => {
-    const name = decodeURIComponent(new URL(url).pathname.split("/").pop());
+  $("cached").replaceChildren(...kept(await Sherry.cached().catch(() => [])).map(({ url, size, files }) => {
+    const name = decodeURIComponent(new URL(url).pathname.replace(/\/$/, "").split("/").pop()) || url;
+    const text = `${name} · ${bytes(size)}`;
     return node("li", {},
-      button(`${name} · ${bytes(size)}`, () => take(ofUrl(url), url), { label: url, className: "quiet" }),
-      button("Forget", async () => { await Sherry.evict(url); await describe(); }, { label: `Forget ${name}`, className: "quiet" }));
+      button(text, () => take(ofUrl(url), url), { label: `${text}: ${url}`, className: "quiet" }),
+      button("Forget", async () => { await Promise.all(files.map((file) => Sherry.evict(file))); await describe(); }, { label: `Forget ${name}`, className: "quiet" }));
   }));
+}
+
+/// The files of a folder are one model.
+function kept(list) {
+  const folderOf = (url) => url.slice(0, url.lastIndexOf("/") + 1);
+  const folders = new Set(list.filter(({ url }) => url.endsWith("/config.json")).map(({ url }) => folderOf(url)));
+  const models = new Map();
+  for (const { url, size } of list) {
+    const name = folders.has(folderOf(url)) && !/\.gguf$/i.test(url) ? folderOf(url) : url;
+    const model = models.get(name) ?? { url: name, size: 0, files: [] };
+    model.size += size;
+    model.files.push(url);
+    models.set(name, model);
+  }
+  return [...models.values()];
 }
 
 $("model-form").addEventListener("submit", (event) => {

@@ -151,6 +151,8 @@ const stop = () => new Promise((resolve) => { server.close(resolve); for (const 
         console.log(`large: ${await title()}: ${(await page.textContent("article.assistant .body")).slice(0, 200)} (${await page.textContent(".numbers summary")})`);
         await settings();
         console.log(await page.textContent("#memory"));
+        assert.equal(await page.locator("#cached li").count(), 2, "the files of a folder are one model");
+        assert.match(await page.textContent("#cached"), /large · /);
         await page.click("#settings-close");
         await choose(`${origin}/models/remote.gguf`);
         await page.waitForFunction(() => /remote\.gguf/.test(document.querySelector("#model").textContent));
