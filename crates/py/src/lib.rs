@@ -60,6 +60,9 @@ mod _sherry {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        // Not at the first array: there Ctrl-C, or a numpy that is missing, would be a panic of the numpy crate.
+        module.py().import("numpy")?;
+        numpy::PyArray1::<f32>::from_slice(module.py(), &[]);
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
         module.add("OPTIONS", crate::options::NAMES.to_vec())
     }

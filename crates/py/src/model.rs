@@ -29,7 +29,7 @@ use crate::tokenizer::{Tokenizer, conversation};
 use crate::work::{Watch, detached, long_job};
 
 /// The model inside the wheel: a 1.25-bit GGUF file with its tokenizer.
-static BUILTIN: &[u8] = include_bytes!("../../cli/model/sherry-tiny.gguf");
+static BUILTIN: &[u8] = include_bytes!("../model/sherry-tiny.gguf");
 const BUILTIN_NAME: &str = "sherry-tiny";
 
 /// A language model. It may be used by several threads at the same time: their generations run together.

@@ -212,6 +212,12 @@ def test_ctrl_c_ends_work(work):
     assert out == "interrupted\nlength\n", (out, error)
 
 
+def test_without_numpy_it_is_an_import_error():
+    program = "import sys; sys.modules['numpy'] = None\ntry:\n import sherry\nexcept ImportError as error: print(error)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert "numpy" in done.stdout and "panicked" not in done.stderr, done
+
+
 def test_memory_does_not_grow(model):
     """Streams that are left, sessions and matrices give back what they took."""
     resource = pytest.importorskip("resource")
