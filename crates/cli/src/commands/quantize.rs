@@ -160,6 +160,9 @@ pub enum EmbedArg {
     Q6K,
     #[value(name = "q4_k")]
     Q4K,
+    /// 4.5 bits in blocks of 32: for rows that the blocks of 256 of the others do not fit
+    #[value(name = "q4_0")]
+    Q4_0,
 }
 
 impl EmbedArg {
@@ -173,6 +176,7 @@ impl EmbedArg {
             Self::Q8_0 => Embeddings::As(TensorType::Q8_0),
             Self::Q6K => Embeddings::As(TensorType::Q6_K),
             Self::Q4K => Embeddings::As(TensorType::Q4_K),
+            Self::Q4_0 => Embeddings::As(TensorType::Q4_0),
         }
     }
 }

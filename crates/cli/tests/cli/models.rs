@@ -183,7 +183,7 @@ fn every_type_is_sound() {
         let answer = document(place, "run out hello --raw --temp 0 -n 2");
         assert_eq!(answer["generated_tokens"], 2, "{ty}");
     }
-    for embed in ["auto", "keep", "f32", "f16", "bf16", "q8_0", "q6_k", "q4_k"] {
+    for embed in ["auto", "keep", "f32", "f16", "bf16", "q8_0", "q6_k", "q4_k", "q4_0"] {
         succeeds(place, &format!("quantize dense out.gguf --force --embed {embed}"));
         succeeds(place, "inspect out.gguf --verify");
     }
