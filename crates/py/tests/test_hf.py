@@ -62,7 +62,7 @@ def dense(gguf, tmp_path_factory):
 
 
 def check(folder, dtype=torch.float32):
-    """Logits within 1e-4 of their range, and the same greedy text."""
+    """Logits within 1e-4, and the same greedy text."""
     ours = sherry.Model.from_pretrained(folder, precision="f32", kv="f32", threads=2)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     prompt = "The history of the city began when the river"
@@ -70,7 +70,7 @@ def check(folder, dtype=torch.float32):
     logits = ours.logits(ids)
     with torch.no_grad():
         expected = theirs(torch.tensor([ids])).logits[0].numpy()
-    assert np.abs(logits - expected).max() < 1e-4 * max(1.0, np.abs(expected).max())
+    assert np.abs(logits - expected).max() < 1e-4
     assert np.abs(expected).max() > 0.5
     answer = ours.generate(ids, max_new_tokens=40, temperature=0)
     text = theirs.generate(torch.tensor([ids]), max_new_tokens=len(answer.tokens), do_sample=False, eos_token_id=None)
