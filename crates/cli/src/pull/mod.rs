@@ -3,6 +3,7 @@
 
 mod address;
 mod cache;
+mod corpora;
 mod download;
 mod hub;
 mod inventory;
@@ -18,6 +19,7 @@ use std::path::PathBuf;
 
 pub use address::is_plain_path;
 pub use cache::Cache;
+pub use corpora::{CORPORA, Corpus};
 pub use hub::{Hub, RemoteFile, Repo};
 pub use inventory::Entry;
 pub use package::{DEMO_NAME, DEMO_REPO, fetch_demo};

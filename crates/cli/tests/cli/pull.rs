@@ -259,3 +259,58 @@ fn released_models_have_names() {
     assert_eq!(listed(run("models --here --json", nowhere)), ["bitnet-2b", "trilm-99m"]);
     is_refusal(&run("inspect trilm-99m", nowhere), &["0123abcd", "config.json", "architectures"]);
 }
+
+#[test]
+fn a_text_is_pulled_by_its_name_and_trained_on() {
+    let place = workplace();
+    let place = place.path();
+    // Two texts in the shapes in which the hub has them.
+    let parquet = |name: &str| {
+        let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../measure/tests/golden/parquet/");
+        fs::read(format!("{golden}{name}.parquet")).unwrap()
+    };
+    let files = || {
+        vec![
+            large("default/train/0000.parquet", parquet("piqa")),
+            large("default/validation/0000.parquet", parquet("piqa")),
+            large("other/train/0000.parquet", vec![1; 100]),
+            large("other/train/0001.parquet", vec![2; 100]),
+        ]
+    };
+    let mut answer = repository("datasets", files(), 20);
+    // The repository of the test hub has one name.
+    let server = TestHub::start(move |request: &Request| {
+        let mut request = request.clone();
+        request.path = request.path.replace("karpathy/tiny_shakespeare", "o/n");
+        answer(&request)
+    });
+    let outcome = pull(place, &server.endpoint, "--dataset TinyShakespeare --to data/text -q", &[]);
+    assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(0), "data/text\n"), "{outcome:?}");
+    assert_eq!(names(&place.join("data/text/default")), ["train.parquet", "validation.parquet"]);
+    let parts = ["train-00000-of-00002.parquet", "train-00001-of-00002.parquet"];
+    assert_eq!(names(&place.join("data/text/other")), parts);
+    assert_eq!(fs::read(place.join("data/text/default/train.parquet")).unwrap(), parquet("piqa"));
+    assert_eq!(fs::read(place.join("data/text/other").join(parts[1])).unwrap(), [2; 100]);
+    // From the cache, without the hub; nothing is asked again.
+    let asked = server.paths().len();
+    let offline = [("HF_HUB_OFFLINE", "1")];
+    let outcome = pull(place, &server.endpoint, "--dataset tinyshakespeare --to again -q", &offline);
+    assert_eq!((outcome.code, server.paths().len()), (Some(0), asked), "{outcome:?}");
+    assert_eq!(names(&place.join("again/default")), ["train.parquet", "validation.parquet"]);
+    for (args, parts) in [
+        ("--dataset tinyshakespear", ["tinyshakespear", "tinyshakespeare, tinystories"]),
+        ("--dataset piqa,boolq --to there", ["--to there", "one data set"]),
+    ] {
+        is_refusal(&pull(place, &server.endpoint, args, &offline), &parts);
+    }
+    // What was copied trains, by the column that holds the text.
+    fs::write(
+        place.join("small.toml"),
+        "steps = 2\n[model]\nhidden = 32\nffn = 64\nlayers = 1\nheads = 2\n[batch]\nlength = 16\nsize = 2\n[data]\n\
+         train = [\"data/text/default/train.parquet\"]\nvalid = [\"data/text/default/validation.parquet\"]\n\
+         text_field = \"goal\"\ntokenizer = \"bytes\"\n",
+    )
+    .unwrap();
+    let outcome = crate::fixture::run(place, "train small.toml --run run -q");
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+}
