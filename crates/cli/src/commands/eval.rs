@@ -9,15 +9,18 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
 use sherry::Progress;
-use sherry_measure::eval::data::{DataSource, Split, read_text};
+use sherry_measure::eval::data::{DataSource, read_text};
 use sherry_measure::eval::divergence::Uncertain;
 use sherry_measure::eval::results::PerplexityOutcome;
-use sherry_measure::eval::tasks::FEWSHOT_SEED;
+use sherry_measure::eval::tasks::{Chat, FEWSHOT_SEED};
 use sherry_measure::eval::{
     DecoderLm, Divergence, Evaluation, Journal, Limit, Lm, Metric, ModelCard, Outcome, Paired, ResultsFile, Task,
     TaskRun, Windows, divergence, harness, perplexity, results, table,
 };
 
+use sha2::{Digest, Sha256};
+use sherry::chat::ChatTemplate;
+use sherry::io::hex;
 use sherry::model::Checkpoint;
 use sherry::tokenizer::Tokenizer;
 
@@ -42,12 +45,16 @@ Examples:
       the same with an earlier run (made with --log-samples)
   sherry eval smol.sherry --ppl wiki.test.raw --ppl-mode chunks
   sherry eval smol.sherry --ppl wiki.test.raw --kld HuggingFaceTB/SmolLM2-135M
+  sherry eval chat.gguf --tasks mmlu --num-fewshot 5 --apply-chat-template
+      as lm-evaluation-harness asks models for conversations
+  sherry eval smol.sherry --tasks my_task.yaml,piqa
+      a task of your own, in the harness's form (docs/evaluation.md)
 
 Data: JSON lines or Parquet files in the folder; what is missing there comes
 from the hub's cache, or from the hub (HF_HOME, HF_ENDPOINT, HF_TOKEN; not with
 HF_HUB_OFFLINE=1). `sherry pull --dataset TASKS` gets it beforehand.
 Tasks: arc_easy arc_challenge hellaswag piqa winogrande (together: sherry5)
-openbookqa boolq lambada_openai
+openbookqa boolq lambada_openai mmlu mmlu_SUBJECT, and files that end in .yaml
 With -o, a run that was stopped continues where it was; start it again with the
 same command.")]
 pub struct EvalArgs {
@@ -60,12 +67,18 @@ pub struct EvalArgs {
     /// First N items of each task, or a share below 1
     #[arg(long, value_name = "N", value_parser = not_negative)]
     limit: Option<f64>,
-    /// Solved examples before each question
-    #[arg(long, value_name = "N", default_value_t = 0, value_parser = count)]
-    num_fewshot: usize,
+    /// Solved examples before each question [default: what the task says, else 0]
+    #[arg(long, value_name = "N", value_parser = count)]
+    num_fewshot: Option<usize>,
     /// Seed of the few-shot sampler
     #[arg(long, value_name = "N", default_value_t = FEWSHOT_SEED, value_parser = seed)]
     fewshot_seed: u64,
+    /// Ask behind the model's chat template: the question as a user's turn, the answer as the assistant's
+    #[arg(long)]
+    apply_chat_template: bool,
+    /// With a chat template: each solved example as turns of its own, or all in one turn with the question
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set, requires = "apply_chat_template")]
+    fewshot_as_multiturn: bool,
     /// Folder of benchmark data, and only that [default: $SHERRY_DATA/eval, else ./data, then the hub]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
@@ -123,7 +136,8 @@ pub fn run(args: &EvalArgs, context: &Context) -> Result<ExitCode> {
     let started = Instant::now();
     let date = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
     // Everything that can be wrong with the question is found before a model is loaded.
-    let runs = args.prepare(context)?;
+    let chat = args.chat()?;
+    let runs = args.prepare(chat.as_ref(), context)?;
     let text = args.ppl.as_deref().map(read_text).transpose()?;
     if let Some(output) = &args.output
         && let Some(parent) = output.parent().filter(|parent| !parent.as_os_str().is_empty() && !parent.is_dir())
@@ -152,7 +166,7 @@ pub fn run(args: &EvalArgs, context: &Context) -> Result<ExitCode> {
     };
     let evaluation = Evaluation {
         model: card,
-        settings: args.settings(&lm)?,
+        settings: args.settings(&lm, chat.as_ref())?,
         outcomes,
         perplexities,
         date,
@@ -184,7 +198,28 @@ pub fn run(args: &EvalArgs, context: &Context) -> Result<ExitCode> {
 }
 
 impl EvalArgs {
-    fn prepare(&self, context: &Context) -> Result<Vec<TaskRun>> {
+    /// The model's chat template, where it is wanted.
+    fn chat(&self) -> Result<Option<Chat>> {
+        if !self.apply_chat_template {
+            return Ok(None);
+        }
+        let path = self.model.display();
+        let tokenizer = self.engine.open(&self.model, &Console::new(true))?.tokenizer()?;
+        if tokenizer.chat_template().is_none() {
+            bail!("--apply-chat-template: {path} has no chat template");
+        }
+        if let Some(against) = self.against.as_ref().filter(|path| path.extension().is_none_or(|end| end != "json")) {
+            bail!(
+                "--against {}: with --apply-chat-template each model is asked in its own way; evaluate the other one by \
+                 itself and compare the results with sherry report",
+                against.display()
+            );
+        }
+        let template = ChatTemplate::for_tokenizer(&tokenizer)?;
+        Ok(Some(Chat { template, multiturn: self.fewshot_as_multiturn }))
+    }
+
+    fn prepare(&self, chat: Option<&Chat>, context: &Context) -> Result<Vec<TaskRun>> {
         let limit = match self.limit {
             None => Limit::All,
             Some(limit) if limit > 0.0 && limit < 1.0 => Limit::Share(limit),
@@ -198,8 +233,9 @@ impl EvalArgs {
         };
         let mut runs = Vec::new();
         for task in Task::find_all(list)? {
-            let (sources, refusal) = self.sources(task, context)?;
-            let run = task.prepare(&sources, limit, self.num_fewshot, self.fewshot_seed);
+            let num_fewshot = task.fewshot_count(self.num_fewshot);
+            let (sources, refusal) = self.sources(task, num_fewshot, context)?;
+            let run = task.prepare_for(&sources, limit, num_fewshot, self.fewshot_seed, chat);
             runs.push(run.map_err(|error| match refusal {
                 Some(refusal) => anyhow!("{error}; {refusal:#}"),
                 None => error.into(),
@@ -210,9 +246,14 @@ impl EvalArgs {
 
     /// Where the data of `task` may be: the folder; unless one was named also the hub's cache, into which is fetched
     /// what is missing. If the hub refuses, its reason: what is missing may be needed, or something can stand in.
-    fn sources(&self, task: &Task, context: &Context) -> Result<(Vec<DataSource>, Option<anyhow::Error>)> {
+    fn sources(
+        &self,
+        task: &Task,
+        num_fewshot: usize,
+        context: &Context,
+    ) -> Result<(Vec<DataSource>, Option<anyhow::Error>)> {
         let mut sources = vec![DataSource::Folder(self.data_folder())];
-        let splits = task.splits(self.num_fewshot);
+        let splits = task.splits(num_fewshot);
         let missing = |sources: &[DataSource]| -> Result<Vec<&'static str>> {
             let mut names = Vec::new();
             for &split in &splits {
@@ -277,7 +318,7 @@ impl EvalArgs {
     }
 
     /// Everything the scores depend on besides model and prompts, and some more that is good to know.
-    fn settings(&self, lm: &DecoderLm) -> Result<Map<String, Value>> {
+    fn settings(&self, lm: &DecoderLm, chat: Option<&Chat>) -> Result<Map<String, Value>> {
         let settings = json!({
             "model": self.model.display().to_string(),
             "precision": self.engine.precision_name(),
@@ -285,6 +326,9 @@ impl EvalArgs {
             "max_length": lm.max_length(),
             "threads": self.engine.threads(),
             "isa": self.engine.isa()?.to_string(),
+            "apply_chat_template": chat.is_some(),
+            "chat_template_sha": chat.map(|chat| hex(&Sha256::digest(chat.template.source()))),
+            "fewshot_as_multiturn": chat.is_some_and(|chat| chat.multiturn),
         });
         Ok(settings.as_object().cloned().unwrap_or_default())
     }
@@ -313,8 +357,7 @@ impl EvalArgs {
         let mut outcomes = Vec::new();
         for run in runs {
             if let Some(split) = run.fewshot_split
-                && split != Split::Train
-                && run.task.name != "lambada_openai"
+                && run.task.stands_in(split)
             {
                 let task = run.task.name;
                 let note = format!(

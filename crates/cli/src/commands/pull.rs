@@ -16,8 +16,8 @@ use sherry_measure::eval::Task;
 use super::Context;
 use crate::output::{Stdout, ask, bytes};
 use crate::pull::{
-    CORPORA, Cache, Corpus, DEMO_NAME, DEMO_REPO, Hub, HubError, Release, RemoteFile, Repo, Settings, fetch_demo, is_plain_path,
-    model_in,
+    CORPORA, Cache, Corpus, DEMO_NAME, DEMO_REPO, Hub, HubError, Release, RemoteFile, Repo, Settings, fetch_demo,
+    is_plain_path, model_in,
 };
 
 /// Download a model or benchmark data from the Hugging Face hub (resumes; checks sizes and checksums)

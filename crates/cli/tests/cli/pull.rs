@@ -306,8 +306,9 @@ fn a_text_is_pulled_by_its_name_and_trained_on() {
     // What was copied trains, by the column that holds the text.
     fs::write(
         place.join("small.toml"),
-        "steps = 2\n[model]\nhidden = 32\nffn = 64\nlayers = 1\nheads = 2\n[batch]\nlength = 16\nsize = 2\n[data]\n\
-         train = [\"data/text/default/train.parquet\"]\nvalid = [\"data/text/default/validation.parquet\"]\n\
+        "steps = 2\n[model]\nhidden = 32\nffn = 64\nlayers = 1\nheads = 2\n\
+         [optimizer]\nlr = 3e-3\n[batch]\nlength = 16\nsize = 2\n[data]\n\
+         train = [\"data/text/default/train.parquet\"]\n\
          text_field = \"goal\"\ntokenizer = \"bytes\"\n",
     )
     .unwrap();

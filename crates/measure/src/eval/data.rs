@@ -26,6 +26,8 @@ pub enum Split {
     Validation,
     /// Scored otherwise.
     Test,
+    /// For few-shot examples of their own, beside a validation split.
+    Dev,
 }
 
 impl Split {
@@ -35,6 +37,7 @@ impl Split {
             Self::Train => "train",
             Self::Validation => "validation",
             Self::Test => "test",
+            Self::Dev => "dev",
         }
     }
 
@@ -44,6 +47,7 @@ impl Split {
             Self::Train => &["train"],
             Self::Validation => &["validation", "val", "valid", "dev"],
             Self::Test => &["test"],
+            Self::Dev => &["dev"],
         }
     }
 }
@@ -227,7 +231,8 @@ impl DataFile {
         Self::read_parts(&[path.to_path_buf()])
     }
 
-    fn read_parts(paths: &[PathBuf]) -> Result<Self> {
+    /// Reads several files as one.
+    pub(super) fn read_parts(paths: &[PathBuf]) -> Result<Self> {
         let mut file = Self { path: paths.first().cloned().unwrap_or_default(), rows: Vec::new() };
         let mut total = 0;
         for path in paths {

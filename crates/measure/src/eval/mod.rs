@@ -20,6 +20,7 @@ pub mod results;
 pub mod table;
 pub mod tasks;
 pub mod windows;
+mod yaml;
 
 pub use compare::Paired;
 pub use decoder_lm::DecoderLm;

@@ -3,6 +3,7 @@
 //! Templates come out of model files and are not trusted: see [`ChatTemplate`] for what they may do and use up.
 //! What users typed is not trusted either: it never becomes a control token, see [`Prompt`].
 
+mod fields;
 mod jinja;
 mod preset;
 mod template;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::Result;
 use crate::tokenizer::Tokenizer;
 
+pub use fields::FieldTemplate;
 pub use preset::Preset;
 pub use template::{ChatTemplate, Conversation};
 pub use time::LocalTime;

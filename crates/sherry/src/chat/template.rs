@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::jinja::{Budget, Fault, Given, Globals, Template};
+use super::jinja::{Budget, Dialect, Fault, Given, Globals, Template};
 use super::time::LocalTime;
 use super::{Message, Preset, Prompt};
 use crate::tokenizer::Tokenizer;
@@ -106,7 +106,7 @@ impl ChatTemplate {
         }
         let token = |name, text: Option<&str>| text.map(|text| (name, json!(text)));
         Ok(Self {
-            template: Template::new(source).map_err(|fault| explain(*fault))?,
+            template: Template::new(source, Dialect::Chat).map_err(|fault| explain(*fault))?,
             source: source.to_owned(),
             tokens: [token("bos_token", bos), token("eos_token", eos)].into_iter().flatten().collect(),
             variables: Map::new(),
@@ -248,7 +248,7 @@ fn cut_at_mark(mut prompt: Prompt, last_words: &str) -> Result<Prompt> {
 }
 
 /// What a rendering may use up, from how much it is given.
-fn budget(variables: &[Given<'_>], messages: usize) -> Result<Budget> {
+pub(super) fn budget(variables: &[Given<'_>], messages: usize) -> Result<Budget> {
     let (mut bytes, mut values) = (0usize, 0usize);
     let mut open: Vec<&Value> = variables.iter().map(|variable| variable.value).collect();
     while let Some(value) = open.pop() {
@@ -276,7 +276,7 @@ fn budget(variables: &[Given<'_>], messages: usize) -> Result<Budget> {
     })
 }
 
-fn explain(fault: Fault) -> Error {
+pub(super) fn explain(fault: Fault) -> Error {
     let Fault { message, line, raised, .. } = fault;
     Error::Template(if raised || line == 0 { message } else { format!("line {line}: {message}") })
 }

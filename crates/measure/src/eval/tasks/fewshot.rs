@@ -7,6 +7,8 @@
 
 use super::super::data::{DataFile, DataSource, Row, Split};
 use super::super::python::Random;
+use super::chat::Example;
+use super::defined::Draw;
 use super::{Kind, Question, Task};
 use sherry::{Error, Result};
 
@@ -24,6 +26,11 @@ impl Task {
     pub(super) fn fewshot_pool(&self, sources: &[DataSource], scored: &DataFile) -> Result<Pool> {
         if self.kind == Kind::Lambada {
             return Ok(Pool { file: scored.clone(), split: self.split });
+        }
+        if let Kind::Defined(definition) = self.kind {
+            let split = definition.examples;
+            let file = self.find_data(sources, split)?.ok_or_else(|| self.missing(sources, split))?;
+            return Ok(Pool { file, split });
         }
         if let Some(file) = self.find_data(sources, Split::Train)? {
             return Ok(Pool { file, split: Split::Train });
@@ -43,8 +50,11 @@ impl Task {
 impl Pool {
     pub(super) fn sampler(&self, task: &Task, count: usize, seed: u64) -> Result<Sampler<'_>> {
         // The harness leaves out an example equal to the item only where it scores the validation split.
-        let excludes = task.split == Split::Validation;
-        let needed = count.saturating_add(usize::from(excludes));
+        let (excludes, draw) = match task.kind {
+            Kind::Defined(definition) => (definition.excludes, definition.draw),
+            _ => (task.split == Split::Validation, Draw::Random),
+        };
+        let needed = count.saturating_add(usize::from(excludes && draw == Draw::Random));
         if needed > self.file.rows.len() {
             return Err(Error::Invalid(format!(
                 "task {}: {count} few-shot examples asked for, {} has {} rows",
@@ -53,7 +63,7 @@ impl Pool {
                 self.file.rows.len()
             )));
         }
-        Ok(Sampler { file: &self.file, kind: task.kind, count, excludes, random: Random::new(seed) })
+        Ok(Sampler { file: &self.file, kind: task.kind, count, excludes, draw, random: Random::new(seed) })
     }
 }
 
@@ -63,16 +73,23 @@ pub(super) struct Sampler<'a> {
     kind: Kind,
     count: usize,
     excludes: bool,
+    draw: Draw,
     random: Random,
 }
 
 impl Sampler<'_> {
     /// The examples before `row`, each with its answer.
-    pub(super) fn examples_for(&mut self, row: &Row) -> Result<String> {
+    pub(super) fn examples_for(&mut self, row: &Row) -> Result<Vec<Example>> {
         let rows = &self.file.rows;
         let too_few = || Error::Invalid(format!("{}: too few rows for few-shot examples", self.file.path.display()));
-        let mut picked;
-        if self.excludes {
+        let mut picked: Vec<usize>;
+        if self.draw == Draw::First {
+            let others = (0..rows.len()).filter(|&i| !self.excludes || rows[i].fields != row.fields);
+            picked = others.take(self.count).collect();
+            if picked.len() < self.count {
+                return Err(too_few());
+            }
+        } else if self.excludes {
             picked = self.random.sample(rows.len(), self.count + 1).ok_or_else(too_few)?;
             picked.retain(|&i| rows[i].fields != row.fields);
             picked.truncate(self.count);
@@ -84,8 +101,6 @@ impl Sampler<'_> {
         } else {
             picked = self.random.sample(rows.len(), self.count).ok_or_else(too_few)?;
         }
-        let examples: Result<Vec<String>> =
-            picked.iter().map(|&i| Ok(Question::new(self.kind, &rows[i], &self.file.path)?.example())).collect();
-        Ok(examples?.concat())
+        picked.iter().map(|&i| Ok(Question::new(self.kind, &rows[i], &self.file.path)?.example())).collect()
     }
 }

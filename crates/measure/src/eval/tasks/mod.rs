@@ -1,16 +1,21 @@
 //! The benchmarks, as data: what lm-evaluation-harness 0.4.13 asks and how it counts.
 
+mod chat;
+mod defined;
 mod fewshot;
+mod mmlu;
 mod prompts;
 #[cfg(test)]
 mod tests;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
 use super::data::{DataFile, DataSource, Split};
 use super::lm::Request;
+pub use chat::Chat;
+use defined::Definition;
 pub use fewshot::FEWSHOT_SEED;
 use prompts::Question;
 use sherry::{Error, Result};
@@ -73,7 +78,18 @@ enum Kind {
     OpenBookQa,
     BoolQ,
     Lambada,
+    /// As a YAML file says.
+    Defined(&'static Definition),
 }
+
+impl PartialEq for Definition {
+    /// Definitions are made once each.
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self, other)
+    }
+}
+
+impl Eq for Definition {}
 
 const CHOICE: &[Metric] = &[Metric::Acc, Metric::AccNorm];
 
@@ -227,32 +243,43 @@ impl Task {
     /// # Errors
     /// [`Error::Invalid`] listing the tasks there are, the nearest first.
     pub fn find(name: &str) -> Result<&'static Self> {
-        TASKS.iter().find(|task| task.name == name).ok_or_else(|| {
-            let known: Vec<&str> = TASKS.iter().map(|task| task.name).collect();
+        if Path::new(name).extension().is_some_and(|ending| ending == "yaml" || ending == "yml") {
+            return Self::defined(Path::new(name));
+        }
+        let of_mmlu = || mmlu::tasks().ok()?.iter().copied().find(|task| task.name == name);
+        TASKS.iter().find(|task| task.name == name).or_else(of_mmlu).ok_or_else(|| {
+            let known: Vec<&str> = TASKS.iter().map(|task| task.name).chain(["mmlu"]).collect();
             let nearest = known.iter().map(|known| (distance(name, known), known)).min();
             let meant = match nearest {
                 Some((changes, known)) if changes <= known.len() / 3 => format!(" (did you mean {known}?)"),
                 _ => String::new(),
             };
             Error::Invalid(format!(
-                "unknown task '{name}'{meant}; known: {}, and sherry5 for the paper's five",
+                "unknown task '{name}'{meant}; known: {}, sherry5 for the paper's five, and files that end in .yaml",
                 known.join(", ")
             ))
         })
     }
 
-    /// The tasks named in a comma-separated list; `sherry5` stands for the paper's five. Duplicates count once.
+    /// The tasks named in a comma-separated list; `sherry5` stands for the paper's five, `mmlu` for its 57 subjects, and a
+    /// name that ends in `.yaml` for the task that the file defines. Duplicates count once.
     ///
     /// # Errors
     /// As [`find`](Self::find).
     pub fn find_all(list: &str) -> Result<Vec<&'static Self>> {
         let mut tasks: Vec<&'static Self> = Vec::new();
         for name in list.split(',').map(str::trim).filter(|name| !name.is_empty()) {
-            let names = if name == "sherry5" { &SHERRY5[..] } else { &[name][..] };
-            for name in names {
-                let task = Self::find(name)?;
-                if !tasks.contains(&task) {
-                    tasks.push(task);
+            let found = match name {
+                "sherry5" => SHERRY5.iter().map(|name| Self::find(name)).collect::<Result<_>>()?,
+                "mmlu" => mmlu::tasks()?.to_vec(),
+                name => vec![Self::find(name)?],
+            };
+            for task in found {
+                // Results stand under the names of tasks.
+                match tasks.iter().find(|other| other.name == task.name) {
+                    None => tasks.push(task),
+                    Some(other) if *other == task => {}
+                    Some(_) => return Err(Error::Invalid(format!("two tasks are called '{}'", task.name))),
                 }
             }
         }
@@ -274,6 +301,21 @@ impl Task {
         num_fewshot: usize,
         fewshot_seed: u64,
     ) -> Result<TaskRun> {
+        self.prepare_for(sources, limit, num_fewshot, fewshot_seed, None)
+    }
+
+    /// The same; with a chat template what is asked is a user's turn and the answer the assistant's.
+    ///
+    /// # Errors
+    /// As [`prepare`](Self::prepare); [`Error::Template`].
+    pub fn prepare_for(
+        &'static self,
+        sources: &[DataSource],
+        limit: Limit,
+        num_fewshot: usize,
+        fewshot_seed: u64,
+        chat: Option<&Chat>,
+    ) -> Result<TaskRun> {
         let file = self.find_data(sources, self.split)?.ok_or_else(|| self.missing(sources, self.split))?;
         let count = limit.of(file.rows.len());
         let pool = if num_fewshot > 0 { Some(self.fewshot_pool(sources, &file)?) } else { None };
@@ -283,9 +325,9 @@ impl Task {
             let question = Question::new(self.kind, row, &file.path)?;
             let before = match &mut sampler {
                 Some(sampler) => sampler.examples_for(row)?,
-                None => String::new(),
+                None => Vec::new(),
             };
-            items.push(question.into_item(index, row.fields.clone(), &before));
+            items.push(question.into_item(index, row.fields.clone(), &before, chat)?);
         }
         Ok(TaskRun {
             task: self,
@@ -300,8 +342,31 @@ impl Task {
 
     /// The splits a run reads: the scored one, and with few-shot examples the one they come from.
     pub fn splits(&self, num_fewshot: usize) -> Vec<Split> {
-        let examples = (num_fewshot > 0 && self.kind != Kind::Lambada).then_some(Split::Train);
+        let examples = match self.kind {
+            _ if num_fewshot == 0 => None,
+            Kind::Lambada => None,
+            Kind::Defined(definition) => Some(definition.examples).filter(|split| *split != self.split),
+            _ => Some(Split::Train),
+        };
         [self.split].into_iter().chain(examples).collect()
+    }
+
+    /// Whether examples from `split` stand in for those that the harness takes.
+    pub fn stands_in(&self, split: Split) -> bool {
+        match self.kind {
+            Kind::Lambada | Kind::Defined(_) => false,
+            _ => split != Split::Train,
+        }
+    }
+
+    /// How many examples stand before each question where `asked` were asked for: a definition may say otherwise, and one that
+    /// says 0 means it, as in the harness.
+    pub fn fewshot_count(&self, asked: Option<usize>) -> usize {
+        let own = match self.kind {
+            Kind::Defined(definition) => definition.num_fewshot,
+            _ => None,
+        };
+        if own == Some(0) { 0 } else { asked.or(own).unwrap_or(0) }
     }
 
     /// Whether `sources` have a split.
@@ -309,6 +374,11 @@ impl Task {
     /// # Errors
     /// As [`DataSource::files`].
     pub fn has_data(&self, sources: &[DataSource], split: Split) -> Result<bool> {
+        if let Kind::Defined(definition) = self.kind
+            && definition.has_files()
+        {
+            return Ok(true);
+        }
         for source in sources {
             if !source.files(self.stems, self.dataset_config, split)?.is_empty() {
                 return Ok(true);
@@ -318,6 +388,11 @@ impl Task {
     }
 
     fn find_data(&self, sources: &[DataSource], split: Split) -> Result<Option<DataFile>> {
+        if let Kind::Defined(definition) = self.kind
+            && definition.has_files()
+        {
+            return definition.read(split);
+        }
         DataFile::find(sources, self.stems, self.dataset_config, split)
     }
 

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use super::super::data::Row;
 use super::super::lm::Request;
 use super::super::python::{capitalize, is_space, strip};
+use super::chat::{Chat, Example};
 use super::{Item, Kind};
 use sherry::Result;
 
@@ -14,14 +15,20 @@ use sherry::Result;
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Question {
     /// What is read before the answer; one per choice when the choices are part of the question (WinoGrande).
-    contexts: Vec<String>,
+    pub contexts: Vec<String>,
     /// What is scored, without the joining space; one per choice unless the contexts differ.
-    answers: Vec<String>,
+    pub answers: Vec<String>,
     /// Strings whose lengths in characters normalise the scores.
-    choices: Vec<String>,
-    gold: usize,
-    /// What joins context and answer in a request.
-    joint: &'static str,
+    pub choices: Vec<String>,
+    pub gold: usize,
+    /// What joins context and answer in a request without a chat template; with one nothing does.
+    pub joint: String,
+    /// What joins them in an example.
+    pub delimiter: String,
+    /// What stands behind an example.
+    pub between: String,
+    /// What stands before everything: the task's description.
+    pub system: String,
 }
 
 impl Question {
@@ -71,7 +78,7 @@ impl Question {
                 let contexts: Vec<String> =
                     [text("option1")?, text("option2")?].iter().map(|option| format!("{before}{option}")).collect();
                 let answers = vec![strip(after).to_string()];
-                Ok(Self { choices: contexts.clone(), contexts, answers, gold, joint: " " })
+                Ok(Self { contexts: contexts.clone(), ..Self::usual(Vec::new(), answers, contexts, gold) })
             }
             Kind::BoolQ => {
                 // SuperGLUE's copy has a numeric `label` and passages that begin with their title; the original has
@@ -96,8 +103,9 @@ impl Question {
                 // The space is part of the target here, so nothing joins the two. (In few-shot examples the harness
                 // joins with a space all the same and two spaces result.)
                 let answers = vec![format!(" {word}")];
-                Ok(Self { contexts: vec![context.to_string()], choices: answers.clone(), answers, gold: 0, joint: "" })
+                Ok(Self { joint: String::new(), ..Self::usual(vec![context.to_string()], answers.clone(), answers, 0) })
             }
+            Kind::Defined(definition) => definition.question(row, file),
         }
     }
 
@@ -106,26 +114,45 @@ impl Question {
             let problem = format!("the answer is number {gold} of {} choices", answers.len());
             return Err(row.problem(file, "label", problem));
         }
-        Ok(Self { contexts: vec![context], choices: answers.clone(), answers, gold, joint: " " })
+        Ok(Self::usual(vec![context], answers.clone(), answers, gold))
+    }
+
+    /// As the built-in tasks put things together.
+    fn usual(contexts: Vec<String>, answers: Vec<String>, choices: Vec<String>, gold: usize) -> Self {
+        let (joint, delimiter, between) = (" ".to_owned(), " ".to_owned(), "\n\n".to_owned());
+        Self { contexts, answers, choices, gold, joint, delimiter, between, system: String::new() }
     }
 
     /// The question with its right answer, as an example before another one.
-    pub(super) fn example(&self) -> String {
-        format!("{} {}\n\n", of(&self.contexts, self.gold), of(&self.answers, self.gold))
+    pub(super) fn example(self) -> Example {
+        let (question, answer) = (of(&self.contexts, self.gold).to_owned(), of(&self.answers, self.gold).to_owned());
+        Example { question, answer, delimiter: self.delimiter, between: self.between }
     }
 
-    /// The requests, with few-shot examples `before` each.
-    pub(super) fn into_item(self, index: usize, row: Map<String, Value>, before: &str) -> Item {
-        let count = self.contexts.len().max(self.answers.len());
+    /// The requests, with few-shot examples `before` each, as text or as a conversation.
+    pub(super) fn into_item(
+        self,
+        index: usize,
+        row: Map<String, Value>,
+        before: &[Example],
+        chat: Option<&Chat>,
+    ) -> Result<Item> {
+        let whole = |context: &String| match chat {
+            Some(chat) => chat.context(&self.system, before, context),
+            None => Ok(format!("{}{}{context}", self.system, before.iter().map(Example::text).collect::<String>())),
+        };
+        let contexts: Vec<String> = self.contexts.iter().map(whole).collect::<Result<_>>()?;
+        let joint = if chat.is_some() { "" } else { &self.joint };
+        let count = contexts.len().max(self.answers.len());
         let requests = (0..count)
             .map(|i| Request {
-                context: format!("{before}{}", of(&self.contexts, i)),
-                continuation: format!("{}{}", self.joint, of(&self.answers, i)),
+                context: of(&contexts, i).to_owned(),
+                continuation: format!("{joint}{}", of(&self.answers, i)),
             })
             .collect();
         let lengths = self.choices.iter().map(|choice| choice.chars().count()).collect();
         let target = of(&self.answers, self.gold).to_string();
-        Item { index, row, requests, lengths, gold: self.gold, target }
+        Ok(Item { index, row, requests, lengths, gold: self.gold, target })
     }
 }
 

@@ -136,14 +136,83 @@ fn tasks_are_found_by_name() {
     assert_eq!(Task::find_all("sherry5").unwrap().len(), 5);
     let names: Vec<&str> = Task::find_all("boolq, piqa,boolq").unwrap().iter().map(|task| task.name).collect();
     assert_eq!(names, ["boolq", "piqa"]);
-    let error = Task::find_all("piqa,mmlu").unwrap_err().to_string();
-    assert!(error.contains("'mmlu'") && error.contains("hellaswag"), "{error}");
+    let error = Task::find_all("piqa,mmmlu_x").unwrap_err().to_string();
+    assert!(error.contains("'mmmlu_x'") && error.contains("hellaswag"), "{error}");
     for (typed, meant) in [("hella_swag", "hellaswag"), ("ARC-Easy", "arc_easy"), ("winogrand", "winogrande")] {
         let error = Task::find(typed).unwrap_err().to_string();
         assert!(error.contains(&format!("did you mean {meant}?")), "{error}");
     }
-    assert!(!Task::find("mmlu").unwrap_err().to_string().contains("mean"));
+    assert!(!Task::find("xyz").unwrap_err().to_string().contains("mean"));
+    let mmlu = Task::find_all("mmlu,mmlu_anatomy").unwrap();
+    assert_eq!((mmlu.len(), mmlu[1].name, mmlu[1].dataset_config), (57, "mmlu_anatomy", Some("anatomy")));
+    assert_eq!((mmlu[1].splits(0), mmlu[1].splits(5)), (vec![Split::Test], vec![Split::Test, Split::Dev]));
     assert!(Task::find_all(" ,").is_err());
     assert_eq!(Limit::Share(0.1).of(15), 2);
     assert_eq!((Limit::Items(9).of(3), Limit::All.of(3)), (3, 3));
+}
+
+/// Writes a definition, changed, and reads it.
+fn defined(folder: &Path, change: &str) -> Result<&'static Task> {
+    let text = "task: mine\ndataset_path: json\ndataset_kwargs: {data_files: {test: t.jsonl}}\ntest_split: test\n\
+                output_type: multiple_choice\ndoc_to_text: '{{q}}'\ndoc_to_choice: [a, b]\ndoc_to_target: gold\n";
+    let key = change.split(':').next().unwrap();
+    let kept: String =
+        text.lines().filter(|line| !line.starts_with(&format!("{key}:"))).map(|line| format!("{line}\n")).collect();
+    let path = folder.join("mine.yaml");
+    fs::write(&path, kept + change + "\n").unwrap();
+    Task::defined(&path)
+}
+
+#[test]
+fn what_would_change_numbers_is_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    assert!(defined(folder, "tag: some").is_ok());
+    for (change, words) in [
+        ("process_docs: x", "'process_docs'"),
+        ("filter_list: []", "'filter_list'"),
+        ("gen_prefix: So", "'gen_prefix'"),
+        ("doc_to_text: !function u.f", "!function"),
+        ("output_type: generate_until", "generate_until"),
+        ("metric_list: [{metric: exact_match}]", "'exact_match'"),
+        ("metric_list: [{metric: acc, ignore_case: true}]", "'metric_list.ignore_case'"),
+        ("metric_list: [{metric: acc, aggregation: median}]", "'median'"),
+        ("doc_to_choice: [yes, no]", "need quotes"),
+        ("doc_to_choice:", "'doc_to_choice': missing"),
+        ("fewshot_config: {sampler: balanced}", "balanced"),
+        ("fewshot_config: {samples: []}", "'fewshot_config.samples'"),
+        ("test_split: holdout", "'holdout'"),
+        ("num_fewshot: many", "'num_fewshot'"),
+        ("task: a/b", "'a/b'"),
+        ("dataset_kwargs: {}", "data_files"),
+        ("repeats: 3", "'repeats'"),
+        ("description: '{% if %}'", "'description'"),
+        ("include: none.yaml", "none.yaml"),
+        ("include: mine.yaml", "inside each other"),
+    ] {
+        let error = defined(folder, change).unwrap_err().to_string();
+        assert!(error.contains(words), "{change}: {error}");
+    }
+}
+
+#[test]
+fn rows_that_do_not_fit_a_definition_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let prepared = |change: &str, row: &str| {
+        fs::write(folder.join("t.jsonl"), format!("{{\"q\": \"?\", \"gold\": 0}}\n{row}\n")).unwrap();
+        defined(folder, change).unwrap().prepare(&[], Limit::All, 0, 1234)
+    };
+    assert!(prepared("tag: some", "{\"q\": \"?\", \"gold\": 1}").is_ok());
+    for (change, row, words) in [
+        ("tag: some", "{\"gold\": 1}", "doc_to_text"),
+        ("tag: some", "{\"q\": \"?\", \"gold\": 2}", "2 is none of the 2 choices"),
+        ("tag: some", "{\"q\": \"?\", \"gold\": -1}", "-1 is none"),
+        ("tag: some", "{\"q\": \"7\", \"gold\": 1}", "gives a number"),
+        ("tag: some", "{\"q\": \"?\", \"gold\": [0, 1]}", "none of the"),
+        ("doc_to_choice: q", "{\"q\": \"?\", \"gold\": 1}", "doc_to_choice"),
+    ] {
+        let error = prepared(change, row).unwrap_err().to_string();
+        assert!(error.contains("t.jsonl") && error.contains(words), "{change} {row}: {error}");
+    }
 }

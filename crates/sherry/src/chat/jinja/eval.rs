@@ -13,6 +13,13 @@ use super::{Fault, Result, checks, filters};
 
 impl<'t> Interpreter<'t> {
     pub fn eval(&mut self, expr: &'t Expr) -> Result<Value<'t>> {
+        match self.eval_any(expr)? {
+            Value::Undefined(missing) if self.is_strict => Err(missing.fault()),
+            value => Ok(value),
+        }
+    }
+
+    fn eval_any(&mut self, expr: &'t Expr) -> Result<Value<'t>> {
         self.meter.step()?;
         match expr {
             Expr::Const(constant) => self.constant(constant),

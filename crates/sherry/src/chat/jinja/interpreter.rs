@@ -9,7 +9,7 @@ use super::meter::Meter;
 use super::syntax::ast::{Body, Function, Load, Place, Scope, Target, Template};
 use super::text::{Builder, Text};
 use super::value::{self, Missing, Namespace, Value, Visible};
-use super::{Fault, Globals, Result};
+use super::{Dialect, Fault, Globals, Result};
 
 /// Deepest nesting of statements, expressions and calls: bounds the stack that a rendering takes, to half a megabyte in
 /// an optimised build. A macro can call itself some 200 times, as often as in Python.
@@ -49,10 +49,12 @@ pub(super) struct Interpreter<'t> {
     /// Whether escaping for HTML is switched on.
     pub autoescape: bool,
     depth: usize,
+    /// What is not there is an error.
+    pub is_strict: bool,
 }
 
 impl<'t> Interpreter<'t> {
-    pub fn new(template: &'t Template, meter: &'t Meter, given: &'t Globals<'t>) -> Result<Self> {
+    pub fn new(template: &'t Template, meter: &'t Meter, given: &'t Globals<'t>, dialect: Dialect) -> Result<Self> {
         let mut globals: HashMap<&'t str, Value<'t>> = [
             ("range", value::Function::Range),
             ("dict", value::Function::Dict),
@@ -82,6 +84,7 @@ impl<'t> Interpreter<'t> {
             captured: None,
             autoescape: false,
             depth: 0,
+            is_strict: dialect == Dialect::Strict,
         })
     }
 

@@ -80,9 +80,21 @@ impl Fault {
 
 type Result<T> = std::result::Result<T, Box<Fault>>;
 
+/// How Jinja2 is set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Dialect {
+    /// As transformers does for chat templates: line ends behind blocks and blanks before them go (`trim_blocks`,
+    /// `lstrip_blocks`), and one line end at the end; what is not there prints as nothing.
+    Chat,
+    /// As lm-evaluation-harness does for fields of tasks: the text as it is, and what is not there is an error
+    /// (`StrictUndefined`; here also where Jinja2 would ask first whether it is there).
+    Strict,
+}
+
 /// A compiled template.
 pub(super) struct Template {
     compiled: syntax::ast::Template,
+    dialect: Dialect,
 }
 
 /// A variable that a template sees.
@@ -109,8 +121,8 @@ pub(super) struct Rendered {
 
 impl Template {
     /// Compiles `source`.
-    pub fn new(source: &str) -> Result<Self> {
-        Ok(Self { compiled: syntax::compile(source)? })
+    pub fn new(source: &str, dialect: Dialect) -> Result<Self> {
+        Ok(Self { compiled: syntax::compile(source, dialect)?, dialect })
     }
 
     /// Whether the template looks at the variable `name`.
@@ -121,7 +133,7 @@ impl Template {
     /// The text that the template makes.
     pub fn render(&self, globals: &Globals<'_>, budget: Budget) -> Result<Rendered> {
         let meter = Meter::new(budget);
-        let text = Interpreter::new(&self.compiled, &meter, globals)?.run()?;
+        let text = Interpreter::new(&self.compiled, &meter, globals, self.dialect)?.run()?;
         Ok(Rendered { text: text.as_str().to_owned(), marked: text.marks() })
     }
 }

@@ -129,15 +129,15 @@ fn attr<'t>(interpreter: &mut Interpreter<'t>, value: &Value<'t>, arguments: Arg
 #[cfg(test)]
 mod tests {
     use super::super::meter::{Budget, Meter};
-    use super::super::{Globals, Template};
+    use super::super::{Dialect, Globals, Template};
     use super::*;
 
     #[test]
     fn every_name_is_a_filter() {
         let meter = Meter::new(Budget { steps: 10_000, bytes: 100_000 });
-        let template = Template::new("").unwrap();
+        let template = Template::new("", Dialect::Chat).unwrap();
         let globals = Globals { variables: &[], strftime: &|_| Ok(String::new()) };
-        let mut interpreter = Interpreter::new(&template.compiled, &meter, &globals).unwrap();
+        let mut interpreter = Interpreter::new(&template.compiled, &meter, &globals, Dialect::Chat).unwrap();
         for name in NAMES {
             let applied = apply(&mut interpreter, name, Value::None, Args::default());
             let message = applied.err().map(|fault| fault.message).unwrap_or_default();

@@ -3,7 +3,7 @@
 use num_bigint::BigInt;
 
 use super::super::chars::{decimal, is_identifier, is_name_part, is_space};
-use super::super::{Fault, Result};
+use super::super::{Dialect, Fault, Result};
 
 /// Part of a template.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,6 +36,7 @@ const SIGNS: [&str; 26] = [
 const MAX_DIGITS: usize = 4300;
 
 struct Lexer<'s> {
+    dialect: Dialect,
     source: &'s str,
     at: usize,
     line: u32,
@@ -43,11 +44,11 @@ struct Lexer<'s> {
 }
 
 /// Tokens with their line.
-pub(super) fn lex(source: &str) -> Result<Vec<(Token, u32)>> {
+pub(super) fn lex(source: &str, dialect: Dialect) -> Result<Vec<(Token, u32)>> {
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
     // One line end at the very end does not count.
-    let source = source.strip_suffix('\n').unwrap_or(&source);
-    let mut lexer = Lexer { source, at: 0, line: 1, tokens: Vec::new() };
+    let source = source.strip_suffix('\n').filter(|_| dialect == Dialect::Chat).unwrap_or(&source);
+    let mut lexer = Lexer { dialect, source, at: 0, line: 1, tokens: Vec::new() };
     lexer.template().map_err(|fault| fault.in_line(lexer.line))?;
     Ok(lexer.tokens)
 }
@@ -95,7 +96,9 @@ impl<'s> Lexer<'s> {
             let mark = rest.as_bytes().get(length + 2).copied().filter(|mark| matches!(mark, b'-' | b'+'));
             let data = match mark {
                 Some(b'-') => rest[..length].trim_end_matches(is_space),
-                None if kind != b'{' => without_indentation(&rest[..length], begins_line),
+                None if kind != b'{' && self.dialect == Dialect::Chat => {
+                    without_indentation(&rest[..length], begins_line)
+                }
                 _ => &rest[..length],
             };
             if !data.is_empty() {
@@ -125,7 +128,7 @@ impl<'s> Lexer<'s> {
     fn after_tag(&mut self, mark: Option<u8>) {
         match mark {
             Some(b'-') => self.advance(blanks(self.rest())),
-            None if self.rest().starts_with('\n') => self.advance(1),
+            None if self.dialect == Dialect::Chat && self.rest().starts_with('\n') => self.advance(1),
             _ => {}
         }
     }
@@ -160,7 +163,10 @@ impl<'s> Lexer<'s> {
                 Some(b'-') => body[..at].trim_end_matches(is_space),
                 Some(b'+') => &body[..at],
                 // The opening tag does not end with a line end: the body's first line is not a whole line.
-                _ => without_indentation(&body[..at], self.source[..self.at].ends_with('\n')),
+                _ if self.dialect == Dialect::Chat => {
+                    without_indentation(&body[..at], self.source[..self.at].ends_with('\n'))
+                }
+                _ => &body[..at],
             };
             self.push(Token::Data(data.into()));
             self.advance(body.len() - behind.len());

@@ -1,6 +1,6 @@
 //! Tokens to statements. Jinja2's grammar.
 
-use super::super::{Fault, Result};
+use super::super::{Dialect, Fault, Result};
 use super::ast::*;
 use super::expressions::all_different;
 use super::lexer::{Token, lex};
@@ -21,8 +21,8 @@ pub(super) struct Parser {
 }
 
 /// The statements of a template.
-pub(super) fn parse(source: &str) -> Result<Body> {
-    let tokens = lex(source)?.into_iter();
+pub(super) fn parse(source: &str, dialect: Dialect) -> Result<Body> {
+    let tokens = lex(source, dialect)?.into_iter();
     let ahead = std::collections::VecDeque::new();
     let mut parser = Parser { tokens, ahead, line: 1, nested: 0, brackets: 0, loops: 0 };
     parser.body(&[]).map_err(|fault| fault.in_line(parser.line))

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::super::{Fault, Result, checks, filters};
+use super::super::{Dialect, Fault, Result, checks, filters};
 use super::ast::*;
 use super::parser::parse;
 use super::symbols::Table;
@@ -12,8 +12,8 @@ use super::uses::reads;
 const MAX_VISIBLE: usize = 1 << 16;
 
 /// A template, ready to be rendered.
-pub(in super::super) fn compile(source: &str) -> Result<Template> {
-    let mut body = parse(source)?;
+pub(in super::super) fn compile(source: &str, dialect: Dialect) -> Result<Template> {
+    let mut body = parse(source, dialect)?;
     let mut compiler = Compiler::default();
     let root = compiler.table.function(None);
     let this = reads(&body, ["self"])[0].then(|| compiler.table.parameter(root, "self"));
