@@ -11,7 +11,8 @@ const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../js/test/greedy.
 #[test]
 fn the_golden_tokens_are_those_of_the_scalar_kernels() {
     let checkpoint = Checkpoint::open(TINY.as_ref(), ReadMode::Read).unwrap();
-    let options = LoadOptions { isa: Some(Isa::Scalar), threads: Some(2), context: Some(512), ..LoadOptions::default() };
+    let options =
+        LoadOptions { isa: Some(Isa::Scalar), threads: Some(2), context: Some(512), ..LoadOptions::default() };
     let mut llm = Llm::from_checkpoint(&checkpoint, &options, &NoProgress).unwrap();
     let greedy = Generate { max_tokens: Some(256), sampling: Some(SamplingParams::GREEDY), stop: Vec::new() };
     let mut found = Vec::new();

@@ -159,8 +159,8 @@ fn integer(text: &str) -> Option<Value> {
     if let Some(rest) = digits.strip_prefix("0b") {
         return in_base(rest, 2);
     }
-    if digits.starts_with('0') {
-        return in_base(&digits[1..], 8);
+    if let Some(rest) = digits.strip_prefix('0') {
+        return in_base(rest, 8);
     }
     digits.starts_with(|c: char| c.is_ascii_digit()).then(|| in_base(digits, 10))?
 }
