@@ -375,7 +375,8 @@ impl Config {
             let value = parsed.unwrap_or_else(|| toml::Value::String(value.to_owned()));
             set(&mut table, key, value).map_err(|at| error(format!("override '{entry}': '{at}' is not a section")))?;
         }
-        let config: Self = table.try_into().map_err(|e: toml::de::Error| error(e.to_string().trim_end().to_owned()))?;
+        let config: Self =
+            table.try_into().map_err(|e: toml::de::Error| error(e.to_string().trim_end().replace('\n', ", ")))?;
         match config.problem() {
             Some((field, problem)) => Err(error(format!("field '{field}': {problem}"))),
             None => Ok(config),
@@ -677,7 +678,8 @@ mod tests {
         let refused = |state: &State, change: &str| against(state, &[change]).unwrap_err();
         assert_eq!(
             refused(&old, "optimizer.lr=2e-3"),
-            "x: cannot resume: field 'optimizer.lr' was 0.001 and is now 0.002"
+            "x: cannot resume: field 'optimizer.lr' was 0.001 and is now 0.002; a run goes on with the settings that it began \
+             with: repeat those, or choose another folder for the new ones"
         );
         assert!(refused(&old, "seed=2").contains("'seed'"));
         assert!(refused(&old, "data.valid=[\"v\"]").contains("'data.valid'"));

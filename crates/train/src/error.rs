@@ -36,7 +36,11 @@ pub enum Error {
         problem: String,
     },
     /// A run cannot go on with another configuration.
-    #[error("{}: cannot resume: field '{field}' was {was} and is now {now}", path.display())]
+    #[error(
+        "{}: cannot resume: field '{field}' was {was} and is now {now}; a run goes on with the settings that it began with: \
+         repeat those, or choose another folder for the new ones",
+        path.display()
+    )]
     Changed {
         /// The checkpoint.
         path: PathBuf,

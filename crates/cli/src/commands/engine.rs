@@ -293,9 +293,10 @@ pub fn resolve(path: &Path) -> Result<PathBuf> {
             format!("{repo}: several GGUF files or none of it are in the hub's cache; say which as {repo}/FILE")
         });
     }
+    let near = path.to_str().and_then(Release::near).map_or(String::new(), |name| format!("; did you mean {name}?"));
     bail!(
         "{}: no such file or folder (expected a GGUF file, a Hugging Face folder, a name that `sherry models` lists, or \
-         OWNER/NAME after `sherry pull OWNER/NAME`)",
+         OWNER/NAME after `sherry pull OWNER/NAME`){near}",
         path.display()
     )
 }

@@ -11,7 +11,7 @@ use sherry_train::export::{Request, export};
 use super::Context;
 use super::number::positive;
 use super::quantize::FallbackArg;
-use crate::output::Stdout;
+use crate::output::{Stdout, printable};
 
 /// Write a trained run as a packed model and compare it with what was trained
 #[derive(Args)]
@@ -57,10 +57,10 @@ pub fn run(args: &ExportArgs, context: &Context) -> Result<ExitCode> {
     if context.json {
         out.json_line(&found)?;
     } else {
-        let verdict = if good { "packed model and student agree" } else { "NOT GOOD: they differ" };
+        let verdict = if good { "packed and trained model agree" } else { "NOT GOOD: they differ" };
         writeln!(
             out,
-            "{verdict} on {} tokens: same top token {:.1} %, perplexity {:.3} packed, {:.3} student, largest logit \
+            "{verdict} on {} tokens: same top token {:.1} %, perplexity {:.3} packed, {:.3} as trained, largest logit \
              difference {:.3}",
             found.tokens,
             100.0 * found.same_top,
@@ -68,6 +68,7 @@ pub fn run(args: &ExportArgs, context: &Context) -> Result<ExitCode> {
             found.student_perplexity,
             found.max_logit_difference
         )?;
+        writeln!(out, "wrote {0}; next: sherry run {0}", printable::word(&args.out.to_string_lossy()))?;
     }
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

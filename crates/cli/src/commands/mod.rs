@@ -55,6 +55,7 @@ pub enum Command {
     Calibrate(Box<calibrate::CalibrateArgs>),
     Run(Box<run::RunArgs>),
     Serve(Box<serve::ServeArgs>),
+    #[command(alias = "show")]
     Inspect(inspect::InspectArgs),
     Compare(compare::CompareArgs),
     Convert(convert::ConvertArgs),

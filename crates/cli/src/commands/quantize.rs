@@ -334,8 +334,8 @@ pub fn run(args: &QuantizeArgs, context: &Context) -> Result<ExitCode> {
         writeln!(
             out,
             "\nThis is an untrained projection: its weights were rounded one by one, so that\n\
-             its answers are mostly nonsense. Post-training by means of some text makes a\n\
-             usable model of the same size:\n  \
+             its answers are mostly nonsense. Post-training by means of some text brings\n\
+             back sentences, if few facts, at the same size:\n  \
              sherry calibrate {input} NEW_OUTPUT --data TEXT_FILES"
         )?;
     }

@@ -27,7 +27,7 @@ pub struct SamplingArgs {
     #[arg(short = 'n', long, value_name = "N", allow_negative_numbers = true, value_parser = count)]
     pub max_tokens: Option<usize>,
     /// Randomness; 0 always takes the likeliest token [default: the model's, else 0.8]
-    #[arg(long = "temp", value_name = "T", value_parser = temperature, allow_negative_numbers = true)]
+    #[arg(long = "temp", alias = "temperature", value_name = "T", value_parser = temperature, allow_negative_numbers = true)]
     pub temperature: Option<f32>,
     /// Only the K likeliest tokens; 0: all [default: the model's, else 40]
     #[arg(long, value_name = "K", allow_negative_numbers = true, value_parser = count)]

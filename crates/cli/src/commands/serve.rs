@@ -224,13 +224,20 @@ impl ServeArgs {
             max_queue: self.max_queue,
             max_per_client: self.limits.max_per_client,
             max_tokens: self.sampling.max_tokens,
-            aliases: self.alias.clone(),
+            aliases: self.aliases(),
             any_model: self.any_model,
             strict: self.strict,
             page: !self.no_page,
             step: Duration::from_millis(self.step_ms as u64),
             ..Config::default()
         })
+    }
+
+    /// The further names of the model: those asked for, and the word that it was named with, unless that is a path, which is
+    /// nobody else's business.
+    fn aliases(&self) -> Vec<String> {
+        let word = self.model.as_ref().and_then(|path| path.to_str()).filter(|word| !word.contains(['/', '\\']));
+        self.alias.iter().cloned().chain(word.map(str::to_owned)).collect()
     }
 
     fn load(&self, console: &Console) -> Result<Loaded> {

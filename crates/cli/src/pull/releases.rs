@@ -171,6 +171,13 @@ impl Release {
         RELEASES.iter().find(|release| release.name.eq_ignore_ascii_case(name))
     }
 
+    /// The name that is most like `name`, if one is like it.
+    pub fn near(name: &str) -> Option<&'static str> {
+        let name = name.to_ascii_lowercase();
+        let rated = RELEASES.iter().map(|release| (strsim::jaro_winkler(&name, release.name), release.name));
+        rated.filter(|(likeness, _)| *likeness > 0.9).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, name)| name)
+    }
+
     /// What gets it and runs it.
     pub fn command(&self) -> String {
         format!("sherry run {}", self.name)

@@ -267,7 +267,7 @@ impl Session<'_> {
         };
         let mut params = self.settings.params();
         if params.temperature == 0.0 {
-            self.note("(temp is 0, which always takes the likeliest token: the answer stays the same)");
+            self.note("(temp is 0: with the same instructions and settings the answer stays the same)");
         }
         params.seed = params.seed.wrapping_add(1);
         self.settings.generate.sampling = Some(params);
