@@ -43,8 +43,11 @@ pub struct CompareArgs {
     /// Tokens per window of the text
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = positive)]
     window: usize,
+    /// List every tensor, not the worst ones alone
+    #[arg(long)]
+    tensors: bool,
     /// Skip the tensors
-    #[arg(long, requires = "text")]
+    #[arg(long, requires = "text", conflicts_with = "tensors")]
     no_tensors: bool,
     /// Fail (exit code 1) when the mean KL divergence exceeds this
     #[arg(long, value_name = "NATS", requires = "text", value_parser = not_negative)]
@@ -71,8 +74,8 @@ pub fn run(args: &CompareArgs, context: &Context) -> Result<ExitCode> {
         json!({ "reference": args.reference.display().to_string(), "model": args.model.display().to_string() });
     let mut text = String::new();
     if !args.no_tensors {
-        let (table, rows) = tensors(args, context)?;
-        text += &table.to_string();
+        let (summary, rows) = tensors(args, context)?;
+        text += &summary;
         report["tensors"] = rows;
     }
     let mut passed = true;
@@ -121,7 +124,11 @@ impl CompareArgs {
     }
 }
 
-fn tensors(args: &CompareArgs, context: &Context) -> Result<(Table, Value)> {
+/// Tensors of a summary.
+const WORST: usize = 8;
+
+/// A table of the tensors with their mean error, and all of them as JSON.
+fn tensors(args: &CompareArgs, context: &Context) -> Result<(String, Value)> {
     let mode = args.engine.read_mode();
     let reference = Checkpoint::open(&resolve(&args.reference)?, mode)?;
     let model = Checkpoint::open(&resolve(&args.model)?, mode)?;
@@ -134,7 +141,7 @@ fn tensors(args: &CompareArgs, context: &Context) -> Result<(Table, Value)> {
         ("cosine", Align::Right),
         ("largest", Align::Right),
     ]);
-    let mut rows = Vec::new();
+    let (mut rows, mut lines, mut errors) = (Vec::new(), Vec::new(), Vec::new());
     context.console.start("compare tensors", roles.len() as u64);
     for role in roles {
         if interrupt::requested() {
@@ -150,14 +157,16 @@ fn tensors(args: &CompareArgs, context: &Context) -> Result<(Table, Value)> {
             bail!("{name}: shape {a_shape:?} in the reference, {b_shape:?} in the model: not the same architecture");
         }
         let difference = Difference::of(&reference, &model, role)?;
-        table.row([
+        let line = [
             name.clone(),
             a_type.clone(),
             b_type.clone(),
             format!("{:.5}", difference.relative_error()),
             difference.cosine().map_or("-".to_owned(), |cosine| format!("{cosine:.5}")),
             format!("{:.3e}", difference.largest),
-        ]);
+        ];
+        lines.push((difference.relative_error(), line));
+        errors.extend(role.is_linear().then(|| difference.relative_error()));
         rows.push(json!({
             "tensor": name, "reference_type": a_type, "model_type": b_type,
             "relative_error": difference.relative_error(), "cosine": difference.cosine(),
@@ -166,7 +175,15 @@ fn tensors(args: &CompareArgs, context: &Context) -> Result<(Table, Value)> {
         context.console.advance(1);
     }
     context.console.finish();
-    Ok((table, rows.into()))
+    let count = lines.len();
+    if !args.tensors {
+        lines.sort_by(|a, b| b.0.total_cmp(&a.0));
+        lines.truncate(WORST);
+    }
+    lines.into_iter().for_each(|(_, line)| table.row(line));
+    let mean = errors.iter().sum::<f64>() / errors.len().max(1) as f64;
+    let all = if args.tensors || count <= WORST { "" } else { "; these are the worst, --tensors lists all" };
+    Ok((format!("{table}\nmean relative error of {} linear layers {mean:.5}{all}\n", errors.len()), rows.into()))
 }
 
 /// Sums over the values of one tensor in two models.

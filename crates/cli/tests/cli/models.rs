@@ -249,7 +249,7 @@ fn histograms_take_every_name_that_is_printed() {
     let mut names = listed(&succeeds(place, "quantize dense packed --tensors"));
     assert_eq!(names.len(), 2 * 7);
     succeeds(place, "convert packed packed.gguf");
-    for line in ["inspect packed --tensors", "inspect packed.gguf --tensors", "compare dense packed"] {
+    for line in ["inspect packed --tensors", "inspect packed.gguf --tensors", "compare dense packed --tensors"] {
         let found = listed(&succeeds(place, line));
         assert!(found.len() > 2 * 9, "{line}: {found:?}");
         names.extend(found);
