@@ -27,8 +27,8 @@ Examples:
   sherry report smol.sherry.report.json
       what sherry calibrate did, stage by stage and block by block
 
-The page needs no network and no other file. Inputs that cannot be read are named,
-the others reported; the exit code is then 2.")]
+The page needs no network and no other file. Inputs that cannot be read are
+named, the others reported; the exit code is then 2.")]
 pub struct ReportArgs {
     /// Run folders of `sherry train`, reports of `sherry calibrate`, result files (of `sherry eval -o` or lm-evaluation-harness)
     #[arg(required = true, value_name = "RUN|REPORT.json|RESULTS.json")]
