@@ -227,7 +227,8 @@ fn a_model_on_bytes_speaks() {
     let folder = place.path();
     let recipe = concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs/byte-level.toml");
     fs::copy(recipe, folder.join("bytes.toml")).unwrap();
-    let short = "steps=2 batch.size=2 model.layers=1 metrics.valid_sequences=2";
+    let texts = r#"data.train=["train.txt"] data.valid=["valid.txt"]"#;
+    let short = format!("steps=2 batch.size=2 model.layers=1 metrics.valid_sequences=2 {texts}");
     succeeds(folder, &format!("train bytes.toml --run bytes {short}"));
     for out in ["packed", "packed.gguf"] {
         let found = document(folder, &format!("export bytes {out} --windows 1"));
