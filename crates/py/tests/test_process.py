@@ -190,8 +190,10 @@ def test_other_threads_run_meanwhile(model):
     ],
 )
 def test_ctrl_c_ends_work(work):
+    # A job in the background of a shell inherits that Ctrl-C is ignored, which Python then leaves so.
     program = f"""
-        import sherry
+        import signal, sherry
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         model = sherry.Model.builtin(threads=1)
         ends = {{id: -100 for id in model.tokenizer.eos_ids}}
         print("ready", flush=True)
@@ -205,10 +207,13 @@ def test_ctrl_c_ends_work(work):
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(program)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    assert process.stdout.readline() == "ready\n"
-    time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
-    out, error = process.communicate(timeout=60)
+    try:
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        out, error = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert out == "interrupted\nlength\n", (out, error)
 
 
