@@ -5,6 +5,7 @@ mod commands;
 mod dashboard;
 mod help;
 mod interrupt;
+mod nearest;
 mod output;
 mod pull;
 

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::package::{DEMO_GGUF, DEMO_NAME, DEMO_REPO};
 use super::{Cache, Repo, Settings};
+use crate::nearest::nearest;
 
 /// A released model.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -173,9 +174,8 @@ impl Release {
 
     /// The name that is most like `name`, if one is like it.
     pub fn near(name: &str) -> Option<&'static str> {
-        let name = name.to_ascii_lowercase();
-        let rated = RELEASES.iter().map(|release| (strsim::jaro_winkler(&name, release.name), release.name));
-        rated.filter(|(likeness, _)| *likeness > 0.9).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, name)| name)
+        // Of many names, most of which look alike: only one that hardly differs was meant.
+        nearest(&name.to_ascii_lowercase(), RELEASES.iter().map(|release| release.name), 0.9)
     }
 
     /// What gets it and runs it.

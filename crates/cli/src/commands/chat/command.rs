@@ -1,5 +1,10 @@
 //! What can be typed in a conversation besides messages.
 
+use crate::nearest::nearest;
+
+/// How like a known name a word must be for it to be offered instead.
+pub const LIKENESS: f64 = 0.75;
+
 /// A command, its arguments, and what it does.
 pub struct Known {
     pub name: &'static str,
@@ -75,13 +80,7 @@ fn name_of(word: &str) -> Result<&'static str, Option<&'static str>> {
     if let Some(name) = names.clone().find(|name| *name == lower) {
         return Ok(name);
     }
-    Err(nearest(&lower, names))
-}
-
-/// The one of `names` that `word` was probably meant to be.
-pub fn nearest<'n>(word: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
-    let rated = names.map(|name| (strsim::jaro_winkler(word, name), name));
-    rated.filter(|(likeness, _)| *likeness > 0.75).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, name)| name)
+    Err(nearest(&lower, names, LIKENESS))
 }
 
 const QUOTES: &str = "\"\"\"";

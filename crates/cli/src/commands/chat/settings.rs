@@ -3,8 +3,9 @@
 use sherry::Generate;
 use sherry::generate::SamplingParams;
 
-use super::command::nearest;
+use super::command::LIKENESS;
 use crate::commands::number::positive;
+use crate::nearest::nearest;
 
 /// What can be changed while a conversation goes on.
 #[derive(Clone, Debug, PartialEq)]
@@ -81,7 +82,7 @@ impl Settings {
             if matches!(name, "ctx-size" | "num-ctx" | "threads" | "kv") {
                 return Err(format!("{name} is set when the program starts: sherry run MODEL --{name} ..."));
             }
-            let hint = nearest(name, names()).map_or(String::new(), |near| format!("; did you mean {near}?"));
+            let hint = nearest(name, names(), LIKENESS).map_or(String::new(), |near| format!("; did you mean {near}?"));
             return Err(format!("no setting '{word}'{hint} (/set lists them)"));
         };
         let value = value.trim();
