@@ -15,10 +15,10 @@ use crate::generic::dense::DenseBlock;
 use crate::generic::panel::{InputBlock, PanelBlock};
 use crate::kv::{KvTiles, KvType};
 use crate::panel::Panels;
-use crate::ternary::activations::{ActBlock, Arrangement, TokenBlocks};
+use crate::ternary::activations::{ActBlock, Arrangement, BLOCK_CODES, TokenBlocks};
 use crate::ternary::block::{BINARY_CHUNK_BYTES, BIT_CHUNK_BYTES, BLOCK_ROWS, CODE_CHUNK_BYTES, RowBlock, SCALE_BYTES};
 use crate::ternary::codebook::Codebook;
-use crate::ternary::segment::{BLOCK_TABLES, IndexedSegment, Segment, TABLE_BYTES};
+use crate::ternary::segment::{IndexedSegment, Segment};
 use crate::ternary::signs::SIGN_TABLE_BYTES;
 use crate::{Engine, Isa, Matrix, Pool, Precision, Product};
 
@@ -237,23 +237,29 @@ fn ternary_look_up_for_many_tokens() {
             let mut panel = Guarded::new(&vec![[0u8; 2 * BLOCK_ROWS]; chunks * 8 * blocks]);
             let (codes, signs) = (bytes(chunks * CODE_CHUNK_BYTES), bytes(chunks * BINARY_CHUNK_BYTES));
             let scales: Guarded<[u8; SCALE_BYTES]> = Guarded::new(bytes(SCALE_BYTES).as_chunks().0);
-            for block in 0..blocks {
-                look_up.decode_signs(&signs, &mut panel[block..], blocks);
-                look_up.decode(&codes, &mut panel[block..], blocks);
-            }
-            for tokens in [1, 2, 3, 4, 7] {
+            let block_tables = BLOCK_CODES * look_up.table_bytes;
+            for (tokens, of_signs) in [1, 2, 3, 4, 7].into_iter().flat_map(|tokens| [(tokens, false), (tokens, true)]) {
+                for block in 0..blocks {
+                    match of_signs {
+                        true => look_up.decode_signs(&signs, 0..signs.len(), &mut panel[block..], blocks),
+                        false => look_up.decode(&codes, 0..codes.len(), &mut panel[block..], blocks),
+                    }
+                }
                 let mut acts = Guarded::new(&vec![ActBlock::ZERO; tokens]);
                 // The tables of the last token end with the last code of the segment.
-                let mut all = vec![0u8; tokens * BLOCK_TABLES];
-                for (act, tables) in acts.iter_mut().zip(all.chunks_mut(BLOCK_TABLES)) {
+                let mut all = vec![0u8; tokens * block_tables];
+                for (act, tables) in acts.iter_mut().zip(all.chunks_mut(block_tables)) {
                     table.quantize(Arrangement::Quads, &floats(128), act);
-                    look_up.build_tables(Codebook::SHERRY, act, tables);
+                    match of_signs {
+                        true => look_up.build_sign_tables(act, tables),
+                        false => look_up.build_tables(Codebook::SHERRY, act, tables),
+                    }
                 }
-                let tables = Guarded::new(&all[..(tokens - 1) * BLOCK_TABLES + chunks * 8 * TABLE_BYTES]);
+                let tables = Guarded::new(&all[..(tokens - 1) * block_tables + chunks * 8 * look_up.table_bytes]);
                 for scales in [None, Some(&scales[0])] {
                     let mut acc = Guarded::new(&vec![[0.0f32; BLOCK_ROWS]; tokens * blocks]);
                     let mut out = Guarded::new(&[[0.0f32; BLOCK_ROWS]]);
-                    let segment = IndexedSegment { panel: &panel, scales: &vec![scales; blocks] };
+                    let segment = IndexedSegment { panel: &panel, signs: of_signs, scales: &vec![scales; blocks] };
                     look_up.segment(&segment, &tables, &acts, &mut acc);
                     look_up.finish(&acc[tokens * blocks - 1], None, &mut out[0]);
                     // All tokens and blocks are alike.

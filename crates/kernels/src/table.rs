@@ -5,6 +5,8 @@
 //! set. So whoever holds a table may call what is in it. Functions that ask for nothing else are methods, and safe; those
 //! that follow pointers are `unsafe` fields, whose conditions stand at the algorithms of [`generic`](crate::generic).
 
+use std::ops::Range;
+
 use crate::coarse::Coarse;
 use crate::generic::attention::TilesChunk;
 use crate::generic::attention::int8::Int8Query;
@@ -169,11 +171,12 @@ functions! {
             finish_bits(acc: &Rows, row_scales: Option<&Rows>, out: &mut Rows);
         }
         data {
-            /// Fewest tokens from which on they beat look-up tables (measured on Zen 4 with `sherry bench --kernels`).
+            /// Fewest tokens from which on they beat look-up tables (measured on Zen 4 with `sherry bench --kernels`);
+            /// `usize::MAX` where they never do.
             min_tokens_codes: usize;
             /// The same for the 2-bit format.
             min_tokens_bits: usize;
-            /// The same for the binary format; `usize::MAX` where they never do.
+            /// The same for the binary format.
             min_tokens_signs: usize;
         }
     }
@@ -182,24 +185,29 @@ functions! {
 functions! {
     /// Functions that bring the codes of some row blocks into the form of indices once and look them up for many tokens.
     ///
-    /// A vector of 32 int16 holds all sums of a code, so a product of four weights costs a fraction of two instructions:
-    /// less than a dot-product instruction where permutations of words run at full speed.
+    /// What a look-up needs of the codes is made once for all tokens, so that a token costs little besides the look-ups
+    /// themselves: less than dot products of decoded weights where permutations run at full speed.
     LookUpGemm {
         safe {
-            /// Writes the [tables](crate::ternary::segment::TABLE_BYTES) of the 32 codes of an activation block.
+            /// Writes the tables of the 32 codes of an activation block.
             build_tables(book: &Codebook, acts: &ActBlock, out: &mut [u8]);
-            /// Decodes chunks of one row block of a 5-bit format: code `c` to `panel[c * blocks]`.
-            decode(codes: &[u8], panel: &mut [Indices], blocks: usize);
             /// The same for the binary format.
-            decode_signs(codes: &[u8], panel: &mut [Indices], blocks: usize);
+            build_sign_tables(acts: &ActBlock, out: &mut [u8]);
+            /// Decodes chunks of one row block of a 5-bit format, the bytes `codes` of its stream: code `c` to
+            /// `panel[c * blocks]`. The streams of `blocks` blocks, which lie one after the other, are read in turn.
+            decode(stream: &[u8], codes: Range<usize>, panel: &mut [Indices], blocks: usize);
+            /// The same for the binary format.
+            decode_signs(stream: &[u8], codes: Range<usize>, panel: &mut [Indices], blocks: usize);
             /// Adds a segment to the sums of several tokens, which are tokens x blocks and whose rows stand in an order of
             /// its own, which `finish` undoes. The tables of a token are those of the segment's codes; those of the next
-            /// token begin [`BLOCK_TABLES`](crate::ternary::segment::BLOCK_TABLES) later.
+            /// token begin the tables of an activation block later.
             segment(segment: &IndexedSegment<'_>, tables: &[u8], acts: &[ActBlock], acc: &mut [Rows]);
             /// From the order of the sums to rows, times the row scales if any.
             finish(acc: &Rows, row_scales: Option<&Rows>, out: &mut Rows);
         }
         data {
+            /// Bytes of the table of one code.
+            table_bytes: usize;
             /// Fewest tokens from which on they beat one token after the other (measured as in [`DecodedGemm`]).
             min_tokens: usize;
             /// The same for the binary format.

@@ -1,17 +1,11 @@
 //! Parts of row blocks brought into the form in which many tokens take them.
 
-use super::activations::BLOCK_CODES;
 use super::block::BLOCK_ROWS;
 
-/// Bytes of the table of one code for [`LookUpGemm`](crate::table::LookUpGemm): 32 int16.
-pub(crate) const TABLE_BYTES: usize = 64;
-/// Those of the codes of an activation block.
-pub(crate) const BLOCK_TABLES: usize = BLOCK_CODES * TABLE_BYTES;
 /// Most row blocks that [`LookUpGemm::segment`](crate::table::LookUpGemm::segment) takes together.
 pub(crate) const LOOK_UP_BLOCKS: usize = 2;
 
-/// What one code of each of 64 rows looks up: 32 words for the even rows, 32 for the odd ones, of which the low five bits
-/// count.
+/// What one code of each of 64 rows looks up, in the form that the instruction set wants.
 pub(crate) type Indices = [u8; 2 * BLOCK_ROWS];
 
 /// Indices that share an activation block and, row block by row block, a scale group.
@@ -19,6 +13,8 @@ pub(crate) type Indices = [u8; 2 * BLOCK_ROWS];
 pub(crate) struct IndexedSegment<'a> {
     /// codes x blocks.
     pub(crate) panel: &'a [Indices],
+    /// Whether the codes are those of the binary format, four signs each.
+    pub(crate) signs: bool,
     /// 64 f16 group scales in slot order for each of 1 or 2 blocks.
     pub(crate) scales: &'a [Option<&'a [u8; 2 * BLOCK_ROWS]>],
 }

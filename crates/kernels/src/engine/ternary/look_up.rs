@@ -6,12 +6,13 @@ use super::input::{Input, Tokens, for_each_output, quantize};
 use super::output::Output;
 use crate::Pool;
 use crate::table::{LookUpGemm, TernaryTable};
-use crate::ternary::activations::{ActBlock, Arrangement, BLOCK_CHUNKS};
+use crate::ternary::activations::{ActBlock, Arrangement, BLOCK_CHUNKS, BLOCK_CODES};
 use crate::ternary::block::{BLOCK_ROWS, SCALE_BYTES, chunk_bytes};
 use crate::ternary::codebook::Codebook;
-use crate::ternary::segment::{BLOCK_TABLES, IndexedSegment, Indices, LOOK_UP_BLOCKS, TABLE_BYTES};
+use crate::ternary::segment::{IndexedSegment, Indices, LOOK_UP_BLOCKS};
 
-/// Tokens of a slice: their tables (16 bytes per input and token) take 768 KiB for 2048 inputs, of 1 MiB of L2.
+/// Tokens of a slice: with 512-bit vectors their tables (16 bytes per input and token) take 768 KiB for 2048 inputs, of 1 MiB
+/// of L2; with 256-bit vectors half of that, of 512 KiB.
 const SLICE_TOKENS: usize = 24;
 /// Units of work per thread, so that a slow thread does not hold up the others.
 const UNITS_PER_THREAD: usize = 4;
@@ -68,11 +69,15 @@ pub(super) fn multiply(
 fn build(table: &TernaryTable, look_up: &LookUpGemm, input: &mut Input, x: Tokens<'_>) {
     let n = x.count();
     let Some(book) = Codebook::of(input.arrangement) else { return };
-    let tables = input.tables.at_least(input.acts.len() * BLOCK_TABLES);
-    for ((block, acts), tables) in input.acts.chunks_mut(n).enumerate().zip(tables.chunks_exact_mut(n * BLOCK_TABLES)) {
+    let block_tables = BLOCK_CODES * look_up.table_bytes;
+    let tables = input.tables.at_least(input.acts.len() * block_tables);
+    for ((block, acts), tables) in input.acts.chunks_mut(n).enumerate().zip(tables.chunks_exact_mut(n * block_tables)) {
         quantize(table, input.arrangement, x, block, acts);
-        for (act, tables) in acts.iter().zip(tables.chunks_exact_mut(BLOCK_TABLES)) {
-            look_up.build_tables(book, act, tables);
+        for (act, tables) in acts.iter().zip(tables.chunks_exact_mut(block_tables)) {
+            match input.arrangement {
+                Arrangement::Signs => look_up.build_sign_tables(act, tables),
+                _ => look_up.build_tables(book, act, tables),
+            }
         }
     }
 }
@@ -113,16 +118,16 @@ unsafe fn row_blocks(
         let chunks = shape.segment_chunks().min(shape.chunks - chunk);
         let panel = &mut panel.0[..chunks * CHUNK_CODES * count];
         for (b, block) in blocks.iter().enumerate() {
-            let codes = &block.stream[at..at + chunks * chunk_bytes];
+            let codes = at..at + chunks * chunk_bytes;
             match input.arrangement {
-                Arrangement::Signs => look_up.decode_signs(codes, &mut panel[b..], count),
-                _ => look_up.decode(codes, &mut panel[b..], count),
+                Arrangement::Signs => look_up.decode_signs(block.stream, codes, &mut panel[b..], count),
+                _ => look_up.decode(block.stream, codes, &mut panel[b..], count),
             }
         }
         let (act_block, first_code) = (chunk / BLOCK_CHUNKS, chunk % BLOCK_CHUNKS * CHUNK_CODES);
-        let tables = &input.tables.bytes()[act_block * n * BLOCK_TABLES + first_code * TABLE_BYTES..];
+        let tables = &input.tables.bytes()[(act_block * n * BLOCK_CODES + first_code) * look_up.table_bytes..];
         let acts: &[ActBlock] = &input.acts[act_block * n..][..n];
-        let segment = IndexedSegment { panel, scales: &scales[..count] };
+        let segment = IndexedSegment { panel, signs: input.arrangement == Arrangement::Signs, scales: &scales[..count] };
         look_up.segment(&segment, tables, acts, sums);
         at += chunks * chunk_bytes;
         chunk += chunks;

@@ -7,6 +7,7 @@
 //!   each.
 
 mod dot;
+mod gemm;
 mod look_up;
 mod rows;
 pub(super) mod signs;
@@ -30,8 +31,8 @@ pub(crate) static TABLE: Table = table! {
         Signs,
         YmmSigns,
         YmmDot<Maddubs>,
-        decoded from 18, 8, usize::MAX,
-        look_up None
+        decoded from usize::MAX, 8, usize::MAX,
+        look_up Some(&gemm::LOOK_UP)
     );
     limits probe::AVX2;
 };
@@ -43,8 +44,8 @@ pub(crate) static GFNI: Table = Table {
         Affine,
         YmmSigns,
         YmmDot<Maddubs>,
-        decoded from 18, 8, usize::MAX,
-        look_up None
+        decoded from usize::MAX, 8, usize::MAX,
+        look_up Some(&gemm::LOOK_UP_BESIDE_GFNI)
     ),
     ..TABLE
 };
@@ -59,8 +60,8 @@ pub(crate) static VNNI_VEX: Table = table! {
         Affine,
         YmmSigns,
         YmmDot<Vex>,
-        decoded from 12, 12, usize::MAX,
-        look_up None
+        decoded from usize::MAX, 12, usize::MAX,
+        look_up Some(&gemm::LOOK_UP_BESIDE_GFNI)
     );
     limits probe::VNNI_VEX;
 };
@@ -75,8 +76,8 @@ pub(crate) static VNNI_EVEX: Table = table! {
         Affine,
         YmmSigns,
         YmmDot<Evex>,
-        decoded from 12, 12, usize::MAX,
-        look_up None
+        decoded from usize::MAX, 12, usize::MAX,
+        look_up Some(&gemm::LOOK_UP_BESIDE_GFNI)
     );
     limits probe::VNNI_EVEX;
 };

@@ -105,7 +105,7 @@ impl LookUp for YmmSigns {
 /// registers than there are.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn in_order(mut a: __m256i, mut b: __m256i) -> (__m256i, __m256i) {
+pub(super) fn in_order(mut a: __m256i, mut b: __m256i) -> (__m256i, __m256i) {
     // SAFETY: the assembly is a comment: it runs nothing, and leaves each value in the register it was given in.
     unsafe {
         asm!(

@@ -5,6 +5,7 @@
 //! permutation in two and have two units for `vpdpbusd`: there decoded weights are the better way.
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 use std::sync::OnceLock;
 
 use super::look_up::{Chunk, Words, widen};
@@ -12,17 +13,24 @@ use super::rows::{Zmm, accumulate, factors, load, load_rows, scales_or_ones, sto
 use crate::arch::x86::ahead::Ahead;
 use crate::arch::x86::ternary::{LookUp, Width, last_to_first};
 use crate::table::LookUpGemm;
-use crate::ternary::activations::ActBlock;
+use crate::ternary::activations::{ActBlock, BLOCK_CODES};
 use crate::ternary::block::{BINARY_CHUNK_BYTES, CODE_CHUNK_BYTES, Rows, SCALE_BYTES};
 use crate::ternary::codebook::Codebook;
-use crate::ternary::segment::{BLOCK_TABLES, IndexedSegment, Indices, TABLE_BYTES};
+use crate::ternary::segment::{IndexedSegment, Indices};
+
+/// Bytes of the table of one code: 32 int16.
+const TABLE_BYTES: usize = <Words as LookUp>::TABLE_BYTES;
+/// Those of the codes of an activation block.
+const BLOCK_TABLES: usize = BLOCK_CODES * TABLE_BYTES;
 
 /// The functions of every tier with 512-bit vectors.
 pub(super) static LOOK_UP: LookUpGemm = LookUpGemm {
+    table_bytes: TABLE_BYTES,
     min_tokens: 3,
     min_tokens_signs: 4,
     pays,
     build_tables,
+    build_sign_tables,
     decode,
     decode_signs,
     segment,
@@ -47,11 +55,18 @@ fn build_tables(book: &Codebook, acts: &ActBlock, out: &mut [u8]) {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
-fn decode(codes: &[u8], panel: &mut [Indices], blocks: usize) {
-    let (chunks, _) = codes.as_chunks::<CODE_CHUNK_BYTES>();
+fn build_sign_tables(acts: &ActBlock, out: &mut [u8]) {
+    build_tables(Codebook::SIGNS, acts, out);
+}
+
+/// 32 words for the even rows, 32 for the odd ones, of which the low five bits count.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
+fn decode(stream: &[u8], codes: Range<usize>, panel: &mut [Indices], blocks: usize) {
+    let ahead = Ahead::of(codes.start, stream.len(), blocks);
+    let (chunks, _) = stream[codes].as_chunks::<CODE_CHUNK_BYTES>();
     for (chunk, panel) in chunks.iter().zip(panel.chunks_mut(8 * blocks)) {
-        // SAFETY: chunk 0 of `chunk`, an array of CODE_CHUNK_BYTES, is read. Prefetched addresses may lie anywhere.
-        let [mut rows] = unsafe { Chunk::load([chunk.as_ptr()], 0, Ahead::of(0, usize::MAX, 1)) };
+        // SAFETY: chunk 0 of `chunk`, an array of CODE_CHUNK_BYTES, is read.
+        let [mut rows] = unsafe { Chunk::load([chunk.as_ptr()], 0, ahead) };
         last_to_first!(|CODE| {
             let index = rows.index(CODE);
             let (lines, _) = panel[CODE * blocks].as_chunks_mut::<64>();
@@ -62,9 +77,11 @@ fn decode(codes: &[u8], panel: &mut [Indices], blocks: usize) {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
-fn decode_signs(codes: &[u8], panel: &mut [Indices], blocks: usize) {
-    let (chunks, _) = codes.as_chunks::<BINARY_CHUNK_BYTES>();
+fn decode_signs(stream: &[u8], codes: Range<usize>, panel: &mut [Indices], blocks: usize) {
+    let ahead = Ahead::of(codes.start, stream.len(), blocks);
+    let (chunks, _) = stream[codes].as_chunks::<BINARY_CHUNK_BYTES>();
     for (chunk, panel) in chunks.iter().zip(panel.chunks_mut(8 * blocks)) {
+        ahead.prefetch(chunk);
         for (pair, line) in chunk.as_chunks::<64>().0.iter().enumerate() {
             // The fifth bit of an index is junk, which the tables of signs do not mind.
             let line = load(line);
