@@ -337,7 +337,7 @@ fn dense_and_block_quantized_products() {
             }
         }
         for ty in [TensorType::Q4_0, TensorType::Q5_1, TensorType::Q8_0, TensorType::Q4_K, TensorType::Q6_K] {
-            for (rows, tokens) in [(1, 1), (15, 2), (16, 3), (17, 8), (33, 9)] {
+            for (rows, tokens) in [(1, 1), (15, 2), (16, 3), (17, 8), (33, 9), (16, 16), (17, 35)] {
                 let cols = 256;
                 let stored = bytes(rows * ty.row_bytes(cols).unwrap());
                 let panels = Panels::new(ty, rows, cols, &stored.to_vec().into(), &Pool::new(1)).unwrap();

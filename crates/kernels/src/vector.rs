@@ -171,8 +171,6 @@ pub(crate) trait RowLanes: Copy {
     type Bytes: Copy;
     /// What [`dot_signed`](Self::dot_signed) adds for every input of value 1 beyond the true product.
     const SIGNED_EXCESS: i32;
-    /// Tokens per register tile.
-    const TILE_TOKENS: usize;
 
     /// i32 zeros.
     unsafe fn zero() -> Self;
@@ -188,6 +186,19 @@ pub(crate) trait RowLanes: Copy {
     unsafe fn extend_nibbles(nibbles: Self::Bytes, bits: Self::Bytes, shift: i32, mask: i8) -> Self::Bytes;
     /// Adds the products of four unsigned bytes (at most 63) per lane with four int8 inputs (`>= -127`), packed in `x`.
     unsafe fn dot_unsigned(self, weights: Self::Bytes, x: i32) -> Self;
+    /// The products of `N` times four unsigned bytes (at most `MAX`, below 64) per lane with `4 N` int8 inputs (`>= -127`) at
+    /// `x`, N at most 8.
+    #[inline(always)]
+    unsafe fn dots_unsigned<const N: usize, const MAX: usize>(weights: &[Self::Bytes; N], x: *const u8) -> Self {
+        // SAFETY: 4 N bytes are readable at `x`; the instruction set is the condition of the trait.
+        unsafe {
+            let mut sums = Self::zero();
+            for i in 0..N {
+                sums = sums.dot_unsigned(weights[i], x.add(4 * i).cast::<i32>().read_unaligned());
+            }
+            sums
+        }
+    }
     /// Adds the products of four int8 per lane with four int8 inputs (`>= -127`), packed in `x`, plus
     /// [`SIGNED_EXCESS`](Self::SIGNED_EXCESS) times the sum of the inputs.
     unsafe fn dot_signed(self, weights: Self::Bytes, x: i32) -> Self;
@@ -233,8 +244,6 @@ pub(crate) trait RowLanes: Copy {
     unsafe fn sub_splat(self, value: i32) -> Self;
     /// Lane by lane, wrapping.
     unsafe fn add(self, other: Self) -> Self;
-    /// Lane by lane, wrapping.
-    unsafe fn mul(self, other: Self) -> Self;
     /// Reads `LANES` unsigned bytes at `from`.
     unsafe fn load_u8(from: *const u8) -> Self;
     /// Reads `LANES` signed bytes at `from`.

@@ -135,6 +135,9 @@ pub(crate) unsafe fn panels<V: RowLanes>(block: &PanelBlock) {
     }
 }
 
+/// Tokens that share the decoded codes of a panel.
+const TOKENS: usize = 16;
+
 /// [`panels`] of one kind of codes.
 ///
 /// # Safety
@@ -142,35 +145,30 @@ pub(crate) unsafe fn panels<V: RowLanes>(block: &PanelBlock) {
 #[inline(always)]
 unsafe fn all<V: RowLanes, K: Kind>(block: &PanelBlock) {
     for panel in 0..block.count {
-        let mut t = 0;
-        while t < block.tokens {
-            let left = block.tokens - t;
-            // SAFETY: panel < count by the loop, and each branch takes at most the `left` tokens, so t + T <= tokens; the
-            // rest is this function's condition.
-            t += unsafe {
-                if V::TILE_TOKENS >= 8 && left >= 8 {
-                    tile::<V, K, 8>(block, panel, t)
-                } else if V::TILE_TOKENS >= 4 && left >= 4 {
-                    tile::<V, K, 4>(block, panel, t)
-                } else if V::TILE_TOKENS >= 2 && left >= 2 {
-                    tile::<V, K, 2>(block, panel, t)
+        for t in (0..block.tokens).step_by(TOKENS) {
+            let n = TOKENS.min(block.tokens - t);
+            // SAFETY: panel < count and t + n <= tokens; the rest is this function's condition.
+            unsafe {
+                if n == 1 {
+                    tokens::<V, K, 1>(block, panel, t, 1);
                 } else {
-                    tile::<V, K, 1>(block, panel, t)
+                    tokens::<V, K, TOKENS>(block, panel, t, n);
                 }
-            };
+            }
         }
     }
 }
 
-/// One panel for tokens `t .. t + T`; returns `T`. A panel is one vector of rows, or two.
+/// One panel for tokens `t .. t + n`, at most `MOST`. A panel is one vector of rows, or two.
 ///
 /// # Safety
-/// As for [`all`], and `panel < block.count`, `t + T <= block.tokens`.
+/// As for [`all`], and `panel < block.count`, `t + n <= block.tokens`.
 #[inline(always)]
-unsafe fn tile<V: RowLanes, K: Kind, const T: usize>(block: &PanelBlock, panel: usize, t: usize) -> usize {
+unsafe fn tokens<V: RowLanes, K: Kind, const MOST: usize>(block: &PanelBlock, panel: usize, t: usize, n: usize) {
     let halves = const { ROWS / V::Floats::LANES };
     let PanelShape { cols, code_bytes, code_start, head_bytes, panel_bytes, .. } = block.shape;
-    // SAFETY: a block covers `count` panels and the inputs of all tokens, of which panel < count and t + j < t + T <= tokens
+    let n = if MOST == 1 { 1 } else { n.min(MOST) };
+    // SAFETY: a block covers `count` panels and the inputs of all tokens, of which panel < count and t + j < t + n <= tokens
     // are some. Inside a panel of `panel_bytes` = code_start + cols / 32 * code_bytes the codes of block b < cols / 32 begin
     // at code_start + b * code_bytes. Outputs are written for rows below `rows` only, and the block has one for each row of
     // each token. Prefetched addresses may lie anywhere.
@@ -179,30 +177,27 @@ unsafe fn tile<V: RowLanes, K: Kind, const T: usize>(block: &PanelBlock, panel: 
         let mut codes = heads.add(code_start);
         let q = block.q.add(t * cols).cast::<u8>();
         let inputs = block.blocks.add(t * (cols / BLOCK));
-        let mut sums = [[V::Floats::splat(0.0); T]; 2];
+        let mut sums = [[V::Floats::splat(0.0); 2]; MOST];
         // Lines asked for, per block of inputs, in 1 / 65536: in 64 bits, since a panel may be larger than 4 MiB.
         let ahead_step = ((panel_bytes as u64 / 64) << 16).checked_div((cols / BLOCK) as u64).unwrap_or(0);
         let mut ahead = 0;
         for b in 0..cols / BLOCK {
-            if T == 1 {
-                // Heads and codes of the stream alike, so that no line is left out.
-                let until = ahead + ahead_step;
-                for line in (ahead >> 16)..(until >> 16) {
-                    // Codes are read this much further on than their share of the panel.
-                    let at = heads.wrapping_add(code_start + 64 * line as usize);
-                    V::Floats::prefetch(at.wrapping_add(FAR));
-                    V::Floats::prefetch_near(at.wrapping_add(NEAR));
-                }
-                ahead = until;
+            // Heads and codes of the stream alike, so that no line is left out.
+            let until = ahead + ahead_step;
+            for line in (ahead >> 16)..(until >> 16) {
+                // Codes are read this much further on than their share of the panel.
+                let at = heads.wrapping_add(code_start + 64 * line as usize);
+                V::Floats::prefetch(at.wrapping_add(FAR));
+                V::Floats::prefetch_near(at.wrapping_add(NEAR));
             }
+            ahead = until;
             for half in 0..halves {
-                let at = half * 4 * V::Floats::LANES;
-                let (ints, high) = dot::<V, K, T>(codes.add(at), q.add(b * BLOCK), cols);
-                for j in 0..T {
+                let weights = decode::<V, K>(codes.add(half * 4 * V::Floats::LANES));
+                let head = head::<V, K>(heads, b, half * V::Floats::LANES, head_bytes);
+                for j in 0..n {
                     let input = &*inputs.add(j * (cols / BLOCK) + b);
-                    let row = half * V::Floats::LANES;
-                    let sum = &mut sums[half][j];
-                    *sum = scale::<V, K>(*sum, ints[j], high[j], input, heads, b, row, head_bytes);
+                    let sum = &mut sums[j][half];
+                    *sum = add_block::<V, K>(*sum, &weights, &head, q.add(j * cols + b * BLOCK), input);
                 }
             }
             codes = codes.add(code_bytes);
@@ -210,43 +205,37 @@ unsafe fn tile<V: RowLanes, K: Kind, const T: usize>(block: &PanelBlock, panel: 
         for half in 0..halves {
             let row = panel * ROWS + half * V::Floats::LANES;
             let rows = block.rows.saturating_sub(row).min(V::Floats::LANES);
-            for j in 0..T {
+            for j in 0..n {
                 if rows == V::Floats::LANES {
-                    sums[half][j].store(block.y.add((t + j) * block.y_stride + row));
+                    sums[j][half].store(block.y.add((t + j) * block.y_stride + row));
                 } else if rows > 0 {
-                    sums[half][j].store_part(block.y.add((t + j) * block.y_stride + row), rows);
+                    sums[j][half].store_part(block.y.add((t + j) * block.y_stride + row), rows);
                 }
             }
         }
     }
-    T
 }
 
 /// Bytes between what is in use and what is asked for, into the second-level and into the first-level cache.
 pub(super) const FAR: usize = 5120;
 pub(super) const NEAR: usize = 1280;
 
-/// Code products of 32 inputs for `T` tokens. Q6_K: of the first and of the second 16 inputs.
+/// The codes of 32 inputs, in groups of four.
 ///
 /// # Safety
 /// The instruction set of `V` is available. At `codes` the codes of kind `K` of 32 inputs of 16 rows are readable, from
-/// the first row of the vector on; at `q + j * cols`, for each of `T` tokens `j`, 32 inputs.
+/// the first row of the vector on.
 #[inline(always)]
-unsafe fn dot<V: RowLanes, K: Kind, const T: usize>(codes: *const u8, q: *const u8, cols: usize) -> ([V; T], [V; T]) {
+unsafe fn decode<V: RowLanes, K: Kind>(codes: *const u8) -> [V::Bytes; 8] {
     // SAFETY: 32 inputs of 16 rows take K::BITS lines of 64 bytes, and at most line K::BITS - 1 is read: 7 of 8, 3 of 4, 4
-    // (byte 256) of 5, 5 (byte 320) of 6. Groups are below 8, so that the four inputs at 4 * group are among the 32.
+    // (byte 256) of 5, 5 (byte 320) of 6.
     unsafe {
-        let mut low = [V::zero(); T];
-        let mut high = [V::zero(); T];
-        let input = |j: usize, group: usize| q.add(j * cols + 4 * group).cast::<i32>().read_unaligned();
+        let mut weights = [V::load_bytes(codes); 8];
         if K::BITS == 8 {
-            for group in 0..8 {
-                let weights = V::load_bytes(codes.add(64 * group));
-                for j in 0..T {
-                    low[j] = low[j].dot_signed(weights, input(j, group));
-                }
+            for group in 1..8 {
+                weights[group] = V::load_bytes(codes.add(64 * group));
             }
-            return (low, high);
+            return weights;
         }
         for plane in 0..4 {
             let bytes = V::load_bytes(codes.add(64 * plane));
@@ -261,71 +250,101 @@ unsafe fn dot<V: RowLanes, K: Kind, const T: usize>(codes: *const u8, q: *const 
                 first = V::extend_nibbles(first, V::load_bytes(codes.add(256)), 2 * shift, 3);
                 second = V::extend_nibbles(second, V::load_bytes(codes.add(320)), 2 * shift, 3);
             }
-            for j in 0..T {
-                low[j] = low[j].dot_unsigned(first, input(j, plane));
-                if K::HEAD == Head::SuperScale {
-                    high[j] = high[j].dot_unsigned(second, input(j, plane + 4));
-                } else {
-                    low[j] = low[j].dot_unsigned(second, input(j, plane + 4));
-                }
-            }
+            weights[plane] = first;
+            weights[plane + 4] = second;
         }
-        (low, high)
+        weights
     }
 }
 
-/// Adds block `b` of `V::LANES` rows from `row` on to their running sums.
+/// What all tokens multiply the sums of a block by.
+struct HeadOf<F> {
+    /// Value of a step; of Q4_K and Q5_K times the scale of the block.
+    d: F,
+    /// What is added or taken off once per block, in the same way; the small scales of Q6_K.
+    others: [F; 2],
+}
+
+/// The head of block `b` for `V::LANES` rows from `row` on.
 ///
 /// # Safety
 /// The instruction set of `V` is available, `heads` are those of kind `K` of a panel with more than `b` blocks of 32
 /// inputs, and `row + V::LANES <= 16`.
 #[inline(always)]
-#[allow(clippy::too_many_arguments)] // a step of one loop, inlined
-unsafe fn scale<V: RowLanes, K: Kind>(
-    sum: V::Floats,
-    low: V,
-    high: V,
-    input: &InputBlock,
-    heads: *const u8,
-    b: usize,
-    row: usize,
-    head_bytes: usize,
-) -> V::Floats {
-    let [first, second] = input.sums;
+unsafe fn head<V: RowLanes, K: Kind>(heads: *const u8, b: usize, row: usize, head_bytes: usize) -> HeadOf<V::Floats> {
     // SAFETY: each head has 2 bytes per row for every f16 and 1 for every small scale, 16 rows side by side (the table in
     // `crate::panel`), so that LANES values from `row` on, row + LANES <= 16, stay in their part. Block b of 32 inputs has
     // head b, or head b / 8 where a head covers 256; b % 8 counts the small scales in it.
     unsafe {
-        let x_scale = V::Floats::splat(input.scale);
+        let none = V::Floats::splat(0.0);
+        let super_head = heads.add(b / 8 * head_bytes);
         match K::HEAD {
             Head::Scale | Head::ScaleMin => {
                 let head = heads.add(b * head_bytes + 2 * row);
-                let offset = if K::BITS == 8 { V::SIGNED_EXCESS } else { K::OFFSET };
-                let int = if offset == 0 { low } else { low.sub_splat(offset * (first + second)) };
-                let sum = sum.add(int.to_floats().mul(V::Floats::load_f16(head).mul(x_scale)));
-                if K::HEAD == Head::Scale {
-                    return sum;
-                }
-                sum.add(V::Floats::load_f16(head.add(2 * ROWS)).mul(V::Floats::splat(input.min)))
+                let m = if K::HEAD == Head::Scale { none } else { V::Floats::load_f16(head.add(2 * ROWS)) };
+                HeadOf { d: V::Floats::load_f16(head), others: [m, none] }
             }
             Head::SuperScaleMin => {
-                let head = heads.add(b / 8 * head_bytes);
-                let (d, dmin) = (head.add(2 * row), head.add(2 * (ROWS + row)));
-                let scales = V::load_u8(head.add((4 + b % 8) * ROWS + row));
-                let mins = V::load_u8(head.add((4 + 8 + b % 8) * ROWS + row));
+                let (d, dmin) = (super_head.add(2 * row), super_head.add(2 * (ROWS + row)));
+                let scales = V::load_u8(super_head.add((4 + b % 8) * ROWS + row));
+                let mins = V::load_u8(super_head.add((4 + 8 + b % 8) * ROWS + row));
                 let d = V::Floats::load_f16(d).mul(scales.to_floats());
                 let m = V::Floats::load_f16(dmin).mul(mins.to_floats());
-                let sum = sum.add(low.to_floats().mul(d.mul(x_scale)));
-                sum.sub(m.mul(V::Floats::splat(input.min)))
+                HeadOf { d, others: [m, none] }
             }
             Head::SuperScale => {
-                let head = heads.add(b / 8 * head_bytes);
-                let scales = head.add((2 + 2 * (b % 8)) * ROWS + row);
-                let low = low.sub_splat(K::OFFSET * first).mul(V::load_i8(scales));
-                let high = high.sub_splat(K::OFFSET * second).mul(V::load_i8(scales.add(ROWS)));
-                let d = V::Floats::load_f16(head.add(2 * row));
-                sum.add(low.add(high).to_floats().mul(d.mul(x_scale)))
+                let scales = super_head.add((2 + 2 * (b % 8)) * ROWS + row);
+                let others = [V::load_i8(scales).to_floats(), V::load_i8(scales.add(ROWS)).to_floats()];
+                HeadOf { d: V::Floats::load_f16(super_head.add(2 * row)), others }
             }
+        }
+    }
+}
+
+/// Adds the products of a block with the inputs of one token to its running sums.
+///
+/// # Safety
+/// The instruction set of `V` is available, and at `q` 32 inputs are readable.
+#[inline(always)]
+unsafe fn add_block<V: RowLanes, K: Kind>(
+    sum: V::Floats,
+    weights: &[V::Bytes; 8],
+    head: &HeadOf<V::Floats>,
+    q: *const u8,
+    input: &InputBlock,
+) -> V::Floats {
+    let [first, second] = input.sums;
+    // SAFETY: 32 inputs are readable at `q`, 16 at `q` and 16 at `q + 16`; otherwise registers, and the instruction set is this
+    // function's condition.
+    unsafe {
+        let d = head.d.mul(V::Floats::splat(input.scale));
+        if K::HEAD == Head::SuperScale {
+            let [low, high] = [&weights[..4], &weights[4..]].map(|half| half.as_array::<4>());
+            let (Some(low), Some(high)) = (low, high) else { return sum };
+            let low = V::dots_unsigned::<4, 63>(low, q).sub_splat(K::OFFSET * first);
+            let high = V::dots_unsigned::<4, 63>(high, q.add(16)).sub_splat(K::OFFSET * second);
+            // Whole numbers below 2 x 16 x 32 x 127 x 128 < 2^24: exact in f32, in whatever order.
+            let int = high.to_floats().mul_add(head.others[1], low.to_floats().mul(head.others[0]));
+            return sum.add(int.mul(d));
+        }
+        let int = match K::BITS {
+            8 => {
+                let mut dots = V::zero();
+                for group in 0..8 {
+                    dots = dots.dot_signed(weights[group], q.add(4 * group).cast::<i32>().read_unaligned());
+                }
+                dots
+            }
+            5 => V::dots_unsigned::<8, 31>(weights, q),
+            _ => V::dots_unsigned::<8, 15>(weights, q),
+        };
+        let offset = if K::BITS == 8 { V::SIGNED_EXCESS } else { K::OFFSET };
+        let int = if offset == 0 { int } else { int.sub_splat(offset * (first + second)) };
+        let sum = sum.add(int.to_floats().mul(d));
+        match K::HEAD {
+            Head::ScaleMin => sum.add(head.others[0].mul(V::Floats::splat(input.min))),
+            Head::SuperScaleMin => sum.sub(head.others[0].mul(V::Floats::splat(input.min))),
+            _ => sum,
         }
     }
 }

@@ -106,7 +106,6 @@ impl RowLanes for I32x8 {
     type Floats = F32x8;
     type Bytes = [u8; 32];
     const SIGNED_EXCESS: i32 = 0;
-    const TILE_TOKENS: usize = 2;
 
     #[inline(always)]
     unsafe fn zero() -> Self {
@@ -176,11 +175,6 @@ impl RowLanes for I32x8 {
     #[inline(always)]
     unsafe fn add(self, other: Self) -> Self {
         Self(std::array::from_fn(|i| self.0[i].wrapping_add(other.0[i])))
-    }
-
-    #[inline(always)]
-    unsafe fn mul(self, other: Self) -> Self {
-        Self(std::array::from_fn(|i| self.0[i].wrapping_mul(other.0[i])))
     }
 
     #[inline(always)]

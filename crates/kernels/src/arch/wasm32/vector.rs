@@ -148,7 +148,6 @@ impl RowLanes for I32x8 {
     type Floats = F32x8;
     type Bytes = (v128, v128);
     const SIGNED_EXCESS: i32 = 0;
-    const TILE_TOKENS: usize = 2;
 
     #[inline(always)]
     unsafe fn zero() -> Self {
@@ -208,11 +207,6 @@ impl RowLanes for I32x8 {
     #[inline(always)]
     unsafe fn add(self, other: Self) -> Self {
         Self(i32x4_add(self.0, other.0), i32x4_add(self.1, other.1))
-    }
-
-    #[inline(always)]
-    unsafe fn mul(self, other: Self) -> Self {
-        Self(i32x4_mul(self.0, other.0), i32x4_mul(self.1, other.1))
     }
 
     #[inline(always)]

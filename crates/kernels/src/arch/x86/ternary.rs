@@ -97,7 +97,7 @@ pub(crate) trait Products: Copy {
     const SIGNED_EXCESS: i32;
 
     /// Sums before the first product of a segment of ternary weights, of which `sum` will be taken off. They are exact
-    /// for 32 additions with weights up to 2, or 16 with weights up to 8.
+    /// for 32 additions with weights up to 2, 16 with weights up to 8, or `128 / (max + 1)` with weights up to `max`.
     unsafe fn start(sum: i32) -> Self::Vector;
     /// Adds products of unsigned bytes with int8 (`>= -127`).
     unsafe fn add(sums: Self::Vector, w: Self::Vector, q: Self::Vector) -> Self::Vector;

@@ -127,7 +127,8 @@ unsafe fn row_blocks(
         let (act_block, first_code) = (chunk / BLOCK_CHUNKS, chunk % BLOCK_CHUNKS * CHUNK_CODES);
         let tables = &input.tables.bytes()[(act_block * n * BLOCK_CODES + first_code) * look_up.table_bytes..];
         let acts: &[ActBlock] = &input.acts[act_block * n..][..n];
-        let segment = IndexedSegment { panel, signs: input.arrangement == Arrangement::Signs, scales: &scales[..count] };
+        let segment =
+            IndexedSegment { panel, signs: input.arrangement == Arrangement::Signs, scales: &scales[..count] };
         look_up.segment(&segment, tables, acts, sums);
         at += chunks * chunk_bytes;
         chunk += chunks;

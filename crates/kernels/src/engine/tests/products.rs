@@ -171,8 +171,8 @@ fn rounded(x: &[f32]) -> Vec<f64> {
 fn int8_products_are_the_same_on_every_isa() {
     let mut random = Random::new(10);
     for ty in PANEL_TYPES {
-        for (rows, blocks) in [(1, 1), (15, 2), (16, 1), (17, 3), (40, 2)] {
-            let (cols, tokens) = (blocks * ty.block_len(), 9);
+        for (rows, blocks, tokens) in [(1, 1, 9), (15, 2, 9), (16, 1, 18), (17, 3, 2), (40, 2, 33)] {
+            let cols = blocks * ty.block_len();
             let bytes = random_bytes(ty, rows * cols, &mut random);
             let w = Matrix::from_rows(ty, rows, cols, Bytes::from(bytes)).unwrap().repacked_on(&crate::Pool::new(1));
             let mut x = random.values(tokens * cols);

@@ -174,7 +174,6 @@ macro_rules! row_lanes {
             type Floats = F32x8;
             type Bytes = (uint8x16_t, uint8x16_t);
             const SIGNED_EXCESS: i32 = 0;
-            const TILE_TOKENS: usize = 4;
 
             #[inline]
             #[target_feature(enable = $features)]
@@ -245,12 +244,6 @@ macro_rules! row_lanes {
             #[target_feature(enable = $features)]
             unsafe fn add(self, other: Self) -> Self {
                 Self(vaddq_s32(self.0, other.0), vaddq_s32(self.1, other.1))
-            }
-
-            #[inline]
-            #[target_feature(enable = $features)]
-            unsafe fn mul(self, other: Self) -> Self {
-                Self(vmulq_s32(self.0, other.0), vmulq_s32(self.1, other.1))
             }
 
             #[inline]

@@ -165,7 +165,6 @@ impl<P: Products<Vector = __m256i>> RowLanes for I32x8<P> {
     type Floats = F32x8;
     type Bytes = __m256i;
     const SIGNED_EXCESS: i32 = P::SIGNED_EXCESS;
-    const TILE_TOKENS: usize = 2;
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
@@ -214,6 +213,25 @@ impl<P: Products<Vector = __m256i>> RowLanes for I32x8<P> {
     }
 
     #[inline(always)]
+    unsafe fn dots_unsigned<const N: usize, const MAX: usize>(weights: &[__m256i; N], x: *const u8) -> Self {
+        // Sums that `P` keeps exact: with int16 of pairs, 128 / (MAX + 1) x 2 x MAX x 127 < 2^15.
+        let exact = const { 128 / (MAX + 1) };
+        // SAFETY: 4 N bytes are readable at `x`; the instructions of `P` and of the vectors are the condition of the trait.
+        unsafe {
+            let mut total = Self::zero();
+            for (i, weights) in weights.chunks(exact).enumerate() {
+                let mut sums = P::start(0);
+                for (j, weights) in weights.iter().enumerate() {
+                    let x = x.add(4 * (i * exact + j)).cast::<i32>().read_unaligned();
+                    sums = P::add(sums, *weights, _mm256_set1_epi32(x));
+                }
+                total = total.add(P::finish(sums, 0).into());
+            }
+            total
+        }
+    }
+
+    #[inline(always)]
     unsafe fn dot_signed(self, weights: __m256i, x: i32) -> Self {
         // SAFETY: registers only; the instructions of `P` are the condition of the trait.
         unsafe { P::signed(self.0, weights, _mm256_set1_epi32(x)).into() }
@@ -249,12 +267,6 @@ impl<P: Products<Vector = __m256i>> RowLanes for I32x8<P> {
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn add(self, other: Self) -> Self {
         _mm256_add_epi32(self.0, other.0).into()
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn mul(self, other: Self) -> Self {
-        _mm256_mullo_epi32(self.0, other.0).into()
     }
 
     #[inline]

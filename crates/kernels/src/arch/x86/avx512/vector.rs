@@ -212,7 +212,6 @@ impl<P: Products<Vector = __m512i>> RowLanes for I32x16<P> {
     type Floats = F32x16;
     type Bytes = __m512i;
     const SIGNED_EXCESS: i32 = P::SIGNED_EXCESS;
-    const TILE_TOKENS: usize = 8;
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
@@ -261,6 +260,25 @@ impl<P: Products<Vector = __m512i>> RowLanes for I32x16<P> {
     }
 
     #[inline(always)]
+    unsafe fn dots_unsigned<const N: usize, const MAX: usize>(weights: &[__m512i; N], x: *const u8) -> Self {
+        // Sums that `P` keeps exact: with int16 of pairs, 128 / (MAX + 1) x 2 x MAX x 127 < 2^15.
+        let exact = const { 128 / (MAX + 1) };
+        // SAFETY: 4 N bytes are readable at `x`; the instructions of `P` and of the vectors are the condition of the trait.
+        unsafe {
+            let mut total = Self::zero();
+            for (i, weights) in weights.chunks(exact).enumerate() {
+                let mut sums = P::start(0);
+                for (j, weights) in weights.iter().enumerate() {
+                    let x = x.add(4 * (i * exact + j)).cast::<i32>().read_unaligned();
+                    sums = P::add(sums, *weights, _mm512_set1_epi32(x));
+                }
+                total = total.add(P::finish(sums, 0).into());
+            }
+            total
+        }
+    }
+
+    #[inline(always)]
     unsafe fn dot_signed(self, weights: __m512i, x: i32) -> Self {
         // SAFETY: registers only; the instructions of `P` are the condition of the trait.
         unsafe { P::signed(self.0, weights, _mm512_set1_epi32(x)).into() }
@@ -296,12 +314,6 @@ impl<P: Products<Vector = __m512i>> RowLanes for I32x16<P> {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
     unsafe fn add(self, other: Self) -> Self {
         _mm512_add_epi32(self.0, other.0).into()
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
-    unsafe fn mul(self, other: Self) -> Self {
-        _mm512_mullo_epi32(self.0, other.0).into()
     }
 
     #[inline]
