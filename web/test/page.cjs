@@ -1,5 +1,5 @@
-// The page in headless Chromium: page.cjs CHROMIUM FOLDER PICTURES [MODEL]: the program, the page's folder, one for screenshots, and a
-// folder with a larger model. Prints "ok NAME" for each part.
+// The page in headless Chromium: page.cjs CHROMIUM FOLDER PICTURES [MODEL]: the program, the page's folder, one for screenshots, and the
+// folder of SmolLM2-135M at 1.25 bits. Prints "ok NAME" for each part.
 
 const assert = require("node:assert/strict");
 const fs = require("node:fs");
@@ -148,6 +148,7 @@ const stop = () => new Promise((resolve) => { server.close(resolve); for (const 
         await page.click("#settings-close");
         await say("What is the capital of France?");
         await page.waitForSelector("article.assistant .numbers", { timeout: 120_000 });
+        assert.match(await title(), /134\.5 million parameters · 2\.8\d bits per weight/);
         console.log(`large: ${await title()}: ${(await page.textContent("article.assistant .body")).slice(0, 200)} (${await page.textContent(".numbers summary")})`);
         await settings();
         console.log(await page.textContent("#memory"));

@@ -24,14 +24,21 @@ pub(crate) fn advise<T>(memory: &[T]) {
         return;
     }
     let Some(page) = usize::try_from(sysconf(SC_PAGESIZE)).ok().filter(|page| page.is_power_of_two()) else { return };
-    // From the page of the allocator's header on: buffers allocated one after the other then form one range, in which
-    // large pages need not keep to the limits of a buffer.
     let start = memory.as_ptr().cast::<u8>();
-    let before = start.addr() % page;
-    let (start, len) = (start.wrapping_sub(before).cast_mut(), (before + bytes).next_multiple_of(page));
+    let (before, len) = whole_pages(start.addr(), bytes, page);
+    let start = start.wrapping_sub(before).cast_mut();
     // SAFETY: this advice changes how pages are backed and never what they hold, so that it can do no harm to whatever else
     // lies on the first and the last page. The system checks the range; failure is harmless.
     unsafe { madvise(start.cast(), len, MADV_HUGEPAGE) };
+}
+
+/// The pages of `page` bytes that `bytes` from `address` on lie on: how many bytes before the address they begin, and how many
+/// bytes they are. They begin with the page of the allocator's header: buffers allocated one after the other then form one
+/// range, in which large pages need not keep to the limits of a buffer.
+#[cfg(any(all(target_os = "linux", not(miri)), test))]
+fn whole_pages(address: usize, bytes: usize, page: usize) -> (usize, usize) {
+    let before = address % page;
+    (before, (before + bytes).next_multiple_of(page))
 }
 
 /// Asks for nothing.
@@ -42,6 +49,23 @@ pub(crate) fn advise<T>(_: &[T]) {
 
 #[cfg(test)]
 mod tests {
+    /// With pages of every size that AArch64, x86 and POWER have.
+    #[test]
+    fn advice_is_for_whole_pages() {
+        for page in [4 << 10, 16 << 10, 64 << 10] {
+            for address in [0, 16, page - 1, page, 5 * page + 64] {
+                for bytes in [1, page - 1, page, page + 1, 10 * page + 17] {
+                    let (before, len) = super::whole_pages(address, bytes, page);
+                    let start = address - before;
+                    assert!(start.is_multiple_of(page) && len.is_multiple_of(page), "{address} {bytes} {page}");
+                    assert!(
+                        before < page && (start + len).checked_sub(address + bytes).is_some_and(|after| after < page)
+                    );
+                }
+            }
+        }
+    }
+
     #[test]
     fn advice_changes_no_contents() {
         for len in [0, 1, 1000, 1 << 20, (5 << 20) + 3] {

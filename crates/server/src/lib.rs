@@ -50,6 +50,7 @@ mod router;
 mod routes;
 mod run;
 mod sse;
+mod system;
 mod tools;
 
 use std::sync::atomic::{AtomicBool, Ordering};

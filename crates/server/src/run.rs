@@ -1,13 +1,11 @@
 //! From a configuration to a server that runs until it is told to end.
 
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use tokio::net::{TcpListener, UnixListener, UnixStream};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
 use crate::App;
@@ -17,6 +15,7 @@ use crate::http::accept::{self, Listener};
 use crate::metrics::Metrics;
 use crate::outcome::{Ended, ServeError};
 use crate::router::router;
+use crate::system::{Signals, SocketListener, notify};
 
 /// Large bodies that are parsed at once.
 const LARGE_BODIES: usize = 4;
@@ -78,8 +77,7 @@ async fn run(
         tracing::info!(model = served.id(), address = %shown, "ready");
         ready(&shown);
     });
-    let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Runtime)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Runtime)?;
+    let mut signals = Signals::new().map_err(ServeError::Runtime)?;
     let ended = tokio::select! {
         ended = engine.ended() => {
             // Requests that were in the engine still get their errors.
@@ -88,8 +86,7 @@ async fn run(
             let _ = tokio::time::timeout(LAST_WORDS, &mut connections).await;
             return ended;
         }
-        _ = terminate.recv() => Ended::Stopped,
-        _ = interrupt.recv() => Ended::Stopped,
+        () = signals.next() => Ended::Stopped,
     };
     notify("STOPPING=1");
     if app.served.get().is_none() {
@@ -105,8 +102,7 @@ async fn run(
     let deadline = Instant::now() + app.config.drain + Duration::from_secs(1);
     tokio::select! {
         result = engine.ended() => result.map(|_| ended),
-        _ = terminate.recv() => Ok(ended),
-        _ = interrupt.recv() => Ok(ended),
+        () = signals.next() => Ok(ended),
         () = tokio::time::sleep_until(deadline.into()) => Ok(ended),
     }
 }
@@ -124,23 +120,9 @@ async fn bind(listen: &Listen) -> Result<(Listener, u16, String), ServeError> {
         }
         Listen::Unix(path) => {
             let fail = |source| ServeError::Listen { what: path.display().to_string(), source };
-            remove_dead_socket(path).await.map_err(fail)?;
-            let listener = UnixListener::bind(path).map_err(fail)?;
+            let listener = SocketListener::bind(path).await.map_err(fail)?;
             Ok((Listener::Unix(listener), 0, format!("unix:{}", path.display())))
         }
-    }
-}
-
-/// Removes a socket file that no process listens on. Other files stay.
-async fn remove_dead_socket(path: &Path) -> io::Result<()> {
-    use std::os::unix::fs::FileTypeExt;
-    let Ok(metadata) = std::fs::symlink_metadata(path) else { return Ok(()) };
-    if !metadata.file_type().is_socket() {
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is a file of that name that is no socket"));
-    }
-    match UnixStream::connect(path).await {
-        Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens on it")),
-        Err(_) => std::fs::remove_file(path),
     }
 }
 
@@ -151,23 +133,5 @@ impl Drop for SocketFile {
     fn drop(&mut self) {
         // Somebody may have removed it already.
         let _ = std::fs::remove_file(&self.0);
-    }
-}
-
-/// Tells systemd (`Type=notify`) what goes on.
-fn notify(state: &str) {
-    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
-    let Ok(socket) = std::os::unix::net::UnixDatagram::unbound() else { return };
-    let sent = match path.to_str().and_then(|path| path.strip_prefix('@')) {
-        #[cfg(target_os = "linux")]
-        Some(name) => {
-            use std::os::linux::net::SocketAddrExt;
-            std::os::unix::net::SocketAddr::from_abstract_name(name)
-                .and_then(|address| socket.send_to_addr(state.as_bytes(), &address))
-        }
-        _ => socket.send_to(state.as_bytes(), &path),
-    };
-    if let Err(error) = sent {
-        tracing::warn!(%error, "cannot notify the service manager");
     }
 }

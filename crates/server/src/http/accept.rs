@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tower::Service as _;
 
@@ -23,13 +23,14 @@ use super::access::Peer;
 use crate::App;
 use crate::config::{HEADER_BYTES, HEADER_FIELDS};
 use crate::error::ApiError;
+use crate::system::SocketListener;
 
 /// A bound socket.
 pub enum Listener {
     /// Of the network.
     Tcp(TcpListener),
     /// Of the file system.
-    Unix(UnixListener),
+    Unix(SocketListener),
 }
 
 /// Pause after an accept that failed for want of descriptors.
@@ -135,7 +136,7 @@ async fn accept(listener: &Listener) -> io::Result<(Box<dyn Stream>, Peer, Optio
             Ok((Box::new(stream), peer, Some(address.ip())))
         }
         Listener::Unix(listener) => {
-            let (stream, _) = listener.accept().await?;
+            let stream = listener.accept().await?;
             Ok((Box::new(stream), Peer(Arc::from("unix socket")), None))
         }
     }

@@ -152,7 +152,7 @@ impl AtomicFolder {
         let mut old: Option<PathBuf> = None;
         for _ in 0..ATTEMPTS {
             // Renaming never replaces a folder that holds something.
-            let Err(error) = fs::rename(&self.temp, &self.target) else {
+            let Err(error) = self.rename() else {
                 if let Some(old) = old {
                     remove(&old);
                 }
@@ -179,6 +179,14 @@ impl AtomicFolder {
         }
         restore(old.as_deref(), &self.target);
         Err(failed(appeared()))
+    }
+
+    /// Fails where a file has the name, which Windows would replace by the folder.
+    fn rename(&self) -> io::Result<()> {
+        if cfg!(windows) && fs::symlink_metadata(&self.target).is_ok_and(|target| !target.is_dir()) {
+            return Err(appeared());
+        }
+        fs::rename(&self.temp, &self.target)
     }
 }
 
