@@ -2,8 +2,10 @@
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
-    if std::env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "linux" || os == "android") {
-        let version = std::env::var("CARGO_PKG_VERSION_MAJOR").unwrap_or_default();
-        println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,libsherry.so.{version}");
+    let version = std::env::var("CARGO_PKG_VERSION_MAJOR").unwrap_or_default();
+    match std::env::var("CARGO_CFG_TARGET_OS").as_deref() {
+        Ok("linux" | "android") => println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,libsherry.so.{version}"),
+        Ok("macos") => println!("cargo:rustc-cdylib-link-arg=-Wl,-install_name,@rpath/libsherry.{version}.dylib"),
+        _ => {}
     }
 }

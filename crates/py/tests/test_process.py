@@ -240,3 +240,44 @@ def test_memory_does_not_grow(model):
         round()
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown < 64 * 1024, grown
+
+
+@pytest.mark.parametrize("what", ["generate", "stream", "logits", "perplexity", "quantize", "product", "load"])
+def test_python_goes_on_while_the_module_works(what):
+    """A thread that counts counts on. It gets the interpreter only when this thread lets it go, which Python itself does not do here:
+    the interval after which it would make threads take turns is too long."""
+    model = sherry.Model.builtin(threads=1)
+    weights = np.ones((512, 1024), np.float32)
+    packed = sherry.quantize(weights)
+    work = {
+        "generate": lambda: model.generate(PROMPT, max_new_tokens=64, temperature=0),
+        "stream": lambda: [piece for piece in model.generate(PROMPT, max_new_tokens=64, temperature=0, stream=True)],
+        "logits": lambda: model.logits(model.tokenizer.encode(PROMPT * 8)),
+        "perplexity": lambda: model.perplexity(PROMPT * 20, window=64),
+        "quantize": lambda: sherry.quantize(weights),
+        "product": lambda: packed.linear(np.ones((256, 1024), np.float32)),
+        "load": lambda: sherry.Model.builtin(threads=1),
+    }[what]
+    count, ended = 0, False
+
+    def counting():
+        nonlocal count
+        while not ended:
+            count += 1
+            time.sleep(0)  # lets the others on
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1000)
+    thread = threading.Thread(target=counting)
+    thread.start()
+    try:
+        for _ in range(100):
+            before = count
+            work()
+            if count > before:
+                return
+        raise AssertionError(f"nothing else ran during 100 times {what}")
+    finally:
+        ended = True
+        sys.setswitchinterval(interval)
+        thread.join()
