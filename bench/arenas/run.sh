@@ -1,36 +1,44 @@
 #!/usr/bin/env bash
-# Arenas in miniature: six methods, three seeds, the same model, data and number of tokens (docs/experiments.md).
+# An ablation grid: the same model, data and number of tokens for every line of a grid and every seed, then the table.
 #
-#   SHERRY_DATA=../shared/data bench/arenas/run.sh RUNS && python3 bench/arenas/figure.py RUNS
+#   bench/arenas/run.sh RUNS [GRID [KEY=VALUE ...]]
 #
-# SHERRY: the program, JOBS: runs at a time, one thread each. Runs that are finished are not repeated.
+# GRID: a file of lines "NAME KEY=VALUE ...", or one of grids/ by its name (methods, baselines, schedules, scales; default:
+# methods). KEY=VALUE goes for all of its runs. Variables:
+#   SHERRY  the program (default: sherry)
+#   RECIPE  the configuration (default: configs/arenas-miniature.toml)
+#   SEEDS   default: "1 2 3"
+#   JOBS    runs at a time, one thread each (default: 2)
+# Runs that are finished are not repeated. docs/experiments.md has figures, docs/paper-run.md the grid of the paper.
 set -euo pipefail
 runs=${1:?folder for the runs}
+grid=${2:-methods}
+shift; shift || true
 here=$(cd "$(dirname "$0")" && pwd)
+[[ -e $grid ]] || grid=$here/grids/$grid
+[[ -e $grid ]] || { echo "$grid: no such grid; there are: $(ls "$here/grids" | tr '\n' ' ')" >&2; exit 2; }
 mkdir -p "$runs"
 runs=$(cd "$runs" && pwd)
-corpus=$(cd "${SHERRY_DATA:-$here/../../../shared/data}/corpus" && pwd)
-export sherry=${SHERRY:-sherry} recipe=$here/../../configs/arenas-miniature.toml runs corpus
+export runs sherry=${SHERRY:-sherry} recipe=${RECIPE:-$here/../../configs/arenas-miniature.toml}
 
 one() {
     local name=$1 seed=$2
     shift 2
-    [ -e "$runs/$name-$seed/done" ] && return
-    "$sherry" train "$recipe" --run "$runs/$name-$seed" seed="$seed" \
-        data.train="[\"$corpus/openstax-train.jsonl.zst\"]" data.valid="[\"$corpus/openstax-valid.jsonl.zst\"]" \
-        data.cache="\"$runs/cache\"" "$@" > "$runs/$name-$seed.log" 2>&1
+    [[ -e $runs/$name-$seed/done ]] && return
+    "$sherry" train "$recipe" --run "$runs/$name-$seed" seed="$seed" data.cache="\"$runs/cache\"" "$@" \
+        > "$runs/$name-$seed.log" 2>&1 || { cat "$runs/$name-$seed.log" >&2; return 255; } # 255 ends xargs
     touch "$runs/$name-$seed/done"
     echo "$name, seed $seed: $(tail -n 1 "$runs/$name-$seed/metrics.jsonl" | grep -o '"valid_loss":[0-9.]*')"
 }
 export -f one
 
-for seed in 1 2 3; do
-    cat <<METHODS
-sherry-arenas $seed
-sherry $seed arenas.shape=off
-binary-arenas $seed quantizer.method=binary
-binary $seed quantizer.method=binary arenas.shape=off
-absmean $seed quantizer.method=absmean arenas.shape=off
-f32 $seed quantizer.method=none arenas.shape=off
-METHODS
-done | xargs -P "${JOBS:-2}" -I {} bash -c 'one {}'
+for seed in ${SEEDS:-1 2 3}; do
+    grep -v '^ *\(#\|$\)' "$grid" | while read -r name changes; do
+        printf '%q ' one "$name" "$seed" $changes "$@"
+        printf '\0'
+    done
+done | xargs -0 -P "${JOBS:-2}" -I {} bash -c '{}'
+
+if command -v python3 >/dev/null; then
+    python3 "$here/figure.py" "$runs" | tee "$runs/table.md"
+fi

@@ -92,6 +92,7 @@ class BatchConfig:
     size: int
     accumulate: int = 1
     recompute: bool = False
+    document_mask: bool = False
 
 
 @dataclass
@@ -107,6 +108,8 @@ class DataConfig:
 
     train: list[str]
     valid: list[str] = field(default_factory=list)
+    valid_fraction: float = 0.0
+    max_tokens: Optional[int] = None
     tokenizer: Union[LearnedTokenizer, str, None] = None
     text_field: str = "text"
     cache: Optional[str] = None
@@ -139,6 +142,7 @@ class MetricsConfig:
     probe_every: int = 100
     valid_every: int = 200
     valid_sequences: int = 256
+    tensorboard: bool = True
 
 
 @dataclass
@@ -185,6 +189,8 @@ class Config:
         return _difference("", other, self.to_json())
 
 
+# Fields that runs of earlier versions do not have, and what they did.
+_LATER = {"batch.document_mask": False, "data.valid_fraction": 0.0}
 # What only says where to keep things, how often to look and on how many threads.
 _FREE = ("threads", "checkpoint", "metrics", "data.cache")
 
@@ -194,7 +200,8 @@ def _difference(path: str, was: Any, now: Any) -> Optional[tuple[str, str, str]]
         return None
     if isinstance(was, dict) and isinstance(now, dict):
         for key in dict.fromkeys([*was, *now]):
-            found = _difference(f"{path}.{key}" if path else key, was.get(key), now.get(key))
+            where = f"{path}.{key}" if path else key
+            found = _difference(where, was.get(key, _LATER.get(where)), now.get(key))
             if found:
                 return found
         return None
@@ -258,7 +265,8 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
             return value
     elif isinstance(value, (int, float)):
         return kind(value)
-    raise ConfigError(f"field '{where}': {value!r} is not a {'number' if kind in (F32, float) else kind}")
+    words = {bool: "true or false", str: "a text in quotes", int: "a whole number, not below zero", F32: "a number", float: "a number"}
+    raise ConfigError(f"field '{where}': is {value!r}, must be {words.get(kind, 'a list')}")
 
 
 def _check(c: Config) -> None:

@@ -22,10 +22,10 @@ class DataError(Exception):
 class Dataset:
     """Tokens of a cache file, memory-mapped, in windows of `length`."""
 
-    def __init__(self, tokens: np.ndarray, length: int, hash: str = ""):
+    def __init__(self, tokens: np.ndarray, length: int, hash: str = "", separator: Optional[int] = None):
         if len(tokens) < 2:
             raise DataError("fewer than two tokens of text")
-        self.tokens, self.length, self.hash = tokens, length, hash
+        self.tokens, self.length, self.hash, self.separator = tokens, length, hash, separator
 
     @staticmethod
     def open(run: Path, cache: Optional[str], part: str, length: int, verify: bool) -> Optional["Dataset"]:
@@ -53,7 +53,7 @@ class Dataset:
                 hash.update(tokens[start : start + (1 << 24)])
             if hash.digest() != header[56:88]:
                 raise DataError(f"{path}: damaged")
-        return Dataset(tokens, length, entry["hash"])
+        return Dataset(tokens, length, entry["hash"], entry.get("separator"))
 
     @property
     def windows(self) -> int:

@@ -141,6 +141,13 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
 
 
+def document_mask(tokens: Tensor, separator: int) -> Tensor:
+    """What each position sees, `[batch, 1, length, length]`: its document, which began at a separator, up to itself."""
+    document = (tokens == separator).cumsum(1)
+    same = document[:, None, :, None] == document[:, None, None, :]
+    return same & torch.ones(same.shape[-2:], dtype=torch.bool, device=tokens.device).tril()
+
+
 class Block(nn.Module):
     """`x += o(attention(rope(qkv(norm(x)))))`, `x += down(silu(gate) * up)`."""
 
@@ -161,12 +168,12 @@ class Block(nn.Module):
     def projections(self) -> dict[str, QuantizedLinear]:
         return {kind: self.get_submodule(path) for kind, path in KINDS.items()}
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, lam: float) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, lam: float, mask: Optional[Tensor]) -> Tensor:
         if self.recompute and torch.is_grad_enabled():
-            return checkpoint(self._forward, x, cos, sin, lam, use_reentrant=False)
-        return self._forward(x, cos, sin, lam)
+            return checkpoint(self._forward, x, cos, sin, lam, mask, use_reentrant=False)
+        return self._forward(x, cos, sin, lam, mask)
 
-    def _forward(self, x: Tensor, cos: Tensor, sin: Tensor, lam: float) -> Tensor:
+    def _forward(self, x: Tensor, cos: Tensor, sin: Tensor, lam: float, mask: Optional[Tensor]) -> Tensor:
         attn, mlp, (batch, length, _) = self.self_attn, self.mlp, x.shape
         h = self.input_layernorm(x)
         q, k, v = (
@@ -175,7 +182,8 @@ class Block(nn.Module):
         if self.qk_norm:
             q, k = attn.q_norm(q.to(cos.dtype)), attn.k_norm(k.to(cos.dtype))
         q, k = rotate(q, cos, sin).to(v.dtype), rotate(k, cos, sin).to(v.dtype)
-        a = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.shape[1] != k.shape[1])
+        gqa = q.shape[1] != k.shape[1]
+        a = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=gqa)
         x = x + attn.o_proj(a.transpose(1, 2).reshape(batch, length, -1), lam)
         h = self.post_attention_layernorm(x)
         return x + mlp.down_proj(F.silu(mlp.gate_proj(h, lam)) * mlp.up_proj(h, lam), lam)
@@ -192,6 +200,8 @@ class Decoder(nn.Module):
     ):
         super().__init__()
         self.arch, self.quantizer, self.length, self.dtype = arch, quantizer, length, dtype
+        # Attention stays within documents, each of which begins with this token, if there is one.
+        self.separator: Optional[int] = None
         self.model = nn.Module()
         self.model.embed_tokens = nn.Embedding(arch.vocab, arch.hidden)
         self.model.layers = nn.ModuleList(Block(arch, quantizer, dtype, recompute) for _ in range(arch.layers))
@@ -219,9 +229,10 @@ class Decoder(nn.Module):
     def hidden(self, tokens: Tensor, lam: float) -> Tensor:
         """Final hidden states, after the last norm."""
         x = self.model.embed_tokens(tokens).to(self.cos.dtype)
+        mask = None if self.separator is None else document_mask(tokens, self.separator)
         cos, sin = self.cos[: tokens.shape[1]], self.sin[: tokens.shape[1]]
         for block in self.model.layers:
-            x = block(x, cos, sin, lam)
+            x = block(x, cos, sin, lam, mask)
         return self.model.norm(x)
 
     def side(self, tokens: Tensor, lam: float) -> Side:

@@ -19,6 +19,7 @@ from . import checkpoint, metrics, optim
 from .checkpoint import CheckpointError, RunFolder, State
 from .config import F32, Config, ConfigError
 from .data import DataError, Dataset, Order
+from .events import Events
 from .losses import Mix, Side
 from .methods import Quantizer
 from .model import Arch, Decoder, ModelError
@@ -93,6 +94,11 @@ class Trainer:
         self.saved: Path = path
         self.run_path = run
         self.teacher = self._teacher(dtype)
+        if batch.document_mask:
+            if self.train.separator is None:
+                raise CheckpointError(f"{run}: tokens of an earlier version; make them again: sherry train CONFIG --run {run} --prepare")
+            for model in filter(None, (self.model, self.teacher)):
+                model.separator = self.train.separator
         self.note(
             f"step {self.state.step} of {path}: {len(self.train.tokens)} training tokens, {arch.layers} layers of {arch.hidden}, "
             f"{world.size} x {world.device.type}, {world.mode}, {precision}"
@@ -123,6 +129,7 @@ class Trainer:
         config, state, world, every = self.config, self.state, self.world, self.config.metrics
         batch, mix = config.batch, Mix.of(config.loss)
         log = metrics.MetricsFile(self.run_path / "metrics.jsonl", state.step) if self.first else None
+        events = Events(self.run_path, state.step) if self.first and every.tensorboard else None
         order = Order(config.seed, self.train.windows, state.cursor)
         since, tokens_since, stopped = time.monotonic(), 0, False
         parameters = list(self.model.parameters())
@@ -173,6 +180,8 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
             if len(line) > 1 and log:
                 log.write(line)
+                if events:
+                    events.write(line)
                 self.note(metrics.describe(line, config.steps, batch.length * batch.size * batch.accumulate))
             better = validating and math.isfinite(line["valid_loss"])
             better = better and (state.best is None or line["valid_loss"] < state.best[0])

@@ -1,9 +1,11 @@
 """Live comparisons with the Rust trainer: same weights, data and order, so the same run."""
 
+import json
 import math
+import random
 
 import pytest
-from conftest import largest_difference
+from conftest import WORDS, largest_difference
 
 # Both work in float32 and sum in different orders; 20 steps do not drift further apart than this.
 LOSS = 2e-5
@@ -60,6 +62,24 @@ def test_other_settings_equal_the_rust_trainer(lab, change):
     twin = lab.torch("twin", *change)
     assert largest_difference(rust, twin) < LOSS
     assert largest_difference(rust, twin, "valid_loss") < LOSS
+
+
+@pytest.mark.parametrize("recompute", ["false", "true"])
+def test_attention_within_documents_equals_the_rust_trainer(lab, recompute):
+    draw = random.Random(2)
+    documents = ("".join(draw.choice(WORDS) for _ in range(draw.randrange(1, 25))) for _ in range(400))
+    (lab.path / "train.jsonl").write_text("".join(json.dumps({"content": text}) + "\n" for text in documents))
+    lab.configure(steps=6)
+    change = ['data.train=["tr*n.jsonl"]', "data.valid=[]", "data.text_field=content", "data.valid_fraction=0.1"]
+    change += ["data.max_tokens=9000", f"batch.recompute={recompute}"]
+    across = lab.rust("across", *change)
+    change.append("batch.document_mask=true")
+    rust = lab.rust("rust", *change)
+    lab.prepare("twin", *change)
+    twin = lab.torch("twin", *change)
+    assert largest_difference(rust, twin) < LOSS
+    assert largest_difference(rust, twin, "valid_loss") < LOSS
+    assert largest_difference(rust, across) > 10 * LOSS
 
 
 def test_what_the_rust_trainer_alone_can_do_is_refused(lab):

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgMatches, Command, CommandFactory as _, Error, FromArgMatches as _};
 
 use crate::Cli;
@@ -22,8 +23,20 @@ const CONSTANTS: (&str, [&str; 7]) =
 /// Help, the version, or what is wrong with them.
 pub fn parse(arguments: &[OsString]) -> Result<Cli, Error> {
     let mut command = if arguments.iter().any(|argument| argument == "--help-all") { all() } else { usual() };
-    let matches: ArgMatches = command.try_get_matches_from_mut(arguments)?;
+    let matches: ArgMatches = command.try_get_matches_from_mut(arguments).map_err(|error| advise(error, arguments))?;
     Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+}
+
+/// Adds what those type who know `-m MODEL` from llama.cpp.
+fn advise(mut error: Error, arguments: &[OsString]) -> Error {
+    let is_model =
+        |value: &ContextValue| matches!(value, ContextValue::String(name) if name == "-m" || name == "--model");
+    if error.kind() == ErrorKind::UnknownArgument && error.get(ContextKind::InvalidArg).is_some_and(is_model) {
+        let command = arguments.get(1).map_or("run".into(), |name| name.to_string_lossy());
+        let tip = format!("the model is named without an option: sherry {command} MODEL");
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
+    }
+    error
 }
 
 /// The command line with all options visible.

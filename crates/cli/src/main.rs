@@ -77,8 +77,8 @@ fn main() -> ExitCode {
 fn report(error: &anyhow::Error) {
     let mut text = error.to_string();
     for cause in error.chain().skip(1).map(ToString::to_string) {
-        // Errors of the library end with their cause already.
-        if !text.ends_with(&cause) {
+        // Errors of the library say their cause already, and some the way out after it.
+        if !text.contains(&cause) {
             text = format!("{text}: {cause}");
         }
     }

@@ -62,7 +62,7 @@ pub async fn requests(State(app): State<Arc<App>>, mut request: Request, next: N
     let status = response.status().as_u16();
     app.metrics.requests.get_or_create(&RouteLabels { route, code: status }).inc();
     let reason = response.extensions().get::<Refused>().map_or("", |refused| refused.0);
-    let milliseconds = began.elapsed().as_secs_f64() * 1000.0;
+    let milliseconds = tenths(began.elapsed().as_secs_f64() * 1000.0);
     // Requests that the engine answers log their own end, with its numbers.
     if response.extensions().get::<Logged>().is_none() {
         let quiet = matches!(route, "/health" | "/livez" | "/metrics");
@@ -73,6 +73,11 @@ pub async fn requests(State(app): State<Arc<App>>, mut request: Request, next: N
         }
     }
     response
+}
+
+/// What people read of a time: tenths of a millisecond.
+fn tenths(milliseconds: f64) -> f64 {
+    (milliseconds * 10.0).round() / 10.0
 }
 
 /// On a response whose end is logged by whoever writes it.
@@ -103,7 +108,7 @@ impl Finished<'_> {
         tracing::info!(
             %id, route, client = %client.0, finish,
             prompt = tokens.0, cached = tokens.1, generated = tokens.2,
-            queue_ms = times.0, first_ms = times.1, milliseconds = times.2,
+            queue_ms = tenths(times.0), first_ms = tenths(times.1), milliseconds = tenths(times.2),
             "answered"
         );
     }

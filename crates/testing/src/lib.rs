@@ -87,7 +87,8 @@ pub fn data(name: &str) -> Result<PathBuf, Missing> {
     Ok(path)
 }
 
-/// The demo model, a GGUF file: at `SHERRY_SMOLLM2_GGUF`, or where `sherry pull smollm2-135m-instruct --package` puts it.
+/// The demo model, a GGUF file: at `SHERRY_SMOLLM2_GGUF`, or where `sherry pull smollm2-135m-instruct --package --to models`
+/// puts it.
 pub fn demo_model() -> Result<PathBuf, Missing> {
     find("SHERRY_SMOLLM2_GGUF", "models/SmolLM2-135M-Instruct.Q4_1.gguf")
 }

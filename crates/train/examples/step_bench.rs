@@ -1,7 +1,8 @@
 //! Tokens per second and memory of training steps, beside the speed of plain matrix products on the same machine.
 //!
 //! `cargo run --release -p sherry-train --example step_bench -- [hidden layers heads kv_heads ffn vocab seq batch]`
-//! Default: 256 6 8 8 768 4096 256 16. `steps=N` and `recompute` may follow. See `torch_bench.py` for PyTorch's side.
+//! Default: 256 6 8 8 768 4096 256 16. `steps=N`, `method=NAME` and `recompute` may follow. See `torch_bench.py` for
+//! PyTorch's side. `-- table` measures every method at three sizes, each in a process of its own, and prints a table.
 
 use std::error::Error;
 use std::io::Write;
@@ -21,12 +22,14 @@ use sherry_train::rng::Rng;
 use sherry_train::simd::sum_of_squares;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let (mut shape, mut steps, mut recompute) = (vec![], 6, false);
+    let (mut shape, mut steps, mut recompute, mut method) = (vec![], 6, false, Method::Sherry);
     for arg in std::env::args().skip(1) {
-        match arg.strip_prefix("steps=") {
-            Some(count) => steps = count.parse()?,
-            None if arg == "recompute" => recompute = true,
-            None => shape.push(arg.parse::<usize>()?),
+        match arg.split_once('=') {
+            Some(("steps", count)) => steps = count.parse()?,
+            Some(("method", name)) => method = serde_json::from_value(name.into())?,
+            _ if arg == "recompute" => recompute = true,
+            _ if arg == "table" => return table(),
+            _ => shape.push(arg.parse::<usize>()?),
         }
     }
     if shape.is_empty() {
@@ -65,13 +68,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         tied: false,
         int8_per_token: false,
     };
-    let quantizer = Quantizer {
-        method: Method::Sherry,
-        scale: Scale::Row,
-        group_size: 0,
-        quads: QuadOrder::Contiguous,
-        tequila: 0.0,
-    };
+    let quantizer = Quantizer { method, scale: Scale::Row, group_size: 0, quads: QuadOrder::Contiguous, tequila: 1e-3 };
     let mut out = std::io::stdout().lock();
     let threads = rayon_threads();
     let limit = sgemm_limit(batch * length, hidden, ffn);
@@ -117,6 +114,34 @@ fn main() -> Result<(), Box<dyn Error>> {
     let rate = tokens.len() as f64 / best;
     let share = flops / best / 1e9 / limit;
     writeln!(out, "best {rate:.0} tokens/s, {:.0} % of the sgemm limit, peak RSS {}", share * 100.0, peak_rss())?;
+    Ok(())
+}
+
+/// Every method at three sizes.
+fn table() -> Result<(), Box<dyn Error>> {
+    let sizes = [
+        ("0.9 M, 16 x 256", "128 4 4 4 384 257 256 16", 6),
+        ("7 M, 16 x 256", "256 6 8 8 768 4096 256 16", 6),
+        ("135 M, 4 x 256", "576 30 9 3 1536 49152 256 4", 3),
+    ];
+    let mut out = std::io::stdout().lock();
+    let heads: String = sizes.iter().map(|(name, ..)| format!(" {name}: tokens/s | memory, GB |")).collect();
+    writeln!(out, "| method |{heads}\n|---|{}", "---:|---:|".repeat(sizes.len()))?;
+    for method in ["none", "sherry", "absmean", "absmedian", "twn", "binary", "lsq", "seq", "dlt", "tequila"] {
+        write!(out, "| {method} |")?;
+        for (_, shape, steps) in sizes {
+            // A process of its own: the peak of memory is that of this method alone.
+            let mut command = std::process::Command::new(std::env::current_exe()?);
+            command.args(shape.split(' ')).args([format!("steps={steps}"), format!("method={method}")]);
+            let said = String::from_utf8(command.output()?.stdout)?;
+            let best = said.lines().last().and_then(|line| line.strip_prefix("best ")).ok_or("no result")?;
+            let rate = best.split(' ').next().unwrap_or_default();
+            let kilobytes = best.rsplit("RSS ").next().and_then(|peak| peak.split(' ').next()?.parse::<f64>().ok());
+            write!(out, " {rate} | {:.2} |", kilobytes.unwrap_or(f64::NAN) * 1024.0 / 1e9)?;
+            out.flush()?;
+        }
+        writeln!(out)?;
+    }
     Ok(())
 }
 

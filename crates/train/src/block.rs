@@ -97,6 +97,8 @@ pub struct Buffers {
     pub(crate) wide: [Vec<f32>; 2],
     /// Outputs of joint linear layers, where scales are learned from them.
     outputs: Vec<f32>,
+    /// Where the document of each token begins in its sequence, when attention stays within documents.
+    starts: Vec<u32>,
     scratch: Scratch,
 }
 
@@ -149,9 +151,9 @@ impl Block {
         Heads { batch, length, heads: arch.heads, kv_heads: arch.kv_heads, head_dim: arch.head_dim }
     }
 
-    fn scoring(&self) -> Scoring {
+    fn scoring<'a>(&self, starts: &'a [u32]) -> Scoring<'a> {
         let window = self.arch.window.filter(|_| self.arch.is_sliding(self.layer));
-        Scoring { scale: self.arch.attn_scale, window: window.unwrap_or(usize::MAX) }
+        Scoring { scale: self.arch.attn_scale, window: window.unwrap_or(usize::MAX), starts }
     }
 
     /// Room for what a batch of `batch` sequences of `length` tokens leaves for backward.
@@ -183,6 +185,7 @@ impl Block {
             normed: vec![0.0; tokens * arch.hidden],
             wide: [vec![0.0; tokens * widest], vec![0.0; tokens * widest]],
             outputs: vec![0.0; tokens * outputs],
+            starts: Vec::new(),
             scratch: Scratch::default(),
         }
     }
@@ -200,7 +203,7 @@ impl Block {
         buffers: &mut Buffers,
     ) -> Result<()> {
         let (arch, params, heads) = (&self.arch, pass.params, buffers.heads);
-        let Buffers { rotations, normed, wide, scratch, .. } = buffers;
+        let Buffers { rotations, normed, wide, starts, scratch, .. } = buffers;
         let tokens = heads.batch * heads.length;
         let rotation = &rotations[usize::from(arch.is_sliding(self.layer))];
         self.attn_norm.forward(normed, x, params);
@@ -224,7 +227,7 @@ impl Block {
         }
         let by_heads = &mut wide[0][..tokens * heads.q_dim()];
         let (out, lse) = (&mut kept.attended, &mut kept.lse);
-        attention::forward(out, lse, &kept.heads, by_heads, self.scoring(), heads, pass.progress)?;
+        attention::forward(out, lse, &kept.heads, by_heads, self.scoring(starts), heads, pass.progress)?;
         kept.middle.copy_from_slice(x);
         let norm = self.post_attn_norm.as_ref();
         add_branch(&mut kept.middle, &self.o, &kept.attended, norm, &mut kept.attn_out, pass, scratch)?;
@@ -254,7 +257,7 @@ impl Block {
         mut probe: Option<&mut (dyn Probe + '_)>,
     ) -> Result<()> {
         let (arch, params, heads) = (&self.arch, pass.params, buffers.heads);
-        let Buffers { rotations, normed, wide: [wide0, wide1], outputs, scratch, .. } = buffers;
+        let Buffers { rotations, normed, wide: [wide0, wide1], outputs, starts, scratch, .. } = buffers;
         let tokens = heads.batch * heads.length;
         let rotation = &rotations[usize::from(arch.is_sliding(self.layer))];
         let mut show = |kinds: &[Kind], map: &Linear, dy: &[f32], scratch: &mut Scratch| {
@@ -289,7 +292,7 @@ impl Block {
         self.o.backward(d_attended, d_o, &kept.attended, &kept.attn_out, pass, learn, grads, scratch)?;
         let d_heads = &mut wide1[..tokens * heads.qkv_dim()];
         let (out, lse) = (&kept.attended, &kept.lse);
-        attention::backward(d_heads, d_attended, out, lse, &kept.heads, self.scoring(), heads, pass.progress)?;
+        attention::backward(d_heads, d_attended, out, lse, &kept.heads, self.scoring(starts), heads, pass.progress)?;
         let mut through_norms = |d: &mut [f32], place: QkNorm, order: Order| {
             let Some((_, norms)) = self.qk_norms.as_ref().filter(|(own, _)| *own == place) else { return };
             let gains = norms.each_ref().map(|norm| norm.gains(params));
@@ -319,6 +322,22 @@ impl Block {
         self.qkv.backward(d_normed, d_qkv, normed, qkv, pass, learn, grads, scratch)?;
         self.attn_norm.backward(d, d_normed, x, params, grads);
         Ok(())
+    }
+}
+
+impl Buffers {
+    /// Lets attention end where documents do: in each sequence of `tokens` one begins at every `separator`.
+    pub(crate) fn separate(&mut self, tokens: &[u32], separator: u32) {
+        self.starts.clear();
+        for sequence in tokens.chunks(self.heads.length) {
+            let mut start = 0;
+            self.starts.extend(sequence.iter().enumerate().map(|(position, &token)| {
+                if token == separator {
+                    start = position as u32;
+                }
+                start
+            }));
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use sherry_kernels::format::QuadOrder;
 
 use crate::adamw::AdamW;
 use crate::checkpoint::State;
+use crate::config_error::explain;
 use crate::error::{Error, Result};
 use crate::loss::{Divergence, Mix};
 use crate::methods::{Method, Quantizer, Scale};
@@ -228,17 +229,28 @@ pub struct Batch {
     /// Compute a block's intermediates again in backward: less memory, a third more time.
     #[serde(default)]
     pub recompute: bool,
+    /// Attention does not cross from one document of a sequence into another.
+    #[serde(default)]
+    pub document_mask: bool,
 }
 
 /// Text and how it becomes tokens.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Data {
-    /// Text, JSONL or Parquet files (`.txt`, `.jsonl`, plain, `.gz` or `.zst`; `.parquet`).
+    /// Text, JSONL or Parquet files (`.txt`, `.jsonl`, plain, `.gz` or `.zst`; `.parquet`), or patterns such as
+    /// `shards/*.parquet` for all files of such names, in the order of their names.
     pub train: Vec<PathBuf>,
     /// The same for validation; never trained on.
     #[serde(default)]
     pub valid: Vec<PathBuf>,
+    /// In place of `valid`: the share of the documents of `train` that is held out for validation, chosen by a hash of the
+    /// document's text.
+    #[serde(default)]
+    pub valid_fraction: f64,
+    /// Training text ends with the document that reaches so many tokens.
+    #[serde(default)]
+    pub max_tokens: Option<u64>,
     /// Where tokens come from; default: the tokenizer of `model.from`.
     #[serde(default)]
     pub tokenizer: Option<TokenizerChoice>,
@@ -313,11 +325,13 @@ pub struct Metrics {
     pub valid_every: u64,
     /// Most validation sequences; 0: all.
     pub valid_sequences: usize,
+    /// Whether event files for TensorBoard are written beside `metrics.jsonl`.
+    pub tensorboard: bool,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
-        Self { every: 10, probe_every: 100, valid_every: 200, valid_sequences: 256 }
+        Self { every: 10, probe_every: 100, valid_every: 200, valid_sequences: 256, tensorboard: true }
     }
 }
 
@@ -375,12 +389,31 @@ impl Config {
             let value = parsed.unwrap_or_else(|| toml::Value::String(value.to_owned()));
             set(&mut table, key, value).map_err(|at| error(format!("override '{entry}': '{at}' is not a section")))?;
         }
-        let config: Self =
-            table.try_into().map_err(|e: toml::de::Error| error(e.to_string().trim_end().replace('\n', ", ")))?;
+        let config: Self = serde_path_to_error::deserialize(toml::Value::Table(table)).map_err(|e| {
+            let at = if e.path().iter().len() == 0 { String::new() } else { e.path().to_string() };
+            error(explain(&at, e.inner().message(), &Self::fields()))
+        })?;
         match config.problem() {
             Some((field, problem)) => Err(error(format!("field '{field}': {problem}"))),
             None => Ok(config),
         }
+    }
+
+    /// The dotted names of all fields.
+    fn fields() -> Vec<String> {
+        fn add(path: &str, value: &Value, fields: &mut Vec<String>) {
+            for (key, value) in value.as_object().into_iter().flatten() {
+                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                add(&path, value, fields);
+                fields.push(path);
+            }
+        }
+        let smallest = "steps = 1\nmodel = {}\noptimizer = { lr = 1.0 }\nbatch = { length = 1, size = 1 }\n\
+                        data = { train = [] }";
+        let config: Option<Self> = toml::from_str(smallest).ok();
+        let mut fields = Vec::new();
+        add("", &serde_json::to_value(config).unwrap_or_default(), &mut fields);
+        fields
     }
 
     /// The first field that is out of range and why.
@@ -418,6 +451,7 @@ impl Config {
             ("arenas.warmup", self.arenas.warmup, 0.0, 1.0),
             ("arenas.tail", self.arenas.tail, 0.0, 1.0),
             ("quantizer.tequila", f64::from(self.quantizer.tequila), 0.0, 1.0),
+            ("data.valid_fraction", self.data.valid_fraction, 0.0, 0.5),
             ("loss.cross_entropy", f64::from(self.loss.cross_entropy), 0.0, 1e6),
             ("loss.distillation", f64::from(self.loss.distillation), 0.0, 1e6),
         ];
@@ -443,6 +477,13 @@ impl Config {
         {
             let (low, high) = (Learner::VOCAB.start(), Learner::VOCAB.end());
             return Some(("data.tokenizer.vocab", format!("is {vocab}, must be between {low} and {high}")));
+        }
+        if self.data.valid_fraction > 0.0 && !self.data.valid.is_empty() {
+            let problem = "data.valid names validation text already: give one of them";
+            return Some(("data.valid_fraction", problem.to_owned()));
+        }
+        if self.data.max_tokens.is_some_and(|tokens| tokens < 2) {
+            return Some(("data.max_tokens", "must be at least 2".to_owned()));
         }
         if let Some(path) = self.data.valid.iter().find(|path| self.data.train.contains(path)) {
             return Some(("data.valid", format!("{} is also trained on", path.display())));
@@ -618,8 +659,27 @@ mod tests {
         for (overrides, expected) in [
             (vec!["optimizer.lr=-1"], "optimizer.lr"),
             (vec!["optimizer.lr=nan"], "optimizer.lr"),
-            (vec!["optimizer.lr=fast"], "lr"),
-            (vec!["optimizer.momentum=1"], "momentum"),
+            (vec!["optimizer.lr=fast"], "field 'optimizer.lr': is the text \"fast\", must be a number"),
+            (vec!["optimizer.momentum=1"], "field 'optimizer.momentum': there is no such field"),
+            (vec!["optimizer.warm_up=1"], "did you mean 'optimizer.warmup'? ([optimizer] has lr, min_lr"),
+            (vec!["lr=1"], "did you mean 'optimizer.lr'? (the file has steps"),
+            (vec!["stepps=1"], "field 'stepps': there is no such field; did you mean 'steps'?"),
+            (vec!["quantizer.methods=sherry"], "did you mean 'quantizer.method'?"),
+            (vec!["steps=1.5"], "field 'steps': is 1.5, must be a whole number, not below zero"),
+            (vec!["steps=-1"], "field 'steps': is -1, must be a whole number, not below zero"),
+            (vec!["batch.recompute=1"], "field 'batch.recompute': is 1, must be true or false"),
+            (
+                vec!["data.train=a.txt"],
+                "field 'data.train': is the text \"a.txt\", must be a list, such as [\"a.txt\"]",
+            ),
+            (vec!["data.train=[1]"], "field 'data.train[0]': is 1, must be a text in quotes"),
+            (vec!["data.text_field=[1]"], "field 'data.text_field': is a list, must be a text in quotes"),
+            (vec!["quantizer=sherry"], "field 'quantizer': is the text \"sherry\", must be a section of fields"),
+            (vec!["quantizer.method=[1]"], "field 'quantizer.method': is "),
+            (vec!["quantizer.method=shery"], "did you mean sherry?"),
+            (vec!["data.valid_fraction=0.6"], "field 'data.valid_fraction': is 0.6, must be between 0 and 0.5"),
+            (vec!["data.valid_fraction=0.1", "data.valid=[\"v\"]"], "field 'data.valid_fraction'"),
+            (vec!["data.max_tokens=0"], "field 'data.max_tokens'"),
             (vec!["steps=0"], "steps"),
             (vec!["steps=-3"], "steps"),
             (vec!["steps.x=3"], "'steps' is not a section"),
@@ -647,9 +707,16 @@ mod tests {
         ] {
             let message = parse(&overrides).unwrap_err();
             assert!(message.starts_with("run.toml: ") && message.contains(expected), "{overrides:?}: {message}");
+            let words = ["usize", "u64", "f32", "f64", "struct", "enum", "sequence", "variant", "`"];
+            assert!(!words.iter().any(|word| message.contains(word)), "{message}");
         }
         assert!(Config::parse(Path::new("run.toml"), "steps = [", &[]).is_err());
-        assert!(Config::parse(Path::new("run.toml"), "", &[]).unwrap_err().to_string().contains("steps"));
+        let message = |text: &str| Config::parse(Path::new("run.toml"), text, &[]).unwrap_err().to_string();
+        assert_eq!(message(""), "run.toml: field 'steps': missing");
+        assert_eq!(message("steps = 1"), "run.toml: section 'model': missing");
+        let without = MINIMAL.replace("lr = 1e-3\n", "");
+        assert_eq!(message(&without), "run.toml: field 'optimizer.lr': missing");
+        assert_eq!(message(&MINIMAL.replace("length = 8\n", "")), "run.toml: field 'batch.length': missing");
     }
 
     #[test]

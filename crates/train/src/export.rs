@@ -221,15 +221,13 @@ pub fn export(run: &Path, out: &Path, request: &Request, progress: &dyn Progress
     drop(effective);
 
     let coder = Coder::of_run(&path)?;
-    let files = if config.data.valid.is_empty() {
-        progress.note("no validation files: comparing on training text");
-        &config.data.train
-    } else {
-        &config.data.valid
-    };
+    let (train, valid) = Sources::of_run(&config.data, progress)?;
+    let sources = valid.unwrap_or_else(|| {
+        progress.note("no validation text: comparing on training text");
+        train
+    });
     let cache = config.data.cache.clone().or_else(|| path.parent().map(|run| run.join("data"))).unwrap_or_default();
     let length = config.batch.length;
-    let sources = Sources::open(files, &config.data.text_field, progress)?;
     let text = Dataset::open(&sources, &coder, length, &cache, progress)?;
     compare(&network, &params, &path, out, &text, length, request.windows, progress)
 }

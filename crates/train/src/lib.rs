@@ -26,6 +26,7 @@ pub mod block;
 pub mod calibrate;
 pub mod checkpoint;
 pub mod config;
+mod config_error;
 pub mod data;
 pub mod error;
 pub mod export;
@@ -45,6 +46,7 @@ pub mod run_folder;
 pub mod schedule;
 pub mod scratch;
 pub mod simd;
+mod tensorboard;
 pub mod trainer;
 
 pub use config::Config;

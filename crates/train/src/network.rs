@@ -49,6 +49,15 @@ pub struct Workspace {
     /// One per block, or one for all where it is computed again or not needed.
     kept: Vec<Kept>,
     buffers: Buffers,
+    separator: Option<u32>,
+}
+
+impl Workspace {
+    /// Keeps attention within documents, each of which begins with the token `separator`, in batches of tokens that are
+    /// computed here; `None`, as in a new workspace: a sequence is one document.
+    pub fn mask_documents(&mut self, separator: Option<u32>) {
+        self.separator = separator;
+    }
 }
 
 /// Where a batch enters a network.
@@ -118,6 +127,7 @@ impl Network {
             stream: (0..streams).map(|_| vec![0.0; width]).collect(),
             kept: self.blocks.iter().take(kept).map(|block| block.kept(batch, length)).collect(),
             buffers: self.blocks[0].buffers(batch, length),
+            separator: None,
         }
     }
 
@@ -134,10 +144,13 @@ impl Network {
     /// # Errors
     /// [`sherry::Error::Interrupted`].
     pub fn forward_from<'a>(&self, pass: Pass<'_>, input: Input<'_>, space: &'a mut Workspace) -> Result<&'a [f32]> {
-        let Workspace { stream, kept, buffers } = space;
+        let Workspace { stream, kept, buffers, separator } = space;
         let at = input.first() % stream.len();
         match input {
             Input::Tokens(tokens) => {
+                if let Some(separator) = *separator {
+                    buffers.separate(tokens, separator);
+                }
                 let table = &pass.params[self.layout.embedding.clone()];
                 embedding::forward(&mut stream[at], table, tokens, self.arch.hidden);
                 if self.arch.embed_scale != 1.0 {
@@ -189,7 +202,7 @@ impl Network {
     ) -> Result<Sums> {
         self.forward_from(pass, examples.input, space)?;
         let (arch, params, layers) = (&self.arch, pass.params, self.arch.layers);
-        let Workspace { stream, kept, buffers } = space;
+        let Workspace { stream, kept, buffers, .. } = space;
         assert!(stream.len() > layers, "the workspace keeps nothing for backward");
         let (count, recompute) = (examples.targets.len(), kept.len() < layers);
         // The gradient of the normed hidden states goes to a wide buffer, from there through the norm into `d`, which
@@ -224,7 +237,7 @@ impl Network {
 #[cfg(test)]
 impl Workspace {
     pub(crate) fn floats(&self) -> usize {
-        let Self { stream, kept, buffers } = self;
+        let Self { stream, kept, buffers, .. } = self;
         stream.iter().map(Vec::len).sum::<usize>() + kept.iter().map(Kept::floats).sum::<usize>() + buffers.floats()
     }
 }

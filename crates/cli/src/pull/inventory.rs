@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::Cache;
 use super::hub::Repo;
+use super::package::{DEMO_NAME, PACKAGE_REPO};
 use super::releases::{RELEASES, model_in};
 
 /// A repository in the cache.
@@ -61,7 +62,10 @@ impl Cache {
             let main = self.snapshot(repo_of(&name), "main");
             main.or_else(|| Some(revisions(folder)).filter(|all| all.len() == 1)?.pop())
         };
-        let release = RELEASES.iter().find(|release| release.repo == name);
+        let release = RELEASES.iter().find(|release| match name.as_str() {
+            PACKAGE_REPO => release.name == DEMO_NAME,
+            name => release.repo == name,
+        });
         let path = snapshot().map(|path| model_in(&path, release.and_then(|release| release.file)).unwrap_or(path));
         Entry {
             alias: release.map(|release| release.name),

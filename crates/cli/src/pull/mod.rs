@@ -22,7 +22,7 @@ pub use cache::Cache;
 pub use corpora::{CORPORA, Corpus};
 pub use hub::{Hub, RemoteFile, Repo};
 pub use inventory::Entry;
-pub use package::{DEMO_NAME, DEMO_REPO, fetch_demo};
+pub use package::{DEMO_NAME, DEMO_REPO, fetch_demo, fetch_demo_into};
 pub use releases::{RELEASES, Release, model_in};
 pub use settings::Settings;
 
@@ -40,7 +40,7 @@ pub enum HubError {
     Offline { what: String },
     /// The hub answered with an error status.
     #[error("{what}: the hub answered {status}{hint}")]
-    Status { what: String, status: u16, hint: &'static str },
+    Status { what: String, status: u16, hint: String },
     /// The answer makes no sense.
     #[error("{what}: {problem}")]
     BadAnswer { what: String, problem: String },

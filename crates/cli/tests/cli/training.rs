@@ -5,9 +5,8 @@ use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 
-#[cfg(unix)]
 use crate::fixture::{Outcome, command, is_refusal};
-use crate::fixture::{document, names, refuses, run, succeeds, workplace, write_config};
+use crate::fixture::{document, names, refuses, run, succeeds, with_model, workplace, write_config};
 
 /// A folder with text and a configuration of `steps` quick steps.
 fn with_config(steps: usize) -> tempfile::TempDir {
@@ -208,7 +207,9 @@ fn runs_are_exported_and_reported() {
     let page = fs::read_to_string(folder.join("report.html")).unwrap();
     assert!(page.contains("dlt, per row, Arenas cosine"));
     assert!(page.contains("<code>sherry train small.toml --run b quantizer.method=dlt</code>"));
-    let outcome = run(folder, "report a small.toml -q");
+    refuses(folder, "report a", &["report.html", "exists already; --force replaces it"]);
+    assert_eq!(fs::read_to_string(folder.join("report.html")).unwrap(), page);
+    let outcome = run(folder, "report a small.toml -q --force");
     assert!(outcome.code == Some(2) && outcome.stderr.contains("small.toml: not JSON"), "{outcome:?}");
     refuses(folder, "report packed", &["packed", "no run folder"]);
 
@@ -249,4 +250,94 @@ fn a_model_on_bytes_speaks() {
     let text = text.replace(shape, "").replace("tokenizer = { vocab = 300 }\n", "");
     fs::write(folder.join("next.toml"), text).unwrap();
     succeeds(folder, &format!("train next.toml --run next {next}"));
+}
+
+/// The run of the paper, on a tiny model of the same family and a few shards of text.
+#[test]
+fn the_papers_run_starts_from_its_files() {
+    let place = with_model();
+    let folder = place.path();
+    let configs = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs"));
+    fs::create_dir_all(folder.join("data/ultrafineweb/data/en")).unwrap();
+    // JSON lines take the place of Parquet, which nothing here writes.
+    for shard in 0..3 {
+        let line = |i: usize| {
+            format!("{{\"content\": \"Text {i} of shard {shard}: the tide rises, the tide falls.\", \"score\": 0.9}}\n")
+        };
+        let lines: String = (0..200).map(line).collect();
+        fs::write(folder.join(format!("data/ultrafineweb/data/en/part-{shard:02}.jsonl")), lines).unwrap();
+    }
+    let small = [
+        "model.from=dense",
+        "data.train=[\"data/ultrafineweb/**/*.jsonl\"]",
+        "data.valid_fraction=0.05",
+        "data.max_tokens=9000",
+        "steps=2",
+        "batch.length=64",
+        "batch.size=2",
+        "batch.accumulate=2",
+        "batch.document_mask=true",
+    ];
+    let mut files = vec![configs.join("llama-3.2-1b.toml")];
+    files.extend(fs::read_dir(configs.join("baselines")).unwrap().map(|entry| entry.unwrap().path()));
+    assert_eq!(files.len(), 11);
+    let table = |path: &Path| fs::read_to_string(path).unwrap().parse::<toml::Table>().unwrap();
+    let paper = table(&files[0]);
+    for (at, file) in files.iter().enumerate() {
+        let mut own = table(file);
+        for section in ["quantizer", "arenas"] {
+            own.insert(section.to_owned(), paper[section].clone());
+        }
+        assert_eq!(own, paper, "{}: differs in more than the method", file.display());
+        let run = format!("run-{at}");
+        let mut command = command(folder, ["train"]);
+        let outcome: Outcome = command.arg(file).args(small).args(["--run", &run]).output().unwrap().into();
+        assert_eq!(outcome.code, Some(0), "{}: {outcome:?}", file.display());
+        let lines = metrics(&folder.join(&run));
+        assert!(lines.iter().any(|line| line["step"] == 2 && line["valid_loss"].as_f64() > Some(0.0)), "{lines:?}");
+        assert!(names(&folder.join(&run)).iter().any(|name| name.starts_with("events.out.tfevents.")));
+    }
+    let state = fs::read_to_string(folder.join("run-0/checkpoint-00000002/state.json")).unwrap();
+    assert!(state.contains("\"tokens\": 512"), "{state}");
+    // What is not there is named with the pattern.
+    let plain = ["model.from=dense", "steps=2"];
+    let outcome: Outcome = command(folder, ["train"]).arg(&files[0]).args(plain).output().unwrap().into();
+    is_refusal(&outcome, &["data/ultrafineweb/**/*.parquet", "no file has a name of this pattern"]);
+}
+
+/// A grid of two lines and one seed, as anybody can run it: every run is made once, and a table comes out.
+#[cfg(unix)]
+#[test]
+fn an_ablation_grid_makes_its_table() {
+    let place = workplace();
+    let folder = place.path();
+    write_config(folder, 1);
+    fs::write(folder.join("grid"), "# two of them\nf32 quantizer.method=none arenas.shape=off\n\nsherry\n").unwrap();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../bench/arenas/run.sh");
+    let grid = |grid: &str| -> Outcome {
+        let mut command = std::process::Command::new(script);
+        command.args(["runs", grid, "steps=2", "batch.size=1", "metrics.valid_sequences=1", "metrics.probe_every=1"]);
+        command.args([r#"data.train=["train.txt"]"#, r#"data.valid=["valid.txt"]"#]);
+        command.env("SHERRY", env!("CARGO_BIN_EXE_sherry")).env("SEEDS", "7").current_dir(folder);
+        command.output().unwrap().into()
+    };
+    let outcome = grid("grid");
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    assert!(outcome.stdout.contains("f32, seed 7: \"valid_loss\":") && outcome.stdout.contains("sherry, seed 7"));
+    let lines = metrics(&folder.join("runs/sherry-7"));
+    assert_eq!(lines.last().unwrap()["step"], 2);
+    if std::process::Command::new("python3").arg("--version").output().is_ok() {
+        assert!(outcome.stdout.contains("| method | validation loss | above f32 |"), "{outcome:?}");
+        assert!(outcome.stdout.contains("\n| sherry | "), "{outcome:?}");
+    }
+    // What is done is not done again; a run that fails ends the grid with its message.
+    assert!(!grid("grid").stdout.contains("seed 7"));
+    fs::write(folder.join("wrong"), "x quantizer.method=int3\n").unwrap();
+    let outcome = grid("wrong");
+    assert!(
+        outcome.code != Some(0) && outcome.stderr.contains("is \"int3\", must be one of none, sherry"),
+        "{outcome:?}"
+    );
+    let outcome = grid("none");
+    assert!(outcome.code == Some(2) && outcome.stderr.contains("baselines methods scales schedules"), "{outcome:?}");
 }

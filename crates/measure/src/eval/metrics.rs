@@ -20,6 +20,17 @@ pub struct Estimate {
     pub stderr: Option<f64>,
 }
 
+/// The mean over groups of items, each given by its number of items and its own mean. The standard error is that of the
+/// pooled variance of the items (`pooled_sample_stderr` of the harness).
+pub fn weighted_mean(parts: &[(usize, Estimate)]) -> Estimate {
+    let items: usize = parts.iter().map(|(items, _)| items).sum();
+    let value = parts.iter().map(|(items, part)| *items as f64 * part.value).sum::<f64>() / items as f64;
+    let square = |(items, part): &(usize, Estimate)| Some((*items as f64 - 1.0) * part.stderr?.powi(2) * *items as f64);
+    let squares = parts.iter().map(square).sum::<Option<f64>>();
+    let variance = squares.filter(|_| items > parts.len()).map(|squares| squares / (items - parts.len()) as f64);
+    Estimate { value, stderr: variance.map(|variance| (variance / items as f64).sqrt()) }
+}
+
 /// The value of `metric` for one item: 0 or 1, or the log-likelihood for perplexity. `scores` holds one score per
 /// request.
 pub fn item_value(metric: Metric, item: &Item, scores: &[Score]) -> f64 {
@@ -104,6 +115,18 @@ mod tests {
 
     fn scores(logprobs: &[f64]) -> Vec<Score> {
         logprobs.iter().map(|&logprob| Score { logprob, is_greedy: false }).collect()
+    }
+
+    #[test]
+    fn groups_are_averaged_as_by_the_harness() {
+        // `aggregate_subtask_metrics` and `pooled_sample_stderr` of lm-evaluation-harness 0.4.13.
+        let part = |items, value, stderr| (items, Estimate { value, stderr: Some(stderr) });
+        let parts = [part(100, 0.25, 0.043_519_4), part(135, 0.61, 0.042_136_5), part(20, 0.4, 0.112_390_3)];
+        let mean = weighted_mean(&parts);
+        assert!((mean.value - 0.452_352_941_176_470_57).abs() < 1e-15, "{mean:?}");
+        assert!((mean.stderr.unwrap() - 0.029_432_992_461_309_877).abs() < 1e-15, "{mean:?}");
+        let one = [(1, Estimate { value: 1.0, stderr: None }), part(100, 0.25, 0.04)];
+        assert_eq!(weighted_mean(&one).stderr, None);
     }
 
     #[test]

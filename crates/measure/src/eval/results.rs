@@ -8,11 +8,11 @@ use sha2::{Digest, Sha256};
 
 use super::data::{DataFile, Split};
 use super::harness::TaskScores;
-use super::metrics::{BOOTSTRAP_ITERATIONS, Estimate};
+use super::metrics::{BOOTSTRAP_ITERATIONS, Estimate, weighted_mean};
 use super::model_card::ModelCard;
 use super::perplexity::Perplexity;
-use super::table::TableTask;
-use super::tasks::{Metric, SHERRY5, Task, TaskRun};
+use super::table::{self, TableTask};
+use super::tasks::{Metric, SHERRY5, Task, TaskRun, mmlu};
 use super::windows::Windows;
 use sherry::io::{AtomicFile, hex, read_regular, write_atomic};
 use sherry::{Error, Result};
@@ -48,7 +48,7 @@ impl Outcome {
         TableTask {
             name: self.run.task.name.to_string(),
             version: self.run.task.version,
-            num_fewshot: self.run.num_fewshot,
+            num_fewshot: Some(self.run.num_fewshot),
             metrics: self.metrics.clone(),
         }
     }
@@ -68,6 +68,55 @@ pub fn paper_mean(outcomes: &[Outcome]) -> Option<Estimate> {
         value: five.iter().map(|estimate| estimate.value).sum::<f64>() / n,
         stderr: errors.map(|errors| errors.iter().map(|e| e * e).sum::<f64>().sqrt() / n),
     })
+}
+
+/// The mean of `acc` over a group of tasks, each weighing as many items as it has.
+#[derive(Clone, Debug)]
+pub struct GroupOutcome {
+    /// The harness's name of the group.
+    pub name: &'static str,
+    /// What its table calls it.
+    pub label: &'static str,
+    /// Names of the tasks.
+    pub tasks: Vec<String>,
+    /// The mean.
+    pub acc: Estimate,
+}
+
+/// The groups of which all tasks ran, as the harness averages them: MMLU and the four groups of its subjects.
+pub fn groups(outcomes: &[Outcome]) -> Vec<GroupOutcome> {
+    let group = |(name, label, tasks): (&'static str, &'static str, Vec<String>)| {
+        let of = |task: &String| {
+            let outcome = outcomes.iter().find(|outcome| outcome.run.task.name == *task)?;
+            Some((outcome.run.items.len(), outcome.estimate(Metric::Acc)?))
+        };
+        let parts: Vec<(usize, Estimate)> = tasks.iter().map(of).collect::<Option<_>>()?;
+        Some(GroupOutcome { name, label, tasks, acc: weighted_mean(&parts) })
+    };
+    mmlu::groups().filter_map(group).collect()
+}
+
+impl GroupOutcome {
+    fn table(&self) -> TableTask {
+        TableTask {
+            name: self.label.to_owned(),
+            version: mmlu::GROUP_VERSION,
+            num_fewshot: None,
+            metrics: vec![(Metric::Acc, self.acc)],
+        }
+    }
+}
+
+/// The harness's tables: of tasks, and of groups where there are any.
+pub fn markdown(outcomes: &[Outcome]) -> String {
+    let tasks: Vec<_> = outcomes.iter().map(Outcome::table).collect();
+    let groups: Vec<_> = groups(outcomes).iter().map(GroupOutcome::table).collect();
+    let mut text = table::markdown("Tasks", &tasks);
+    if !groups.is_empty() {
+        text.push('\n');
+        text += &table::markdown("Groups", &groups);
+    }
+    text
 }
 
 /// Perplexity of one text.
@@ -108,12 +157,19 @@ impl Evaluation {
         let by_task = |value: &dyn Fn(&Outcome) -> Value| -> Value {
             self.outcomes.iter().map(|outcome| (outcome.run.task.name.to_string(), value(outcome))).collect()
         };
+        let groups = groups(&self.outcomes);
+        fn by_group<'a>(value: &'a dyn Fn(&GroupOutcome) -> Value) -> impl Fn(&GroupOutcome) -> (String, Value) + 'a {
+            move |group| (group.name.to_owned(), value(group))
+        }
         let fewshot_seed = self.outcomes.first().map(|outcome| outcome.run.fewshot_seed);
         let limited = self.outcomes.iter().any(|outcome| outcome.run.items.len() < outcome.run.original);
         let limit = self.outcomes.iter().map(|outcome| outcome.run.items.len()).max();
         json!({
             "results": by_task(&Outcome::results),
-            "group_subtasks": {},
+            "groups": groups.iter().map(by_group(&|group| json!({
+                "alias": group.label, "acc,none": group.acc.value, "acc_stderr,none": group.acc.stderr,
+            }))).collect::<Value>(),
+            "group_subtasks": groups.iter().map(by_group(&|group| json!(group.tasks))).collect::<Value>(),
             "configs": by_task(&Outcome::config),
             "versions": by_task(&|outcome| json!(f64::from(outcome.run.task.version))),
             "n-shot": by_task(&|outcome| json!(outcome.run.num_fewshot)),

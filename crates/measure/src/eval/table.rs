@@ -16,16 +16,18 @@ pub struct TableTask {
     pub name: String,
     /// Version of its definition.
     pub version: u32,
-    /// Few-shot examples.
-    pub num_fewshot: usize,
+    /// Few-shot examples; of a group none.
+    pub num_fewshot: Option<usize>,
     /// Its metrics, in any order.
     pub metrics: Vec<(Metric, Estimate)>,
 }
 
-const HEADS: [&str; 9] = ["Tasks", "Version", "Filter", "n-shot", "Metric", "", "Value", "", "Stderr"];
+const HEADS: [&str; 9] = ["", "Version", "Filter", "n-shot", "Metric", "", "Value", "", "Stderr"];
 
-/// The table, each line ended by a line feed.
-pub fn markdown(tasks: &[TableTask]) -> String {
+/// The table of `what` ("Tasks", "Groups"), each line ended by a line feed.
+pub fn markdown(what: &str, tasks: &[TableTask]) -> String {
+    let mut heads = HEADS;
+    heads[0] = what;
     let mut rows: Vec<[String; 9]> = Vec::new();
     for task in tasks {
         let mut metrics = task.metrics.clone();
@@ -36,7 +38,7 @@ pub fn markdown(tasks: &[TableTask]) -> String {
                 if first { task.name.clone() } else { String::new() },
                 if first { task.version.to_string() } else { String::new() },
                 "none".to_string(),
-                task.num_fewshot.to_string(),
+                task.num_fewshot.map_or(" ".to_owned(), |count| count.to_string()),
                 metric.name().to_string(),
                 if metric.higher_is_better() { "↑" } else { "↓" }.to_string(),
                 number(estimate.value),
@@ -45,10 +47,10 @@ pub fn markdown(tasks: &[TableTask]) -> String {
             ]);
         }
     }
-    let right: Vec<bool> = (0..HEADS.len())
+    let right: Vec<bool> = (0..heads.len())
         .map(|column| {
             let numeric = |row: &[String; 9]| row[column].is_empty() || is_number(&row[column]);
-            !HEADS[column].is_empty() && !rows.is_empty() && rows.iter().all(numeric)
+            !heads[column].is_empty() && !rows.is_empty() && rows.iter().all(numeric)
         })
         .collect();
     for column in [6, 8] {
@@ -63,12 +65,12 @@ pub fn markdown(tasks: &[TableTask]) -> String {
     }
     let width = |column: usize| {
         let cells = rows.iter().map(|row| row[column].chars().count());
-        cells.max().unwrap_or(0).max(HEADS[column].len()).max(3)
+        cells.max().unwrap_or(0).max(heads[column].len()).max(3)
     };
-    let widths: Vec<usize> = (0..HEADS.len()).map(width).collect();
+    let widths: Vec<usize> = (0..heads.len()).map(width).collect();
     let mut out = String::new();
     // Writing to a string cannot fail.
-    for (head, width) in HEADS.iter().zip(&widths) {
+    for (head, width) in heads.iter().zip(&widths) {
         let _ = write!(out, "|{head:^width$}");
     }
     out.push_str("|\n");
@@ -114,7 +116,7 @@ mod tests {
 
     fn task(name: &str, num_fewshot: usize, metrics: &[(Metric, f64, Option<f64>)]) -> TableTask {
         let metrics = metrics.iter().map(|&(metric, value, stderr)| (metric, Estimate { value, stderr })).collect();
-        TableTask { name: name.to_string(), version: 1, num_fewshot, metrics }
+        TableTask { name: name.to_string(), version: 1, num_fewshot: Some(num_fewshot), metrics }
     }
 
     // The expected tables are the output of the harness's own `make_table` (0.4.13, pytablewriter 1.2.1).
@@ -130,7 +132,7 @@ mod tests {
             task("winogrande", 0, &[(Metric::Acc, 0.5, Some(0.03535))]),
         ];
         assert_eq!(
-            markdown(&tasks),
+            markdown("Tasks", &tasks),
             "\
 |  Tasks   |Version|Filter|n-shot| Metric |   |Value|   |Stderr|
 |----------|------:|------|-----:|--------|---|----:|---|-----:|
@@ -145,7 +147,7 @@ mod tests {
     fn decimals_follow_the_longest_number() {
         let tasks = [task("piqa", 10, &[(Metric::Acc, 1.0, Some(0.0)), (Metric::AccNorm, 1.0, Some(0.0))])];
         assert_eq!(
-            markdown(&tasks),
+            markdown("Tasks", &tasks),
             "\
 |Tasks|Version|Filter|n-shot| Metric |   |Value|   |Stderr|
 |-----|------:|------|-----:|--------|---|----:|---|-----:|
@@ -155,7 +157,7 @@ mod tests {
         );
         let metrics = [(Metric::Perplexity, 1_234_567_890.5, Some(34_567_890.25)), (Metric::Acc, 0.0, Some(0.0))];
         assert_eq!(
-            markdown(&[task("lambada_openai", 0, &metrics)]),
+            markdown("Tasks", &[task("lambada_openai", 0, &metrics)]),
             "\
 |    Tasks     |Version|Filter|n-shot|  Metric  |   |   Value    |   |  Stderr   |
 |--------------|------:|------|-----:|----------|---|-----------:|---|----------:|
@@ -168,7 +170,7 @@ mod tests {
     #[test]
     fn words_move_left() {
         assert_eq!(
-            markdown(&[task("a", 0, &[(Metric::Acc, 0.25, None), (Metric::AccNorm, 0.5, None)])]),
+            markdown("Tasks", &[task("a", 0, &[(Metric::Acc, 0.25, None), (Metric::AccNorm, 0.5, None)])]),
             "\
 |Tasks|Version|Filter|n-shot| Metric |   |Value|   |Stderr|
 |-----|------:|------|-----:|--------|---|----:|---|------|
@@ -178,12 +180,37 @@ mod tests {
         );
         let metrics = [(Metric::Perplexity, f64::INFINITY, Some(f64::NAN)), (Metric::Acc, 0.5, Some(0.0))];
         assert_eq!(
-            markdown(&[task("lambada_openai", 0, &metrics)]),
+            markdown("Tasks", &[task("lambada_openai", 0, &metrics)]),
             "\
 |    Tasks     |Version|Filter|n-shot|  Metric  |   | Value  |   |Stderr|
 |--------------|------:|------|-----:|----------|---|-------:|---|-----:|
 |lambada_openai|      1|none  |     0|acc       |↑  |     0.5|±  |     0|
 |              |       |none  |     0|perplexity|↓  |Infinity|±  |   NaN|
+"
+        );
+    }
+
+    #[test]
+    fn groups_have_a_table_of_their_own() {
+        let group = |name: &str, value, stderr| TableTask {
+            name: name.to_string(),
+            version: 2,
+            num_fewshot: None,
+            metrics: vec![(Metric::Acc, Estimate { value, stderr: Some(stderr) })],
+        };
+        let groups = [
+            group("mmlu", 0.25431, 0.00371),
+            group(" - humanities", 0.25, 0.0063),
+            group(" - social sciences", 0.2612, 0.0083),
+        ];
+        assert_eq!(
+            markdown("Groups", &groups),
+            "\
+|      Groups      |Version|Filter|n-shot|Metric|   |Value |   |Stderr|
+|------------------|------:|------|------|------|---|-----:|---|-----:|
+|mmlu              |      2|none  |      |acc   |↑  |0.2543|±  |0.0037|
+| - humanities     |      2|none  |      |acc   |↑  |0.2500|±  |0.0063|
+| - social sciences|      2|none  |      |acc   |↑  |0.2612|±  |0.0083|
 "
         );
     }

@@ -143,7 +143,7 @@ impl Layer<'_> {
             None => rope::forward(&mut heads, &qkv, rotation, shape),
         }
         let window = arch.window.filter(|_| arch.is_sliding(self.index));
-        let how = Scoring { scale: arch.attn_scale, window: window.unwrap_or(usize::MAX) };
+        let how = Scoring { scale: arch.attn_scale, window: window.unwrap_or(usize::MAX), starts: &[] };
         let mut attended = vec![0.0; tokens * shape.q_dim()];
         let mut scratch = vec![0.0; tokens * shape.q_dim()];
         let mut lse = vec![0.0; tokens * arch.heads];

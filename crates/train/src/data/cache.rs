@@ -62,6 +62,11 @@ impl Writer {
         Ok(Self { file, width: if vocab <= 1 << 16 { 2 } else { 4 }, count: 0, hash: Sha256::new() })
     }
 
+    /// Tokens written so far.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
     pub fn write(&mut self, tokens: &[u32]) -> Result<()> {
         let mut bytes = Vec::with_capacity(tokens.len() * self.width);
         for token in tokens {

@@ -1,5 +1,6 @@
 //! Text to tokens.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -139,6 +140,14 @@ impl Coder {
         }
     }
 
+    /// What follows every document.
+    pub fn separator(&self) -> u32 {
+        match self {
+            Self::Bytes => bytes::SEPARATOR,
+            Self::Model { separator, .. } => *separator,
+        }
+    }
+
     /// The tokenizer's files.
     pub fn files(&self) -> &[(String, Vec<u8>)] {
         match self {
@@ -196,7 +205,8 @@ pub fn learn(sources: &Sources, vocab: usize, progress: &dyn Progress) -> Result
     let mut learner = Learner::new()?;
     let pool = Pool::new(rayon::current_num_threads());
     Batches::of(sources, "read the text").each(progress, |file, texts| {
-        learner.add(texts, &pool).map_err(|error| Error::data(file, error.to_string()))
+        learner.add(texts, &pool).map_err(|error| Error::data(file, error.to_string()))?;
+        Ok(ControlFlow::Continue(()))
     })?;
     Ok(learner.learn(vocab, progress)?)
 }

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -67,32 +68,43 @@ impl<'a> Batches<'a> {
         Self { sources, what }
     }
 
-    /// Calls `batch` with a file and some of its documents, in order; never with documents of two files.
-    pub fn each(self, progress: &dyn Progress, mut batch: impl FnMut(&Path, &[String]) -> Result<()>) -> Result<()> {
+    /// Calls `batch` with a file and some of its documents, in order, until it breaks off; never with documents of two
+    /// files.
+    pub fn each(
+        self,
+        progress: &dyn Progress,
+        mut batch: impl FnMut(&Path, &[String]) -> Result<ControlFlow<()>>,
+    ) -> Result<()> {
         let total = self.sources.files.iter().map(|file| std::fs::metadata(file).map_or(0, |meta| meta.len())).sum();
         progress.start(self.what, total);
         for file in &self.sources.files {
             let (mut texts, mut bytes, mut any) = (Vec::new(), 0usize, false);
             let (consumed, mut shown) = (Arc::new(AtomicU64::new(0)), 0);
-            let mut flush = |texts: &mut Vec<String>| -> Result<()> {
-                batch(file, texts)?;
+            let mut flush = |texts: &mut Vec<String>| -> Result<ControlFlow<()>> {
+                let flow = batch(file, texts)?;
                 texts.clear();
                 let now = consumed.load(Ordering::Relaxed);
                 progress.advance(now - shown);
                 shown = now;
-                Ok(uninterrupted(progress)?)
+                uninterrupted(progress)?;
+                Ok(flow)
             };
-            read(file, &self.sources.text_field, &consumed, progress, |text| {
+            let flow = read(file, &self.sources.text_field, &consumed, progress, |text| {
                 any = true;
+                if !self.sources.split.is_none_or(|split| split.takes(&text)) {
+                    return Ok(ControlFlow::Continue(()));
+                }
                 bytes += text.len();
                 texts.push(text);
                 if bytes < BATCH_BYTES {
-                    return Ok(());
+                    return Ok(ControlFlow::Continue(()));
                 }
                 bytes = 0;
                 flush(&mut texts)
             })?;
-            flush(&mut texts)?;
+            if flow.is_break() || flush(&mut texts)?.is_break() {
+                break;
+            }
             if !any {
                 return Err(Error::data(file, "holds no text"));
             }
@@ -123,14 +135,14 @@ impl Read for Interruptible<'_> {
     }
 }
 
-/// Calls `document` with every document of `path`; empty ones are left out.
+/// Calls `document` with every document of `path` until it breaks off; empty ones are left out.
 fn read(
     path: &Path,
     field: &str,
     consumed: &Arc<AtomicU64>,
     progress: &dyn Progress,
-    mut document: impl FnMut(String) -> Result<()>,
-) -> Result<()> {
+    mut document: impl FnMut(String) -> Result<ControlFlow<()>>,
+) -> Result<ControlFlow<()>> {
     if Kind::of(path) == Kind::Parquet {
         return read_parquet(path, field, consumed, progress, document);
     }
@@ -159,7 +171,7 @@ fn read(
         }
         let text = String::from_utf8(bytes)
             .map_err(|error| Error::data(path, format!("not UTF-8 at byte {}", error.utf8_error().valid_up_to())))?;
-        return if text.is_empty() { Ok(()) } else { document(text) };
+        return if text.is_empty() { Ok(ControlFlow::Continue(())) } else { document(text) };
     }
     let mut line = Vec::new();
     for number in 1u64.. {
@@ -177,11 +189,11 @@ fn read(
         }
         let mut value: Value = serde_json::from_slice(&line).map_err(|error| bad(error.to_string()))?;
         let text = text_of(value.get_mut(field).map(Value::take), field).map_err(bad)?;
-        if !text.is_empty() {
-            document(text)?;
+        if !text.is_empty() && document(text)?.is_break() {
+            return Ok(ControlFlow::Break(()));
         }
     }
-    Ok(())
+    Ok(ControlFlow::Continue(()))
 }
 
 fn read_parquet(
@@ -189,8 +201,8 @@ fn read_parquet(
     field: &str,
     consumed: &AtomicU64,
     progress: &dyn Progress,
-    mut document: impl FnMut(String) -> Result<()>,
-) -> Result<()> {
+    mut document: impl FnMut(String) -> Result<ControlFlow<()>>,
+) -> Result<ControlFlow<()>> {
     let bytes = std::fs::metadata(path).map_err(sherry::Error::io(path, "read the size of"))?.len();
     let rows = Rows::open(path, Some(&[field]))?;
     let count = rows.count_rows().max(1);
@@ -199,11 +211,11 @@ fn read_parquet(
         let text = text_of(found?.remove(field), field);
         let text = text.map_err(|problem| Error::data(path, format!("row {}: {problem}", row + 1)))?;
         consumed.store((bytes as f64 * ((row + 1) as f64 / count as f64).min(1.0)) as u64, Ordering::Relaxed);
-        if !text.is_empty() {
-            document(text)?;
+        if !text.is_empty() && document(text)?.is_break() {
+            return Ok(ControlFlow::Break(()));
         }
     }
-    Ok(())
+    Ok(ControlFlow::Continue(()))
 }
 
 /// The string that a row has in `field`.

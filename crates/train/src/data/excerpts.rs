@@ -1,6 +1,7 @@
 //! A random sample of pieces of documents, in one pass and bounded memory.
 
 use std::collections::BinaryHeap;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use sherry::Progress;
@@ -78,7 +79,7 @@ impl Sources {
                 }
                 excerpts.add(text);
             }
-            Ok(())
+            Ok(ControlFlow::Continue(()))
         })?;
         Ok(self.files.first().cloned().unwrap_or_default())
     }

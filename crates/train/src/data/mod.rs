@@ -10,16 +10,17 @@ mod coder;
 mod documents;
 mod evaluation_sets;
 mod excerpts;
+mod sources;
 #[cfg(test)]
 mod tests;
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use sherry::Progress;
 use sherry::io::hex;
-use sherry_measure::file_sha256;
 
 use cache::Tokens;
 use documents::Batches;
@@ -27,48 +28,11 @@ use documents::Batches;
 pub(crate) use coder::separator;
 pub use coder::{Coder, learn, save_tokenizer};
 pub use excerpts::Excerpts;
+pub use sources::{Sources, Split};
 
 use crate::error::{Error, Result, uninterrupted};
 use crate::loss::IGNORED;
 use crate::rng::Rng;
-
-/// Files with text, and what identifies their contents.
-#[derive(Clone, Debug)]
-pub struct Sources {
-    files: Vec<PathBuf>,
-    hashes: Vec<[u8; 32]>,
-    text_field: String,
-}
-
-impl Sources {
-    /// These files; `text_field` of a JSONL line holds the text.
-    ///
-    /// # Errors
-    /// [`sherry::Error::Io`] for one that cannot be read; [`sherry::Error::Interrupted`].
-    pub fn open(files: &[PathBuf], text_field: &str, progress: &dyn Progress) -> Result<Self> {
-        let hashes = files.par_iter().map(|file| file_sha256(file, progress)).collect::<sherry::Result<_>>()?;
-        Ok(Self { files: files.to_vec(), hashes, text_field: text_field.to_owned() })
-    }
-
-    /// A file of these that is also, under whatever name, one of `other`: both names.
-    pub fn shared_with<'a>(&'a self, other: &'a Self) -> Option<(&'a Path, &'a Path)> {
-        self.files.iter().zip(&self.hashes).find_map(|(file, hash)| {
-            let at = other.hashes.iter().position(|other| other == hash)?;
-            Some((file.as_path(), other.files[at].as_path()))
-        })
-    }
-
-    /// Adds all that the documents depend on.
-    fn identify(&self, key: &mut Sha256) {
-        key.update((self.text_field.len() as u64).to_le_bytes());
-        key.update(&self.text_field);
-        for (file, hash) in self.files.iter().zip(&self.hashes) {
-            key.update(hash);
-            // The name decides how the contents are read.
-            key.update([documents::Kind::of(file).tag()]);
-        }
-    }
-}
 
 /// Tokenized text.
 ///
@@ -88,6 +52,7 @@ pub struct Dataset {
     length: usize,
     /// Name of the file in the cache that holds the tokens; empty when they came from elsewhere.
     file: String,
+    separator: Option<u32>,
 }
 
 impl Dataset {
@@ -108,6 +73,10 @@ impl Dataset {
         let mut key = Sha256::new();
         key.update(coder.fingerprint());
         sources.identify(&mut key);
+        if let Some(limit) = sources.max_tokens {
+            key.update(b"at most");
+            key.update(limit.to_le_bytes());
+        }
         let key: [u8; 32] = key.finalize().into();
         let file = format!("{}.tokens", hex(&key[..8]));
         let path = cache.join(&file);
@@ -127,8 +96,8 @@ impl Dataset {
             }
         };
         let first = sources.files.first().map_or(Path::new(""), PathBuf::as_path);
-        let data = Self::new(tokens, length);
-        Ok(Self { file, ..data.ok_or_else(|| Error::data(first, "holds fewer than two tokens of text"))? })
+        let data = Self::new(tokens, length).ok_or_else(|| Error::data(first, sources.too_little()))?;
+        Ok(Self { file, separator: Some(coder.separator()), ..data })
     }
 
     /// A dataset of these tokens; `None` for fewer than two.
@@ -137,7 +106,7 @@ impl Dataset {
     }
 
     fn new(tokens: Tokens, length: usize) -> Option<Self> {
-        (tokens.len() >= 2 && length > 0).then_some(Self { tokens, length, file: String::new() })
+        (tokens.len() >= 2 && length > 0).then_some(Self { tokens, length, file: String::new(), separator: None })
     }
 
     /// Tokens.
@@ -155,9 +124,15 @@ impl Dataset {
         hex(&self.tokens.hash)
     }
 
+    /// The token that follows every document, where it is known.
+    pub fn separator(&self) -> Option<u32> {
+        self.separator
+    }
+
     /// Where the tokens lie in the cache, for programs that read them from there (`python/sherry_torch`).
     pub fn describe(&self) -> serde_json::Value {
-        serde_json::json!({ "file": self.file, "tokens": self.tokens(), "hash": self.hash() })
+        let (tokens, hash) = (self.tokens(), self.hash());
+        serde_json::json!({ "file": self.file, "tokens": tokens, "hash": hash, "separator": self.separator })
     }
 
     /// Targets of window `index` that count.
@@ -224,7 +199,10 @@ fn tokenize(sources: &Sources, coder: &Coder, out: &mut cache::Writer, progress:
                 sherry::Error::Interrupted => error.into(),
                 error => Error::data(file, error.to_string()),
             })?)?;
+            if sources.max_tokens.is_some_and(|limit| out.count() >= limit) {
+                return Ok(ControlFlow::Break(()));
+            }
         }
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     })
 }

@@ -304,3 +304,96 @@ fn documents_are_separated_as_in_pretraining() {
         assert_eq!(found, expected, "{names:?}");
     }
 }
+
+#[test]
+fn a_document_is_held_out_for_what_it_says_and_not_for_where_it_stands() {
+    let folder = tempfile::tempdir().unwrap();
+    let documents: Vec<String> = (0..400).map(|i| format!("document number {i} of four hundred")).collect();
+    let line = |text: &String| format!("{}\n", serde_json::json!({ "content": text }));
+    let (first, second) = documents.split_at(150);
+    fs::write(folder.path().join("a.jsonl"), first.iter().map(line).collect::<String>()).unwrap();
+    fs::write(folder.path().join("b.jsonl"), second.iter().map(line).collect::<String>()).unwrap();
+    fs::write(folder.path().join("all.jsonl"), documents.iter().rev().map(line).collect::<String>()).unwrap();
+    let texts = |files: &[&str], is_valid: bool| {
+        let data = crate::config::Data {
+            train: files.iter().map(|name| folder.path().join(name)).collect(),
+            valid: Vec::new(),
+            valid_fraction: 0.1,
+            max_tokens: None,
+            tokenizer: None,
+            text_field: "content".to_owned(),
+            cache: None,
+        };
+        let (train, valid) = Sources::of_run(&data, &NoProgress).unwrap();
+        let sources = if is_valid { valid.unwrap() } else { train };
+        let data = Dataset::open(&sources, &Coder::Bytes, 8, &folder.path().join("cache"), &NoProgress).unwrap();
+        let bytes =
+            all(&data).split(|&token| token == 256).map(|text| text.iter().map(|&b| b as u8).collect()).collect();
+        let bytes: Vec<Vec<u8>> = bytes;
+        bytes.into_iter().filter(|text| !text.is_empty()).map(|t| String::from_utf8(t).unwrap()).collect::<HashSet<_>>()
+    };
+    let [train, valid] = [false, true].map(|is_valid| texts(&["a.jsonl", "b.jsonl"], is_valid));
+    assert!((20..60).contains(&valid.len()), "{} of 400", valid.len());
+    assert!(train.is_disjoint(&valid) && train.len() + valid.len() == 400);
+    // Another order, another cut into files.
+    assert_eq!(texts(&["all.jsonl"], true), valid);
+    assert_eq!(texts(&["all.jsonl"], false), train);
+    // What belongs where is part of the format: SHA-256 of the text, its first eight bytes, little-endian.
+    let split = Split { fraction: 0.1, is_valid: true };
+    let hash = Sha256::digest(&documents[0]);
+    let number = u64::from_le_bytes(hash[..8].try_into().unwrap());
+    assert_eq!(split.takes(&documents[0]), (number as f64) < 0.1 * 2f64.powi(64));
+}
+
+#[test]
+fn nothing_is_left_to_validate_with_in_a_single_document() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("a.txt"), "one document").unwrap();
+    let sources = Sources::open(&[folder.path().join("a.txt")], "text", &NoProgress).unwrap();
+    let problems = [true, false].map(|is_valid| {
+        let part = sources.part(Split { fraction: 0.01, is_valid });
+        Dataset::open(&part, &Coder::Bytes, 8, folder.path(), &NoProgress).err().map(|error| error.to_string())
+    });
+    let problem = problems.into_iter().flatten().next().unwrap();
+    assert!(problem.contains("a.txt") && problem.contains("data.valid_fraction 0.01"), "{problem}");
+}
+
+#[test]
+fn patterns_stand_for_files_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in
+        [("s-2.txt", "two"), ("s-10.txt", "ten"), ("s-1.txt", "one"), ("[x].txt", "literal"), (".s-0.txt", "-")]
+    {
+        fs::write(folder.path().join(name), text).unwrap();
+    }
+    fs::create_dir(folder.path().join("s-3.txt")).unwrap();
+    let text = |name: &str| {
+        let tokens = all(&open(folder.path(), name, 4)?);
+        Ok::<_, Error>(tokens.iter().map(|&t| if t == 256 { ' ' } else { t as u8 as char }).collect::<String>())
+    };
+    assert_eq!(text("s-*.txt").unwrap(), "one ten two ");
+    assert_eq!(text("s-?.txt").unwrap(), "one two ");
+    assert_eq!(text("s-[12].txt").unwrap(), "one two ");
+    assert_eq!(text("[x].txt").unwrap(), "literal ", "a file of that very name comes first");
+    assert!(text("t-*.txt").unwrap_err().to_string().contains("no file has a name of this pattern"));
+    assert!(text("s-[.txt").unwrap_err().to_string().contains("is no pattern"));
+}
+
+#[test]
+fn a_limit_ends_with_a_document_and_reads_no_further() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("a.jsonl"), "{\"text\": \"abc\"}\n{\"text\": \"defgh\"}\n{\"text\": \"ij\"}\n")
+        .unwrap();
+    fs::write(folder.path().join("b.jsonl"), "{\"text\": \"klm\"}\nno JSON\n").unwrap();
+    let tokens = |limit: Option<u64>| {
+        let files = ["a.jsonl", "b.jsonl"].map(|name| folder.path().join(name));
+        let mut sources = Sources::open(&files, "text", &NoProgress)?;
+        sources.max_tokens = limit;
+        Ok::<_, Error>(Dataset::open(&sources, &Coder::Bytes, 4, &folder.path().join("cache"), &NoProgress)?.tokens())
+    };
+    assert_eq!(tokens(Some(4)).unwrap(), 4);
+    assert_eq!(tokens(Some(5)).unwrap(), 10, "no document is cut");
+    assert_eq!(tokens(Some(13)).unwrap(), 13);
+    assert!(tokens(None).unwrap_err().to_string().contains("b.jsonl: line 2"));
+    assert!(tokens(Some(14)).is_err());
+}

@@ -1,4 +1,5 @@
-//! Causal attention with grouped heads, in blocks of queries, over everything before or within a sliding window.
+//! Causal attention with grouped heads, in blocks of queries, over everything before, within a sliding window, or within
+//! the query's document.
 //!
 //! Forward keeps, besides the output, one number per query (the log of the sum of exponentials); backward computes the
 //! probabilities again from it, block by block, so no `length x length` matrix is ever stored (FlashAttention,
@@ -20,18 +21,30 @@ pub(crate) const BLOCK: usize = 64;
 
 /// How queries score keys.
 #[derive(Clone, Copy, Debug)]
-pub struct Scoring {
+pub struct Scoring<'a> {
     /// Factor on their products.
     pub scale: f32,
     /// Positions that a query sees, its own included; `usize::MAX`: all up to its own.
     pub window: usize,
+    /// For every token of the batch the position in its sequence at which its document begins, before which it sees
+    /// nothing; empty: a sequence is one document.
+    pub starts: &'a [u32],
 }
 
-impl Scoring {
+impl Scoring<'_> {
+    /// The same for one of the sequences of `length` tokens.
+    fn of_sequence(mut self, sequence: usize, length: usize) -> Self {
+        if !self.starts.is_empty() {
+            self.starts = &self.starts[sequence * length..][..length];
+        }
+        self
+    }
+
     /// The keys that the query at `position` sees.
     #[inline(always)]
     fn seen(self, position: usize) -> Range<usize> {
-        (position + 1).saturating_sub(self.window)..position + 1
+        let start = self.starts.get(position).map_or(0, |start| *start as usize);
+        start.max((position + 1).saturating_sub(self.window))..position + 1
     }
 
     /// The keys that any of `rows` queries from `start` on sees.
@@ -50,7 +63,7 @@ pub fn forward(
     lse: &mut [f32],
     qkv: &[f32],
     scratch: &mut [f32],
-    how: Scoring,
+    how: Scoring<'_>,
     shape: Heads,
     progress: &dyn Progress,
 ) -> Result<()> {
@@ -59,9 +72,11 @@ pub fn forward(
     scratch
         .par_chunks_mut(group * head)
         .zip(lse.par_chunks_mut(group * length).zip(qkv.par_chunks((group + 2) * head)))
+        .enumerate()
         .try_for_each_init(
             || vec![0.0f32; BLOCK * length],
-            |scores, (out, (lse, qkv))| -> Result<()> {
+            |scores, (index, (out, (lse, qkv)))| -> Result<()> {
+                let how = how.of_sequence(index / shape.kv_heads, length);
                 let (queries, kv) = qkv.split_at(group * head);
                 let (keys, values) = kv.split_at(head);
                 let heads = out.chunks_exact_mut(head).zip(lse.chunks_exact_mut(length));
@@ -95,7 +110,7 @@ pub fn forward(
 }
 
 /// Rows of scores of the queries from `start` on become probabilities; what a query does not see becomes zero.
-fn softmax(scores: &mut [f32], lse: &mut [f32], how: Scoring, start: usize) {
+fn softmax(scores: &mut [f32], lse: &mut [f32], how: Scoring<'_>, start: usize) {
     let block = how.seen_by_block(start, lse.len());
     simd::with(
         #[inline(always)]
@@ -135,7 +150,7 @@ pub fn backward(
     out: &[f32],
     lse: &[f32],
     qkv: &[f32],
-    how: Scoring,
+    how: Scoring<'_>,
     shape: Heads,
     progress: &dyn Progress,
 ) -> Result<()> {
@@ -149,6 +164,7 @@ pub fn backward(
             || (vec![0.0f32; BLOCK * length], vec![0.0f32; BLOCK * length]),
             |(p, ds), (index, (d_qkv, (qkv, lse)))| -> Result<()> {
                 let (sequence, kv_head) = (index / shape.kv_heads, index % shape.kv_heads);
+                let how = how.of_sequence(sequence, length);
                 let (queries, kv) = qkv.split_at(group * head);
                 let (keys, values) = kv.split_at(head);
                 let (d_queries, d_kv) = d_qkv.split_at_mut(group * head);

@@ -192,21 +192,32 @@ fn rotation_and_its_gradient() {
 
 #[test]
 fn attention_and_its_gradients() {
-    // Blocks are of 64 queries: windows within one, across two, and wider than everything.
-    for (length, heads, kv_heads, head_dim, window) in [
-        (1, 1, 1, 2, usize::MAX),
-        (5, 4, 2, 4, usize::MAX),
-        (67, 2, 1, 2, usize::MAX),
-        (130, 1, 1, 2, usize::MAX),
-        (5, 4, 2, 4, 2),
-        (67, 2, 1, 2, 1),
-        (67, 2, 1, 2, 66),
-        (67, 2, 1, 2, 67),
-        (130, 1, 1, 2, 7),
-        (130, 1, 1, 2, 70),
+    // Blocks are of 64 queries: windows within one, across two, and wider than everything; then documents that begin at
+    // every so many tokens of the batch, so that sequences are cut at different places.
+    for (length, heads, kv_heads, head_dim, window, documents) in [
+        (1, 1, 1, 2, usize::MAX, 0),
+        (5, 4, 2, 4, usize::MAX, 0),
+        (67, 2, 1, 2, usize::MAX, 0),
+        (130, 1, 1, 2, usize::MAX, 0),
+        (5, 4, 2, 4, 2, 0),
+        (67, 2, 1, 2, 1, 0),
+        (67, 2, 1, 2, 66, 0),
+        (67, 2, 1, 2, 67, 0),
+        (130, 1, 1, 2, 7, 0),
+        (130, 1, 1, 2, 70, 0),
+        (5, 4, 2, 4, usize::MAX, 1),
+        (5, 4, 2, 4, usize::MAX, 3),
+        (67, 2, 1, 2, usize::MAX, 40),
+        (67, 4, 2, 2, 9, 23),
+        (130, 1, 1, 2, usize::MAX, 99),
     ] {
         let shape = Heads { batch: 2, length, heads, kv_heads, head_dim };
         let (group, head, scale) = (heads / kv_heads, length * head_dim, 0.7);
+        let start_of = |token: usize| {
+            let own = if documents == 0 { 0 } else { token / documents * documents };
+            own.max(token / length * length) - token / length * length
+        };
+        let starts: Vec<u32> = (0..2 * length).map(|token| start_of(token) as u32).collect();
         let attend = |x: &[f64]| -> Vec<f64> {
             let mut out = vec![0.0; 2 * length * heads * head_dim];
             for (index, x) in x.chunks((group + 2) * head).enumerate() {
@@ -215,7 +226,7 @@ fn attention_and_its_gradients() {
                 for g in 0..group {
                     for t in 0..length {
                         let dot = |s: usize| at(g, t).iter().zip(at(group, s)).map(|(a, b)| a * b).sum::<f64>();
-                        let seen = |s: &usize| t - s < window;
+                        let seen = |s: &usize| t - s < window && *s >= start_of(b * length + t);
                         let weight = |s: usize| (s, (f64::from(scale) * dot(s)).exp());
                         let weights: Vec<(usize, f64)> = (0..=t).filter(seen).map(weight).collect();
                         let total: f64 = weights.iter().map(|(_, weight)| weight).sum();
@@ -234,7 +245,7 @@ fn attention_and_its_gradients() {
         let out_len = 2 * length * heads * head_dim;
         let (x, d_out) = (numbers(len, 1), numbers(out_len, 2));
         let (mut out, mut lse) = (vec![9.0; out_len], vec![9.0; 2 * heads * length]);
-        let how = Scoring { scale, window };
+        let how = Scoring { scale, window, starts: if documents == 0 { &[] } else { &starts } };
         attention::forward(&mut out, &mut lse, &x, &mut vec![9.0; out_len], how, shape, &NoProgress).unwrap();
         close(&out, &attend(&wide(&x)), "attention");
         let mut dx = vec![9.0; len];

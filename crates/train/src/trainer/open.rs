@@ -245,10 +245,9 @@ impl<'a> Opening<'a> {
 
     fn texts(&self) -> Result<Texts> {
         let data = &self.config.data;
-        let open = |files: &[PathBuf]| self.pool.install(|| Sources::open(files, &data.text_field, self.progress));
-        let train = open(&data.train)?;
-        let valid = if data.valid.is_empty() { None } else { Some(open(&data.valid)?) };
-        if let Some((valid, train)) = valid.as_ref().and_then(|valid| valid.shared_with(&train)) {
+        let (train, valid) = self.pool.install(|| Sources::of_run(data, self.progress))?;
+        let shared = valid.as_ref().filter(|_| data.valid_fraction == 0.0).and_then(|valid| valid.shared_with(&train));
+        if let Some((valid, train)) = shared {
             let problem = format!("{} holds the same as {}, which is trained on", valid.display(), train.display());
             return Err(self.invalid("data.valid", problem));
         }

@@ -17,6 +17,7 @@ use crate::metrics::{self, Line, MetricsFile, RankProbe, Watchdog, WeightProbe};
 use crate::network::{Examples, Input, Workspace};
 use crate::schedule::{Arenas, Rate};
 use crate::simd;
+use crate::tensorboard::Events;
 
 /// What the loop holds besides the state of the run: constants, buffers, and what is only looked at.
 struct Loop<'a> {
@@ -32,6 +33,7 @@ struct Loop<'a> {
     teacher_space: Option<Workspace>,
     grads: Vec<f32>,
     log: MetricsFile,
+    events: Option<Events>,
     watchdog: Watchdog,
     speed: Speed,
     loss: Option<f64>,
@@ -113,6 +115,10 @@ impl<'a> Loop<'a> {
         let batch = &config.batch;
         let teacher = trainer.teacher.as_ref();
         let log = MetricsFile::open(&trainer.folder.path().join("metrics.jsonl"), trainer.state.step)?;
+        let separator = trainer.train.separator().filter(|_| batch.document_mask);
+        let mut space = trainer.network.workspace(batch.size, batch.length, batch.recompute);
+        let mut teacher_space = teacher.map(|teacher| teacher.network.forward_workspace(batch.size, batch.length));
+        [Some(&mut space), teacher_space.as_mut()].into_iter().flatten().for_each(|s| s.mask_documents(separator));
         Ok(Self {
             steps: trainer.total_steps(),
             rate: config.rate(),
@@ -120,11 +126,12 @@ impl<'a> Loop<'a> {
             adamw: config.adamw(),
             mix: config.mix(),
             order: Order::new(config.seed, trainer.train.windows(), trainer.state.cursor),
-            space: trainer.network.workspace(batch.size, batch.length, batch.recompute),
-            teacher_space: teacher.map(|teacher| teacher.network.forward_workspace(batch.size, batch.length)),
+            space,
+            teacher_space,
             grads: vec![0.0f32; trainer.params.len()],
             watchdog: log.watchdog()?,
             log,
+            events: config.metrics.tensorboard.then(|| Events::new(trainer.folder.path(), trainer.state.step)),
             speed: Speed::default(),
             loss: None,
             valid_loss: None,
@@ -248,6 +255,7 @@ impl<'a> Loop<'a> {
         let validated = if self.owes_validation(trainer) { self.validate(trainer, &mut line) } else { Ok(()) };
         if line.loss.is_some() || line.valid_loss.is_some() {
             self.log.write(&line)?;
+            self.events.as_mut().map_or(Ok(()), |events| events.write(&line))?;
             (self.watch)(Event::Line(&line));
         }
         validated?;

@@ -8,66 +8,96 @@ use sherry::{Error, Result};
 use super::super::yaml;
 use super::{Task, defined};
 
-/// The subjects, as the data set names its configurations.
-const SUBJECTS: [&str; 57] = [
-    "abstract_algebra",
-    "anatomy",
-    "astronomy",
-    "business_ethics",
-    "clinical_knowledge",
-    "college_biology",
-    "college_chemistry",
-    "college_computer_science",
-    "college_mathematics",
-    "college_medicine",
-    "college_physics",
-    "computer_security",
-    "conceptual_physics",
-    "econometrics",
-    "electrical_engineering",
-    "elementary_mathematics",
-    "formal_logic",
-    "global_facts",
-    "high_school_biology",
-    "high_school_chemistry",
-    "high_school_computer_science",
-    "high_school_european_history",
-    "high_school_geography",
-    "high_school_government_and_politics",
-    "high_school_macroeconomics",
-    "high_school_mathematics",
-    "high_school_microeconomics",
-    "high_school_physics",
-    "high_school_psychology",
-    "high_school_statistics",
-    "high_school_us_history",
-    "high_school_world_history",
-    "human_aging",
-    "human_sexuality",
-    "international_law",
-    "jurisprudence",
-    "logical_fallacies",
-    "machine_learning",
-    "management",
-    "marketing",
-    "medical_genetics",
-    "miscellaneous",
-    "moral_disputes",
-    "moral_scenarios",
-    "nutrition",
-    "philosophy",
-    "prehistory",
-    "professional_accounting",
-    "professional_law",
-    "professional_medicine",
-    "professional_psychology",
-    "public_relations",
-    "security_studies",
-    "sociology",
-    "us_foreign_policy",
-    "virology",
-    "world_religions",
+/// What the harness averages by itself.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Group {
+    Humanities,
+    Other,
+    SocialSciences,
+    Stem,
+}
+use Group::{Humanities, Other, SocialSciences, Stem};
+
+/// The subjects, as the data set names its configurations, and their groups.
+const SUBJECTS: [(&str, Group); 57] = [
+    ("abstract_algebra", Stem),
+    ("anatomy", Stem),
+    ("astronomy", Stem),
+    ("business_ethics", Other),
+    ("clinical_knowledge", Other),
+    ("college_biology", Stem),
+    ("college_chemistry", Stem),
+    ("college_computer_science", Stem),
+    ("college_mathematics", Stem),
+    ("college_medicine", Other),
+    ("college_physics", Stem),
+    ("computer_security", Stem),
+    ("conceptual_physics", Stem),
+    ("econometrics", SocialSciences),
+    ("electrical_engineering", Stem),
+    ("elementary_mathematics", Stem),
+    ("formal_logic", Humanities),
+    ("global_facts", Other),
+    ("high_school_biology", Stem),
+    ("high_school_chemistry", Stem),
+    ("high_school_computer_science", Stem),
+    ("high_school_european_history", Humanities),
+    ("high_school_geography", SocialSciences),
+    ("high_school_government_and_politics", SocialSciences),
+    ("high_school_macroeconomics", SocialSciences),
+    ("high_school_mathematics", Stem),
+    ("high_school_microeconomics", SocialSciences),
+    ("high_school_physics", Stem),
+    ("high_school_psychology", SocialSciences),
+    ("high_school_statistics", Stem),
+    ("high_school_us_history", Humanities),
+    ("high_school_world_history", Humanities),
+    ("human_aging", Other),
+    ("human_sexuality", SocialSciences),
+    ("international_law", Humanities),
+    ("jurisprudence", Humanities),
+    ("logical_fallacies", Humanities),
+    ("machine_learning", Stem),
+    ("management", Other),
+    ("marketing", Other),
+    ("medical_genetics", Other),
+    ("miscellaneous", Other),
+    ("moral_disputes", Humanities),
+    ("moral_scenarios", Humanities),
+    ("nutrition", Other),
+    ("philosophy", Humanities),
+    ("prehistory", Humanities),
+    ("professional_accounting", Other),
+    ("professional_law", Humanities),
+    ("professional_medicine", Other),
+    ("professional_psychology", SocialSciences),
+    ("public_relations", SocialSciences),
+    ("security_studies", SocialSciences),
+    ("sociology", SocialSciences),
+    ("us_foreign_policy", SocialSciences),
+    ("virology", Other),
+    ("world_religions", Humanities),
 ];
+
+/// Version of the groups in the harness.
+pub(in crate::eval) const GROUP_VERSION: u32 = 2;
+
+/// MMLU and the groups of its subjects: name, what the harness's table calls it, and the names of its tasks.
+pub(in crate::eval) fn groups() -> impl Iterator<Item = (&'static str, &'static str, Vec<String>)> {
+    let of = |wanted: Option<Group>| {
+        let subjects = SUBJECTS.iter().filter(move |(_, group)| wanted.is_none_or(|wanted| wanted == *group));
+        subjects.map(|(subject, _)| format!("mmlu_{subject}")).collect()
+    };
+    [
+        ("mmlu", "mmlu", None),
+        ("mmlu_humanities", " - humanities", Some(Humanities)),
+        ("mmlu_other", " - other", Some(Other)),
+        ("mmlu_social_sciences", " - social sciences", Some(SocialSciences)),
+        ("mmlu_stem", " - stem", Some(Stem)),
+    ]
+    .into_iter()
+    .map(move |(name, label, group)| (name, label, of(group)))
+}
 
 /// Its tasks, one per subject, in the order of their names.
 pub(super) fn tasks() -> Result<&'static [&'static Task]> {
@@ -78,7 +108,7 @@ pub(super) fn tasks() -> Result<&'static [&'static Task]> {
     let path = Path::new("mmlu.yaml");
     let common = yaml::parse(include_str!("mmlu.yaml"))
         .map_err(|(line, problem)| Error::malformed(path, format!("line {line}"), problem))?;
-    let of_subject = |subject: &&str| {
+    let of_subject = |(subject, _): &(&str, Group)| {
         let mut fields = common.clone();
         let subject_in_words = subject.replace('_', " ");
         let description =
