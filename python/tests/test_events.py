@@ -45,7 +45,7 @@ def test_both_trainers_write_the_same_events(lab):
 def test_tensorboard_shows_what_the_metrics_say(lab, trainer):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", exc_type=ImportError)
     run = lab.path / "run"
-    lab.configure(steps=6)
+    lab.configure(steps=8)
     lab.prepare("run")
     go = lab.rust if trainer == "rust" else lab.torch
     go("run")
