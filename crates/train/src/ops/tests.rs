@@ -214,7 +214,7 @@ fn attention_and_its_gradients() {
         let shape = Heads { batch: 2, length, heads, kv_heads, head_dim };
         let (group, head, scale) = (heads / kv_heads, length * head_dim, 0.7);
         let start_of = |token: usize| {
-            let own = if documents == 0 { 0 } else { token / documents * documents };
+            let own = token.checked_div(documents).unwrap_or(0) * documents;
             own.max(token / length * length) - token / length * length
         };
         let starts: Vec<u32> = (0..2 * length).map(|token| start_of(token) as u32).collect();
