@@ -397,19 +397,24 @@ impl Task {
     }
 
     fn missing(&self, sources: &[DataSource], split: Split) -> Error {
+        let tried: Vec<String> =
+            self.stems.iter().map(|stem| format!("{stem}_{}.jsonl[.gz|.zst]", split.name())).collect();
         let folders: Vec<String> = sources
             .iter()
             .map(|source| match source {
                 DataSource::Folder(folder) | DataSource::HubSet(folder) => folder.display().to_string(),
             })
             .collect();
-        let stem = self.stems.first().unwrap_or(&self.name);
+        let config = self.dataset_config.map(|config| format!(" (configuration {config})")).unwrap_or_default();
         Error::Invalid(format!(
-            "task {0}: no {1} data in {2}; `sherry pull --dataset {0}` gets it, or --data names a folder with \
-             {stem}_{1}.jsonl",
+            "task {}: no {} data in {}: looked for {} (also .parquet, and with '-' or '/' before the split); get the \
+             hub's data set {}{config} with `sherry pull --dataset {}`, or name another folder with --data",
             self.name,
             split.name(),
             folders.join(" or "),
+            tried.join(", "),
+            self.dataset,
+            self.name
         ))
     }
 }
