@@ -78,8 +78,10 @@ pub fn run(args: &DemoArgs, context: &Context) -> Result<ExitCode> {
     };
     // Never beside the model, which may lie in the hub's cache.
     let mut name = match &args.model {
-        Some(_) if dense.is_dir() => dense.file_name().unwrap_or_default().to_owned(),
-        Some(_) => dense.file_stem().unwrap_or_default().to_owned(),
+        Some(model) if model.extension().is_some_and(|extension| extension == "gguf") => {
+            model.file_stem().unwrap_or_default().to_owned()
+        }
+        Some(model) => model.file_name().unwrap_or_default().to_owned(),
         None => DEMO_NAME.into(),
     };
     name.push(".sherry");

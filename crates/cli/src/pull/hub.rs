@@ -121,21 +121,23 @@ impl Hub {
         Self { settings, agent }
     }
 
-    /// What opens a gated or private repository: its terms, which a person accepts, and a token of that person. Asked by
-    /// strangers, the hub says the same of repositories that do not exist.
-    fn way_in(&self, what: &str) -> String {
+    /// What opens the gated or private repository that `url` is about: its terms, which a person accepts, and a token of
+    /// that person. Asked by strangers, the hub says the same of repositories that do not exist.
+    fn way_in(&self, url: &str) -> String {
         let endpoint = &self.settings.endpoint;
-        let terms = if what.matches('/').count() == 1 && !what.contains(' ') {
-            format!("accept its terms at {endpoint}/{what}")
-        } else {
-            "accept its terms on its page on the hub".to_owned()
-        };
+        let path = url.strip_prefix(endpoint).unwrap_or_default().trim_start_matches('/');
+        let path = path.strip_prefix("api/").map_or(path, |path| path.strip_prefix("models/").unwrap_or(path));
+        let parts = if path.starts_with("datasets/") { 3 } else { 2 };
+        let page: Vec<&str> = path.split('/').take(parts).collect();
+        let terms = format!("accept its terms at {endpoint}/{}", page.join("/"));
         match self.settings.token {
             Some(_) => format!(
-                " (private or gated, and the token in HF_TOKEN or of `hf auth login` does not open it: {terms}, and let the token read gated repositories)"
+                " (private or gated, and the token in HF_TOKEN or of `hf auth login` does not open it: {terms}, and let \
+                 the token read gated repositories)"
             ),
             None => format!(
-                " (private, gated, or not there, and no token was given: {terms}, make a token at {endpoint}/settings/tokens, and type: HF_TOKEN=hf_... sherry pull ...)"
+                " (private, gated, or not there, and no token was given: {terms}, make a token at \
+                 {endpoint}/settings/tokens, and type: HF_TOKEN=hf_... sherry pull ...)"
             ),
         }
     }
@@ -174,7 +176,7 @@ impl Hub {
                 }
                 status => {
                     let hint = match status {
-                        401 | 403 => &self.way_in(what),
+                        401 | 403 => &self.way_in(url),
                         404 => " (no such repository, revision or file)",
                         429 => " (too many requests: try again later)",
                         500.. => " (the hub is in trouble: try again later)",
