@@ -29,8 +29,11 @@ export interface Progress {
 export interface LoadOptions {
   /** Most tokens of prompt and answer together; 2048, or the model's own where that is less. */
   context?: number;
-  /** This version computes on one. */
-  threads?: "auto" | 1;
+  /**
+   * One by default. Several need memory that workers share: a page gets it with the headers `Cross-Origin-Opener-Policy: same-origin`
+   * and `Cross-Origin-Embedder-Policy: require-corp`, and computes on one thread without them (`info.threads` says). Answers are the same.
+   */
+  threads?: "auto" | number;
   /** Ends loading at once. What was downloaded stays in the cache, and the next attempt goes on from there. */
   signal?: AbortSignal;
   /** Where downloads are kept: the browser's private file system (the default, where there is one), or nowhere. */
@@ -44,6 +47,7 @@ export interface LoadOptions {
   name?: string;
   /** Where the parts of this package are, if not beside it. */
   wasmUrl?: string | URL;
+  threadedWasmUrl?: string | URL;
   workerUrl?: string | URL;
 }
 
@@ -143,6 +147,7 @@ export interface Info {
   /** Of the weights. */
   bytes: number;
   bitsPerWeight: number;
+  threads: number;
   /** Bytes of the module's memory after loading. */
   memory: number;
 }

@@ -7,7 +7,7 @@ export { SherryError };
 
 const inNode = typeof process === "object" && Boolean(process.versions?.node);
 const KV = { f16: 0, f32: 1, q8: 2, q4: 3 };
-const LOAD = ["context", "threads", "signal", "cache", "sha256", "onProgress", "kv", "scalar", "name", "wasmUrl", "workerUrl"];
+const LOAD = ["context", "threads", "signal", "cache", "sha256", "onProgress", "kv", "scalar", "name", "wasmUrl", "threadedWasmUrl", "workerUrl"];
 const SAMPLING = ["maxTokens", "temperature", "topP", "topK", "minP", "repetitionPenalty", "repetitionWindow", "presencePenalty", "frequencyPenalty", "seed", "stop"];
 const CONVERSATION = { tools: "tools", documents: "documents", continueFinalMessage: "continue_final_message", variables: "variables" };
 
@@ -121,15 +121,16 @@ export class Sherry {
     if (options.kv !== undefined && !(options.kv in KV)) throw new SherryError("invalid", `kv is '${options.kv}'; expected ${Object.keys(KV).join(", ")}.`);
     if (![undefined, "opfs", "none"].includes(options.cache)) throw new SherryError("invalid", `cache is '${options.cache}'; expected opfs or none.`);
     if (options.sha256 !== undefined && !/^[0-9a-f]{64}$/i.test(options.sha256)) throw new SherryError("invalid", "sha256: expected 64 hexadecimal digits.");
-    if (![undefined, "auto", 1].includes(options.threads)) throw new SherryError("invalid", "threads: this version computes on one.");
+    const threads = threadsOf(options.threads);
     const { given, name } = sourceOf(source);
     const worker = await Link.start(options.workerUrl);
     // A download cannot be stopped more quickly than with all of it; what has arrived stays in the cache.
     const ended = signal && new Promise((_, reject) => signal.addEventListener("abort", () => reject(aborted(signal.reason)), { once: true }));
     try {
       const wasmUrl = new URL(options.wasmUrl ?? new URL("./sherry.wasm", import.meta.url), globalThis.location?.href).href;
+      const threadedUrl = new URL(options.threadedWasmUrl ?? new URL("./sherry-threads.wasm", import.meta.url), globalThis.location?.href).href;
       const asked = worker.ask("load", {
-        source: given, wasmUrl, context, cache: options.cache ?? "opfs", sha256: options.sha256 ?? null, kv: KV[options.kv ?? "f16"], scalar: options.scalar ?? false,
+        source: given, wasmUrl, threadedUrl, threads, context, cache: options.cache ?? "opfs", sha256: options.sha256 ?? null, kv: KV[options.kv ?? "f16"], scalar: options.scalar ?? false,
       }, { hear: ({ progress }) => onProgress?.(progress) });
       const info = await (ended ? Promise.race([asked, ended]) : asked);
       return new Sherry(worker, { name: options.name ?? name, ...info });
@@ -192,6 +193,14 @@ export class Sherry {
 
 // An instruction with vectors: (func (result v128) i32.const 0 i8x16.splat).
 const SIMD = new Uint8Array([0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 8, 1, 6, 0, 65, 0, 253, 15, 11]);
+
+/// How many threads there are to be: several take memory that workers share, which browsers give to isolated pages only.
+function threadsOf(threads = 1) {
+  if (threads !== "auto" && !(Number.isSafeInteger(threads) && threads >= 1 && threads <= 64)) throw new SherryError("invalid", `threads is ${threads}; expected "auto" or a number from 1 to 64.`);
+  if (!inNode && !globalThis.crossOriginIsolated) return 1;
+  // Of the cores that are told of, half may be hyper-threads, which add nothing.
+  return threads === "auto" ? Math.max(1, Math.min(8, (globalThis.navigator?.hardwareConcurrency ?? 2) >> 1)) : threads;
+}
 
 function idsOf(ids) {
   const found = Array.from(ids ?? []);

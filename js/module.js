@@ -14,33 +14,65 @@ const INFO = 48;
 const SAMPLING = 56;
 const EVENT = 36;
 
+// Of a thread; of the memory that threads share as js/build says.
+const STACK = 1 << 20;
+const SHARED_PAGES = 128;
+
 // Pointers are numbers without a sign: above 2 GiB JavaScript would see them as negative.
 const address = (value) => value >>> 0;
 
 /// One instance of the module, with one model in it. What traps has no instance any more.
 export class Module {
   #exports;
+  #memory;
   #crashed = null;
   #scratch = []; // what a call needs while it runs
   #encoder = new TextEncoder();
   #decoder = new TextDecoder("utf-8", { ignoreBOM: true });
 
-  /// `reserve` bytes lie unused before everything else, which tests of large addresses want.
-  constructor(compiled, { reserve = 0 } = {}) {
-    try { this.#exports = new WebAssembly.Instance(compiled, {}).exports; } catch (error) {
+  /// `reserve` bytes lie unused before everything else, which tests of large addresses want. With `memory` it is the module of several
+  /// threads.
+  constructor(compiled, { reserve = 0, memory = null } = {}) {
+    try { this.#exports = new WebAssembly.Instance(compiled, memory ? { env: { memory } } : {}).exports; } catch (error) {
       throw new SherryError("memory", `The module could not be started: ${error.message}`, { cause: error });
     }
+    this.#memory = memory ?? this.#exports.memory;
     for (let left = reserve; left > 0; left -= 1 << 30) {
       if (!this.#call("alloc", Math.min(left, 1 << 30))) throw new SherryError("memory", `There is no room for ${reserve} bytes.`);
     }
   }
 
   /// Bytes of linear memory, which never become fewer.
-  get memory() { return this.#exports.memory.buffer.byteLength; }
+  get memory() { return this.#memory.buffer.byteLength; }
+
+  /// Memory for several threads: as much as can be had, since it cannot be more later.
+  static shared() {
+    for (let maximum = 1 << 16; ; maximum /= 2) {
+      try { return new WebAssembly.Memory({ initial: SHARED_PAGES, maximum, shared: true }); } catch (error) { if (maximum <= 1 << 13) throw error; }
+    }
+  }
+
+  /// Room for one more thread.
+  thread() {
+    const room = (length) => {
+      const start = address(this.#call("alloc", length));
+      if (!start) throw new SherryError("memory", "There is no room for a thread.");
+      return start;
+    };
+    return { stack: room(STACK) + STACK, storage: room(this.#exports.__tls_size.value) };
+  }
+
+  /// Lives as a thread of the module that made `room`, until its session ends. Whether there was still one to live for.
+  static live(compiled, memory, { stack, storage }) {
+    const { exports } = new WebAssembly.Instance(compiled, { env: { memory } });
+    exports.__stack_pointer.value = stack;
+    exports.__wasm_init_tls(storage);
+    return exports.sherry_worker() === 1;
+  }
 
   // Memory may have moved since the last call: views are made anew.
-  #view() { return new DataView(this.#exports.memory.buffer); }
-  bytes(start, length) { return new Uint8Array(this.#exports.memory.buffer, start, length); }
+  #view() { return new DataView(this.#memory.buffer); }
+  bytes(start, length) { return new Uint8Array(this.#memory.buffer, start, length); }
 
   /// Calls a function of the module; frees what was made for it.
   #call(name, ...values) {
@@ -89,7 +121,8 @@ export class Module {
     return [start, ids.length];
   }
 
-  #read(start, length) { return this.#decoder.decode(this.bytes(start, length)); }
+  // A copy: browsers decode no shared memory.
+  #read(start, length) { return this.#decoder.decode(this.bytes(start, length).slice()); }
 
   #fail(status) {
     const message = this.#with(() => {
@@ -118,10 +151,10 @@ export class Module {
 
   /// Loads a model of `files` ({ name, size, read(offset, into) }), of which only those ranges are read that are needed, one after the
   /// other. `progress` gets bytes done and in all.
-  async load(files, { kv = 0, scalar = false } = {}, progress = () => {}) {
+  async load(files, { kv = 0, scalar = false, threads = 1 } = {}, progress = () => {}) {
     const loading = this.#handle((place) => {
       const options = this.#structure(OPTIONS);
-      this.#view().setUint32(options + 4, 1, true);
+      this.#view().setUint32(options + 4, threads, true);
       this.#view().setUint32(options + 12, kv, true);
       this.#view().setUint32(options + 24, scalar ? 1 : 0, true);
       const parts = this.#alloc(Math.max(1, PART * files.length));

@@ -1,5 +1,5 @@
 // Where a model lives: one worker, one instance of the module, one model. Messages in: { id, op, ... } and { abort: id }; out: { id,
-// progress }, { id, events }, and in the end { id, done } or { id, error }.
+// progress }, { id, events }, and in the end { id, done } or { id, error }. A message { thread } makes a worker a thread of another one.
 
 import { available } from "./cache.js";
 import { SherryError, aborted } from "./errors.js";
@@ -7,7 +7,7 @@ import { filesOf } from "./files.js";
 import { Module } from "./module.js";
 
 const inNode = typeof process === "object" && Boolean(process.versions?.node);
-const { parentPort } = inNode ? await import(/* webpackIgnore: true */ /* @vite-ignore */ "node:worker_threads") : { parentPort: null };
+const { parentPort, Worker: NodeWorker } = inNode ? await import(/* webpackIgnore: true */ /* @vite-ignore */ "node:worker_threads") : { parentPort: null };
 const port = parentPort ?? self;
 const listen = (handler) => (parentPort ? parentPort.on("message", handler) : self.addEventListener("message", ({ data }) => handler(data)));
 
@@ -21,6 +21,7 @@ let module = null;
 let model = 0;
 let session = 0;
 let info = null;
+const threads = []; // further workers
 const running = new Map(); // id -> AbortController
 
 async function compile(url) {
@@ -34,24 +35,41 @@ async function compile(url) {
   return WebAssembly.compile(await answer.arrayBuffer());
 }
 
+/// The module and how many threads it has: one where there is no shared memory, or no module for it.
+async function modules({ wasmUrl, threadedUrl, wanted }) {
+  if (wanted > 1) {
+    try { return { compiled: await compile(threadedUrl), memory: Module.shared(), count: wanted }; } catch { /* one thread it is */ }
+  }
+  return { compiled: await compile(wasmUrl), memory: null, count: 1 };
+}
+
+/// Starts a thread. Until it is there, and where it does not come, the others do its work.
+function startThread(compiled, memory) {
+  const thread = inNode ? new NodeWorker(new URL(import.meta.url)) : new Worker(self.location.href, { type: "module" });
+  thread.unref?.();
+  thread.postMessage({ thread: { compiled, memory, room: module.thread() } });
+  threads.push(thread);
+}
+
 const date = () => module.setDate(new Date());
 
 const operations = {
-  async load({ source, wasmUrl, context, cache, sha256, kv, scalar }, { signal, tell }) {
-    const compiled = compile(wasmUrl);
+  async load({ source, wasmUrl, threadedUrl, threads: wanted, context, cache, sha256, kv, scalar }, { signal, tell }) {
+    const ready = modules({ wasmUrl, threadedUrl, wanted });
     // The files are on their way meanwhile; what fails first is told.
     const progress = (stage, loaded, total) => tell({ progress: { stage, loaded, total } });
     const use = cache === "opfs" && available() ? "opfs" : "none";
-    const [ready, files] = await Promise.all([compiled, filesOf(source, { use, sha256, signal, progress })]);
+    const [{ compiled, memory, count }, files] = await Promise.all([ready, filesOf(source, { use, sha256, signal, progress })]);
     try {
-      module = new Module(ready);
+      module = new Module(compiled, { memory });
       date();
-      model = await module.load(files, { kv, scalar }, (loaded, total) => progress("prepare", loaded, total));
+      model = await module.load(files, { kv, scalar, threads: count }, (loaded, total) => progress("prepare", loaded, total));
     } finally { for (const file of files) await file.close?.(); }
     info = module.describe(model);
     context = Math.min(context, info.trainedContext);
     session = module.session(model, context);
-    return { ...info, context, bitsPerWeight: (8 * info.bytes) / info.parameters, memory: module.memory };
+    for (let index = 1; index < count; index++) startThread(compiled, memory);
+    return { ...info, context, threads: count, bitsPerWeight: (8 * info.bytes) / info.parameters, memory: module.memory };
   },
 
   tokenize: ({ text, ...options }) => module.tokenize(model, text, options),
@@ -101,6 +119,12 @@ const operations = {
 let last = Promise.resolve();
 
 listen((message) => {
+  if (message.thread) {
+    const { compiled, memory, room } = message.thread;
+    port.postMessage({ lived: Module.live(compiled, memory, room) });
+    port.close();
+    return;
+  }
   if (message.abort !== undefined) { running.get(message.abort)?.abort(); return; }
   const { id, op, ...rest } = message;
   const control = new AbortController();

@@ -2,7 +2,7 @@
 // models. The folder (target/web) can be served from anywhere, under any path; js/build comes first.
 
 import { createHash } from "node:crypto";
-import { copyFileSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { copyFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 
 const root = new URL("../", import.meta.url);
@@ -24,6 +24,8 @@ const files = {
   ...Object.fromEntries(["app.js", "talks.js", "view.js", "markdown.js", "highlight.js", "style.css", "favicon.svg"].map((name) => [name, page + name])),
   ...Object.fromEntries(["server.js", "models.js", "models.css"].map((name) => [name, `web/${name}`])),
   ...Object.fromEntries(["index.js", "errors.js", "worker.js", "module.js", "files.js", "cache.js", "sha256.js", "sherry.wasm"].map((name) => [`sherry/${name}`, `js/${name}`])),
+  // For servers that isolate the page.
+  ...(existsSync(at("js/sherry-threads.wasm")) && { "sherry/sherry-threads.wasm": "js/sherry-threads.wasm" }),
   "sherry-tiny.gguf": "crates/cli/model/sherry-tiny.gguf",
 };
 for (const [name, from] of Object.entries(files)) copyFileSync(at(from), new URL(name, out));

@@ -28,7 +28,7 @@ export const useKey = () => true;
 
 /// Loads a model in place of the one there is: { source, name, cache, sha256 }. The one inside the page comes back if that fails.
 export async function choose(wanted, { signal, onProgress } = {}) {
-  const load = ({ source, ...options }, more = {}) => Sherry.load(source, { context: 4096, ...options, ...more });
+  const load = ({ source, ...options }, more = {}) => Sherry.load(source, { context: 4096, threads: "auto", ...options, ...more });
   const attempt = (async () => {
     // Two models at once are more than many devices have room for.
     const before = model;

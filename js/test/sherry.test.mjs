@@ -93,7 +93,7 @@ test("what is wrong has a name", async () => {
   const fails = (work, code) => assert.rejects(work, (error) => error instanceof SherryError && error.code === code && error.message.length > 10);
   await fails(Sherry.load(TINY, { contxt: 5 }), "invalid");
   await fails(Sherry.load(TINY, { context: 0 }), "invalid");
-  await fails(Sherry.load(TINY, { threads: 7 }), "invalid");
+  await fails(Sherry.load(TINY, { threads: 0 }), "invalid");
   await fails(Sherry.load("not a url"), "invalid");
   await fails(Sherry.load(5), "invalid");
   await fails(Sherry.load({ files: {} }), "invalid");

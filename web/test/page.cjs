@@ -19,6 +19,11 @@ const ranges = [];
 /// The page under a path of its own, models beside it.
 const server = http.createServer((request, response) => {
   const url = new URL(request.url, "http://x");
+  // The same page under a second path, isolated.
+  if (url.pathname.startsWith("/isolated/")) {
+    for (const [name, value] of [["Opener", "same-origin"], ["Embedder", "require-corp"]]) response.setHeader(`Cross-Origin-${name}-Policy`, value);
+    url.pathname = url.pathname.replace("/isolated/", "/some/");
+  }
   if (url.pathname.startsWith("/models/")) {
     served++;
     const name = url.pathname.slice(8);
@@ -178,6 +183,25 @@ const stop = () => new Promise((resolve) => { server.close(resolve); for (const 
         }
       }
       await page.setViewportSize({ width: 1280, height: 800 });
+    },
+    async "several threads where the page is isolated, one elsewhere; the same text"() {
+      const answer = (place) => place.evaluate(async () => {
+        const { Sherry } = await import("./sherry/index.js");
+        const model = await Sherry.load("sherry-tiny.gguf", { threads: 2, cache: "none" });
+        let text = "";
+        for await (const piece of model.generate("The history of the city", { temperature: 0, maxTokens: 200 })) text += piece.text;
+        const { threads } = model.info;
+        await model.close();
+        return { text, threads, isolated: crossOriginIsolated };
+      });
+      const one = await answer(page);
+      assert.deepEqual([one.threads, one.isolated, one.text.length > 100], [1, false, true]);
+      const second = watch(await context.newPage());
+      await second.goto(`${origin}/isolated/path/`);
+      await ready(second);
+      const several = fs.existsSync(path.join(folder, "sherry/sherry-threads.wasm"));
+      assert.deepEqual(await answer(second), { text: one.text, threads: several ? 2 : 1, isolated: true });
+      await second.close();
     },
     async "with the server gone it comes back, and so does the model"() {
       await stop();

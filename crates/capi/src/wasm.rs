@@ -27,6 +27,14 @@ pub unsafe extern "C" fn sherry_dealloc(start: *mut u8, len: usize) {
     }
 }
 
+/// Lives as one of the threads that sessions have asked for, until its session is freed: for the workers of a page, each with an
+/// instance of the module on the same memory. 0 when none is wanted.
+#[cfg(target_feature = "atomics")]
+#[unsafe(no_mangle)]
+pub extern "C" fn sherry_worker() -> i32 {
+    i32::from(sherry_kernels::hosted::work())
+}
+
 thread_local! {
     static NOW: Cell<Option<LocalTime>> = const { Cell::new(None) };
 }

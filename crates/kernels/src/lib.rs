@@ -75,4 +75,6 @@ pub use kv::{KvTiles, KvType};
 pub use matrix::{Matrix, TernaryBits};
 pub use pool::Pool;
 pub use pool::claims::Claims;
+#[cfg(all(target_family = "wasm", target_feature = "atomics"))]
+pub use pool::hosted;
 pub use splitmix::SplitMix64;

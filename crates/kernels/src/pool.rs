@@ -14,6 +14,8 @@
 
 pub(crate) mod claims;
 mod fork;
+#[cfg(all(target_family = "wasm", target_feature = "atomics"))]
+pub mod hosted;
 #[cfg(all(test, loom))]
 mod model;
 mod region;
@@ -59,7 +61,8 @@ impl Pool {
     pub const MAX_THREADS: usize = 8192;
 
     /// A pool of `threads` workers, the calling thread included; 0 is 1. Fewer when the system refuses to start more
-    /// (WebAssembly: none but the caller), which [`threads`](Self::threads) tells.
+    /// (WebAssembly: none but the caller), which [`threads`](Self::threads) tells. In WebAssembly with shared memory the workers
+    /// are for the host to start; until they come, the caller works alone.
     ///
     /// # Panics
     /// When `threads` is above [`MAX_THREADS`](Self::MAX_THREADS).

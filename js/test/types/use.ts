@@ -29,13 +29,13 @@ const messages: Message[] = [
 async function whole(): Promise<void> {
   const loading: LoadOptions = {
     context: 512, threads: "auto", signal: control.signal, cache: "opfs", sha256: "00", kv: "q8", name: "mine",
-    wasmUrl: new URL("https://example.org/sherry.wasm"), workerUrl: "worker.js",
+    wasmUrl: new URL("https://example.org/sherry.wasm"), threadedWasmUrl: "threads.wasm", workerUrl: "worker.js",
     onProgress: ({ stage, loaded, total }: Progress) => `${stage satisfies "download" | "cache" | "prepare"} ${loaded} ${total?.toFixed()}`,
   };
   await using model: Sherry = await Sherry.load(sources[0]!, loading);
   const info: Readonly<Info> = model.info;
   const numbers: number[] = [
-    info.vocab, info.layers, info.hidden, info.context, info.trainedContext, info.parameters, info.bytes, info.bitsPerWeight, info.memory,
+    info.vocab, info.layers, info.hidden, info.context, info.trainedContext, info.parameters, info.bytes, info.bitsPerWeight, info.memory, info.threads,
   ];
   const words: string[] = [info.name, info.description, String(info.canChat satisfies boolean)];
 

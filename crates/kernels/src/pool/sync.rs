@@ -6,7 +6,12 @@ mod real {
     pub(crate) use std::hint::spin_loop;
     pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
     pub(crate) use std::sync::{Arc, Mutex};
-    pub(crate) use std::thread::{Builder, JoinHandle, Thread, current, park, yield_now};
+    pub(crate) use std::thread::{Thread, current, park, yield_now};
+
+    #[cfg(all(target_family = "wasm", target_feature = "atomics"))]
+    pub(crate) use super::super::hosted::{Builder, JoinHandle};
+    #[cfg(not(all(target_family = "wasm", target_feature = "atomics")))]
+    pub(crate) use std::thread::{Builder, JoinHandle};
 
     use std::cell::UnsafeCell;
 
