@@ -3,20 +3,23 @@
 
     python3 bench/peers/run.py --work DIR --llama-cpp SRC --ik-llama SRC --bitnet SRC
 
-SRC are source folders of the engines (any subset); none of their code is part of this repository. The script builds
-what it needs of each (`llama-bench`, `llama-quantize`) under DIR, makes one synthetic model with the shapes of
+SRC are source folders of the engines (any subset), or folders with their programs; none of their code is part of this
+repository. The script builds what it needs of each (`llama-bench`, `llama-quantize`) under DIR, makes one synthetic model with the shapes of
 LLaMA-3.2-1B, quantizes it with every engine's own tool into every ternary format it has (embedding and head Q6_K
-everywhere), and runs the benchmarks round by round, so that noise of the machine meets all alike. It prints medians and
+everywhere), and runs the benchmarks round by round, so that noise of the machine meets all alike. A run beside which other programs took
+more than a tenth of a core is done again (on Linux, where that can be told). It prints medians and
 the ratio of Sherry to the best peer. TIKTOKEN_FILE names a vocabulary (see README.md). Finished builds and models are kept in DIR. Python's standard library is enough.
 """
 
 import argparse
 import json
 import os
+import resource
 import shutil
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,7 +46,9 @@ def say(text):
 
 
 def build(name, source, work, jobs):
-    """Builds llama-bench and llama-quantize of an engine; returns the folder of its programs."""
+    """Builds llama-bench and llama-quantize of an engine, where they are not given; returns the folder of its programs."""
+    if (source / "llama-bench").exists():
+        return source
     folder = work / "build" / name
     programs = folder / "bin"
     if not (programs / "llama-bench").exists():
@@ -117,11 +122,41 @@ def sherry_bench(sherry, model, threads, test, isa, head="whole"):
     return float(json.loads(run(command))[0]["median_ts"])
 
 
+# Others may take so much of a core; so often a run is done again before it counts all the same.
+OTHERS, TRIES = 0.1, 5
+
+
+def processor_seconds():
+    """Processor time that all programs have had, and our children's share of it; None where the system does not tell."""
+    try:
+        fields = Path("/proc/stat").read_text().split("\n")[0].split()[1:]
+    except OSError:
+        return None
+    user, nice, system, _, _, irq, softirq = (int(field) for field in fields[:7])
+    own = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK"), own.ru_utime + own.ru_stime
+
+
+def undisturbed(measure, dropped):
+    """What `measure` returns, once nobody else took more than a tenth of a core meanwhile."""
+    for attempt in range(TRIES):
+        before, begun = processor_seconds(), time.monotonic()
+        value = measure()
+        after, seconds = processor_seconds(), time.monotonic() - begun
+        if before is None or after is None:
+            return value
+        others = ((after[0] - before[0]) - (after[1] - before[1])) / seconds
+        if others <= OTHERS or attempt + 1 == TRIES:
+            return value
+        dropped.append(others)
+        say(f"    dropped: other programs took {others:.2f} of a core")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for builds and models (about 12 GB)")
     for name, engine in ENGINES.items():
-        parser.add_argument(engine["flag"], dest=name, type=Path, metavar="SRC", help=f"source folder of {name}")
+        parser.add_argument(engine["flag"], dest=name, type=Path, metavar="SRC", help=f"source folder of {name}, or the folder of its programs")
     parser.add_argument("--sherry", type=Path, default=ROOT / "target/release/sherry")
     parser.add_argument("--isa", default="auto", help="our instruction sets, comma-separated")
     parser.add_argument("--two-stage", action="store_true", help="run ours with the two-stage head as well (greedy tgN only)")
@@ -156,7 +191,7 @@ def main():
                     two_stage = lambda t, test, m=model, i=isa: sherry_bench(args.sherry, m, t, test, i, "two-stage")
                     contestants.append((vocab, label + ", two-stage head", model, two_stage))
 
-    figures = {}
+    figures, dropped = {}, []
     for number in range(args.rounds):
         for vocab, label, _, measure in contestants:
             for threads in map(int, args.threads.split(",")):
@@ -164,7 +199,7 @@ def main():
                     if label.endswith("two-stage head") and test.startswith("pp"):
                         continue
                     say(f"round {number + 1}/{args.rounds}: {label}, vocabulary {vocab}, {threads} threads, {test}")
-                    figures.setdefault((vocab, label, threads, test), []).append(measure(threads, test))
+                    figures.setdefault((vocab, label, threads, test), []).append(undisturbed(lambda: measure(threads, test), dropped))
 
     columns = [(int(t), test) for test in args.tests.split(",") for t in args.threads.split(",")]
     for vocab in map(int, args.vocab.split(",")):
@@ -187,6 +222,8 @@ def main():
                 ours = label.startswith(SHERRY + " ")
                 cells.append(f"{value:.1f}" + (f" ({value / max(peers):.2f}x)" if ours and peers else ""))
             print(f"| {label} | {size:.0f} | " + " | ".join(cells) + " |")
+    if dropped:
+        print(f"\n{len(dropped)} runs were done again: other programs took {min(dropped):.2f} to {max(dropped):.2f} of a core")
     if args.json:
         rows = [{"vocab": v, "name": n, "threads": t, "test": e, "tokens_per_second": x} for (v, n, t, e), x in figures.items()]
         args.json.write_text(json.dumps(rows, indent=1) + "\n")
