@@ -11,7 +11,7 @@ fn class<'py>(py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
 
 /// `sherry.Completion`.
 pub fn completion<'py>(py: Python<'py>, generated: &Generated) -> PyResult<Bound<'py, PyAny>> {
-    let Statistics { prompt_tokens, reused_tokens, generated_tokens, prompt_time, generation_time } =
+    let Statistics { prompt_tokens, reused_tokens, generated_tokens, prompt_time, generation_time, .. } =
         generated.statistics;
     let usage = class(py, "Usage")?.call1((prompt_tokens, reused_tokens, generated_tokens))?;
     let timings = class(py, "Timings")?.call1((prompt_time.as_secs_f64(), generation_time.as_secs_f64()))?;

@@ -49,6 +49,10 @@ pub struct Metrics {
     pub prompt_tokens_cached: Counter,
     /// Tokens written.
     pub generated_tokens: Counter,
+    /// Tokens foreseen before they were picked.
+    pub proposed_tokens: Counter,
+    /// Foreseen tokens that were picked.
+    pub accepted_tokens: Counter,
     /// Sequences put back to the queue for want of pages.
     pub preemptions: Counter,
     /// Kept pages given up for want of pages.
@@ -97,6 +101,12 @@ impl Metrics {
             prompt_tokens: register!("prompt_tokens", "Tokens of prompts", Counter::default()),
             prompt_tokens_cached: register!("prompt_tokens_cached", "Prompt tokens reused", Counter::default()),
             generated_tokens: register!("generated_tokens", "Tokens written", Counter::default()),
+            proposed_tokens: register!(
+                "proposed_tokens",
+                "Tokens foreseen before they were picked",
+                Counter::default()
+            ),
+            accepted_tokens: register!("accepted_tokens", "Foreseen tokens that were picked", Counter::default()),
             preemptions: register!("preemptions", "Sequences put back for want of pages", Counter::default()),
             prefix_evictions: register!("prefix_evictions", "Kept pages given up", Counter::default()),
             panics: register!("panics", "Faults of the engine", Counter::default()),

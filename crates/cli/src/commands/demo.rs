@@ -130,7 +130,7 @@ fn measure(
     let tokenizer = Arc::clone(&loaded.tokenizer);
     let sampling =
         SamplingArgs { max_tokens: Some(args.max_tokens), temperature: Some(0.0), ..SamplingArgs::default() };
-    let (mut speaker, _) = Speaker::new(loaded, false, &sampling, &args.engine)?;
+    let (mut speaker, _) = Speaker::new(loaded, false, &sampling, &args.engine, true)?;
     let generated = speaker.answer(&args.prompt, |_| Ok(()))?;
     console.say(&format!("{label}: {}", speaker.statistics(&generated)));
 

@@ -69,6 +69,10 @@ pub struct RunArgs {
     yes: bool,
     #[command(flatten)]
     sampling: SamplingArgs,
+    /// Compute one token after the other; otherwise tokens that stood there before are computed together where that is quicker.
+    /// The text is the same
+    #[arg(long, help_heading = "Performance")]
+    no_speculation: bool,
     #[command(flatten)]
     engine: EngineArgs,
 }
@@ -108,7 +112,7 @@ pub fn run(args: &RunArgs, context: &Context) -> Result<ExitCode> {
     if args.model.is_none() {
         sampling.max_tokens = sampling.max_tokens.or(Some(BUILTIN_TOKENS));
     }
-    let (mut speaker, sampling) = Speaker::new(loaded, raw, &sampling, &args.engine)?;
+    let (mut speaker, sampling) = Speaker::new(loaded, raw, &sampling, &args.engine, !args.no_speculation)?;
     let model = args.model.as_deref().unwrap_or(Path::new(builtin::NAME)).display().to_string();
     if let Some(system) = &args.system {
         let Some(chat) = speaker.chat_mut() else { bail!("--system needs a chat template; {model} has none") };
@@ -169,6 +173,8 @@ fn one_answer(speaker: &mut Speaker, prompt: &str, asked: Option<usize>, context
             "prompt_tokens": s.prompt_tokens,
             "prompt_tokens_per_second": s.prompt_rate(),
             "generated_tokens": s.generated_tokens,
+            "proposed_tokens": s.proposed_tokens,
+            "accepted_tokens": s.accepted_tokens,
             "generated_tokens_per_second": s.generation_rate(),
             "load_seconds": speaker.load_time.as_secs_f64(),
             "resident_bytes": machine::resident().map(|(now, _)| now),

@@ -68,6 +68,10 @@ pub struct ServeArgs {
     /// Compute every prompt from its beginning
     #[arg(long)]
     no_prefix_cache: bool,
+    /// Compute one token after the other; otherwise tokens that stood there before are computed together where that is quicker.
+    /// Texts are the same
+    #[arg(long, help_heading = "Performance")]
+    no_speculation: bool,
     /// Time that a step should take while answers are written, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 80, value_parser = positive)]
     step_ms: usize,
@@ -248,6 +252,7 @@ impl ServeArgs {
         let mut options = Options::new(context, self.max_running);
         options.kv = self.engine.kv();
         options.prefix_cache = !self.no_prefix_cache;
+        options.speculation = !self.no_speculation;
         // The server bounds what waits before it answers anything.
         (options.max_waiting, options.max_waiting_tokens) = (usize::MAX, usize::MAX);
         options.pages = self.pages(options.pages, context, KvPool::page_bytes(&config, options.kv))?;

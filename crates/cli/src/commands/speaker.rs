@@ -29,12 +29,19 @@ enum Voice {
 }
 
 impl Speaker {
-    /// Prepares `loaded` for answering, and says how it samples. `raw`: without a chat template.
-    pub fn new(loaded: Loaded, raw: bool, sampling: &SamplingArgs, engine: &EngineArgs) -> Result<(Self, String)> {
+    /// Prepares `loaded` for answering, and says how it samples. `raw`: without a chat template; `speculation`: whether tokens
+    /// that may follow are computed together.
+    pub fn new(
+        loaded: Loaded,
+        raw: bool,
+        sampling: &SamplingArgs,
+        engine: &EngineArgs,
+        speculation: bool,
+    ) -> Result<(Self, String)> {
         let Loaded { checkpoint, decoder, tokenizer, context, load_time } = loaded;
         let (params, line) = sampling.resolve(checkpoint.generation())?;
         let options = Generate { max_tokens: sampling.max_tokens, sampling: Some(params), stop: sampling.stop.clone() };
-        let size = Options { kv: engine.kv(), ..Options::new(context, 1) };
+        let size = Options { kv: engine.kv(), speculation, ..Options::new(context, 1) };
         let llm = Llm::new(decoder, tokenizer, checkpoint.generation(), size)?;
         let voice = if raw || !llm.can_chat() {
             Voice::Text(llm, options)
@@ -134,8 +141,12 @@ impl Speaker {
             let mean = head.exact as f64 / head.found.max(1) as f64;
             format!(" | two-stage head {} of {tried} tokens, {mean:.0} exact logits each", head.found)
         };
+        let proposed = match s.proposed_tokens {
+            0 => String::new(),
+            proposed => format!(" | {} of {proposed} tokens foreseen", s.accepted_tokens),
+        };
         format!(
-            "prompt {} tokens, {:.1} tok/s | generated {} tokens, {:.1} tok/s | load {:.2} s{memory}{head}",
+            "prompt {} tokens, {:.1} tok/s | generated {} tokens, {:.1} tok/s | load {:.2} s{memory}{head}{proposed}",
             s.prompt_tokens,
             s.prompt_rate(),
             s.generated_tokens,

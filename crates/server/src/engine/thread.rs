@@ -380,6 +380,8 @@ impl Work<'_> {
         metrics.prompt_tokens.inc_by(load.prompt_tokens - last.prompt_tokens);
         metrics.prompt_tokens_cached.inc_by(load.cached_tokens - last.cached_tokens);
         metrics.generated_tokens.inc_by(load.generated_tokens - last.generated_tokens);
+        metrics.proposed_tokens.inc_by(load.proposed_tokens - last.proposed_tokens);
+        metrics.accepted_tokens.inc_by(load.accepted_tokens - last.accepted_tokens);
         metrics.preemptions.inc_by(load.preemptions - last.preemptions);
         metrics.prefix_evictions.inc_by(load.evictions - last.evictions);
         self.last_load = load;

@@ -33,6 +33,9 @@ pub struct Options {
     pub logit_rows: usize,
     /// Whether sequences continue from prefixes that others have computed.
     pub prefix_cache: bool,
+    /// Whether tokens that may follow, because they followed the same tokens before, are computed together where that saves
+    /// time by what was [measured](BatchEngine::observe). Texts do not depend on it.
+    pub speculation: bool,
 }
 
 impl Options {
@@ -49,6 +52,7 @@ impl Options {
             max_waiting_tokens: context.saturating_mul(16),
             logit_rows: sequences.saturating_add(16),
             prefix_cache: true,
+            speculation: true,
         }
     }
 
@@ -113,6 +117,10 @@ pub struct Load {
     pub cached_tokens: u64,
     /// Tokens generated.
     pub generated_tokens: u64,
+    /// Tokens that were [proposed](Options::speculation) before they were picked.
+    pub proposed_tokens: u64,
+    /// Those of them that were picked.
+    pub accepted_tokens: u64,
     /// Times that a sequence lost its pages.
     pub preemptions: u64,
     /// Pages that the prefix cache gave up.
@@ -291,6 +299,11 @@ impl BatchEngine {
         }
     }
 
+    /// Says how long the last [step](Self::step) took, where its budget is a number of tokens.
+    pub fn observe(&mut self, last: Duration) {
+        self.pace.observe(std::mem::take(&mut self.last), last.as_secs_f64());
+    }
+
     /// One pass over the weights: begins jobs that there is room for, generates a token for every running sequence, and reads
     /// as much of prompts as `budget` allows. What happens to a job is told to `deliver`.
     ///
@@ -299,7 +312,7 @@ impl BatchEngine {
     pub fn step(&mut self, budget: Budget, deliver: &mut dyn FnMut(JobId, Output)) -> Result<StepReport> {
         if let Budget::Time { now, last, .. } = budget {
             self.now = now;
-            self.pace.observe(std::mem::take(&mut self.last), last.as_secs_f64());
+            self.observe(last);
         }
         let mut report = StepReport::default();
         self.make_room(&mut report);
@@ -313,10 +326,11 @@ impl BatchEngine {
         let planned: Vec<usize> = plan.iter().map(|(index, _)| *index).collect();
         let parts = plan.iter().map(|(_, part)| part);
         let sequences = self.running.iter_mut().enumerate().filter(|(index, _)| planned.binary_search(index).is_ok());
-        for ((_, Sequence { ids, pages, .. }), part) in sequences.zip(parts) {
+        for ((_, Sequence { ids, pages, drafts, .. }), part) in sequences.zip(parts) {
             let start = pages.len();
             report.work.add(Work::part(start, part.tokens, part.rows()));
-            steps.push(Step { cache: pages, tokens: &ids[start..start + part.tokens], logits: part.logits });
+            let tokens = if part.proposed > 0 { drafts.with_last() } else { &ids[start..start + part.tokens] };
+            steps.push(Step { cache: pages, tokens, logits: part.logits });
         }
         self.decoder.forward(&mut self.pool, &mut steps)?;
         self.last = report.work;

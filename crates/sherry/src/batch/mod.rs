@@ -29,6 +29,7 @@
 
 mod admission;
 mod clients;
+mod draft;
 mod engine;
 mod job;
 mod pace;

@@ -64,6 +64,7 @@ pub(super) struct Pace {
 struct Seen {
     products: [[f64; 4]; 4],
     sums: [f64; 4],
+    steps: u64,
 }
 
 /// Seconds per multiplication before anything has been measured.
@@ -72,6 +73,8 @@ const UNKNOWN: f64 = 1e-10;
 const MEMORY: f64 = 0.97;
 /// How much the shape of the model counts beside measured steps.
 const TRUST: f64 = 1e-3;
+/// Steps that only generate from which on their cost is known.
+const KNOWN: u64 = 4;
 /// No cost is less than this part of what the shape of the model says.
 const LEAST: f64 = 1e-3;
 
@@ -97,6 +100,11 @@ impl Pace {
         if work.tokens == 0 { 0.0 } else { dot(&self.shares(work), &self.factors) }
     }
 
+    /// Whether it has seen what generating costs.
+    pub fn knows_generating(&self) -> bool {
+        self.seen[0].steps >= KNOWN
+    }
+
     /// Learns from a step that took `seconds`.
     pub fn observe(&mut self, work: Work, seconds: f64) {
         if work.tokens == 0 || seconds <= 0.0 || !seconds.is_finite() {
@@ -112,6 +120,7 @@ impl Pace {
         let seconds = seconds.clamp(predicted / 2.0, predicted * 2.0);
         let relative = self.shares(work).map(|share| share / seconds);
         let seen = &mut self.seen[usize::from(work.tokens > work.rows)];
+        seen.steps += 1;
         for i in 0..4 {
             for j in 0..4 {
                 seen.products[i][j] = MEMORY * seen.products[i][j] + relative[i] * relative[j];

@@ -1,13 +1,17 @@
 //! What a step computes.
 
+use super::draft::expected;
 use super::sequence::{Part, UNIT};
 use super::{BatchEngine, Budget, Work};
-use crate::model::PAGE;
+use crate::model::{PAGE, Wanted};
 
 /// Most prompt tokens per step: beyond it weights are read so rarely that more only costs memory.
 const MOST_TOKENS: usize = 512;
 /// A step may take so many times as long while nobody waits for a token.
 const ALONE: f64 = 3.0;
+
+/// Proposed tokens are computed where tokens come at least so many times as fast by what is expected.
+const WORTH: f64 = 1.05;
 
 /// How much of prompts fits into a step.
 struct Limit {
@@ -31,6 +35,7 @@ impl BatchEngine {
                 rows -= part.map_or(0, |part| part.rows());
             }
         }
+        self.propose(&mut parts, &mut rows);
         let generating = parts.iter().any(Option::is_some);
         let limit = match budget {
             Budget::Tokens(tokens) => Limit { tokens: tokens.clamp(1, MOST_TOKENS), seconds: f64::INFINITY },
@@ -41,6 +46,42 @@ impl BatchEngine {
         };
         self.read_prompts(&mut parts, rows, masked, &limit);
         parts.into_iter().enumerate().filter_map(|(index, part)| Some((index, part?))).collect()
+    }
+
+    /// Adds proposed tokens to the parts that generate, to each as many as have tokens come fastest.
+    fn propose(&mut self, parts: &mut [Option<Part>], rows: &mut usize) {
+        if !self.options.speculation || !self.pace.knows_generating() {
+            return;
+        }
+        let mut work = self.work(parts);
+        let mut tokens = parts.iter().flatten().count() as f64;
+        for (sequence, part) in self.running.iter_mut().zip(parts) {
+            let Some(part) = part.as_mut().filter(|part| part.tokens == 1 && sequence.generated() > 0) else {
+                continue;
+            };
+            let room = sequence.room(self.options.context).min(*rows);
+            let Some(chance) = sequence.drafts.propose(&sequence.ids, room) else { continue };
+            let with = |count: usize| {
+                let [one, more] = [1, 1 + count].map(|tokens| Work::part(sequence.pages.len(), tokens, tokens));
+                let attended = work.attended + more.attended - one.attended;
+                Work { tokens: work.tokens + count, attended, rows: work.rows + count }
+            };
+            let rate = |count: usize| (tokens + expected(chance, count)) / self.pace.predict(with(count));
+            let proposed = sequence.drafts.tokens().len();
+            let best = (1..=proposed).max_by(|a, b| rate(*a).total_cmp(&rate(*b)));
+            let count = best.filter(|best| rate(*best) > WORTH * rate(0)).unwrap_or(0);
+            sequence.drafts.shorten(count);
+            work = with(count);
+            tokens += expected(chance, count);
+            *rows -= count;
+            let logits = match part.logits {
+                // With penalties every token that was picked may need one more.
+                Wanted::Top(k) if count > 0 => Wanted::EachTop(k + count),
+                _ if count > 0 => Wanted::All,
+                logits => logits,
+            };
+            *part = Part { tokens: 1 + count, proposed: count, logits };
+        }
     }
 
     /// Adds parts of prompts, 16 tokens at a time, at least one such part.

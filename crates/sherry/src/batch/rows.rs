@@ -17,6 +17,8 @@ struct Entry {
     part: Part,
     /// Positions before the step.
     start: usize,
+    /// Whether nothing had been generated then.
+    prompt: bool,
     /// Prompt tokens that its rows score.
     scored: Range<usize>,
     /// Whether its last row gives the next token.
@@ -28,14 +30,16 @@ struct Entry {
 /// What is made of one row; rows are independent of each other.
 enum Task<'a> {
     Score { row: usize, token: u32, top: usize, score: Option<Result<TokenScore>> },
-    Pick { row: usize, sequence: &'a mut Sequence, picked: Option<Result<Picked>> },
+    Pick { rows: Range<usize>, sequence: &'a mut Sequence, picked: Option<Result<Picked>> },
 }
 
 impl Task<'_> {
-    fn run<'l>(&mut self, logits: impl Fn(usize) -> &'l [f32], usable: Option<&TokenSet>) {
+    fn run<'l>(&mut self, logits: impl Fn(usize) -> &'l [f32], usable: Option<&TokenSet>, context: usize) {
         match self {
             Self::Score { row, token, top, score } => *score = Some(TokenScore::new(logits(*row), *token, *top)),
-            Self::Pick { row, sequence, picked } => *picked = Some(sequence.pick(logits(*row), usable)),
+            Self::Pick { rows, sequence, picked } => {
+                *picked = Some(sequence.pick(rows.clone().map(logits), usable, context));
+            }
         }
     }
 }
@@ -76,14 +80,15 @@ impl BatchEngine {
         for &(index, part) in plan {
             let sequence = &mut self.running[index];
             let start = sequence.pages.len() - part.tokens;
-            let picks = sequence.pages.len() == sequence.ids.len();
+            let picks = sequence.pages.len() == sequence.ids.len() + part.proposed;
             let scored = sequence.scored_by(start, part);
             let choices = if picks { std::mem::take(&mut sequence.forks) } else { 0 };
             let forks = (1..=choices).map(|choice| sequence.fork(choice, &self.tokenizer)).collect();
             let (id, choice) = sequence.age();
-            entries.push(Entry { id, choice, row, part, start, scored, picks, forks });
+            let prompt = sequence.generated() == 0;
+            entries.push(Entry { id, choice, row, part, start, prompt, scored, picks, forks });
             row += part.rows();
-            if sequence.generated() == 0 || part.tokens > 1 {
+            if prompt || part.tokens > 1 + part.proposed {
                 report.prompt_tokens += part.tokens;
             }
         }
@@ -106,15 +111,16 @@ impl BatchEngine {
                 (at, Task::Score { row, token: sequence.ids[position], top, score: None })
             }));
             if entry.picks {
-                let row = entry.row + entry.part.rows() - 1;
-                tasks.push((at, Task::Pick { row, sequence, picked: None }));
+                let end = entry.row + entry.part.rows();
+                let rows = end - 1 - entry.part.proposed..end;
+                tasks.push((at, Task::Pick { rows: rows.clone(), sequence, picked: None }));
                 let forks = entry.forks.iter_mut();
-                tasks.extend(forks.map(|sequence| (at, Task::Pick { row, sequence, picked: None })));
+                tasks.extend(forks.map(|sequence| (at, Task::Pick { rows: rows.clone(), sequence, picked: None })));
             }
         }
-        let usable = self.usable.as_ref();
+        let (usable, context) = (self.usable.as_ref(), self.options.context);
         self.decoder.engine().pool().for_chunks(&mut tasks, 1, |_, tasks| {
-            tasks.iter_mut().for_each(|(_, task)| task.run(|row| logits.row(row), usable));
+            tasks.iter_mut().for_each(|(_, task)| task.run(|row| logits.row(row), usable, context));
         });
         let mut results: Vec<Results> = plan.iter().map(|_| Results::default()).collect();
         for (at, task) in tasks {
@@ -140,7 +146,8 @@ impl BatchEngine {
         };
         let sequence = &mut self.running[index];
         let (held, prompt) = (sequence.pages.len(), sequence.job.prompt);
-        if sequence.generated() == 0 {
+        self.totals.proposed_tokens += entry.part.proposed as u64;
+        if entry.prompt {
             let (done, cached) = (held.min(prompt), sequence.cached.unwrap_or(0));
             deliver(entry.id, Output::Prompt { done, total: prompt, cached });
         }
@@ -177,7 +184,7 @@ impl BatchEngine {
         Ok(())
     }
 
-    /// Adds a picked token to a sequence; whether it has ended.
+    /// Tells of the tokens picked for a sequence; whether it has ended.
     fn continue_with(
         &mut self,
         sequence: &mut Sequence,
@@ -185,12 +192,13 @@ impl BatchEngine {
         report: &mut StepReport,
         deliver: &mut dyn FnMut(JobId, Output),
     ) -> bool {
-        let (output, finish) = sequence.push(picked, self.options.context);
-        deliver(sequence.id, output);
-        self.clients.serve(&sequence.job.client, 1, self.now);
-        self.totals.generated_tokens += 1;
+        let count = picked.outputs.len();
+        picked.outputs.into_iter().for_each(|output| deliver(sequence.id, output));
+        self.clients.serve(&sequence.job.client, count, self.now);
+        self.totals.generated_tokens += count as u64;
+        self.totals.accepted_tokens += count.saturating_sub(1) as u64;
         report.generated += 1;
-        let Some(finish) = finish else { return false };
+        let Some(finish) = picked.finish else { return false };
         deliver(sequence.id, sequence.finished(finish));
         report.finished += 1;
         true

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::draft::Drafts;
 use super::{CacheScope, ClientId, Constraint, Finish, Job, JobId, Output, Scores};
 use crate::Result;
 use crate::generate::{Sampler, SamplingParams, StopStrings, TokenScore, TokenSet};
@@ -46,6 +47,8 @@ pub(super) struct Sequence {
     pub began: u64,
     /// How often others were admitted before it although it was its turn.
     pub passed: u32,
+    /// What may follow.
+    pub drafts: Drafts,
     /// Position of the next prompt token to score.
     scored: usize,
     sampler: Sampler,
@@ -57,7 +60,10 @@ pub(super) struct Sequence {
 /// Tokens that a sequence computes in one step, and the rows of logits it gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Part {
+    /// Those proposed included.
     pub tokens: usize,
+    /// The last of them, which are proposed.
+    pub proposed: usize,
     pub logits: Wanted,
 }
 
@@ -67,15 +73,16 @@ impl Part {
         match self.logits {
             Wanted::None => 0,
             Wanted::Last | Wanted::Top(_) => 1,
-            Wanted::All => self.tokens,
+            Wanted::All | Wanted::EachTop(_) => self.tokens,
         }
     }
 }
 
-/// A token that was picked, and its score.
+/// Tokens that were picked, and what is told of them.
 pub(super) struct Picked {
-    pub token: u32,
-    pub score: Option<TokenScore>,
+    pub outputs: Vec<Output>,
+    /// Why the sequence has ended, if so.
+    pub finish: Option<Finish>,
 }
 
 impl Sequence {
@@ -92,6 +99,7 @@ impl Sequence {
             stalled: false,
             began: 0,
             passed: 0,
+            drafts: Drafts::default(),
             scored: job.scores.prompt.map_or(usize::MAX, |scores| scores.from.max(1)),
             sampler,
             constraint: job.constraint,
@@ -124,6 +132,7 @@ impl Sequence {
             stalled: false,
             began: self.began,
             passed: 0,
+            drafts: Drafts::default(),
             scored: usize::MAX,
             sampler: self.sampler.reseeded(self.job.sampling.for_choice(choice).seed),
             constraint: self.constraint.as_ref().map(|constraint| constraint.fork()),
@@ -193,7 +202,15 @@ impl Sequence {
             () if end < until => Wanted::None,
             () => self.wanted(masked),
         };
-        Some(Part { tokens: end - start, logits })
+        Some(Part { tokens: end - start, proposed: 0, logits })
+    }
+
+    /// Most tokens that may be proposed beside `part`, the one that gives the next token: to the end of its page and of the
+    /// context, and no more than are asked for.
+    pub fn room(&self, context: usize) -> usize {
+        let next = self.ids.len();
+        let page = next.next_multiple_of(PAGE) - next;
+        page.min(context.saturating_sub(next)).min(self.job.max_tokens.saturating_sub(self.generated() + 1))
     }
 
     /// Which logits picking the next token takes, when `masked` tokens have no text.
@@ -215,8 +232,33 @@ impl Sequence {
         range
     }
 
-    /// Picks the next token by a row of logits. `usable`: the tokens that have a text, where some have none.
-    pub fn pick(&mut self, logits: &[f32], usable: Option<&TokenSet>) -> Result<Picked> {
+    /// Picks the tokens that follow by rows of logits: one, and others as long as what was proposed is what is picked.
+    /// `usable`: the tokens that have a text, where some have none; `context`: the most positions.
+    pub fn pick<'l>(
+        &mut self,
+        rows: impl Iterator<Item = &'l [f32]>,
+        usable: Option<&TokenSet>,
+        context: usize,
+    ) -> Result<Picked> {
+        let mut picked = Picked { outputs: Vec::new(), finish: None };
+        for (i, logits) in rows.enumerate() {
+            let (token, score) = self.pick_one(logits, usable)?;
+            let (output, finish) = self.push(token, score, context);
+            picked.outputs.push(output);
+            picked.finish = finish;
+            if finish.is_some() || self.drafts.tokens().get(i) != Some(&token) {
+                break;
+            }
+        }
+        let count = picked.outputs.len();
+        self.drafts.learn(count.saturating_sub(1));
+        // The last token that was picked is not computed.
+        self.pages.truncate(self.ids.len().saturating_sub(1).min(self.pages.len()));
+        Ok(picked)
+    }
+
+    /// Picks a token by a row of logits.
+    fn pick_one(&mut self, logits: &[f32], usable: Option<&TokenSet>) -> Result<(u32, Option<TokenScore>)> {
         let early = self.generated() < self.job.min_tokens && !self.job.end.is_empty();
         let allowed = if self.constraint.is_some() || early {
             let mut allowed = usable.cloned().unwrap_or_else(|| TokenSet::all(logits.len()));
@@ -235,12 +277,11 @@ impl Sequence {
             constraint.accept(token)?;
         }
         let score = self.job.scores.generated.map(|top| TokenScore::new(logits, token, top)).transpose()?;
-        Ok(Picked { token, score })
+        Ok((token, score))
     }
 
     /// Adds a token that was picked; the news of it, and why the sequence has ended, if so. `context`: the most positions.
-    pub fn push(&mut self, picked: Picked, context: usize) -> (Output, Option<Finish>) {
-        let Picked { token, score } = picked;
+    fn push(&mut self, token: u32, score: Option<TokenScore>, context: usize) -> (Output, Option<Finish>) {
         self.ids.push(token);
         let mut text = String::new();
         let mut finish = None;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::STEP;
 use crate::Result;
-use crate::batch::{BatchEngine, Budget, Finish, Job, JobId, Output};
+use crate::batch::{BatchEngine, Budget, Finish, Job, JobId, Load, Output};
 use crate::clock::Stopwatch;
 use crate::generate::SamplingParams;
 
@@ -43,6 +43,10 @@ pub struct Statistics {
     pub reused_tokens: usize,
     /// Tokens generated, an end token included.
     pub generated_tokens: usize,
+    /// Tokens that were [proposed](crate::batch::Options::speculation) before they were picked.
+    pub proposed_tokens: usize,
+    /// Those of them that were picked.
+    pub accepted_tokens: usize,
     /// Time for the prompt, up to the first token.
     pub prompt_time: Duration,
     /// Time from there to the end.
@@ -101,15 +105,18 @@ pub struct Generation<'l> {
     /// Whether nothing follows.
     ended: bool,
     watch: Stopwatch,
+    /// What the engine had done before.
+    before: Load,
 }
 
 impl<'l> Generation<'l> {
     pub(super) fn new(engine: &'l mut BatchEngine, job: Job) -> Result<Self> {
         let watch = Stopwatch::start();
         let statistics = Statistics { prompt_tokens: job.prompt.len(), ..Statistics::default() };
+        let before = engine.load();
         let id = engine.submit(job)?;
         let result = Generated { statistics, ..Generated::default() };
-        Ok(Self { engine, id, outputs: VecDeque::new(), result, ended: false, watch })
+        Ok(Self { engine, id, outputs: VecDeque::new(), result, ended: false, watch, before })
     }
 
     /// The next event; `None` at the end.
@@ -127,6 +134,7 @@ impl<'l> Generation<'l> {
                 return None;
             }
             let (id, outputs) = (self.id, &mut self.outputs);
+            let watch = Stopwatch::start();
             let stepped = self.engine.step(Budget::Tokens(STEP), &mut |job, output| {
                 if job == id {
                     outputs.push_back(output);
@@ -136,6 +144,10 @@ impl<'l> Generation<'l> {
                 self.end();
                 return Some(Err(error));
             }
+            self.engine.observe(watch.elapsed());
+            let (load, statistics) = (self.engine.load(), &mut self.result.statistics);
+            statistics.proposed_tokens = (load.proposed_tokens - self.before.proposed_tokens) as usize;
+            statistics.accepted_tokens = (load.accepted_tokens - self.before.accepted_tokens) as usize;
         }
     }
 

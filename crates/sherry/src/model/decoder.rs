@@ -31,6 +31,8 @@ pub enum Wanted {
     Top(usize),
     /// Of every token: what evaluation needs.
     All,
+    /// Of every token, the `k` largest, as [`Top`](Self::Top): what generation by proposed tokens needs.
+    EachTop(usize),
 }
 
 /// How often the [coarse copy](Weights::add_coarse_head) of a head was enough.
@@ -306,6 +308,7 @@ impl Decoder {
                     Wanted::Last if last => b.wanted.push((b.place.len(), None)),
                     Wanted::Top(k) if last => b.wanted.push((b.place.len(), Some(k))),
                     Wanted::All => b.wanted.push((b.place.len(), None)),
+                    Wanted::EachTop(k) => b.wanted.push((b.place.len(), Some(k))),
                     _ => {}
                 }
                 let position = step.cache.len() + i;

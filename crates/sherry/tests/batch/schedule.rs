@@ -36,7 +36,9 @@ fn model(family: Family) -> Arc<Model> {
 }
 
 impl World {
+    /// Every sequence gets one token per step.
     fn new(options: Options, costs: [f64; 4]) -> Self {
+        let options = Options { speculation: false, ..options };
         let decoder = decoder(&model(Family::Qwen3), Isa::best(), 1);
         let engine = BatchEngine::new(decoder, tokenizer(), options).unwrap();
         let (tokens, cached) = (HashMap::new(), HashMap::new());

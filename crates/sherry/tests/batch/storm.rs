@@ -21,6 +21,8 @@ struct Setup {
     pages: usize,
     running: usize,
     prefix_cache: bool,
+    /// Whether a pass costs more than tokens, so that tokens are proposed.
+    cheap_tokens: bool,
     /// Whether all jobs are such that the two-stage head may find their tokens.
     simple: bool,
 }
@@ -34,6 +36,8 @@ struct Tally {
     cached: u64,
     evictions: u64,
     found_by_head: u64,
+    proposed: u64,
+    accepted: u64,
 }
 
 fn storm(model: &Arc<Model>, setup: Setup, jobs: usize, random: &mut Random, tally: &mut Tally) {
@@ -98,7 +102,9 @@ fn storm(model: &Arc<Model>, setup: Setup, jobs: usize, random: &mut Random, tal
         };
         let report = engine.step(budget, &mut |id, output| take(&mut running, &mut finished, id, output)).unwrap();
         // Costs that change all the time: the plan follows them, the answers do not.
-        last = Duration::from_micros((20 + random.below(4000) as u64) * report.work.tokens as u64);
+        let (pass, token) = if setup.cheap_tokens { (random.below(4000), 20) } else { (0, 20 + random.below(4000)) };
+        last = Duration::from_micros((pass + token * report.work.tokens) as u64);
+        engine.observe(last);
         now += last;
         steps += 1;
         assert!(steps < 100_000, "no end: {:?}", engine.load());
@@ -109,6 +115,8 @@ fn storm(model: &Arc<Model>, setup: Setup, jobs: usize, random: &mut Random, tal
     tally.preemptions += load.preemptions;
     tally.cached += load.cached_tokens;
     tally.evictions += load.evictions;
+    tally.proposed += load.proposed_tokens;
+    tally.accepted += load.accepted_tokens;
     tally.found_by_head += engine.decoder().head_statistics().found;
     assert!(setup.prefix_cache || load.cached_tokens == 0 && load.cached_pages == 0);
 
@@ -169,6 +177,7 @@ fn every_job_gets_what_it_gets_alone() {
             pages: [few, few + 1, few + 3, 64][(round + round / 3) % 4],
             running: [16, 8, 16, 1][(round / 2) % 4],
             prefix_cache: round % 3 != 2,
+            cheap_tokens: round % 4 < 2,
             simple: round % 4 == 3,
         };
         storm(&models[usize::from(round % 5 == 4)], setup, 20, &mut random, &mut tally);
@@ -177,4 +186,5 @@ fn every_job_gets_what_it_gets_alone() {
     // Otherwise the test would have become too easy.
     assert!(tally.cancelled > 10 && tally.preemptions > 5 && tally.cached > 2000 && tally.evictions > 20, "{tally:?}");
     assert!(tally.found_by_head > 5, "{tally:?}");
+    assert!(tally.accepted > 200 && tally.proposed > tally.accepted + 100, "{tally:?}");
 }
