@@ -9,7 +9,7 @@ use sherry_kernels::format::QuadOrder;
 
 use crate::adamw::AdamW;
 use crate::checkpoint::State;
-use crate::config_error::explain;
+use crate::config_error::{explain, misspelt};
 use crate::error::{Error, Result};
 use crate::loss::{Divergence, Mix};
 use crate::methods::{Method, Quantizer, Scale};
@@ -380,7 +380,7 @@ impl Config {
     /// As [`load`](Self::load).
     pub fn parse(path: &Path, text: &str, overrides: &[String]) -> Result<Self> {
         let error = |problem: String| Error::Config { path: path.to_path_buf(), problem };
-        let mut table: toml::Table = text.parse().map_err(|e: toml::de::Error| error(e.to_string()))?;
+        let mut table: toml::Table = text.parse().map_err(|e: toml::de::Error| error(misspelt(text, &e)))?;
         for entry in overrides {
             let Some((key, value)) = entry.split_once('=') else {
                 return Err(error(format!("override '{entry}' is not KEY=VALUE")));
@@ -663,6 +663,8 @@ mod tests {
             (vec!["optimizer.momentum=1"], "field 'optimizer.momentum': there is no such field"),
             (vec!["optimizer.warm_up=1"], "did you mean 'optimizer.warmup'? ([optimizer] has lr, min_lr"),
             (vec!["lr=1"], "did you mean 'optimizer.lr'? (the file has steps"),
+            (vec!["learning_rate=1"], "did you mean 'optimizer.lr'?"),
+            (vec!["batch.batch_size=1"], "did you mean 'batch.size'?"),
             (vec!["stepps=1"], "field 'stepps': there is no such field; did you mean 'steps'?"),
             (vec!["quantizer.methods=sherry"], "did you mean 'quantizer.method'?"),
             (vec!["steps=1.5"], "field 'steps': is 1.5, must be a whole number, not below zero"),
@@ -710,7 +712,10 @@ mod tests {
             let words = ["usize", "u64", "f32", "f64", "struct", "enum", "sequence", "variant", "`"];
             assert!(!words.iter().any(|word| message.contains(word)), "{message}");
         }
-        assert!(Config::parse(Path::new("run.toml"), "steps = [", &[]).is_err());
+        let syntax = Config::parse(Path::new("run.toml"), "seed = 1\nsteps = [\n", &[]).unwrap_err().to_string();
+        assert!(syntax.starts_with("run.toml: line 2, column ") && !syntax.contains('\n'), "{syntax}");
+        let twice = Config::parse(Path::new("run.toml"), "steps = 1\nsteps = 2\n", &[]).unwrap_err().to_string();
+        assert_eq!(twice, "run.toml: line 2, column 1: duplicate key (steps = 2)");
         let message = |text: &str| Config::parse(Path::new("run.toml"), text, &[]).unwrap_err().to_string();
         assert_eq!(message(""), "run.toml: field 'steps': missing");
         assert_eq!(message("steps = 1"), "run.toml: section 'model': missing");

@@ -1,5 +1,31 @@
 //! What is wrong with a configuration, in words of the configuration.
 
+/// What is no TOML in `text`, in one line.
+pub(crate) fn misspelt(text: &str, error: &toml::de::Error) -> String {
+    let message = error.message().trim_end().replace('\n', ", ").replace('`', "'");
+    let Some(at) = error.span().map(|span| span.start.min(text.len())) else { return message };
+    let before = text.get(..at).unwrap_or_default();
+    let start = before.rfind('\n').map_or(0, |end| end + 1);
+    let (line, column) = (before.matches('\n').count() + 1, before[start..].chars().count() + 1);
+    let shown = text[start..].lines().next().unwrap_or_default().trim();
+    let shown = if shown.is_empty() { String::new() } else { format!(" ({shown})") };
+    format!("line {line}, column {column}: {message}{shown}")
+}
+
+/// What other trainers call fields.
+const ELSEWHERE: [(&str, &str); 10] = [
+    ("learning_rate", "optimizer.lr"),
+    ("max_steps", "steps"),
+    ("num_train_steps", "steps"),
+    ("warmup_steps", "optimizer.warmup"),
+    ("max_grad_norm", "optimizer.clip"),
+    ("batch_size", "batch.size"),
+    ("gradient_accumulation_steps", "batch.accumulate"),
+    ("seq_len", "batch.length"),
+    ("max_seq_length", "batch.length"),
+    ("gradient_checkpointing", "batch.recompute"),
+];
+
 /// Explains what the deserializer said of the field `path` (dotted; empty for the whole file). `known` are all fields.
 pub(crate) fn explain(path: &str, message: &str, known: &[String]) -> String {
     let quoted = |text: &str| -> Vec<String> { text.split('`').skip(1).step_by(2).map(str::to_owned).collect() };
@@ -45,6 +71,9 @@ fn dotted(section: &str, name: &str) -> String {
 
 /// The field that a name in a section was meant to be: one spelt nearly so there, or one of that name elsewhere.
 fn meant<'k>(section: &str, name: &str, known: &'k [String]) -> Option<&'k str> {
+    if let Some((_, field)) = ELSEWHERE.iter().find(|(other, _)| *other == name) {
+        return Some(field);
+    }
     let split = |field: &'k String| field.rsplit_once('.').unwrap_or(("", field));
     let there = known.iter().filter(|field| split(field).0 == section);
     let nearest_there = nearest(name, there.clone().map(|field| split(field).1));

