@@ -1,6 +1,7 @@
 //! Facts about this machine: processors, memory.
 
 use std::fs;
+use std::time::Instant;
 
 /// Processors this process may use: affinity and CPU quota counted, hyper-threads too.
 pub fn logical_cpus() -> usize {
@@ -32,4 +33,62 @@ pub fn cpu_name() -> String {
     let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':').map(|(_, name)| name));
     name.map_or_else(|| std::env::consts::ARCH.to_string(), |name| name.trim().to_string())
+}
+
+/// Tells how much processor time others take while something runs.
+#[derive(Debug)]
+pub struct OthersProbe {
+    begun: Instant,
+    /// Of all programs, and of this process, in ticks.
+    ticks: Option<(u64, u64)>,
+}
+
+impl OthersProbe {
+    /// Begins now.
+    pub fn start() -> Self {
+        Self { ticks: ticks(), begun: Instant::now() }
+    }
+
+    /// Cores that other programs have used on average since then; `None` where the system does not tell (it does on Linux), or
+    /// for less than a tenth of a second, of which it counts too few ticks.
+    pub fn cores(&self) -> Option<f64> {
+        let seconds = self.begun.elapsed().as_secs_f64();
+        let ((all, own), (all_before, own_before)) = (ticks()?, self.ticks?);
+        let others = all.saturating_sub(all_before).saturating_sub(own.saturating_sub(own_before));
+        (seconds >= 0.1).then(|| others as f64 / TICKS_PER_SECOND / seconds)
+    }
+}
+
+/// What Linux counts processor time in towards programs, on every architecture that this runs on.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// Ticks in which the processors worked, and those of this process.
+fn ticks() -> Option<(u64, u64)> {
+    parse_ticks(&fs::read_to_string("/proc/stat").ok()?, &fs::read_to_string("/proc/self/stat").ok()?)
+}
+
+fn parse_ticks(system: &str, process: &str) -> Option<(u64, u64)> {
+    let fields: Vec<u64> =
+        system.lines().next()?.strip_prefix("cpu ")?.split_ascii_whitespace().map_while(|f| f.parse().ok()).collect();
+    // user, nice, system, idle, iowait, irq, softirq
+    let worked = [0, 1, 2, 5, 6].iter().map(|&i| fields.get(i).copied().unwrap_or(0)).sum();
+    // The name of the program stands in brackets and may hold anything; utime and stime are the 12th and 13th field after it.
+    let (_, after) = process.rsplit_once(')')?;
+    let mut times = after.split_ascii_whitespace().skip(11).map_while(|f| f.parse::<u64>().ok());
+    Some((worked, times.next()? + times.next()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_of_the_system_and_of_a_program() {
+        let system = "cpu  100 20 30 4000 500 6 7 0 0 0\ncpu0 1 2 3\n";
+        let process = "12 (a ) b) S 1 2 3 4 5 6 7 8 9 10 250 50 0 0";
+        assert_eq!(parse_ticks(system, process), Some((163, 300)));
+        for (system, process) in [("", process), ("intr 1", process), (system, ""), (system, "12 (a) S 1")] {
+            assert_eq!(parse_ticks(system, process), None);
+        }
+    }
 }

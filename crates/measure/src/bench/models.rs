@@ -11,6 +11,7 @@ use sherry_kernels::{Engine, Isa, Pool, Precision};
 
 use super::ReadProbe;
 use super::statistics::median;
+use crate::machine::OthersProbe;
 use sherry::model::{ArchConfig, Decoder, KvCache, KvPages, KvPool, KvType, Model, PAGE, Step, Wanted};
 use sherry::{Error, Progress, Result};
 
@@ -49,6 +50,9 @@ impl fmt::Display for Test {
         if self.depth > 0 { write!(f, " @ d{}", self.depth) } else { Ok(()) }
     }
 }
+
+/// Cores that others may use before a repetition counts as [disturbed](Measurement::disturbed).
+pub const OTHERS: f64 = 0.1;
 
 /// How a model runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +107,8 @@ pub struct Measurement {
     pub seconds: Vec<f64>,
     /// Bytes per second of plain reading, measured just before each repetition of a generating test.
     pub read_limits: Vec<f64>,
+    /// Cores that other programs used during each repetition, where the system tells.
+    pub others: Vec<f64>,
     /// Bytes of weights that one generated token reads.
     pub token_bytes: u64,
 }
@@ -119,6 +125,11 @@ impl Measurement {
     pub fn weight_rate(&self) -> Option<f64> {
         (self.test.phase == Phase::Generate && self.setup.top == 0)
             .then(|| median(&self.rates()) / self.test.sequences as f64 * self.token_bytes as f64)
+    }
+
+    /// Repetitions during which others used more than a tenth of a core.
+    pub fn disturbed(&self) -> usize {
+        self.others.iter().filter(|cores| **cores > OTHERS).count()
     }
 
     /// The median read limit, where one was measured.
@@ -205,7 +216,9 @@ pub fn run(
                             let pool = runner.decoders[s].engine().pool();
                             result.read_limits.push(read.bytes_per_second(setup.isa, pool));
                         }
+                        let others = OthersProbe::start();
                         result.seconds.push(runner.time(s, *test, options, progress)?);
+                        result.others.extend(others.cores());
                     }
                     progress.advance(1);
                 }
@@ -286,6 +299,7 @@ impl Runner {
             test: *test,
             seconds: Vec::new(),
             read_limits: Vec::new(),
+            others: Vec::new(),
             token_bytes: self.token_bytes,
         };
         options.tests.iter().flat_map(|test| options.setups.iter().map(move |setup| of(test, setup))).collect()

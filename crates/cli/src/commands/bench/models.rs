@@ -137,6 +137,9 @@ pub fn run(args: &BenchArgs, context: &Context) -> Result<ExitCode> {
     }
     measure(&mut loaded, &options, &read, context, &mut results)?;
 
+    if let Some(said) = output::disturbance(results.iter().flat_map(|(_, measurements)| measurements)) {
+        context.console.say(&said);
+    }
     let records: Vec<Record> = results
         .iter()
         .flat_map(|(subject, measurements)| measurements.iter().map(|m| output::record(subject, options.batch, m)))

@@ -85,8 +85,25 @@ pub fn record(subject: &Subject, batch: usize, m: &Measurement) -> Record {
         "samples_ns": ns.iter().map(|ns| ns.round() as u64).collect::<Vec<_>>(),
         "samples_ts": rates,
         "read_limit_samples": m.read_limits,
+        "others_cores_samples": m.others,
     })));
     record
+}
+
+/// What to say where other programs took time from the measurements.
+pub fn disturbance<'m>(all: impl Iterator<Item = &'m Measurement>) -> Option<String> {
+    let (mut disturbed, mut repetitions, mut most) = (0, 0, 0.0f64);
+    for m in all {
+        disturbed += m.disturbed();
+        repetitions += m.seconds.len();
+        most = m.others.iter().copied().fold(most, f64::max);
+    }
+    (disturbed > 0).then(|| {
+        format!(
+            "{disturbed} of {repetitions} repetitions were disturbed: other programs used up to {most:.1} cores meanwhile; for \
+             steady figures run again when the machine is quiet"
+        )
+    })
 }
 
 /// "12.34 ± 0.05".
@@ -190,6 +207,7 @@ mod tests {
             test: Test { phase, tokens: 10, sequences: 1, depth: 4 },
             seconds: vec![1.0, 2.0, 4.0],
             read_limits: if generates { vec![40e9, 20e9, 30e9] } else { Vec::new() },
+            others: vec![0.0, 0.3, 0.05],
             token_bytes: 3_000_000_000,
         }
     }
@@ -199,6 +217,10 @@ mod tests {
         let m = measurement(Phase::Generate);
         // 10, 5 and 2.5 tokens per second: 15 GB/s in the middle.
         assert_eq!([rate(&m), traffic(&m), limit_share(&m)], ["5.83 ± 3.82", "15.0", "50 % of 30.0"]);
+        assert_eq!(m.disturbed(), 1);
+        let said = disturbance([&m, &m].into_iter()).unwrap();
+        assert!(said.starts_with("2 of 6 repetitions were disturbed: other programs used up to 0.3 cores"), "{said}");
+        assert_eq!(disturbance([&Measurement { others: vec![0.05], ..m.clone() }].into_iter()), None);
         let m = measurement(Phase::Prompt);
         assert_eq!([traffic(&m), limit_share(&m)], ["", ""]);
         assert_eq!([binary_size(687_026_995), binary_size(2 << 30)], ["655.20 MiB", "2.00 GiB"]);
@@ -226,6 +248,7 @@ mod tests {
             ("samples_ns", json!([1_000_000_000u64, 2_000_000_000u64, 4_000_000_000u64])),
             ("weight_bytes_per_second", json!(15e9)),
             ("read_limit_share", json!(0.5)),
+            ("others_cores_samples", json!([0.0, 0.3, 0.05])),
         ] {
             assert_eq!(value[name], expected, "{name}");
         }

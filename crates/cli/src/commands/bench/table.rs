@@ -68,6 +68,10 @@ pub fn run(args: &BenchArgs, context: &Context) -> Result<ExitCode> {
         let mut results = models::run(&[model], &options, Some(&read), &context.console)?;
         measured.push(Row { subject, measured: Ok(results.pop().unwrap_or_default()) });
     }
+    let all = measured.iter().flat_map(|row| row.measured.as_deref().unwrap_or_default());
+    if let Some(said) = output::disturbance(all) {
+        context.console.say(&said);
+    }
     output::write(args.form(context), &records(&measured, &options), || {
         let config = args.config(shape).map(|config| config.vocab).unwrap_or(0);
         let about = format!(
