@@ -265,7 +265,9 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
             return value
     elif isinstance(value, (int, float)):
         return kind(value)
-    words = {bool: "true or false", str: "a text in quotes", int: "a whole number, not below zero", F32: "a number", float: "a number"}
+    words = {
+        bool: "true or false", str: "a text in quotes", int: "a whole number, not below zero", F32: "a number", float: "a number",
+    }  # fmt: skip
     raise ConfigError(f"field '{where}': is {value!r}, must be {words.get(kind, 'a list')}")
 
 

@@ -96,7 +96,8 @@ class Trainer:
         self.teacher = self._teacher(dtype)
         if batch.document_mask:
             if self.train.separator is None:
-                raise CheckpointError(f"{run}: tokens of an earlier version; make them again: sherry train CONFIG --run {run} --prepare")
+                again = f"sherry train CONFIG --run {run} --prepare"
+                raise CheckpointError(f"{run}: tokens of an earlier version; make them again: {again}")
             for model in filter(None, (self.model, self.teacher)):
                 model.separator = self.train.separator
         self.note(
