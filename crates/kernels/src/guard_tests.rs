@@ -357,6 +357,7 @@ fn dense_and_block_quantized_products() {
                         rows,
                         q: q.as_ptr(),
                         blocks: blocks.as_ptr(),
+                        stride: cols,
                         tokens,
                         y: y.as_mut_ptr(),
                         y_stride: rows,

@@ -44,25 +44,33 @@ const CLAIM_BYTES: usize = 64 << 10;
 /// int8 activations of several tokens, 32 inputs per scale.
 #[derive(Debug, Default)]
 pub(super) struct Inputs {
-    /// tokens x cols.
+    /// tokens x stride, the first `cols` of each in use.
     pub q: Vec<i8>,
-    /// tokens x cols / 32.
+    /// tokens x stride / 32.
     pub blocks: Vec<InputBlock>,
+    /// Inputs from a token to the next: a little more than there are, since the same place of many tokens would else fall
+    /// into few sets of the cache.
+    pub stride: usize,
 }
+
+/// Inputs between two tokens that are not in use; their blocks are a line of the cache.
+const PADDING: usize = 128;
 
 impl Inputs {
     /// Rounds `x` (tokens x cols, `cols` a positive multiple of 32).
     pub fn quantize(&mut self, table: &Table, pool: &Pool, x: &[f32], cols: usize) {
-        self.q.resize(x.len(), 0);
-        self.blocks.resize(x.len() / BLOCK, InputBlock::default());
+        let (tokens, stride) = (x.len() / cols, cols + PADDING);
+        self.stride = stride;
+        self.q.resize(tokens * stride, 0);
+        self.blocks.resize(tokens * stride / BLOCK, InputBlock::default());
         let q = SharedPtr(self.q.as_mut_ptr());
         let one = |token: usize, blocks: &mut [InputBlock]| {
-            // SAFETY: `q` has x.len() values, and the input just below is a slice of as many from the same place, so the
-            // token lies inside both; `for_chunks` gives every token to one worker.
-            let q = unsafe { std::slice::from_raw_parts_mut(q.get().add(token * cols), cols) };
-            table.quantize(&x[token * cols..][..cols], q, blocks);
+            // SAFETY: `q` has `stride` values for each of the tokens, of which `blocks` has a chunk each, and cols < stride;
+            // `for_chunks` gives every token to one worker.
+            let q = unsafe { std::slice::from_raw_parts_mut(q.get().add(token * stride), cols) };
+            table.quantize(&x[token * cols..][..cols], q, &mut blocks[..cols / BLOCK]);
         };
-        pool.for_chunks(&mut self.blocks, cols / BLOCK, one);
+        pool.for_chunks(&mut self.blocks, stride / BLOCK, one);
     }
 }
 
@@ -195,12 +203,13 @@ impl Job<'_> {
                     rows: rows - range.start,
                     q: call.inputs.q.as_ptr(),
                     blocks: call.inputs.blocks.as_ptr(),
+                    stride: call.inputs.stride,
                     tokens: call.tokens,
                     y,
                     y_stride: rows,
                 };
-                // SAFETY: a unit is a panel, and those of all units were sliced just above. The rounded inputs are tokens x cols,
-                // with a block for each 32, as `x` is; the outputs of `rows` rows from `range.start` on follow `y` for each
+                // SAFETY: a unit is a panel, and those of all units were sliced just above. The rounded inputs are those of
+                // `x`, `stride` apart, with a block for each 32; the outputs of `rows` rows from `range.start` on follow `y` for each
                 // token, `y_stride` apart, and are ours (this function's conditions). A table is given out only where its
                 // instruction set is.
                 unsafe { (call.table.panels)(&block) };

@@ -121,8 +121,9 @@ impl Top<'_> {
                     panels: bytes[panel * shape.panel_bytes..][..shape.panel_bytes].as_ptr(),
                     count: 1,
                     rows: shape.rows - panel * ROWS,
-                    q: self.inputs.q[token * shape.cols..][..shape.cols].as_ptr(),
-                    blocks: self.inputs.blocks[token * (shape.cols / BLOCK)..][..shape.cols / BLOCK].as_ptr(),
+                    q: self.inputs.q[token * self.inputs.stride..][..shape.cols].as_ptr(),
+                    blocks: self.inputs.blocks[token * self.inputs.stride / BLOCK..][..shape.cols / BLOCK].as_ptr(),
+                    stride: self.inputs.stride,
                     tokens: 1,
                     // SAFETY: the matrix has this panel (sliced just above), so that its first row is one of the matrix, and `y`
                     // has as many values for each search, which is a token, as the matrix has rows (asserted above).
@@ -146,9 +147,9 @@ impl Top<'_> {
         for (token, q) in q.chunks_exact_mut(coarse.cols).enumerate() {
             // The inputs as the exact product sees them: their rounding is no error of the estimate then.
             rotated.clear();
-            let exact = inputs.q[token * coarse.cols..].chunks_exact(BLOCK);
+            let exact = inputs.q[token * inputs.stride..].chunks_exact(BLOCK);
             let signs = coarse.signs.chunks_exact(BLOCK);
-            for ((q, signs), block) in exact.zip(signs).zip(&inputs.blocks[token * coarse.cols / BLOCK..]) {
+            for ((q, signs), block) in exact.zip(signs).zip(&inputs.blocks[token * inputs.stride / BLOCK..]) {
                 rotated.extend(q.iter().zip(signs).map(|(q, sign)| f32::from(*q) * block.scale * sign));
             }
             table.rotate(rotated);

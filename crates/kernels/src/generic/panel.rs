@@ -63,10 +63,12 @@ pub(crate) struct PanelBlock {
     pub count: usize,
     /// Rows from the first panel on to the end of the matrix.
     pub rows: usize,
-    /// tokens x cols.
+    /// `cols` of every token.
     pub q: *const i8,
-    /// tokens x cols / 32.
+    /// `cols / 32` of every token.
     pub blocks: *const InputBlock,
+    /// Inputs from a token to the next, at least `cols` and a multiple of 32; a 32nd of it between their blocks.
+    pub stride: usize,
     pub tokens: usize,
     /// Output of the first row and token.
     pub y: *mut f32,
@@ -175,8 +177,9 @@ unsafe fn tokens<V: RowLanes, K: Kind, const MOST: usize>(block: &PanelBlock, pa
     unsafe {
         let heads = block.panels.add(panel * panel_bytes);
         let mut codes = heads.add(code_start);
-        let q = block.q.add(t * cols).cast::<u8>();
-        let inputs = block.blocks.add(t * (cols / BLOCK));
+        let stride = block.stride;
+        let q = block.q.add(t * stride).cast::<u8>();
+        let inputs = block.blocks.add(t * (stride / BLOCK));
         let mut sums = [[V::Floats::splat(0.0); 2]; MOST];
         // Lines asked for, per block of inputs, in 1 / 65536: in 64 bits, since a panel may be larger than 4 MiB.
         let ahead_step = ((panel_bytes as u64 / 64) << 16).checked_div((cols / BLOCK) as u64).unwrap_or(0);
@@ -195,9 +198,9 @@ unsafe fn tokens<V: RowLanes, K: Kind, const MOST: usize>(block: &PanelBlock, pa
                 let weights = decode::<V, K>(codes.add(half * 4 * V::Floats::LANES));
                 let head = head::<V, K>(heads, b, half * V::Floats::LANES, head_bytes);
                 for j in 0..n {
-                    let input = &*inputs.add(j * (cols / BLOCK) + b);
+                    let input = &*inputs.add(j * (stride / BLOCK) + b);
                     let sum = &mut sums[j][half];
-                    *sum = add_block::<V, K>(*sum, &weights, &head, q.add(j * cols + b * BLOCK), input);
+                    *sum = add_block::<V, K>(*sum, &weights, &head, q.add(j * stride + b * BLOCK), input);
                 }
             }
             codes = codes.add(code_bytes);
