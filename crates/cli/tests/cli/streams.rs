@@ -39,7 +39,7 @@ const CASES: &[Case] = &[
     case("train small.toml --run new", &["new/checkpoint-00000003/manifest.json"]),
     case("train small.toml --run new --prepare", &["new/checkpoint-00000000/manifest.json"]),
     case("export run new --windows 2", &["new/config.json", "new/model.safetensors"]),
-    case("demo --model dense -n 4 --text text.txt", &["dense.sherry"]),
+    case("demo --model dense -n 4 --text text.txt", &["models/dense.sherry"]),
     case("bench --synthetic tiny -r 1 -p 0 -n 2 -t 1", &[]),
     case("doctor", &[]),
     case("completions zsh", &[]),
