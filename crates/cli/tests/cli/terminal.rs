@@ -141,6 +141,8 @@ fn chat(folder: &Path) -> String {
     terminal.wait_for("There is no command", 1);
     terminal.press("/stats\r");
     terminal.wait_for("tokens in use", 1);
+    // Before the prompt is there, Ctrl-C is a signal and no key.
+    terminal.wait_until("a prompt", |shown| shown.trim_end().ends_with("tokens in use\n\n>"));
     terminal.press("\u{3}");
     terminal.wait_for("Ctrl-C at the empty prompt leaves", 1);
     terminal.press("/bye\r");
