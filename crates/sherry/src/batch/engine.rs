@@ -86,6 +86,10 @@ pub struct StepReport {
     pub work: Work,
     /// Sequences that got a token.
     pub generated: usize,
+    /// Tokens that were [proposed](Options::speculation) before they were picked.
+    pub proposed: usize,
+    /// Those of them that were picked.
+    pub accepted: usize,
     /// Prompt tokens computed, those computed again after a pre-emption included.
     pub prompt_tokens: usize,
     /// Sequences that began or went on.
@@ -336,6 +340,8 @@ impl BatchEngine {
         self.last = report.work;
         self.totals.steps += 1;
         self.read_rows(&plan, &mut report, deliver);
+        self.totals.proposed_tokens += report.proposed as u64;
+        self.totals.accepted_tokens += report.accepted as u64;
         self.end_complete(&mut report, deliver);
         Ok(report)
     }

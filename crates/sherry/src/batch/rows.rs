@@ -146,7 +146,7 @@ impl BatchEngine {
         };
         let sequence = &mut self.running[index];
         let (held, prompt) = (sequence.pages.len(), sequence.job.prompt);
-        self.totals.proposed_tokens += entry.part.proposed as u64;
+        report.proposed += entry.part.proposed;
         if entry.prompt {
             let (done, cached) = (held.min(prompt), sequence.cached.unwrap_or(0));
             deliver(entry.id, Output::Prompt { done, total: prompt, cached });
@@ -196,7 +196,7 @@ impl BatchEngine {
         picked.outputs.into_iter().for_each(|output| deliver(sequence.id, output));
         self.clients.serve(&sequence.job.client, count, self.now);
         self.totals.generated_tokens += count as u64;
-        self.totals.accepted_tokens += count.saturating_sub(1) as u64;
+        report.accepted += count.saturating_sub(1);
         report.generated += 1;
         let Some(finish) = picked.finish else { return false };
         deliver(sequence.id, sequence.finished(finish));

@@ -205,8 +205,8 @@ impl Sequence {
         Some(Part { tokens: end - start, proposed: 0, logits })
     }
 
-    /// Most tokens that may be proposed beside `part`, the one that gives the next token: to the end of its page and of the
-    /// context, and no more than are asked for.
+    /// Most tokens that may be proposed beside the one that gives the next token: to the end of its page and of the context, and
+    /// no more than are asked for.
     pub fn room(&self, context: usize) -> usize {
         let next = self.ids.len();
         let page = next.next_multiple_of(PAGE) - next;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::STEP;
 use crate::Result;
-use crate::batch::{BatchEngine, Budget, Finish, Job, JobId, Load, Output};
+use crate::batch::{BatchEngine, Budget, Finish, Job, JobId, Output};
 use crate::clock::Stopwatch;
 use crate::generate::SamplingParams;
 
@@ -105,18 +105,15 @@ pub struct Generation<'l> {
     /// Whether nothing follows.
     ended: bool,
     watch: Stopwatch,
-    /// What the engine had done before.
-    before: Load,
 }
 
 impl<'l> Generation<'l> {
     pub(super) fn new(engine: &'l mut BatchEngine, job: Job) -> Result<Self> {
         let watch = Stopwatch::start();
         let statistics = Statistics { prompt_tokens: job.prompt.len(), ..Statistics::default() };
-        let before = engine.load();
         let id = engine.submit(job)?;
         let result = Generated { statistics, ..Generated::default() };
-        Ok(Self { engine, id, outputs: VecDeque::new(), result, ended: false, watch, before })
+        Ok(Self { engine, id, outputs: VecDeque::new(), result, ended: false, watch })
     }
 
     /// The next event; `None` at the end.
@@ -140,14 +137,17 @@ impl<'l> Generation<'l> {
                     outputs.push_back(output);
                 }
             });
-            if let Err(error) = stepped {
-                self.end();
-                return Some(Err(error));
+            match stepped {
+                Ok(report) => {
+                    self.engine.observe(watch.elapsed());
+                    self.result.statistics.proposed_tokens += report.proposed;
+                    self.result.statistics.accepted_tokens += report.accepted;
+                }
+                Err(error) => {
+                    self.end();
+                    return Some(Err(error));
+                }
             }
-            self.engine.observe(watch.elapsed());
-            let (load, statistics) = (self.engine.load(), &mut self.result.statistics);
-            statistics.proposed_tokens = (load.proposed_tokens - self.before.proposed_tokens) as usize;
-            statistics.accepted_tokens = (load.accepted_tokens - self.before.accepted_tokens) as usize;
         }
     }
 
