@@ -322,8 +322,7 @@ unsafe fn add_block<V: RowLanes, K: Kind>(
     unsafe {
         let d = head.d.mul(V::Floats::splat(input.scale));
         if K::HEAD == Head::SuperScale {
-            let [low, high] = [&weights[..4], &weights[4..]].map(|half| half.as_array::<4>());
-            let (Some(low), Some(high)) = (low, high) else { return sum };
+            let ([low, high], []) = weights.as_chunks::<4>() else { return sum };
             let low = V::dots_unsigned::<4, 63>(low, q).sub_splat(K::OFFSET * first);
             let high = V::dots_unsigned::<4, 63>(high, q.add(16)).sub_splat(K::OFFSET * second);
             // Whole numbers below 2 x 16 x 32 x 127 x 128 < 2^24: exact in f32, in whatever order.
