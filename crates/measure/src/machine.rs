@@ -39,43 +39,51 @@ pub fn cpu_name() -> String {
 #[derive(Debug)]
 pub struct OthersProbe {
     begun: Instant,
-    /// Of all programs, and of this process, in ticks.
-    ticks: Option<(u64, u64)>,
+    /// Processor seconds of all programs, and of this process.
+    seconds: Option<(f64, f64)>,
 }
 
 impl OthersProbe {
     /// Begins now.
     pub fn start() -> Self {
-        Self { ticks: ticks(), begun: Instant::now() }
+        Self { seconds: both_seconds(), begun: Instant::now() }
     }
 
     /// Cores that other programs have used on average since then; `None` where the system does not tell (it does on Linux), or
     /// for less than a tenth of a second, of which it counts too few ticks.
     pub fn cores(&self) -> Option<f64> {
         let seconds = self.begun.elapsed().as_secs_f64();
-        let ((all, own), (all_before, own_before)) = (ticks()?, self.ticks?);
-        let others = all.saturating_sub(all_before).saturating_sub(own.saturating_sub(own_before));
-        (seconds >= 0.1).then(|| others as f64 / TICKS_PER_SECOND / seconds)
+        let ((all, own), (all_before, own_before)) = (both_seconds()?, self.seconds?);
+        (seconds >= 0.1).then(|| ((all - all_before) - (own - own_before)).max(0.0) / seconds)
     }
+}
+
+/// Seconds for which the threads of this process have worked, where the system tells (Linux).
+pub fn processor_seconds() -> Option<f64> {
+    Some(process_ticks(&fs::read_to_string("/proc/self/stat").ok()?)? as f64 / TICKS_PER_SECOND)
 }
 
 /// What Linux counts processor time in towards programs, on every architecture that this runs on.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// Ticks in which the processors worked, and those of this process.
-fn ticks() -> Option<(u64, u64)> {
-    parse_ticks(&fs::read_to_string("/proc/stat").ok()?, &fs::read_to_string("/proc/self/stat").ok()?)
+/// Seconds for which the processors have worked, and those for this process.
+fn both_seconds() -> Option<(f64, f64)> {
+    let all = system_ticks(&fs::read_to_string("/proc/stat").ok()?)? as f64 / TICKS_PER_SECOND;
+    Some((all, processor_seconds()?))
 }
 
-fn parse_ticks(system: &str, process: &str) -> Option<(u64, u64)> {
+fn system_ticks(system: &str) -> Option<u64> {
     let fields: Vec<u64> =
         system.lines().next()?.strip_prefix("cpu ")?.split_ascii_whitespace().map_while(|f| f.parse().ok()).collect();
     // user, nice, system, idle, iowait, irq, softirq
-    let worked = [0, 1, 2, 5, 6].iter().map(|&i| fields.get(i).copied().unwrap_or(0)).sum();
+    Some([0, 1, 2, 5, 6].iter().map(|&i| fields.get(i).copied().unwrap_or(0)).sum())
+}
+
+fn process_ticks(process: &str) -> Option<u64> {
     // The name of the program stands in brackets and may hold anything; utime and stime are the 12th and 13th field after it.
     let (_, after) = process.rsplit_once(')')?;
     let mut times = after.split_ascii_whitespace().skip(11).map_while(|f| f.parse::<u64>().ok());
-    Some((worked, times.next()? + times.next()?))
+    Some(times.next()? + times.next()?)
 }
 
 #[cfg(test)]
@@ -86,9 +94,8 @@ mod tests {
     fn ticks_of_the_system_and_of_a_program() {
         let system = "cpu  100 20 30 4000 500 6 7 0 0 0\ncpu0 1 2 3\n";
         let process = "12 (a ) b) S 1 2 3 4 5 6 7 8 9 10 250 50 0 0";
-        assert_eq!(parse_ticks(system, process), Some((163, 300)));
-        for (system, process) in [("", process), ("intr 1", process), (system, ""), (system, "12 (a) S 1")] {
-            assert_eq!(parse_ticks(system, process), None);
-        }
+        assert_eq!((system_ticks(system), process_ticks(process)), (Some(163), Some(300)));
+        assert_eq!([system_ticks(""), system_ticks("intr 1")], [None, None]);
+        assert_eq!([process_ticks(""), process_ticks("12 (a) S 1")], [None, None]);
     }
 }

@@ -11,6 +11,7 @@ use std::time::Instant;
 use sherry::NoProgress;
 use sherry::model::{Activation, ArchConfig, Family, Rope, RopeLayout, RopeScaling};
 use sherry_kernels::format::QuadOrder;
+use sherry_measure::machine;
 use sherry_sgemm::{Mat, MatMut, Old, matmul};
 use sherry_train::adamw::{AdamW, Moments};
 use sherry_train::layout::Learn;
@@ -91,7 +92,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     writeln!(out, "{len} parameters, {:.1} GFLOP per step, {threads} threads, sgemm {limit:.0} GFLOP/s", flops / 1e9)?;
     let (mut best, mut best_work) = (f64::INFINITY, f64::INFINITY);
     for step in 1..=steps {
-        let (start, work) = (Instant::now(), processor_seconds());
+        let (start, work) = (Instant::now(), machine::processor_seconds().unwrap_or(f64::NAN));
         grads.fill(0.0);
         let scale = 1.0 / tokens.len() as f32;
         let mix = Mix::CROSS_ENTROPY;
@@ -103,7 +104,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         adam.step(&network.layout.tensors, &mut params, &grads, &mut moments, step, 1e-3, norm);
         let seconds = start.elapsed().as_secs_f64();
         best = best.min(seconds);
-        best_work = best_work.min(processor_seconds() - work);
+        best_work = best_work.min(machine::processor_seconds().unwrap_or(f64::NAN) - work);
         let loss = sums.cross_entropy / sums.tokens as f64;
         let rate = tokens.len() as f64 / seconds;
         writeln!(
@@ -170,14 +171,6 @@ fn sgemm_limit(tokens: usize, hidden: usize, ffn: usize) -> f64 {
         best = best.min(start.elapsed().as_secs_f64());
     }
     2.0 * (tokens * hidden * 2 * ffn) as f64 / best / 1e9
-}
-
-/// Seconds that the threads of this process have worked.
-fn processor_seconds() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // After the name in parentheses; the two are fields 14 and 15, in hundredths of a second.
-    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
-    fields.filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
 }
 
 fn peak_rss() -> String {
