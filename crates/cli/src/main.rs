@@ -5,7 +5,6 @@ mod commands;
 mod dashboard;
 mod help;
 mod interrupt;
-mod nearest;
 mod output;
 mod pull;
 

@@ -1,5 +1,10 @@
 //! What is wrong with a configuration, in words of the configuration.
 
+use crate::nearest::nearest;
+
+/// How like a known name a word must be for it to be offered instead.
+const LIKENESS: f64 = 0.82;
+
 /// What is no TOML in `text`, in one line.
 pub(crate) fn misspelt(text: &str, error: &toml::de::Error) -> String {
     let message = error.message().trim_end().replace('\n', ", ").replace('`', "'");
@@ -46,7 +51,8 @@ pub(crate) fn explain(path: &str, message: &str, known: &[String]) -> String {
     if let Some(rest) = message.strip_prefix("unknown variant ") {
         let names = quoted(rest);
         let Some((value, allowed)) = names.split_first() else { return message.to_owned() };
-        let meant = nearest(value, allowed.iter().map(String::as_str)).map(|meant| format!("; did you mean {meant}?"));
+        let meant = nearest(value, allowed.iter().map(String::as_str), LIKENESS)
+            .map(|meant| format!("; did you mean {meant}?"));
         let meant = meant.unwrap_or_default();
         return format!("field '{path}': is \"{value}\", must be one of {}{meant}", allowed.join(", "));
     }
@@ -76,18 +82,12 @@ fn meant<'k>(section: &str, name: &str, known: &'k [String]) -> Option<&'k str> 
     }
     let split = |field: &'k String| field.rsplit_once('.').unwrap_or(("", field));
     let there = known.iter().filter(|field| split(field).0 == section);
-    let nearest_there = nearest(name, there.clone().map(|field| split(field).1));
+    let nearest_there = nearest(name, there.clone().map(|field| split(field).1), LIKENESS);
     let elsewhere = known.iter().find(|field| split(field).1 == name);
     let meant = nearest_there.and_then(|near| there.clone().find(|field| split(field).1 == near)).or(elsewhere);
     meant
-        .or_else(|| known.iter().find(|field| nearest(name, std::iter::once(split(field).1)).is_some()))
+        .or_else(|| known.iter().find(|field| nearest(name, std::iter::once(split(field).1), LIKENESS).is_some()))
         .map(String::as_str)
-}
-
-/// The one of `names` that is spelt most like `word`, if it is like it at all.
-fn nearest<'n>(word: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
-    let rated = names.map(|name| (strsim::jaro_winkler(word, name), name));
-    rated.filter(|(likeness, _)| *likeness > 0.82).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, name)| name)
 }
 
 /// What was found, as the deserializer calls it: `string "fast"`, "integer `-3`".

@@ -36,6 +36,7 @@ pub mod loss;
 pub mod memory;
 pub mod methods;
 pub mod metrics;
+pub mod nearest;
 pub mod network;
 pub mod norm;
 pub mod ops;

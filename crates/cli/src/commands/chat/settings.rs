@@ -5,7 +5,7 @@ use sherry::generate::SamplingParams;
 
 use super::command::LIKENESS;
 use crate::commands::number::positive;
-use crate::nearest::nearest;
+use sherry_train::nearest::nearest;
 
 /// What can be changed while a conversation goes on.
 #[derive(Clone, Debug, PartialEq)]
