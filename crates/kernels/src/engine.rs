@@ -5,14 +5,14 @@ pub(crate) mod matmul;
 mod ternary;
 #[cfg(test)]
 mod tests;
-mod top;
+pub(crate) mod top;
 
 use crate::arch::dispatch;
 use crate::table::Table;
 use crate::{Isa, Matrix, Pool};
 use attention::{AttentionShape, KvHead};
 use matmul::{Precision, Product};
-use top::Top;
+use top::{Largest, Top};
 
 /// Kernels, threads and scratch space of one running model.
 ///
@@ -158,22 +158,23 @@ impl Engine {
         matmul::matmul(self.table, &self.pool, self.precision, &mut self.matmul, x, tokens, products);
     }
 
-    /// Of the products `w x` of each token the `k` largest, and some more: `x` is tokens x cols, `k` one number per token, and
-    /// `y` (tokens x rows) gets the bits that [`matmul`](Self::matmul) would give, or -inf where the coarse copy of the matrix
-    /// says that a product is smaller than the `k`-th largest. It is wrong about one of these `k` once in 10^9 times, if the
-    /// inputs know nothing of the random signs that the copy was made with. Returns how many products of each token are exact.
+    /// Of the products `w x` of each token the largest, as many as are asked for, and some more: `x` is tokens x cols, `asked`
+    /// has an entry per token, and `y` (tokens x rows) gets the bits that [`matmul`](Self::matmul) would give, or -inf where the
+    /// coarse copy of the matrix says that a product is not asked for. It is wrong about one of these once in 10^9 times, if
+    /// the inputs know nothing of the random signs that the copy was made with. Returns how many products of each token are
+    /// exact.
     ///
     /// `None`, and the token's part of `y` holds nothing of use, when the matrix has no [coarse copy](Matrix::with_coarse_on),
     /// when more than a third of it would have to be computed, when `k` is 0 or anything is not finite; use `matmul` then.
     ///
     /// # Panics
     /// When a shape does not fit.
-    pub fn top(&mut self, x: &[f32], w: &Matrix, k: &[usize], y: &mut [f32]) -> Vec<Option<usize>> {
+    pub fn top(&mut self, x: &[f32], w: &Matrix, asked: &[Largest], y: &mut [f32]) -> Vec<Option<usize>> {
         if self.precision == Precision::F32 {
-            return vec![None; k.len()];
+            return vec![None; asked.len()];
         }
         let Self { table, pool, matmul, top, .. } = self;
-        Top { table, pool, inputs: &mut matmul.inputs, scratch: top }.top(x, w, k, y)
+        Top { table, pool, inputs: &mut matmul.inputs, scratch: top }.top(x, w, asked, y)
     }
 
     /// Attention of all tokens of a batch, spread over the workers. `q` and `out`: tokens x heads x head_dim.

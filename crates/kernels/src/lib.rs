@@ -69,6 +69,7 @@ pub use bytes::{Bytes, Memory};
 pub use engine::Engine;
 pub use engine::attention::{AttentionShape, KvHead};
 pub use engine::matmul::{Precision, Product};
+pub use engine::top::Largest;
 pub use error::MatrixError;
 pub use isa::Isa;
 pub use kv::{KvTiles, KvType};

@@ -9,6 +9,21 @@ use crate::panel::{BLOCK, PanelShape, ROWS};
 use crate::pool::{Pool, SharedPtr};
 use crate::table::Table;
 
+/// Which products of a token are asked for: the `k` largest, but none that is more than `within` below the largest of all.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Largest {
+    /// At least 1.
+    pub k: usize,
+    /// Not negative; infinite: all `k`.
+    pub within: f32,
+}
+
+impl From<usize> for Largest {
+    fn from(k: usize) -> Self {
+        Self { k, within: f32::INFINITY }
+    }
+}
+
 /// Reused between calls.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
@@ -25,6 +40,8 @@ const MOST_PANELS: usize = 3;
 /// By how many standard deviations an estimate may be too small. Errors are normally distributed (see
 /// [`coarse`](crate::coarse)): one in 10^9 is further off.
 const SIGMAS: f32 = 6.0;
+/// Panels of the first round where more than can be computed are asked for, so that only what is near the largest counts.
+const FEW_PANELS: usize = 8;
 /// Bytes of the copy that are estimated for one token after another: they stay in the second-level cache meanwhile.
 const SPAN_BYTES: usize = 128 << 10;
 
@@ -40,7 +57,7 @@ struct Estimates<'a> {
 
 /// What is known about one token.
 struct Search {
-    k: usize,
+    asked: Largest,
     /// Panels that are computed exactly, those of the second round last; `None` when it is given up.
     panels: Option<Vec<u32>>,
     /// Panels of the first round.
@@ -57,25 +74,26 @@ pub(super) struct Top<'a> {
 
 impl Top<'_> {
     /// See [`Engine::top`](crate::Engine::top).
-    pub fn top(&mut self, x: &[f32], w: &Matrix, k: &[usize], y: &mut [f32]) -> Vec<Option<usize>> {
-        let tokens = k.len();
+    pub fn top(&mut self, x: &[f32], w: &Matrix, asked: &[Largest], y: &mut [f32]) -> Vec<Option<usize>> {
+        let tokens = asked.len();
         assert_eq!(Some(x.len()), tokens.checked_mul(w.cols()), "x is tokens x cols");
         assert_eq!(Some(y.len()), tokens.checked_mul(w.rows()), "y is tokens x rows");
         let nothing = vec![None; tokens];
         let (Repr::Panels(panels), Some(coarse)) = (&w.repr, &w.coarse) else { return nothing };
         let shape = panels.shape;
         let limit = shape.panels() / MOST_PANELS;
-        let possible = |k: &usize| (1..=limit).contains(k);
-        if !k.iter().any(possible) {
+        let possible =
+            |asked: &Largest| (1..=limit).contains(&asked.k) || (asked.k > 0 && limit > 0 && asked.within.is_finite());
+        if !asked.iter().any(possible) {
             return nothing;
         }
         self.inputs.quantize(self.table, self.pool, x, w.cols());
         let span = self.estimate(coarse, tokens);
         let estimates = Estimates { all: &self.scratch.estimates, tokens, span, panels: shape.panels() };
         let mut searches: Vec<Search> =
-            k.iter().map(|&k| Search { k, panels: possible(&k).then(Vec::new), first: 0 }).collect();
+            asked.iter().map(|&asked| Search { asked, panels: possible(&asked).then(Vec::new), first: 0 }).collect();
         self.pool.for_chunks(&mut searches, 1, |token, searches| {
-            searches.iter_mut().for_each(|search| search.choose(estimates, token));
+            searches.iter_mut().for_each(|search| search.choose(estimates, token, limit));
         });
         y.fill(f32::NEG_INFINITY);
         self.exact(shape, panels.bytes(), &searches, |search| 0..search.first, y);
@@ -208,7 +226,7 @@ impl Estimates<'_> {
 
 impl Search {
     /// Any k products have the k-th largest, or one below it, as their smallest: takes them from the best panels.
-    fn choose(&mut self, estimates: Estimates<'_>, token: usize) {
+    fn choose(&mut self, estimates: Estimates<'_>, token: usize, limit: usize) {
         let Some(panels) = &mut self.panels else { return };
         let finite = |panel: u32| {
             let Estimate { best, most } = estimates.of(token, panel);
@@ -220,21 +238,24 @@ impl Search {
         }
         panels.extend(estimates.panels());
         let best = |panel: &u32| estimates.of(token, *panel).best;
-        panels.select_nth_unstable_by(self.k - 1, |a, b| best(b).total_cmp(&best(a)));
-        panels.truncate(self.k);
-        self.first = self.k;
+        self.first = if self.asked.k <= limit { self.asked.k } else { FEW_PANELS.min(limit) };
+        panels.select_nth_unstable_by(self.first - 1, |a, b| best(b).total_cmp(&best(a)));
+        panels.truncate(self.first);
     }
 
-    /// Adds the panels that may hold one of the `k` largest products, given the exact ones in `y`.
+    /// Adds the panels that may hold a product that is asked for, given the exact ones in `y`.
     fn complete(&mut self, estimates: Estimates<'_>, token: usize, y: &[f32], limit: usize) {
         let Some(panels) = &mut self.panels else { return };
         let mut best: Vec<f32> = panels.iter().flat_map(|panel| &y[rows(y.len(), *panel)]).copied().collect();
-        if best.len() < self.k || !best.iter().all(|x| x.is_finite()) {
+        let Largest { k, within } = self.asked;
+        if (best.len() < k && within == f32::INFINITY) || !best.iter().all(|x| x.is_finite()) {
             self.panels = None;
             return;
         }
-        let (_, threshold, _) = best.select_nth_unstable_by(self.k - 1, |a, b| b.total_cmp(a));
-        let threshold = *threshold;
+        let largest = best.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let kth = |best: &mut [f32]| *best.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a)).1;
+        let kth = if best.len() < k { f32::NEG_INFINITY } else { kth(&mut best) };
+        let threshold = kth.max(largest - within);
         panels.sort_unstable();
         let taken = |panel: u32| panels.binary_search(&panel).is_ok();
         let more: Vec<u32> = estimates

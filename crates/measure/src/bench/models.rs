@@ -330,7 +330,7 @@ impl Runner {
         match test.phase {
             Phase::Prompt => cache.extend(decoder, test.tokens, options.batch, Wanted::Last, progress)?,
             Phase::Generate => {
-                let logits = if setup.top == 0 { Wanted::Last } else { Wanted::Top(setup.top) };
+                let logits = if setup.top == 0 { Wanted::Last } else { Wanted::Top(setup.top.into()) };
                 for _ in 0..test.tokens {
                     cache.extend(decoder, 1, 1, logits, progress)?;
                 }

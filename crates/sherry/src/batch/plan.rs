@@ -76,7 +76,10 @@ impl BatchEngine {
             *rows -= count;
             let logits = match part.logits {
                 // With penalties every token that was picked may need one more.
-                Wanted::Top(k) if count > 0 => Wanted::EachTop(k + count),
+                Wanted::Top(candidates) if count > 0 && candidates.nucleus.is_none() => {
+                    Wanted::EachTop(candidates.and(count))
+                }
+                Wanted::Top(candidates) if count > 0 => Wanted::EachTop(candidates),
                 _ if count > 0 => Wanted::All,
                 logits => logits,
             };

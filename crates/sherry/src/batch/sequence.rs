@@ -58,7 +58,7 @@ pub(super) struct Sequence {
 }
 
 /// Tokens that a sequence computes in one step, and the rows of logits it gets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Part {
     /// Those proposed included.
     pub tokens: usize,
@@ -219,7 +219,7 @@ impl Sequence {
             return Wanted::Last;
         }
         let ends = if self.generated() < self.job.min_tokens { self.job.end.len() } else { 0 };
-        self.sampler.top(masked + ends).map_or(Wanted::Last, Wanted::Top)
+        self.sampler.candidates(masked + ends).map_or(Wanted::Last, Wanted::Top)
     }
 
     /// The prompt tokens that the rows of a part which begins at position `start` give scores for.

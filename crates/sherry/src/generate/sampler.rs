@@ -13,6 +13,7 @@ use std::sync::Arc;
 use sherry_kernels::SplitMix64;
 
 use super::TokenSet;
+use crate::model::{Candidates, Nucleus};
 use crate::{Error, Result};
 
 /// How the next token is picked. Made by [`SamplingParams::check`] or a preset; the fields are public for reading and
@@ -156,13 +157,13 @@ impl Sampler {
         &self.params
     }
 
-    /// How many of the largest logits decide the next token, if that is known before they are, when `masked` tokens are not
-    /// allowed: the token is the same when all smaller ones are -inf. `None` when every token may be drawn, or one that is
-    /// not among them may rise.
-    pub fn top(&self, masked: usize) -> Option<usize> {
-        let SamplingParams { temperature, top_k, repetition_penalty, repetition_window, .. } = self.params;
+    /// The logits that decide the next token, if that is known before they are, when `masked` tokens are not allowed: the
+    /// token is the same when all others are -inf. `None` when every token may be drawn, or one that is not among them may
+    /// rise.
+    pub fn candidates(&self, masked: usize) -> Option<Candidates> {
+        let SamplingParams { temperature, top_k, top_p, min_p, repetition_penalty, repetition_window, .. } =
+            self.params;
         let (presence, frequency) = (self.params.presence_penalty, self.params.frequency_penalty);
-        let k = if temperature == 0.0 { 1 } else { Some(top_k).filter(|k| *k > 0)? };
         if repetition_penalty < 1.0
             || presence < 0.0
             || frequency < 0.0
@@ -172,7 +173,16 @@ impl Sampler {
         }
         // Every token that falls makes room for one that does not.
         let window = if repetition_penalty > 1.0 { repetition_window } else { 0 };
-        k.checked_add(masked)?.checked_add(window)?.checked_add(self.bias.len() + self.picked.len())
+        let fallen = masked.checked_add(window)?.checked_add(self.bias.len() + self.picked.len())?;
+        let falls = fallen > 0 || presence > 0.0 || frequency > 0.0;
+        let nucleus = (temperature > 0.0 && min_p > 0.0 && !falls).then_some(Nucleus { top_p, min_p });
+        let k = match top_k {
+            _ if temperature == 0.0 => 1,
+            0 if nucleus.is_some() && top_p == 1.0 => usize::MAX,
+            0 => return None,
+            k => k,
+        };
+        Some(Candidates { k: k.checked_add(fallen)?, nucleus })
     }
 
     /// The next token: `logits` has one entry per id, `history` is what came before, prompt included, and only ids in
@@ -323,6 +333,8 @@ fn uniform(seed: u64, step: u64) -> f64 {
 #[cfg(test)]
 #[expect(clippy::type_complexity, reason = "a table of changes")]
 mod tests {
+    use sherry_kernels::Largest;
+
     use super::*;
 
     fn params() -> SamplingParams {
@@ -511,42 +523,56 @@ mod tests {
         }
     }
 
-    /// The logits that `top` promises to be enough give the token that all of them give.
+    /// The logits that `candidates` promises to be enough give the token that all of them give.
     #[test]
     fn the_largest_logits_are_enough() {
-        let mut partial = 0;
-        for round in 0..400u64 {
+        let (mut partial, mut near) = (0, 0);
+        for round in 0..800u64 {
             let random = |i: u64| uniform(round, 1000 + i);
-            let logits: Vec<f32> = (0..60).map(|i| (random(i) * 8.0) as f32).collect();
+            let logits: Vec<f32> =
+                (0..60).map(|i| (random(i) * [8.0, 30.0][(round / 2 % 2) as usize]) as f32).collect();
             let params = SamplingParams {
                 temperature: if round % 3 == 0 { 0.0 } else { 1.5 },
-                top_k: (random(100) * 5.0) as usize,
+                top_k: [0, 1, 2, 3, 4, 20][(random(100) * 6.0) as usize],
+                top_p: [1.0, 0.95, 0.7][(random(106) * 3.0) as usize],
+                min_p: [0.0, 0.05, 0.3][(random(107) * 3.0) as usize],
                 repetition_penalty: [1.0, 1.0, 1.3, 0.9][(random(101) * 4.0) as usize],
                 repetition_window: 4,
-                presence_penalty: [0.0, 0.7, -0.3][(random(102) * 3.0) as usize],
+                presence_penalty: [0.0, 0.0, 0.7, -0.3][(random(102) * 4.0) as usize],
                 frequency_penalty: [0.0, 0.5][(random(103) * 2.0) as usize],
                 seed: round,
-                ..SamplingParams::GREEDY
             };
             let bias: Vec<(u32, f32)> =
                 (0..(random(104) * 3.0) as u64).map(|i| ((random(105 + i) * 60.0) as u32, -2.0)).collect();
-            let allowed = TokenSet::of(60, |id| random(200 + u64::from(id)) > 0.1);
-            let mut samplers = [0; 2].map(|_| Sampler::with_bias(params, &bias).unwrap());
+            let plain = round % 2 == 0;
+            let allowed = TokenSet::of(60, |id| plain || random(200 + u64::from(id)) > 0.1);
+            let bias = if plain { &[] } else { bias.as_slice() };
+            let mut samplers = [0; 2].map(|_| Sampler::with_bias(params, bias).unwrap());
             let mut history = vec![5, 6, 7];
             for _ in 0..12 {
                 let expected = samplers[0].sample(&logits, &history, Some(&allowed)).unwrap();
                 let mut known = logits.clone();
-                if let Some(k) = samplers[1].top(60 - allowed.count()).filter(|k| *k < 60) {
+                let candidates = samplers[1].candidates(60 - allowed.count());
+                if let Some(candidates) =
+                    candidates.filter(|candidates| candidates.k < 60 || candidates.nucleus.is_some())
+                {
+                    let Largest { k, within } = candidates.largest();
                     let mut sorted = logits.clone();
                     sorted.sort_unstable_by(|a, b| b.total_cmp(a));
-                    known.iter_mut().filter(|x| **x < sorted[k - 1]).for_each(|x| *x = f32::NEG_INFINITY);
-                    partial += 1;
+                    let least = sorted.get(k - 1).copied().unwrap_or(f32::NEG_INFINITY).max(sorted[0] - within);
+                    known.iter_mut().filter(|x| **x < least).for_each(|x| *x = f32::NEG_INFINITY);
+                    if candidates.are_decided_by(&known) {
+                        partial += 1;
+                        near += usize::from(candidates.nucleus.is_some());
+                    } else {
+                        known.clone_from(&logits);
+                    }
                 }
                 assert_eq!(samplers[1].sample(&known, &history, Some(&allowed)).unwrap(), expected, "{params:?}");
                 history.push(expected);
             }
         }
-        assert!(partial > 500, "{partial}: too few cases");
+        assert!(partial > 1000 && near > 100, "{partial}, {near}: too few cases");
     }
 
     #[test]

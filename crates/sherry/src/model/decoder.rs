@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use sherry_kernels::{AttentionShape, Engine, Matrix, Pool, Precision, Product};
+use sherry_kernels::{AttentionShape, Engine, Largest, Matrix, Pool, Precision, Product};
 
 use super::rope::{Frequencies, rotate};
 use super::weights::{Layer, Weights};
-use super::{Activation, ArchConfig, KvCache, KvPages, KvPool, QkNorm};
+use super::{Activation, ArchConfig, Candidates, KvCache, KvPages, KvPool, QkNorm};
 use crate::{Error, Result};
 
 /// A model ready to run: what it is and what it weighs.
@@ -19,20 +19,20 @@ pub struct Model {
 }
 
 /// Which rows of logits a step asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Wanted {
     /// None: a part of a prompt that is not its end.
     None,
     /// Of the last token: what generation needs.
     Last,
-    /// Of the last token, but only the `k` largest have to be there: what greedy and top-k sampling need. The others may be
-    /// -inf. Cheaper when the head has a [coarse copy](Weights::add_coarse_head), that tells them apart, and no other row of
-    /// the batch needs more; otherwise the same as `Last`.
-    Top(usize),
+    /// Of the last token, but only the largest have to be there, as many as greedy decoding and most sampling need. The
+    /// others may be -inf. Cheaper when the head has a [coarse copy](Weights::add_coarse_head), that tells them apart, and no
+    /// other row of the batch needs more; otherwise the same as `Last`.
+    Top(Candidates),
     /// Of every token: what evaluation needs.
     All,
-    /// Of every token, the `k` largest, as [`Top`](Self::Top): what generation by proposed tokens needs.
-    EachTop(usize),
+    /// Of every token, the largest, as [`Top`](Self::Top): what generation by proposed tokens needs.
+    EachTop(Candidates),
 }
 
 /// How often the [coarse copy](Weights::add_coarse_head) of a head was enough.
@@ -186,8 +186,8 @@ struct Buffers {
     local_rotation: Vec<f32>,
     /// Step and absolute position of each token.
     place: Vec<(usize, usize)>,
-    /// Tokens whose logits are wanted, and how many of the largest ones if not all.
-    wanted: Vec<(usize, Option<usize>)>,
+    /// Tokens whose logits are wanted, and which if not all.
+    wanted: Vec<(usize, Option<Candidates>)>,
 }
 
 impl Decoder {
@@ -488,28 +488,35 @@ impl Decoder {
 }
 
 impl HeadState {
-    /// Tries to find the largest logits of the rows of `x`, as many as `wanted` says, without the whole head, unless that has
+    /// Tries to find the largest logits of the rows of `x` that `wanted` asks for, without the whole head, unless that has
     /// just failed or some row wants all of them. Returns the rows that are still to be computed.
     fn top(
         &mut self,
         engine: &mut Engine,
         x: &[f32],
         head: &Matrix,
-        wanted: &[(usize, Option<usize>)],
+        wanted: &[(usize, Option<Candidates>)],
         logits: &mut [f32],
     ) -> Vec<usize> {
         let all = || (0..wanted.len()).collect();
         // One row that needs the whole head has it read for all.
-        let Some(k) = wanted.iter().map(|(_, k)| *k).collect::<Option<Vec<usize>>>() else { return all() };
+        let Some(wanted) = wanted.iter().map(|(_, wanted)| *wanted).collect::<Option<Vec<Candidates>>>() else {
+            return all();
+        };
         if !head.has_coarse() {
             return all();
         }
         if self.wait > 0 {
             self.wait -= 1;
-            self.statistics.skipped += k.len() as u64;
+            self.statistics.skipped += wanted.len() as u64;
             return all();
         }
-        let found = engine.top(x, head, &k, logits);
+        let largest: Vec<Largest> = wanted.iter().map(Candidates::largest).collect();
+        let mut found = engine.top(x, head, &largest, logits);
+        let decided = |row: usize| wanted[row].are_decided_by(&logits[row * head.rows()..][..head.rows()]);
+        for (row, found) in found.iter_mut().enumerate() {
+            *found = found.filter(|_| decided(row));
+        }
         let missing: Vec<usize> = (0..found.len()).filter(|&row| found[row].is_none()).collect();
         self.statistics.found += (found.len() - missing.len()) as u64;
         self.statistics.exact += found.iter().flatten().map(|exact| *exact as u64).sum::<u64>();

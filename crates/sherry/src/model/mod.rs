@@ -1,6 +1,7 @@
 //! The decoder: configuration, weights, forward pass.
 
 pub mod bitnet;
+mod candidates;
 mod checkpoint;
 mod companions;
 mod config;
@@ -21,6 +22,7 @@ mod tensors;
 mod weights;
 
 pub use crate::io::native::PackedScheme;
+pub use candidates::{Candidates, Nucleus};
 pub use checkpoint::{Checkpoint, Container, MemoryEstimate};
 pub use config::{Activation, ArchConfig, Family, QkNorm, Rope, RopeLayout, RopeScaling};
 pub use decoder::{Decoder, HeadStatistics, Logits, Model, Step, Tap, TapPoint, Wanted};

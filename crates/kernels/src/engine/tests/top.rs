@@ -7,7 +7,7 @@ use crate::format::TensorType;
 use crate::format::half::f32_to_f16;
 use crate::generic::coarse::{CoarseInput, Estimate};
 use crate::rotation::rotate;
-use crate::{Bytes, Engine, Isa, Matrix, Pool, Product};
+use crate::{Bytes, Engine, Isa, Largest, Matrix, Pool, Product};
 
 /// Q8_0 rows with the codes and scales (per block of 32) that `value` gives.
 fn q8_0(rows: usize, cols: usize, mut value: impl FnMut(usize, usize) -> i8, scale: impl Fn(usize) -> f32) -> Vec<u8> {
@@ -143,27 +143,28 @@ fn errors_are_as_large_as_promised() {
 
 /// Checks a result of `top` against all products.
 #[track_caller]
-fn check(y: &[f32], all: &[f32], k: usize) {
+fn check(y: &[f32], all: &[f32], asked: Largest) {
     let mut sorted = all.to_vec();
     sorted.sort_unstable_by(|a, b| b.total_cmp(a));
+    let kth = sorted.get(asked.k - 1).copied().unwrap_or(f32::NEG_INFINITY);
+    let least = kth.max(sorted[0] - asked.within);
     for (i, (y, all)) in y.iter().zip(all).enumerate() {
         if y.to_bits() != all.to_bits() {
-            assert!(
-                *y == f32::NEG_INFINITY && *all < sorted[k - 1],
-                "row {i}: {y} for {all}, the {k}th is {}",
-                sorted[k - 1]
-            );
+            assert!(*y == f32::NEG_INFINITY && *all < least, "row {i}: {y} for {all}, from {least} on: {asked:?}");
         }
     }
 }
 
 #[test]
 fn the_largest_products_are_found() {
-    const K: [usize; 6] = [1, 2, 0, 5, 30, 100_000];
+    let mut asked: Vec<Largest> = [1, 2, 0, 5, 30, 100_000].map(Largest::from).to_vec();
+    for k in [1, 30, usize::MAX] {
+        asked.extend([0.0, 0.5, 3.0, 1e30].map(|within| Largest { k, within }));
+    }
     let mut random = Random::new(23);
     for (ty, rows, cols) in [(TensorType::Q8_0, 5003, 64), (TensorType::Q6_K, 4000, 256), (TensorType::Q4_0, 4000, 256)]
     {
-        let mut found = 0;
+        let (mut found, mut found_near) = (0, 0);
         for round in 0..4 {
             let x: Vec<f32> = random.values(cols).iter().map(|x| x * x * x).collect();
             // Some rows look like x; in odd rounds each of them comes three times (ties).
@@ -193,18 +194,18 @@ fn the_largest_products_are_found() {
                     let mut engine = engine(isa, threads);
                     let all = product(&mut engine, &with_copy, &x);
                     let mut alone = Vec::new();
-                    for k in K {
+                    for &asked in &asked {
                         let mut y = vec![f32::NAN; rows];
-                        let exact = engine.top(&x, &with_copy, &[k], &mut y)[0];
+                        let exact = engine.top(&x, &with_copy, &[asked], &mut y)[0];
                         if exact.is_some() {
-                            found += 1;
-                            check(&y, &all, k);
+                            *(if asked.within == f32::INFINITY { &mut found } else { &mut found_near }) += 1;
+                            check(&y, &all, asked);
                         }
                         alone.push((exact, y));
                     }
                     // Several tokens together: the same counts and bits.
-                    let mut y = vec![f32::NAN; K.len() * rows];
-                    let exact = engine.top(&x.repeat(K.len()), &with_copy, &K, &mut y);
+                    let mut y = vec![f32::NAN; asked.len() * rows];
+                    let exact = engine.top(&x.repeat(asked.len()), &with_copy, &asked, &mut y);
                     for ((exact, y), (expected, row)) in exact.iter().zip(y.chunks_exact(rows)).zip(&alone) {
                         assert_eq!(exact, expected, "{isa}, {threads} threads");
                         assert!(exact.is_none() || y == row, "{isa}, {threads} threads");
@@ -213,6 +214,7 @@ fn the_largest_products_are_found() {
             }
         }
         assert!(found >= 8 * isas().count(), "{ty}: {found}");
+        assert!(found_near >= 16 * isas().count(), "{ty}: {found_near}");
     }
 }
 
@@ -231,23 +233,23 @@ fn what_cannot_be_told_apart_is_left_to_the_whole_product() {
     for isa in isas() {
         let mut engine = engine(isa, 2);
         let mut y = vec![f32::NAN; 1000];
-        assert_eq!(engine.top(&[1.0; 32], &same, &[1], &mut y), [None], "all are the largest");
-        assert_eq!(engine.top(&[1.0; 32], &nothing, &[1], &mut y), [None], "all are 0");
-        assert_eq!(engine.top(&[0.0; 32], &other, &[1], &mut y), [None], "all are 0");
+        assert_eq!(engine.top(&[1.0; 32], &same, &[Largest::from(1)], &mut y), [None], "all are the largest");
+        assert_eq!(engine.top(&[1.0; 32], &nothing, &[Largest::from(1)], &mut y), [None], "all are 0");
+        assert_eq!(engine.top(&[0.0; 32], &other, &[Largest::from(1)], &mut y), [None], "all are 0");
         for bad in [f32::NAN, f32::INFINITY, 3e38] {
             let mut x = [1.0; 32];
             x[9] = bad;
-            assert_eq!(engine.top(&x, &one, &[1], &mut y), [None], "{bad}");
+            assert_eq!(engine.top(&x, &one, &[Largest::from(1)], &mut y), [None], "{bad}");
             // Its neighbours in a batch are found all the same.
             let mut both = vec![f32::NAN; 2000];
             let good: Vec<f32> = (0..32).map(|i| 1.0 + (i % 3) as f32).collect();
-            let alone = engine.top(&good, &one, &[1], &mut y)[0];
+            let alone = engine.top(&good, &one, &[Largest::from(1)], &mut y)[0];
             assert!(alone.is_some());
-            let found = engine.top(&[x.to_vec(), good].concat(), &one, &[1, 1], &mut both);
+            let found = engine.top(&[x.to_vec(), good].concat(), &one, &[Largest::from(1); 2], &mut both);
             assert_eq!(found, [None, alone], "{bad}");
         }
-        assert_eq!(engine.top(&[1.0; 32], &other, &[0], &mut y), [None]);
-        assert_eq!(engine.top(&[1.0; 32], &other, &[1000], &mut y), [None]);
+        assert_eq!(engine.top(&[1.0; 32], &other, &[Largest::from(0)], &mut y), [None]);
+        assert_eq!(engine.top(&[1.0; 32], &other, &[Largest::from(1000)], &mut y), [None]);
     }
 }
 
