@@ -253,33 +253,46 @@ impl KvTiles {
         }
     }
 
+    /// Rounds to codes first, a vector at a time, and then stores them, four at a time where they lie side by side.
     fn write_codes(self, tile: &mut [u8], p: usize, key: &[f32], value: &[f32]) {
         let (key_levels, value_levels) =
             if self.ty == KvType::Q8 { (LEVELS_8, LEVELS_8) } else { (LEVELS_6, LEVELS_4) };
+        let mut codes = [0i8; BLOCK];
         let (value_scale, inverse) = scale(value, value_levels);
         let mut usable = value_scale.is_some();
         tile[self.value_scales() + 2 * p..][..2].copy_from_slice(&value_scale.unwrap_or(0).to_le_bytes());
-        for (i, value) in value.iter().enumerate() {
-            let code = code(*value, inverse, value_levels);
-            let byte = &mut tile[self.value_at(p, i)];
-            match self.ty {
-                KvType::Q4 => put(byte, p / 4 % 2 * 4, 15, code + ZERO_4 as i8),
-                _ => *byte = code as u8,
+        for (b, value) in value.chunks(BLOCK).enumerate() {
+            codes.iter_mut().zip(value).for_each(|(to, value)| *to = code(*value, inverse, value_levels));
+            for (part, codes) in codes[..value.len()].chunks(16).enumerate() {
+                // The components of a line are four bytes apart.
+                let bytes = tile[self.value_at(p, b * BLOCK + part * 16)..].iter_mut().step_by(4);
+                match self.ty {
+                    KvType::Q4 => {
+                        let shift = p / 4 % 2 * 4;
+                        bytes.zip(codes).for_each(|(byte, code)| {
+                            *byte = *byte & !(15 << shift) | ((code + ZERO_4 as i8) as u8) << shift;
+                        });
+                    }
+                    _ => bytes.zip(codes).for_each(|(byte, code)| *byte = *code as u8),
+                }
             }
         }
         for (b, key) in key.chunks(BLOCK).enumerate() {
             let (key_scale, inverse) = scale(key, key_levels);
             usable &= key_scale.is_some();
             tile[2 * (b * TILE + p)..][..2].copy_from_slice(&key_scale.unwrap_or(0).to_le_bytes());
-            for (i, key) in key.iter().enumerate() {
-                let code = code(*key, inverse, key_levels);
-                let at = self.key_at(p, b * BLOCK + i);
+            codes.iter_mut().zip(key).for_each(|(to, key)| *to = code(*key, inverse, key_levels));
+            for (part, codes) in codes[..key.len()].chunks(4).enumerate() {
+                let i = b * BLOCK + part * 4;
+                // Components that do not exist get the code 0.
+                let mut word = [0u8; 4];
+                word.iter_mut().zip(codes).for_each(|(to, code)| *to = *code as u8);
                 if self.ty == KvType::Q4 {
-                    let code = code + ZERO_6 as i8;
-                    put(&mut tile[at], i / 16 * 4, 15, code & 15);
-                    put(&mut tile[self.key_bits_at(p, b * BLOCK + i)], i / 4 % 4 * 2, 3, code >> 4);
+                    let unsigned = u32::from_le_bytes(word.map(|code| code.wrapping_add(ZERO_6 as u8)));
+                    put(&mut tile[self.key_at(p, i)..], i / 16 % 2 * 4, 0x0f0f_0f0f, unsigned);
+                    put(&mut tile[self.key_bits_at(p, i)..], i / 4 % 4 * 2, 0x0303_0303, unsigned >> 4);
                 } else {
-                    tile[at] = code as u8;
+                    tile[self.key_at(p, i)..][..4].copy_from_slice(&word);
                 }
             }
         }
@@ -327,9 +340,10 @@ impl KvTiles {
     }
 }
 
-/// Stores `bits`, which `mask` covers, in some bits of a byte.
-fn put(byte: &mut u8, shift: usize, mask: u8, bits: i8) {
-    *byte = *byte & !(mask << shift) | (bits as u8) << shift;
+/// Stores the bits that `mask` covers in some bits of the first four bytes.
+fn put(bytes: &mut [u8], shift: usize, mask: u32, bits: u32) {
+    let Some((word, _)) = bytes.split_first_chunk_mut::<4>() else { unreachable!("the lines of a tile are whole") };
+    *word = (u32::from_le_bytes(*word) & !(mask << shift) | (bits & mask) << shift).to_le_bytes();
 }
 
 /// The order 0, 2, 1, 3, which is its own inverse.
