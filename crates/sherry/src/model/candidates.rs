@@ -22,7 +22,7 @@ pub struct Nucleus {
 
 /// How far below min-p logits are looked at: those below that are missing have so little probability that
 /// the cut of top-p can usually be told.
-const MARGIN: f32 = 1.0;
+const MARGIN: f32 = 2.0;
 /// What sums of probabilities may be off.
 const ROUNDING: f64 = 1e-9;
 
