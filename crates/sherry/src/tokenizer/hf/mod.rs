@@ -30,7 +30,7 @@ const MAX_FILE_BYTES: u64 = 512 << 20;
 
 /// The parts of `tokenizer.json` that matter here.
 #[derive(Deserialize)]
-struct Json {
+struct Json<'a> {
     #[serde(default)]
     added_tokens: Vec<AddedJson>,
     #[serde(default)]
@@ -41,7 +41,8 @@ struct Json {
     post_processor: Value,
     #[serde(default)]
     decoder: Value,
-    model: JsonModel,
+    #[serde(borrow)]
+    model: JsonModel<'a>,
 }
 
 /// An added token as the files list it.
@@ -135,7 +136,7 @@ impl Parts<'_> {
 }
 
 #[derive(Deserialize)]
-struct JsonModel {
+struct JsonModel<'a> {
     dropout: Option<f32>,
     unk_token: Option<String>,
     continuing_subword_prefix: Option<String>,
@@ -146,8 +147,10 @@ struct JsonModel {
     byte_fallback: bool,
     #[serde(default)]
     ignore_merges: bool,
-    vocab: JsonVocab,
-    merges: Vec<JsonMerge>,
+    #[serde(borrow)]
+    vocab: JsonVocab<'a>,
+    #[serde(borrow)]
+    merges: Vec<JsonMerge<'a>>,
 }
 
 /// Finds out the model type of files whose model is not BPE-shaped.
@@ -229,12 +232,13 @@ impl Tokenizer {
 
     fn from_parts(json: &[u8], config: Config) -> Result<Self> {
         json::check_text(json).map_err(Error::Tokenizer)?;
-        let json: Json = serde_json::from_slice(json).map_err(|err| match serde_json::from_slice::<Probe>(json) {
-            Ok(Probe { model: ProbeModel { kind: Some(kind) } }) if kind != "BPE" => {
-                unsupported("model.type", &kind, "BPE")
-            }
-            _ => Error::Tokenizer(format!("not a tokenizer.json: {}", json::plain_words(&err))),
-        })?;
+        let json: Json<'_> =
+            serde_json::from_slice(json).map_err(|err| match serde_json::from_slice::<Probe>(json) {
+                Ok(Probe { model: ProbeModel { kind: Some(kind) } }) if kind != "BPE" => {
+                    unsupported("model.type", &kind, "BPE")
+                }
+                _ => Error::Tokenizer(format!("not a tokenizer.json: {}", json::plain_words(&err))),
+            })?;
         check_model(&json.model)?;
         let mut notes = Vec::new();
         let (vocab, added) = read_vocab(&json, &config, &mut notes)?;

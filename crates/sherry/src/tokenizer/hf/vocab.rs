@@ -1,5 +1,6 @@
 //! The tokens of a `tokenizer.json`, those that other files add, and the merges.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 
@@ -14,23 +15,51 @@ use crate::{Error, Result};
 /// Most ids without a token: some files leave gaps before their added tokens.
 const MAX_HOLES: usize = 1 << 16;
 
-/// Ids by text, each text once.
-pub(super) struct JsonVocab(pub HashMap<String, u32>);
+/// A string where it lies in the file, unless it has escapes: files have hundreds of thousands of them.
+#[derive(PartialEq, Eq, Hash)]
+struct Text<'a>(Cow<'a, str>);
 
-impl<'de> Deserialize<'de> for JsonVocab {
+impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Place;
+
+        impl<'de> Visitor<'de> for Place {
+            type Value = Text<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Text<'de>, E> {
+                Ok(Text(text.into()))
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Text<'de>, E> {
+                Ok(Text(text.to_owned().into()))
+            }
+        }
+
+        deserializer.deserialize_str(Place)
+    }
+}
+
+/// Ids by text, each text once.
+pub(super) struct JsonVocab<'a>(pub HashMap<Cow<'a, str>, u32>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for JsonVocab<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Texts;
 
         impl<'de> Visitor<'de> for Texts {
-            type Value = JsonVocab;
+            type Value = JsonVocab<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object from tokens to ids")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<JsonVocab, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<JsonVocab<'de>, A::Error> {
                 let mut ids = HashMap::new();
-                while let Some((text, id)) = map.next_entry::<String, u32>()? {
+                while let Some((Text(text), id)) = map.next_entry::<Text<'de>, u32>()? {
                     if ids.contains_key(&text) {
                         return Err(A::Error::custom(format!("the token {} is there twice", quoted(&text))));
                     }
@@ -45,12 +74,12 @@ impl<'de> Deserialize<'de> for JsonVocab {
 }
 
 /// Two tokens that join: as a pair, or in older files as one string with a space between.
-pub(super) enum JsonMerge {
-    Pair(String, String),
-    Joined(String),
+pub(super) enum JsonMerge<'a> {
+    Pair(Cow<'a, str>, Cow<'a, str>),
+    Joined(Cow<'a, str>),
 }
 
-impl JsonMerge {
+impl JsonMerge<'_> {
     pub fn pair(&self) -> Option<(&str, &str)> {
         match self {
             Self::Pair(left, right) => Some((left, right)),
@@ -61,25 +90,29 @@ impl JsonMerge {
     }
 }
 
-impl<'de> Deserialize<'de> for JsonMerge {
+impl<'de: 'a, 'a> Deserialize<'de> for JsonMerge<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Merge;
 
         impl<'de> Visitor<'de> for Merge {
-            type Value = JsonMerge;
+            type Value = JsonMerge<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a merge: a list of two tokens, or a string of two tokens and a space")
             }
 
-            fn visit_str<E>(self, text: &str) -> Result<JsonMerge, E> {
-                Ok(JsonMerge::Joined(text.to_owned()))
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<JsonMerge<'de>, E> {
+                Ok(JsonMerge::Joined(text.into()))
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<JsonMerge, A::Error> {
-                let mut next = || seq.next_element::<String>();
+            fn visit_str<E>(self, text: &str) -> Result<JsonMerge<'de>, E> {
+                Ok(JsonMerge::Joined(text.to_owned().into()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<JsonMerge<'de>, A::Error> {
+                let mut next = || seq.next_element::<Text<'de>>();
                 match (next()?, next()?, next()?) {
-                    (Some(left), Some(right), None) => Ok(JsonMerge::Pair(left, right)),
+                    (Some(Text(left)), Some(Text(right)), None) => Ok(JsonMerge::Pair(left, right)),
                     (left, right, third) => {
                         let count = [left, right, third].iter().flatten().count();
                         Err(A::Error::invalid_length(count, &self))
@@ -94,7 +127,7 @@ impl<'de> Deserialize<'de> for JsonMerge {
 
 /// Tokens by id and the added ones among them, those of the other files included. Holes are allowed up to
 /// [`MAX_HOLES`].
-pub(super) fn read_vocab(json: &Json, config: &Config, notes: &mut Vec<String>) -> Result<(Vocab, Vec<Added>)> {
+pub(super) fn read_vocab(json: &Json<'_>, config: &Config, notes: &mut Vec<String>) -> Result<(Vocab, Vec<Added>)> {
     let model = &json.model;
     let listed = merged(json, config)?;
     let ids = &model.vocab.0;
@@ -108,11 +141,11 @@ pub(super) fn read_vocab(json: &Json, config: &Config, notes: &mut Vec<String>) 
     for (text, id) in ids {
         let kind = match parse_byte(text) {
             Some(_) if model.byte_fallback => TokenKind::Byte,
-            _ if Some(text) == model.unk_token.as_ref() => TokenKind::Unknown,
+            _ if Some(text.as_ref()) == model.unk_token.as_deref() => TokenKind::Unknown,
             _ => TokenKind::Normal,
         };
         if let Some((other, _)) = slots[*id as usize].replace((text, kind)) {
-            let (a, b) = if other < text.as_str() { (other, text.as_str()) } else { (text.as_str(), other) };
+            let (a, b) = if other < text.as_ref() { (other, text.as_ref()) } else { (text.as_ref(), other) };
             return Err(Error::Tokenizer(format!(
                 "model.vocab gives {} and {} the same id {id}",
                 quoted(a),
@@ -139,7 +172,7 @@ pub(super) fn read_vocab(json: &Json, config: &Config, notes: &mut Vec<String>) 
                 )));
             }
             None => {
-                if let Some(other) = ids.get(&token.content) {
+                if let Some(other) = ids.get(token.content.as_str()) {
                     let (added, id) = (quoted(&token.content), token.id);
                     return Err(Error::Tokenizer(format!(
                         "the added token {added} has the id {id}, but model.vocab gives it {other}"
@@ -154,7 +187,7 @@ pub(super) fn read_vocab(json: &Json, config: &Config, notes: &mut Vec<String>) 
     // transformers makes every token that has a role a special one. A single character keeps its place in the alphabet.
     for (field, text) in &config.special {
         let known = listed.iter().any(|token| token.content == *text);
-        match ids.get(text) {
+        match ids.get(text.as_str()) {
             Some(id) if !known && text.chars().nth(1).is_some() => {
                 let (_, kind) = slots[*id as usize].get_or_insert((text, TokenKind::Normal));
                 if *kind == TokenKind::Normal {
@@ -187,7 +220,7 @@ fn merged(json: &Json, config: &Config) -> Result<Vec<AddedJson>> {
     let mut places: HashMap<&str, usize> = HashMap::new();
     let own = json.added_tokens.iter().map(|token| (token, None));
     // Where the model has such a token its id counts.
-    let others = config.added.iter().map(|token| (token, json.model.vocab.0.get(&token.content).copied()));
+    let others = config.added.iter().map(|token| (token, json.model.vocab.0.get(token.content.as_str()).copied()));
     for (token, model_id) in own.chain(others).filter(|(token, _)| !token.content.is_empty()) {
         if let Some(place) = places.get(token.content.as_str()) {
             // Where two lists disagree about flags the later one counts, but once special is special for good, and a
