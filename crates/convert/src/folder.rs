@@ -19,6 +19,7 @@ pub(super) fn write_companions(checkpoint: &Checkpoint, plan: &Plan, folder: &Pa
     if let Value::Object(fields) = &mut config {
         fields.shift_remove("quantization_config");
         let mut quantization = match (plan.native, plan.is_bitnet) {
+            (true, _) if plan.mixed => Some(native::mixed_config()),
             (true, _) => Some(plan.packed.map_or_else(native::blocks_config, |scheme| scheme.to_json())),
             (false, true) => Some(BitNetScheme::ternary_config()),
             (false, false) => None,

@@ -28,9 +28,11 @@ mod folder;
 mod gguf_metadata;
 pub mod importance;
 pub mod inspect;
+pub mod nearest;
 mod output;
 mod plan;
 pub mod quant;
+pub mod recipe;
 mod rows;
 #[cfg(test)]
 mod tests;
@@ -43,12 +45,14 @@ use serde::Serialize;
 pub use channels::{Bridge, RopeRows};
 pub use output::Written;
 pub use plan::{Container, Embeddings, Linears, STQ1_0_SPEC};
-pub use rows::{Moves, Rows};
+pub use rows::{Moves, Rounding, Rows};
 
 use output::{Input, Output};
 use plan::{Plan, Target};
-use sherry::io::AtomicFolder;
-use sherry::io::gguf::StqId;
+use quant::Projection;
+use recipe::Recipe;
+use sherry::io::gguf::{GgufWriter, StqId};
+use sherry::io::{AtomicFolder, TensorInfo, safetensors};
 use sherry::model::Checkpoint;
 use sherry::model::names::Role;
 use sherry::{Error, Progress, Result};
@@ -61,6 +65,10 @@ pub struct Request {
     pub linears: Linears,
     /// Embedding and head.
     pub embeddings: Embeddings,
+    /// The types of all matrices instead; `linears`, `embeddings` and `fallback` are not looked at then.
+    pub recipe: Option<Recipe>,
+    /// Whether weights that a recipe makes ternary are so already, and are refused where they are not.
+    pub exact: bool,
     /// What becomes of linear layers that packed codes of a GGUF file cannot hold; `None`: the conversion is refused.
     pub fallback: Option<TensorType>,
     /// The type id of STQ1_0 tensors in GGUF files.
@@ -77,6 +85,8 @@ impl Request {
         Self {
             linears: Linears::Keep,
             embeddings: Embeddings::Keep,
+            recipe: None,
+            exact: false,
             fallback: None,
             stq_id: StqId::default(),
             importance: HashMap::new(),
@@ -165,6 +175,34 @@ pub fn sizes_of(checkpoint: &Checkpoint) -> Sizes {
     sizes
 }
 
+/// Bytes of a file of `checkpoint` made by a recipe besides its matrices, at most: header, metadata, norms and biases. Of a
+/// folder the file is `model.safetensors`.
+///
+/// # Errors
+/// As [`convert`].
+pub fn room_beside_matrices(checkpoint: &Checkpoint, container: Container) -> Result<u64> {
+    let plan = Plan::new(checkpoint, container, Linears::Dense(TensorType::F32), Embeddings::Keep, None)?;
+    let config = checkpoint.config();
+    let jobs =
+        output::jobs(Input { source: checkpoint.source(), config, tensors: checkpoint.tensors() }, &plan, container)?;
+    let bytes = match container {
+        Container::Gguf => {
+            let (metadata, _) = gguf_metadata::entries(checkpoint, &plan, StqId::default())?;
+            let infos = output::infos(&jobs, container, None)?;
+            let vectors: usize = infos.iter().filter(|info| info.shape.len() == 1).map(|info| info.bytes).sum();
+            // Every tensor begins at a multiple of 32.
+            GgufWriter::header_bytes(metadata, &infos)? + vectors + 32 * infos.len()
+        }
+        Container::Folder => {
+            // Packed matrices have the longest entries, two each; F32 is the largest type of vectors.
+            let infos: Vec<TensorInfo> = jobs.iter().flat_map(output::Job::longest_infos).collect();
+            let vectors: usize = infos.iter().filter(|info| info.shape.len() == 1).map(|info| 2 * info.bytes).sum();
+            safetensors::Writer::header_bytes(checkpoint.path(), &infos, &output::folder_metadata())? + vectors
+        }
+    };
+    Ok(bytes as u64)
+}
+
 /// The container that the name `path` asks for: GGUF when it ends in `.gguf`, a folder otherwise.
 pub fn container_of(path: &Path) -> Container {
     match path.extension() {
@@ -188,22 +226,31 @@ pub fn convert(
     let container = container_of(out);
     check_target(checkpoint.path(), out, request.overwrite)?;
     let config = checkpoint.config();
-    let plan =
-        Plan::new(checkpoint, container, request.linears, request.embeddings, request.fallback).map_err(|error| {
-            match error {
-                Error::Invalid(problem) => Error::Invalid(format!("{}: {problem}", checkpoint.path().display())),
-                other => other,
-            }
-        })?;
+    let plan = match &request.recipe {
+        Some(recipe) => Plan::by_recipe(checkpoint, container, recipe, request.exact),
+        None => Plan::new(checkpoint, container, request.linears, request.embeddings, request.fallback),
+    };
+    let plan = plan.map_err(|error| match error {
+        Error::Invalid(problem) => Error::Invalid(format!("{}: {problem}", checkpoint.path().display())),
+        other => other,
+    })?;
     let input = Input { source: checkpoint.source(), config, tensors: checkpoint.tensors() };
     let mut jobs = output::jobs(input, &plan, container)?;
     for job in &mut jobs {
-        job.importance = importance(&request.importance, job.planned.role, config.family)?;
+        // Dense ternary and blocks know no importance.
+        if request.recipe.is_none()
+            || matches!(job.planned.target, Target::Quantize(spec) if spec.projection == Projection::SparseAbsMean)
+        {
+            job.importance = importance(&request.importance, job.planned.role, config.family)?;
+        }
     }
     let work: u64 = jobs.iter().map(|job| job.planned.role.elements(config)).sum();
 
-    let what =
-        if jobs.iter().any(|job| matches!(job.planned.target, Target::Quantize(_))) { "quantize" } else { "convert" };
+    let what = if jobs.iter().any(|job| !matches!(job.planned.target, Target::Dense(_) | Target::Codes)) {
+        "quantize"
+    } else {
+        "convert"
+    };
     let mut tensors = Vec::with_capacity(jobs.len());
     let mut run = |mut output: Output| -> Result<()> {
         progress.start(what, work);

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use sherry_kernels::format::{PackedRows, ScaleGroup, TensorType, stq1_0};
+use sherry_kernels::format::{PackedRows, ScaleGroup, TensorType, TernaryFormat, ggml, stq1_0};
 
 use super::plan::{Container, Plan, Planned, Target};
-use super::rows::{Moves, Rows};
+use super::rows::{Moves, Rounding, Rows};
 use crate::quant::{TensorReport, quantize_rows};
 use sherry::io::gguf::{self, GgufWriter, StqId};
 use sherry::io::native::{self, PackedScheme};
@@ -53,6 +53,8 @@ pub(super) struct Job<'a> {
     /// Name of the weight in the output ("model.layers.0.mlp.up_proj.weight").
     pub name: String,
     pub importance: Option<&'a [f32]>,
+    /// Whether linear layers of the folder are packed in several ways.
+    pub mixed: bool,
 }
 
 /// The model that is read.
@@ -78,23 +80,11 @@ impl Output {
         metadata: Vec<(String, gguf::Value)>,
         stq_id: StqId,
     ) -> Result<Self> {
-        let mut infos = jobs.iter().map(|job| job.infos(container, scheme)).collect::<Result<Vec<_>>>()?.concat();
+        let infos = infos(jobs, container, scheme)?;
         Ok(match container {
-            Container::Folder => {
-                let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
-                Self::Folder(safetensors::Writer::create(path, &infos, &metadata)?)
-            }
+            Container::Folder => Self::Folder(safetensors::Writer::create(path, &infos, &folder_metadata())?),
             Container::Gguf => {
                 let factors = jobs.first().map(|job| rope_factors(job.input.config)).unwrap_or_default();
-                infos.splice(
-                    0..0,
-                    factors.iter().map(|(name, factors)| TensorInfo {
-                        name: (*name).to_owned(),
-                        ty: TensorType::F32,
-                        shape: vec![factors.len()],
-                        bytes: 4 * factors.len(),
-                    }),
-                );
                 let mut writer = GgufWriter::create(path, metadata, infos, stq_id)?;
                 for (name, factors) in factors {
                     let bytes: Vec<u8> = factors.iter().flat_map(|factor| factor.to_le_bytes()).collect();
@@ -131,17 +121,22 @@ impl Output {
         let (rows, cols) = data.shape();
         let mut report = None;
         let (to, bytes) = match job.planned.target {
-            Target::Dense(ty) => {
+            Target::Dense(ty) | Target::Nearest(ty) => {
                 let name = job.dense_name(ty, self.container());
-                (ty.to_string(), self.write_dense(&data, &name, ty)?)
+                let rounding =
+                    if job.planned.target == Target::Nearest(ty) { Rounding::Nearest } else { Rounding::Exact };
+                (ty.to_string(), self.write_dense(&data, &name, ty, rounding)?)
             }
-            Target::Quantize(spec) => {
+            Target::Quantize(spec) | Target::Blocks(spec, _) => {
                 let fill = |row: usize, out: &mut [f32]| data.fill(row, out);
                 let place = (source.path(), job.stored.name());
                 let (packed, made) = quantize_rows(place, (rows, cols), fill, &spec, job.importance)?;
                 data.release();
                 report = Some(made);
-                (spec.format.to_string(), self.write_packed(job, packed)?)
+                match job.planned.target {
+                    Target::Blocks(_, ty) => (ty.to_string(), self.write_blocks(job, &packed, ty)?),
+                    _ => (spec.format.to_string(), self.write_packed(job, packed)?),
+                }
             }
             Target::Codes => {
                 let packed = data.packed().ok_or_else(|| Error::Invalid(format!("{} is not packed", job.name)))?;
@@ -178,9 +173,23 @@ impl Output {
         }
     }
 
-    fn write_dense(&mut self, data: &Rows<'_>, name: &str, ty: TensorType) -> Result<u64> {
+    /// Writes ternary codes as blocks of `ty`, which have the same scales.
+    fn write_blocks(&mut self, job: &Job<'_>, packed: &PackedRows, ty: TensorType) -> Result<u64> {
+        let (rows, cols) = (packed.layout.rows, packed.layout.cols);
+        let row_bytes = ty.row_bytes(cols).unwrap_or(0);
+        let mut blocks = vec![0; rows * row_bytes];
+        let mut values = vec![0.0; cols];
+        for (row, out) in blocks.chunks_exact_mut(row_bytes.max(1)).enumerate() {
+            packed.row_f32(row, &mut values);
+            ggml::quantize(ty, &values, out).map_err(|problem| Error::Invalid(format!("{}: {problem}", job.name)))?;
+        }
+        self.append(&job.name, &blocks)?;
+        Ok(blocks.len() as u64)
+    }
+
+    fn write_dense(&mut self, data: &Rows<'_>, name: &str, ty: TensorType, rounding: Rounding) -> Result<u64> {
         let mut total = 0;
-        data.encode(ty, |bytes| {
+        data.encode(ty, rounding, |bytes| {
             total += bytes.len() as u64;
             self.append(name, bytes)
         })?;
@@ -190,7 +199,7 @@ impl Output {
     fn write_packed(&mut self, job: &Job<'_>, packed: PackedRows) -> Result<u64> {
         match self {
             Self::Folder(writer) => {
-                native::write(writer, module(&job.name), &packed)?;
+                native::write(writer, module(&job.name), &job.codes_name(packed.layout.format), &packed)?;
                 Ok((packed.codes.len() + 2 * packed.scales.len()) as u64)
             }
             Self::Gguf(writer) => {
@@ -213,11 +222,49 @@ fn to_blocks(mut packed: PackedRows) -> std::result::Result<Vec<u8>, String> {
 }
 
 impl Job<'_> {
+    fn codes_name(&self, format: TernaryFormat) -> String {
+        match self.mixed {
+            true => native::format_name(module(&self.name), format),
+            false => native::codes_name(module(&self.name)),
+        }
+    }
+
+    /// How its codes are packed in a folder.
+    fn scheme(&self, common: Option<PackedScheme>) -> Option<PackedScheme> {
+        match (self.planned.target, self.stored) {
+            (Target::Quantize(spec), _) => {
+                Some(PackedScheme { format: spec.format, order: spec.order, scale: spec.scale })
+            }
+            (Target::Codes, Stored::Packed { layout, .. }) if self.mixed => {
+                Some(PackedScheme { format: layout.format, order: layout.order, scale: layout.scale })
+            }
+            _ => common,
+        }
+    }
+
     fn dense_name(&self, ty: TensorType, container: Container) -> String {
         match container {
             Container::Folder if !ty.is_float() => native::blocks_name(module(&self.name), ty),
             _ => self.name.clone(),
         }
+    }
+
+    /// Whether this is a norm or a bias.
+    pub fn is_vector(&self) -> bool {
+        self.planned.role.shape(self.input.config).len() == 1
+    }
+
+    /// Entries of a folder's header that are no shorter than those of any type that the tensor can have.
+    pub fn longest_infos(&self) -> Vec<TensorInfo> {
+        let shape = self.planned.role.shape(self.input.config);
+        let bytes = 2 * shape.iter().product::<usize>();
+        let info = |name, shape: &[usize]| TensorInfo { name, ty: TensorType::BF16, shape: shape.to_vec(), bytes };
+        if self.is_vector() {
+            return vec![info(self.name.clone(), &shape)];
+        }
+        let module = module(&self.name);
+        let codes = native::format_name(module, TernaryFormat::Ternary167);
+        vec![info(codes, &shape), info(native::scales_name(module), &shape)]
     }
 
     /// The stored tensors of this job.
@@ -232,19 +279,41 @@ impl Job<'_> {
             Ok(TensorInfo { name, ty, shape, bytes })
         };
         let shape = self.planned.role.shape(self.input.config);
-        match (self.planned.target, container, &shape[..], scheme) {
-            (Target::Dense(ty), Container::Folder, &[rows, cols], _) if !ty.is_float() => {
+        match (self.planned.target, container, &shape[..], self.scheme(scheme)) {
+            (Target::Dense(ty) | Target::Nearest(ty), Container::Folder, &[rows, cols], _) if !ty.is_float() => {
                 let row_bytes = ty.row_bytes(cols).unwrap_or(0);
                 Ok(vec![info(self.dense_name(ty, container), TensorType::U8, vec![rows, row_bytes])?])
             }
-            (Target::Dense(ty), ..) => Ok(vec![info(self.name.clone(), ty, shape)?]),
+            (Target::Dense(ty) | Target::Nearest(ty) | Target::Blocks(_, ty), ..) => {
+                Ok(vec![info(self.name.clone(), ty, shape)?])
+            }
             (_, Container::Gguf, ..) => Ok(vec![info(self.name.clone(), TensorType::STQ1_0, shape)?]),
             (_, Container::Folder, &[rows, cols], Some(scheme)) => {
-                Ok(native::plan(module(&self.name), &scheme.layout(rows, cols)).to_vec())
+                let codes = self.codes_name(scheme.format);
+                Ok(native::plan(module(&self.name), codes, &scheme.layout(rows, cols)).to_vec())
             }
             _ => Err(Error::Invalid(format!("{}: only matrices can be packed", self.name))),
         }
     }
+}
+
+/// The metadata of a folder's weights.
+pub(super) fn folder_metadata() -> BTreeMap<String, String> {
+    BTreeMap::from([("format".to_owned(), "pt".to_owned())])
+}
+
+/// The stored tensors of `jobs`; those that GGUF files have in addition come first.
+pub(super) fn infos(jobs: &[Job<'_>], container: Container, scheme: Option<PackedScheme>) -> Result<Vec<TensorInfo>> {
+    let factors = match container {
+        Container::Gguf => jobs.first().map(|job| rope_factors(job.input.config)).unwrap_or_default(),
+        Container::Folder => Vec::new(),
+    };
+    let factors = factors.iter().map(|(name, factors)| {
+        let len = factors.len();
+        Ok(vec![TensorInfo { name: (*name).to_owned(), ty: TensorType::F32, shape: vec![len], bytes: 4 * len }])
+    });
+    let all = factors.chain(jobs.iter().map(|job| job.infos(container, scheme)));
+    Ok(all.collect::<Result<Vec<_>>>()?.concat())
 }
 
 /// The jobs of `plan`.
@@ -261,7 +330,7 @@ pub(super) fn jobs<'a>(input: Input<'a>, plan: &Plan, container: Container) -> R
                 .role
                 .name(input.config.family, naming)
                 .ok_or_else(|| Error::Invalid(format!("{}: the output format has no place for it", stored.name())))?;
-            Ok(Job { input, stored, moves: plan.moves, planned: *planned, name, importance: None })
+            Ok(Job { input, stored, moves: plan.moves, planned: *planned, name, importance: None, mixed: plan.mixed })
         })
         .collect()
 }

@@ -5,6 +5,7 @@ use sherry_kernels::format::{QuadOrder, ScaleGroup, TensorType, TernaryFormat};
 use super::channels::{Bridge, RopeRows};
 use super::rows::Moves;
 use crate::quant::{Projection, QuantSpec};
+use crate::recipe::{self, MatrixType, Recipe};
 use sherry::io::native::PackedScheme;
 use sherry::model::mlx::MlxWeights;
 use sherry::model::names::{Naming, Role};
@@ -48,8 +49,12 @@ pub enum Embeddings {
 pub enum Target {
     /// A float or block type.
     Dense(TensorType),
+    /// A float or block type for weights that were not made for it.
+    Nearest(TensorType),
     /// Packed codes made from dense weights.
     Quantize(QuantSpec),
+    /// Such codes, held by a ternary block type of GGUF files.
+    Blocks(QuantSpec, TensorType),
     /// The codes there are, their rows perhaps reordered.
     Codes,
 }
@@ -70,8 +75,10 @@ pub struct Plan {
     pub moves: Moves,
     /// Tensors in the order of the output.
     pub tensors: Vec<Planned>,
-    /// Packing of the output's linear layers, where they are packed.
+    /// Packing of the output's linear layers, where they are packed and all alike.
     pub packed: Option<PackedScheme>,
+    /// Whether the linear layers of a folder are packed in several ways, so that each says its own.
+    pub mixed: bool,
     /// Whether a folder needs the native extensions: some matrix is not made of floats.
     pub native: bool,
     /// Whether the model computes with ternary weights whatever its folder holds, so that the folder must say what it holds.
@@ -134,6 +141,17 @@ impl Plan {
     ) -> Result<Self> {
         let config = input.config();
         let stored = packed_input(input)?;
+        let mixed = stored.is_some_and(|packing| packing == Packing::Mixed);
+        let keeps = linears == Linears::Keep && container == Container::Folder;
+        if mixed && !keeps && !matches!(linears, Linears::Dense(ty) if ty.is_float()) {
+            let problem = "its linear layers are packed in several ways, which only a native folder holds; floats (--dtype f16) \
+                           can be made of it";
+            return Err(Error::Invalid(problem.to_owned()));
+        }
+        let stored = match stored {
+            Some(Packing::Alike(scheme)) => Some(scheme),
+            Some(Packing::Mixed) | None => None,
+        };
         if let (Some(scheme), Linears::Packed(_) | Linears::Dense(_)) = (stored, linears)
             // Floats and the ternary types hold what is there, or are refused where they do not.
             && !matches!(linears, Linears::Dense(ty) if ty.is_float() || ty.is_ternary())
@@ -179,8 +197,9 @@ impl Plan {
             || input.tensors().iter().any(|(_, stored)| {
                 matches!(stored, Stored::BitNet { .. } | Stored::Plain { ty: TensorType::I2_S, .. })
             });
-        let native = packed.is_some() || blocks;
-        let mut plan = Self { moves, tensors: Vec::new(), packed, native, is_bitnet, fallback: misfits };
+        let mixed = mixed && keeps;
+        let native = packed.is_some() || blocks || mixed;
+        let mut plan = Self { moves, tensors: Vec::new(), packed, mixed, native, is_bitnet, fallback: misfits };
         for role in Role::all(config) {
             let target =
                 plan.target(config, role, input.tensors().get(role, input.source())?, container, linears, embeddings);
@@ -190,6 +209,45 @@ impl Plan {
             }
             plan.tensors.push(Planned { role, target });
         }
+        Ok(plan)
+    }
+
+    /// Decides by `recipe` what becomes of every matrix of `input`. `exact`: weights that become ternary are so already, and
+    /// others are refused when they are written.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new); what is wrong with the recipe names it and the tensor.
+    pub fn by_recipe(input: &Checkpoint, container: Container, recipe: &Recipe, exact: bool) -> Result<Self> {
+        let config = input.config();
+        if packed_input(input)?.is_some() {
+            let problem = "its linear layers are packed already; quantizing twice only loses weights";
+            return Err(Error::Invalid(problem.to_owned()));
+        }
+        recipe.check(config, container)?;
+        // Floats and blocks first, everything else after the recipe.
+        let mut plan = Self::new(input, container, Linears::Dense(TensorType::F32), Embeddings::Keep, None)?;
+        let folder = container == Container::Folder;
+        let mut schemes = Vec::new();
+        plan.native = false;
+        for planned in &mut plan.tensors {
+            let Some(ty) = recipe.get(planned.role) else { continue };
+            planned.target = match (ty, ty.spec(container, exact)) {
+                // Blocks that are of this type already are copied.
+                (MatrixType::Dense(ty), _) => Target::Nearest(ty),
+                (MatrixType::Packed(TernaryFormat::Sherry), Some(spec)) => Target::Quantize(spec),
+                (MatrixType::Packed(format), Some(spec)) if !folder => Target::Blocks(spec, recipe::gguf_type(format)),
+                (MatrixType::Packed(_), Some(spec)) => Target::Quantize(spec),
+                (MatrixType::Packed(_), None) => unreachable!("packed types have a way to be made"),
+            };
+            match planned.target {
+                Target::Quantize(spec) if !schemes.contains(&scheme_of(spec)) => schemes.push(scheme_of(spec)),
+                Target::Dense(ty) | Target::Nearest(ty) => plan.native |= folder && !ty.is_float(),
+                _ => {}
+            }
+        }
+        plan.native |= folder && !schemes.is_empty();
+        plan.mixed = schemes.len() > 1;
+        plan.packed = schemes.first().copied().filter(|_| !plan.mixed);
         Ok(plan)
     }
 
@@ -328,8 +386,21 @@ impl Plan {
     }
 }
 
-/// How the input's linear layers are packed: those that are packed all alike.
-fn packed_input(input: &Checkpoint) -> Result<Option<PackedScheme>> {
+/// How linear layers are packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Packing {
+    /// All those that are packed in the same way.
+    Alike(PackedScheme),
+    /// In several ways.
+    Mixed,
+}
+
+const fn scheme_of(spec: QuantSpec) -> PackedScheme {
+    PackedScheme { format: spec.format, order: spec.order, scale: spec.scale }
+}
+
+/// How the input's linear layers are packed; `None` where none is.
+fn packed_input(input: &Checkpoint) -> Result<Option<Packing>> {
     let mut found: Option<PackedScheme> = None;
     for role in linear_roles(input.config()) {
         let scheme = match input.tensors().get(role, input.source())? {
@@ -341,12 +412,10 @@ fn packed_input(input: &Checkpoint) -> Result<Option<PackedScheme>> {
             Stored::Plain { .. } | Stored::BitNet { .. } | Stored::Mlx { .. } => continue,
         };
         if *found.get_or_insert(scheme) != scheme {
-            let problem =
-                "its linear layers are packed in different ways; only those packed all alike can be converted";
-            return Err(Error::Invalid(problem.to_owned()));
+            return Ok(Some(Packing::Mixed));
         }
     }
-    Ok(found)
+    Ok(found.map(Packing::Alike))
 }
 
 /// The packing that quantizing by `spec` gives in `container`.
@@ -356,7 +425,7 @@ fn packed_output(
     container: Container,
     fallback: Option<TensorType>,
 ) -> Result<GgufForm> {
-    let scheme = PackedScheme { format: spec.format, order: spec.order, scale: spec.scale };
+    let scheme = scheme_of(spec);
     if container == Container::Gguf && scheme == STQ1_0 {
         return gguf_form(config, scheme, fallback);
     }
@@ -412,13 +481,8 @@ fn gguf_form(config: &ArchConfig, scheme: PackedScheme, fallback: Option<TensorT
 }
 
 /// The dense GGUF type that holds a baseline format exactly.
-const fn gguf_block_type(format: TernaryFormat) -> Option<TensorType> {
-    match format {
-        TernaryFormat::Sherry => None,
-        TernaryFormat::Ternary2 => Some(TensorType::TQ2_0),
-        TernaryFormat::Ternary167 => Some(TensorType::TQ1_0),
-        TernaryFormat::Binary => Some(TensorType::Q1_0),
-    }
+fn gguf_block_type(format: TernaryFormat) -> Option<TensorType> {
+    (format != TernaryFormat::Sherry).then(|| recipe::gguf_type(format))
 }
 
 /// The type that holds a matrix of MLX, of rows of `cols` weights, exactly: its scales are f16.

@@ -43,6 +43,15 @@ pub struct Rows<'a> {
     files: Vec<String>,
 }
 
+/// What may become of weights that a block type does not hold as they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rounding {
+    /// Blocks of numbers are rounded as ggml does it; ternary and binary types take only what they hold exactly.
+    Exact,
+    /// The nearest that the type can hold; see [`ggml::quantize_nearest`].
+    Nearest,
+}
+
 enum Data {
     Plain {
         ty: TensorType,
@@ -202,13 +211,23 @@ impl<'a> Rows<'a> {
         }
     }
 
+    /// The stored bytes of row `row` of the output, where `ty` is what is stored and no value changes its place in the row:
+    /// blocks decoded and encoded again need not be the same.
+    fn copied_row(&self, ty: TensorType, row: usize) -> Option<&[u8]> {
+        let Data::Plain { ty: stored, bytes } = &self.data else { return None };
+        let in_place = self.moves.bridge.is_none() || !Bridge::moves_columns(self.role);
+        let same = *stored == ty && in_place && self.shift() == 0.0 && self.scale() == 1.0;
+        let len = bytes.len() / self.rows;
+        same.then(|| &bytes[self.old_row(row) * len..][..len])
+    }
+
     /// Hands the tensor, encoded as `ty`, to `sink` in pieces, in order. Work is spread over the current rayon pool; the
     /// bytes do not depend on how.
     ///
     /// # Errors
     /// [`Error::Malformed`] naming the tensor when a value cannot be held by `ty` (NaN, infinity), and whatever `sink`
     /// returns.
-    pub fn encode(&self, ty: TensorType, mut sink: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    pub fn encode(&self, ty: TensorType, rounding: Rounding, mut sink: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
         if let Some(bytes) = self.copied(ty) {
             bytes.chunks(1 << 22).try_for_each(sink)?;
             self.release();
@@ -231,10 +250,19 @@ impl<'a> Rows<'a> {
                     let mut bytes = vec![0; rows.len() * row_bytes];
                     let mut values = vec![0.0; self.cols];
                     for (row, out) in rows.zip(bytes.chunks_mut(row_bytes)) {
+                        if let Some(stored) = self.copied_row(ty, row) {
+                            out.copy_from_slice(stored);
+                            continue;
+                        }
                         self.fill(row, &mut values);
-                        ggml::quantize(ty, &values, out)
+                        let encode = match rounding {
+                            Rounding::Exact => ggml::quantize,
+                            Rounding::Nearest => ggml::quantize_nearest,
+                        };
+                        encode(ty, &values, out)
                             .map_err(|error| malformed(self.source, &self.name, format!("row {row}: {error}")))?;
-                        if ty.is_ternary()
+                        if rounding == Rounding::Exact
+                            && ty.is_ternary()
                             && let Some(problem) = self.changed(ty, row, &values, out)
                         {
                             return Err(problem);

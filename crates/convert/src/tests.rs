@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::quant::{Projection, QuantSpec};
+use crate::recipe::{MatrixType, Recipe, matrices};
 use sherry::NoProgress;
 use sherry::io::native::PackedScheme;
 use sherry::io::{ReadMode, TensorInfo, TensorSource, safetensors};
@@ -485,4 +486,145 @@ fn rounded_heads_and_inverse_scales_are_noted() {
     assert!(head.len() == 1 && head[0].contains("token_embd.weight' is I2_S"), "{head:?}");
     let inverse = made(20.0, Embeddings::Keep);
     assert!(inverse.len() == 1 && inverse[0].contains("scale 20") && inverse[0].contains("inverse"), "{inverse:?}");
+}
+
+/// A recipe with every type that rows of 256 can have, in turn.
+fn colourful(config: &ArchConfig) -> Recipe {
+    let types = MatrixType::ALL.into_iter().cycle();
+    let of = |(role, ty): (Role, MatrixType)| match role.is_embedding() {
+        true => (role, MatrixType::Dense(TensorType::Q4_0)),
+        false => (role, ty),
+    };
+    Recipe::new(Path::new("some.json"), config, matrices(config).zip(types).map(of).collect()).unwrap()
+}
+
+fn by(recipe: Recipe) -> Request {
+    Request { recipe: Some(recipe), ..Request::keep() }
+}
+
+#[test]
+fn a_recipe_gives_every_matrix_its_type_in_both_containers() {
+    for family in [Family::Llama, Family::Qwen3, Family::HunyuanDense, Family::Gemma3] {
+        let root = tempfile::tempdir().unwrap();
+        let mut config = wide(family);
+        config.layers = 3;
+        let dense = folder(root.path(), &config, TensorType::F32);
+        let recipe = colourful(&config);
+        let original = logits(&dense);
+        for name in ["native", "x.gguf"] {
+            let out = root.path().join(name);
+            let summary = to(&dense, &out, &by(recipe.clone())).unwrap();
+            let made = open(&out);
+            let container = container_of(&out);
+            let mut bytes = 0;
+            for role in matrices(&config) {
+                let ty = recipe.get(role).unwrap();
+                let stored = made.tensors().get(role, made.source()).unwrap();
+                let expected = match (ty, container) {
+                    (MatrixType::Packed(format), Container::Gguf) => ["STQ1_0", "TQ1_0", "TQ2_0"]
+                        [usize::from(format != TernaryFormat::Sherry) + usize::from(format == TernaryFormat::Ternary2)]
+                    .to_owned(),
+                    (MatrixType::Packed(format), Container::Folder) => format.to_string(),
+                    (MatrixType::Dense(ty), _) => ty.to_string(),
+                };
+                assert_eq!(stored.type_name(), expected, "{family:?} {role:?}");
+                let [rows, cols] = role.shape(&config)[..] else { panic!("a matrix") };
+                assert_eq!(
+                    stored.bytes(made.source()),
+                    ty.bytes(rows, cols, container).unwrap(),
+                    "{family:?} {role:?}"
+                );
+                bytes += stored.bytes(made.source());
+            }
+            let [linears, embeddings, weights] = recipe.bytes(&config, container);
+            let sizes = summary.sizes();
+            assert_eq!([linears, embeddings, weights], [sizes.linears, sizes.embeddings, sizes.linear_weights]);
+            assert_eq!(bytes, linears + embeddings);
+            let found = logits(&out);
+            assert!(found.iter().all(|x| x.is_finite()));
+            assert!(distance(&original, &found) > 0.01, "{family:?} {name} did not quantize");
+        }
+        // Every matrix holds the same values in both; GGUF has ternary scales per 256 weights.
+        let same = |role: Role| matches!(recipe.get(role), Some(MatrixType::Dense(_)));
+        let (a, b) = (open(&root.path().join("native")), open(&root.path().join("x.gguf")));
+        for role in matrices(&config).filter(|role| same(*role)) {
+            let rows = |checkpoint: &Checkpoint| {
+                let stored = checkpoint.tensors().get(role, checkpoint.source()).unwrap();
+                let moves = Moves::for_folder(checkpoint);
+                let rows = Rows::open(checkpoint.source(), checkpoint.config(), role, stored, moves).unwrap();
+                let (count, cols) = rows.shape();
+                let mut values = vec![0.0; count * cols];
+                values.chunks_mut(cols).enumerate().for_each(|(row, out)| rows.fill(row, out));
+                values
+            };
+            assert!(rows(&a) == rows(&b), "{family:?} {role:?}");
+        }
+        // On from there: the codes stay as they are in a folder, floats can be made, a GGUF file is refused.
+        let native = root.path().join("native");
+        let again = root.path().join("again");
+        to(&native, &again, &Request::keep()).unwrap();
+        assert_eq!(logits(&native), logits(&again), "{family:?}");
+        let floats = root.path().join("floats");
+        to(&native, &floats, &Request { linears: Linears::Dense(TensorType::F32), ..Request::keep() }).unwrap();
+        assert!(distance(&logits(&native), &logits(&floats)) < 2e-5, "{family:?}");
+        let error = to(&native, &root.path().join("y.gguf"), &Request::keep()).unwrap_err().to_string();
+        assert!(error.contains("packed in several ways"), "{error}");
+        let error = to(&native, &root.path().join("twice"), &by(recipe)).unwrap_err().to_string();
+        assert!(error.contains("packed already"), "{error}");
+    }
+}
+
+#[test]
+fn one_packed_type_beside_blocks_is_an_ordinary_folder() {
+    let root = tempfile::tempdir().unwrap();
+    let config = wide(Family::Llama);
+    let dense = folder(root.path(), &config, TensorType::F32);
+    let types = matrices(&config).map(|role| match role {
+        Role::Layer(_, Part::Down) | Role::Embed | Role::Head => (role, MatrixType::Dense(TensorType::Q8_0)),
+        _ => (role, MatrixType::Packed(TernaryFormat::Sherry)),
+    });
+    let recipe = Recipe::new(Path::new("some.json"), &config, types.collect()).unwrap();
+    let out = root.path().join("out");
+    to(&dense, &out, &by(recipe)).unwrap();
+    assert_eq!(
+        scheme(&out),
+        PackedScheme { format: TernaryFormat::Sherry, order: QuadOrder::Contiguous, scale: ScaleGroup::Row }
+    );
+    // The same codes as where all layers are packed alike.
+    let all = root.path().join("all");
+    to(&dense, &all, &packed(ScaleGroup::Row, QuadOrder::Contiguous)).unwrap();
+    for part in [Part::Q, Part::Up] {
+        let name = Role::Layer(1, part).name(config.family, Naming::HuggingFace).unwrap().replace("weight", "codes");
+        assert_eq!(*open(&out).source().data(&name).unwrap(), *open(&all).source().data(&name).unwrap());
+    }
+}
+
+#[test]
+fn what_a_recipe_asks_for_in_vain_leaves_nothing_behind() {
+    let root = tempfile::tempdir().unwrap();
+    let config = synthetic::tiny(Family::Qwen3);
+    let dense = folder(root.path(), &config, TensorType::F32);
+    let [sherry, q4] = ["sherry", "q4_0"].map(|name| MatrixType::parse(name).unwrap());
+    for (linears, name) in [(q4, "out"), (sherry, "out.gguf")] {
+        let recipe = Recipe::uniform(Path::new("some.json"), &config, linears, q4);
+        let error = to(&dense, &root.path().join(name), &by(recipe)).unwrap_err().to_string();
+        assert!(error.contains("some.json") && error.contains("layers.0."), "{error}");
+        assert!(!root.path().join(name).exists());
+    }
+}
+
+#[test]
+fn exact_recipes_keep_what_is_there_and_refuse_the_rest() {
+    let root = tempfile::tempdir().unwrap();
+    let config = wide(Family::Llama);
+    let dense = folder(root.path(), &config, TensorType::F32);
+    let recipe = colourful(&config);
+    let exactly = Request { exact: true, ..by(recipe.clone()) };
+    let error = to(&dense, &root.path().join("x"), &exactly).unwrap_err().to_string();
+    assert!(error.contains("proj.weight") && error.contains("times one f16 scale"), "{error}");
+    let native = root.path().join("native");
+    to(&dense, &native, &by(recipe.clone())).unwrap();
+    let error = to(&native, &root.path().join("x"), &exactly).unwrap_err().to_string();
+    assert!(error.contains("packed already"), "{error}");
+    assert!(!root.path().join("x").exists());
 }

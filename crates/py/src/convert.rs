@@ -1,6 +1,5 @@
 //! Whole models: quantizing, converting, looking into them.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use pyo3::exceptions::PyValueError;
@@ -142,8 +141,8 @@ pub fn convert<'py>(
             42 => StqId::Id42,
             other => return Err(PyValueError::new_err(format!("stq_id is {other}; expected 42 or 43"))),
         },
-        importance: HashMap::new(),
         overwrite,
+        ..Request::keep()
     };
     write(py, source, target, request, None, progress)
 }

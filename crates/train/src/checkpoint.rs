@@ -119,19 +119,31 @@ pub(crate) fn write(
 /// Writes the floats of `tensors`, which `values` gives one by one, as `model.safetensors` into `folder`.
 pub(crate) fn write_weights<'a>(
     folder: &Path,
-    tensors: impl Iterator<Item = &'a Tensor> + Clone,
+    tensors: impl Iterator<Item = &'a Tensor>,
     mut values: impl FnMut(&Tensor, &mut Writer) -> Result<()>,
 ) -> Result<()> {
-    let plan: Vec<TensorInfo> = tensors.clone().map(|tensor| info(&tensor.name, &tensor.shape)).collect();
+    let all: Vec<&Tensor> = tensors.collect();
+    let plan = all.iter().map(|tensor| info(&tensor.name, &tensor.shape));
+    write_tensors(folder, plan, |i, writer| values(all[i], writer))
+}
+
+/// Writes the weights of a Hugging Face folder as `plan` says; `values` writes the tensor of its number.
+pub(crate) fn write_tensors(
+    folder: &Path,
+    plan: impl Iterator<Item = TensorInfo>,
+    mut values: impl FnMut(usize, &mut Writer) -> Result<()>,
+) -> Result<()> {
+    let plan: Vec<TensorInfo> = plan.collect();
     let format = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
     let mut writer = Writer::create(&folder.join(WEIGHTS), &plan, &format)?;
-    for tensor in tensors {
-        values(tensor, &mut writer)?;
+    for i in 0..plan.len() {
+        values(i, &mut writer)?;
     }
     Ok(writer.finish()?)
 }
 
-fn info(name: &str, shape: &[usize]) -> TensorInfo {
+/// A tensor of f32.
+pub(crate) fn info(name: &str, shape: &[usize]) -> TensorInfo {
     let bytes = shape.iter().product::<usize>() * 4;
     TensorInfo { name: name.to_owned(), ty: TensorType::F32, shape: shape.to_vec(), bytes }
 }

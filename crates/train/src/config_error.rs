@@ -1,6 +1,6 @@
 //! What is wrong with a configuration, in words of the configuration.
 
-use crate::nearest::nearest;
+use sherry_convert::nearest::nearest;
 
 /// How like a known name a word must be for it to be offered instead.
 const LIKENESS: f64 = 0.82;

@@ -36,7 +36,6 @@ pub mod loss;
 pub mod memory;
 pub mod methods;
 pub mod metrics;
-pub mod nearest;
 pub mod network;
 pub mod norm;
 pub mod ops;

@@ -9,16 +9,17 @@ use serde::Serialize;
 use sherry::io::AtomicFile;
 use sherry_train::calibrate::adapt::{Adaptation, AdaptationReport};
 use sherry_train::calibrate::block::{BlockReport, Rounding};
+use sherry_train::calibrate::budget::{Limit, Mixture, PLACES};
 use sherry_train::calibrate::reconstruct::Reconstruction;
 use sherry_train::calibrate::rounding::{Effort, Grid};
 use sherry_train::calibrate::tune::Tuning;
-use sherry_train::calibrate::{Event, Report, Request, calibrate};
+use sherry_train::calibrate::{Event, Report, Request, Types, calibrate};
 
 use super::Context;
 use super::engine::resolve;
-use super::number::{count, not_negative, not_negative_f32, positive, seed, share};
+use super::number::{bits, count, not_negative, not_negative_f32, positive, seed, share, size};
 use super::quantize::EmbedArg;
-use crate::output::{Align, Stdout, Table, printable};
+use crate::output::{Align, Stdout, Table, bytes, printable};
 use sherry::threads::default_threads;
 
 /// Turn a full-precision model into a 1.25-bit one by means of some text, block by block
@@ -29,6 +30,9 @@ Examples:
   sherry calibrate model.gguf out.sherry --data text.txt --tokens 65536
   sherry calibrate model.gguf none --data text.txt --blocks 3 --damping 0.05
       try a setting on three blocks
+  sherry calibrate smollm2-135m-instruct mixed.sherry --data text.txt --bits 2
+      types from 1.25 to 16 bits, two bits per weight on average
+  sherry calibrate smollm2-135m-instruct small.gguf --data text.txt --size 40MB
 
 A run that was stopped or killed goes on where it was, in its work folder, and
 ends with the same bytes.")]
@@ -58,6 +62,24 @@ pub struct CalibrateArgs {
     /// What weights become
     #[arg(long = "type", value_enum, default_value = "sherry-1.25", value_name = "TYPE")]
     ty: TypeArg,
+    /// A type for every linear layer, embedding and head, from a JSON file as `sherry quantize --recipe` reads it
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["ty", "embed"])]
+    recipe: Option<PathBuf>,
+    /// Choose the types: so many bits per weight of the linear layers on average, scales included
+    #[arg(long, value_name = "N", value_parser = bits, conflicts_with_all = ["ty", "recipe"])]
+    bits: Option<f64>,
+    /// Choose the types: so many bytes for the whole file (40MB, 38MiB), of a folder for model.safetensors
+    #[arg(long, value_name = "SIZE", value_parser = size, conflicts_with_all = ["ty", "recipe", "bits"])]
+    size: Option<u64>,
+    /// Tokens on which it is measured what each type costs
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = positive)]
+    sensitivity_tokens: usize,
+    /// Where that is kept, and read when it is there [default: in the work folder]
+    #[arg(long, value_name = "FILE")]
+    sensitivity: Option<PathBuf>,
+    /// Write the recipe that was chosen (OUTPUT.recipe.json), and stop
+    #[arg(long)]
+    only_recipe: bool,
     /// Weights along a row that share a scale [default: the whole row]
     #[arg(long, value_name = "N", value_parser = positive)]
     group_size: Option<usize>,
@@ -190,6 +212,13 @@ impl CalibrateArgs {
         if !(self.damping > 0.0 && self.damping <= 1000.0) {
             bail!("--damping is {}; expected a number above 0, at most 1000", self.damping);
         }
+        let limit = self.bits.map(Limit::Bits).or(self.size.map(Limit::Size));
+        if self.only_recipe && limit.is_none() {
+            bail!("--only-recipe needs --bits or --size");
+        }
+        if self.sensitivity.is_some() && limit.is_none() {
+            bail!("--sensitivity needs --bits or --size");
+        }
         let effort = Effort { sweeps: self.sweeps, column_fits: self.column_fits };
         Ok(Request {
             model: resolve(&self.model)?,
@@ -202,6 +231,15 @@ impl CalibrateArgs {
             held_out: self.held_out,
             length: self.length,
             seed: self.seed,
+            types: match (&self.recipe, limit) {
+                (Some(path), _) => Types::Recipe(path.clone()),
+                (None, Some(limit)) => Types::Budget(limit),
+                (None, None) => Types::Alike,
+            },
+            sensitivity_tokens: self.sensitivity_tokens,
+            sensitivity: self.sensitivity.clone(),
+            recipe_out: beside(&self.output, ".recipe.json"),
+            only_recipe: self.only_recipe,
             rounding: Rounding { grid, group: self.group_size, damping: self.damping, effort },
             reconstruction: Reconstruction {
                 epochs: self.reconstruct,
@@ -241,7 +279,11 @@ pub fn run(args: &CalibrateArgs, context: &Context) -> Result<ExitCode> {
     let request = args.request()?;
     let path = args.report.clone().unwrap_or_else(|| beside(&args.output, ".report.json"));
     // What would be refused in the end is refused before hours of work.
-    for (option, path) in [("--report", Some(&path)), ("--importance", args.importance.as_ref())] {
+    for (option, path) in [
+        ("--report", Some(&path)),
+        ("--importance", args.importance.as_ref()),
+        ("--sensitivity", args.sensitivity.as_ref()),
+    ] {
         if let Some(path) = path
             && let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty() && !parent.is_dir())
         {
@@ -249,7 +291,8 @@ pub fn run(args: &CalibrateArgs, context: &Context) -> Result<ExitCode> {
         }
     }
     let targets = [&args.output, &path];
-    let existing = targets.into_iter().find(|path| path.exists() && !args.force && args.blocks.is_none());
+    let writes = args.blocks.is_none() && !args.only_recipe;
+    let existing = targets.into_iter().find(|path| path.exists() && !args.force && writes);
     if let Some(existing) = existing {
         bail!("{}: exists already; --force replaces it", existing.display());
     }
@@ -266,6 +309,18 @@ pub fn run(args: &CalibrateArgs, context: &Context) -> Result<ExitCode> {
     if context.json {
         out.json(&Document::of(&report))?;
     } else {
+        if let Some(mixture) = &report.mixture
+            && !context.quiet
+        {
+            write!(out, "{}", types_table(mixture))?;
+            writeln!(out)?;
+            write!(out, "{}", curve_table(mixture))?;
+            writeln!(out)?;
+        }
+        if args.only_recipe {
+            writeln!(out, "wrote     {}", request.recipe_out.display())?;
+            return Ok(ExitCode::SUCCESS);
+        }
         if !context.quiet {
             write!(out, "{}", table(&report))?;
             writeln!(out)?;
@@ -279,6 +334,12 @@ pub fn run(args: &CalibrateArgs, context: &Context) -> Result<ExitCode> {
 /// What happened, in a line.
 fn line(event: Event<'_>) -> String {
     match event {
+        Event::Chosen(mixture) => format!(
+            "chosen    {:.3} bits per weight of the linear layers, {}; predicted divergence {:.3} nats per token",
+            mixture.bits,
+            bytes(mixture.bytes),
+            mixture.loss
+        ),
         Event::Block(block) => block_line(block),
         Event::Adapted(report) => adaptation_line(report),
         Event::Rounded(rounded) => format!(
@@ -308,6 +369,32 @@ fn adaptation_line(report: &AdaptationReport) -> String {
         "{:3} blocks rounded   divergence held out {:.3}, after adapting the others {:.3} (fitted {:.3})   {:.1} s",
         report.blocks, report.before, report.after, report.fitted, report.seconds
     )
+}
+
+/// How many matrices of which kind have which type.
+fn types_table(mixture: &Mixture) -> Table {
+    let mut columns = vec![("type".to_owned(), Align::Left)];
+    columns.extend(PLACES.iter().map(|place| ((*place).to_owned(), Align::Right)));
+    columns.push(("size".to_owned(), Align::Right));
+    let mut table = Table::new(&columns);
+    for share in &mixture.shares {
+        let count = |place: &&str| share.matrices.get(place).map_or_else(String::new, ToString::to_string);
+        let mut cells = vec![share.ty.clone()];
+        cells.extend(PLACES.iter().map(count));
+        cells.push(bytes(share.bytes));
+        table.row(cells);
+    }
+    table
+}
+
+/// What other budgets would lead to.
+fn curve_table(mixture: &Mixture) -> Table {
+    let columns = ["bits/weight of linear layers", "all matrices", "predicted divergence"];
+    let mut table = Table::new(&columns.map(|name| (name, Align::Right)));
+    for point in &mixture.curve {
+        table.row([format!("{:.3}", point.bits), bytes(point.bytes), format!("{:.4}", point.loss)]);
+    }
+    table
 }
 
 /// One row per block.

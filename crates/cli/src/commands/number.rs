@@ -64,9 +64,56 @@ pub fn share(text: &str) -> Result<f64, String> {
     real(text, 0.0..=1.0)
 }
 
+/// Mean bits per weight.
+pub fn bits(text: &str) -> Result<f64, String> {
+    real(text, 1.0..=32.0)
+}
+
+/// Bytes: 40MB, 1.5GB, 38MiB, 40000000.
+///
+/// # Errors
+/// What is expected instead of `text`.
+pub fn size(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, f64); 7] = [
+        ("KiB", 1024.0),
+        ("MiB", 1_048_576.0),
+        ("GiB", 1_073_741_824.0),
+        ("KB", 1e3),
+        ("MB", 1e6),
+        ("GB", 1e9),
+        ("B", 1.0),
+    ];
+    let unit = |(name, bytes): (&str, f64)| {
+        let at = text.len().checked_sub(name.len()).filter(|at| text.is_char_boundary(*at))?;
+        let (number, unit) = text.split_at(at);
+        unit.eq_ignore_ascii_case(name).then_some((number, bytes))
+    };
+    let (number, unit) = UNITS.into_iter().find_map(unit).unwrap_or((text, 1.0));
+    let expected = || "expected a size such as 40MB, 1.5GB or 38MiB".to_owned();
+    let size = real(number.trim_end(), 0.0..=LARGEST).map_err(|_| expected())? * unit;
+    if (1.0..=1e15).contains(&size) { Ok(size as u64) } else { Err(expected()) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_have_units() {
+        for (text, bytes) in [
+            ("40MB", 40_000_000),
+            ("1.5gb", 1_500_000_000),
+            ("2 MiB", 2_097_152),
+            ("7KB", 7000),
+            ("12345", 12_345),
+            ("9B", 9),
+        ] {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for bad in ["", "MB", "-1MB", "4XB", "0", "NaNMB", "1e99GB", "ü", "4 0MB"] {
+            assert!(size(bad).unwrap_err().contains("40MB"), "{bad}");
+        }
+    }
 
     #[test]
     fn what_is_expected_is_said() {

@@ -11,6 +11,7 @@ use sherry::io::gguf::StqId;
 use sherry::io::{AtomicFile, ReadMode};
 use sherry::model::Checkpoint;
 use sherry_convert::quant::{Projection, QuantSpec};
+use sherry_convert::recipe::Recipe;
 use sherry_convert::{Container, Embeddings, Linears, Request, STQ1_0_SPEC, Summary, Written, importance};
 use sherry_kernels::format::{QuadOrder, ScaleGroup, TensorType, TernaryFormat};
 
@@ -34,6 +35,8 @@ Examples:
       the same where some rows do not fit the blocks of STQ1_0
   sherry quantize model.gguf out.sherry --scale group --group-size 128
   sherry quantize model.gguf two-bit --type ternary-2 --projection twn
+  sherry quantize smollm2-135m-instruct mixed.sherry --recipe mixed.json
+      a type for every tensor; `sherry calibrate --bits` chooses such recipes
 
 A projection without training loses most of what a dense model knows; it is the
 starting point of training and the form in which trained models are packed.
@@ -46,6 +49,14 @@ pub struct QuantizeArgs {
     /// Type of the linear layers
     #[arg(long = "type", value_enum, default_value = "sherry-1.25", value_name = "TYPE")]
     ty: TypeArg,
+    /// A type for every linear layer, embedding and head, from a JSON file: {"sherry_recipe": 1, "tensors":
+    /// {"model.layers.*.mlp.up_proj": "sherry-1.25", ..}}
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with_all = ["ty", "scale", "group_size", "quad", "projection", "embed", "fallback"]
+    )]
+    recipe: Option<PathBuf>,
     /// Weights that share a scale [default: row; group of 256 in GGUF]
     #[arg(long, value_enum)]
     scale: Option<ScaleArg>,
@@ -275,7 +286,10 @@ pub fn run(args: &QuantizeArgs, context: &Context) -> Result<ExitCode> {
     let start = Instant::now();
     let checkpoint = Checkpoint::open(&resolve(&args.input)?, ReadMode::Map)?;
     context.console.say(&format!("found   {}", checkpoint.describe()));
+    let recipe = args.recipe.as_ref().map(|path| Recipe::read(path, checkpoint.config())).transpose()?;
     let request = Request {
+        recipe,
+        exact: false,
         linears: args.linears(),
         embeddings: args.embed.choice(),
         fallback: args.fallback.map(FallbackArg::ty),

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::package::{DEMO_GGUF, DEMO_NAME, DEMO_REPO, PACKAGE_REPO};
 use super::{Cache, Repo, Settings};
-use sherry_train::nearest::nearest;
+use sherry_convert::nearest::nearest;
 
 /// A released model.
 #[derive(Clone, Copy, Debug, Serialize)]

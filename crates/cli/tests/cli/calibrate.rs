@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use crate::fixture::{run, with_model};
+use sherry::model::{ArchConfig, Family, synthetic};
+
+use crate::fixture::{document, refuses, run, succeeds, with_model, with_model_of};
 
 /// Random words: the models of these tests have a token per byte.
 fn write_text(path: &Path) {
@@ -133,6 +135,121 @@ fn a_model_is_calibrated_on_text_of_its_own() {
         assert_eq!(text.each_ref().map(Vec::len), [64 * 4, 8 * 64 * 4]);
     }
     assert_eq!(run("b"), (documents, conversations), "the same seed writes the same text");
+}
+
+/// Types of every kind, with another one for one layer.
+const RECIPE: &str = r#"{"sherry_recipe": 1, "tensors": {
+    "model.embed_tokens": "q8_0", "lm_head": "q4_0",
+    "model.layers.*.self_attn.q_proj": "sherry-1.25", "model.layers.*.self_attn.k_proj": "q4_k",
+    "model.layers.*.self_attn.v_proj": "q5_0", "model.layers.*.self_attn.o_proj": "sherry-1.25",
+    "model.layers.*.mlp.gate_proj": "ternary-1.67", "model.layers.*.mlp.up_proj": "q4_0",
+    "model.layers.*.mlp.down_proj": "q2_0", "model.layers.1.mlp.down_proj": "sherry-1.25"}}"#;
+
+const MIXED: &str = "--data text.txt --own-text 0 --tokens 2048 --held-out 256 --length 64 --sweeps 3 --tune-tokens 1024 \
+     --tune-rate 0.003";
+
+#[test]
+fn a_recipe_is_fitted_written_and_run_in_both_containers() {
+    let place = with_model();
+    let folder = place.path();
+    write_text(&folder.join("text.txt"));
+    fs::write(folder.join("mixed.json"), RECIPE).unwrap();
+    for out in ["mixed", "mixed.gguf"] {
+        let found = run(folder, &format!("calibrate dense {out} --recipe mixed.json {MIXED} --quiet"));
+        assert!(found.code == Some(0) && found.stdout.contains(": as fitted"), "{out}: {found:?}");
+        let report: serde_json::Value =
+            serde_json::from_slice(&fs::read(folder.join(format!("{out}.report.json"))).unwrap()).unwrap();
+        let divergence = |stage: &str| report[stage]["divergence"].as_f64().unwrap();
+        assert!(divergence("tuned") < divergence("rounded"), "{report}");
+        // Without text the same types, which do worse.
+        let plain = format!("plain-{out}");
+        succeeds(folder, &format!("quantize dense {plain} --recipe mixed.json --quiet"));
+        let [fitted, plain] = [out, &plain].map(|name| {
+            succeeds(folder, &format!("run {name} -p water -n 4 --temp 0"));
+            document(folder, &format!("inspect {name} --tensors"))
+        });
+        assert_eq!(fitted["sizes"]["linear layers"], plain["sizes"]["linear layers"]);
+        let types = |document: &serde_json::Value| {
+            let tensors = document["tensors"].as_array().unwrap().iter();
+            let mut all: Vec<_> = tensors.map(|tensor| (tensor["name"].clone(), tensor["type"].clone())).collect();
+            all.sort_by_key(|(name, _)| name.to_string());
+            all
+        };
+        let matrices = |types: Vec<(serde_json::Value, serde_json::Value)>| -> Vec<_> {
+            types.into_iter().filter(|(name, _)| !name.as_str().unwrap().contains("norm")).collect()
+        };
+        assert_eq!(matrices(types(&fitted)), matrices(types(&plain)), "{out}");
+    }
+    let held = fs::read_to_string(folder.join("mixed/config.json")).unwrap();
+    assert!(held.contains("\"mixed\""), "{held}");
+    // Stopped after a block and gone on with: the same bytes.
+    assert_eq!(
+        run(folder, &format!("calibrate dense parts --recipe mixed.json --blocks 1 {MIXED} --quiet")).code,
+        Some(0)
+    );
+    let second = run(folder, &format!("calibrate dense parts --recipe mixed.json {MIXED} --quiet"));
+    assert_eq!(second.code, Some(0), "{second:?}");
+    let weights = |name: &str| fs::read(folder.join(name).join("model.safetensors")).unwrap();
+    assert!(weights("parts") == weights("mixed"), "stopped and gone on with, the bytes are others");
+
+    fs::write(folder.join("other.json"), RECIPE.replace("q4_k", "q6_k")).unwrap();
+    refuses(
+        folder,
+        &format!("calibrate dense other --work mixed.calibration --recipe other.json {MIXED}"),
+        &["'recipe' was", "q4_k", "q6_k"],
+    );
+    for options in ["--train-tokens 1024", "--reconstruct 1", "--group-size 64"] {
+        refuses(folder, &format!("calibrate dense other --recipe mixed.json {options} {MIXED}"), &["recipe"]);
+    }
+    fs::write(folder.join("wrong.json"), RECIPE.replace("up_proj", "upp_proj")).unwrap();
+    for command in ["calibrate dense other --data text.txt", "quantize dense other"] {
+        refuses(folder, &format!("{command} --recipe wrong.json"), &["wrong.json", "upp_proj", "up_proj.weight'?"]);
+        refuses(folder, &format!("{command} --recipe absent.json"), &["absent.json"]);
+    }
+    assert!(!folder.join("other").exists());
+}
+
+#[test]
+fn a_budget_leads_to_a_recipe() {
+    for family in [Family::Llama, Family::Qwen3, Family::Gemma3] {
+        let config = ArchConfig { tied: family == Family::Gemma3, ..synthetic::tiny(family) };
+        let place = with_model_of(&ArchConfig { vocab: 259, context: 4096, ..config });
+        let folder = place.path();
+        write_text(&folder.join("text.txt"));
+        let budget = "--sensitivity-tokens 256 --sensitivity kept.json";
+        let found = run(folder, &format!("calibrate dense two --bits 3 {budget} {MIXED} --quiet"));
+        assert!(found.code == Some(0) && found.stdout.contains(": as fitted"), "{family:?}: {found:?}");
+        let json = |name: &str| -> serde_json::Value {
+            serde_json::from_slice(&fs::read(folder.join(name)).unwrap()).unwrap()
+        };
+        let mixture = &json("two.report.json")["mixture"];
+        let bits = mixture["bits"].as_f64().unwrap();
+        let sizes = document(folder, "inspect two");
+        assert!(bits <= 3.0 && sizes["sizes"]["linear layers"]["bits_per_weight"].as_f64() == Some(bits), "{mixture}");
+        assert!(mixture["curve"].as_array().unwrap().len() > 3, "{mixture}");
+        // The sensitivities are there: another budget needs no measurement, and the same one leads to the same recipe.
+        let kept = fs::read(folder.join("kept.json")).unwrap();
+        let again = run(folder, &format!("calibrate dense again --bits 3 --only-recipe {budget} {MIXED} --quiet"));
+        assert_eq!(again.code, Some(0), "{again:?}");
+        assert_eq!(json("again.recipe.json"), json("two.recipe.json"));
+        assert_eq!(fs::read(folder.join("kept.json")).unwrap(), kept);
+        assert!(!folder.join("again").exists());
+        succeeds(folder, "quantize dense plain --recipe two.recipe.json --quiet");
+        // The whole file.
+        let size = 60_000;
+        let found = run(folder, &format!("calibrate dense small --size {size} {budget} {MIXED} --quiet"));
+        assert!(found.code == Some(0) && found.stdout.contains(": as fitted"), "{family:?}: {found:?}");
+        let written = fs::metadata(folder.join("small/model.safetensors")).unwrap().len();
+        assert!(written <= size, "{written}");
+        refuses(folder, &format!("calibrate dense other --bits 1.1 {budget} {MIXED}"), &["1.1 bits", "are the least"]);
+        refuses(folder, &format!("calibrate dense other --size 2KB {budget} {MIXED}"), &["0.002 MB", "are the least"]);
+        refuses(
+            folder,
+            &format!("calibrate dense other --bits 3 {budget} --damping 0.3 {MIXED}"),
+            &["kept.json", "damping"],
+        );
+        refuses(folder, &format!("calibrate dense other --only-recipe {MIXED}"), &["--only-recipe needs --bits"]);
+    }
 }
 
 #[test]

@@ -54,10 +54,13 @@ const NAMES: &[(&str, &str, &str)] = &[
     ("demo", "--model", "demo --model nowhere"),
     ("demo", "--text", "demo --model dense --text nowhere"),
     ("quantize", "--importance", "quantize dense out --importance nowhere"),
+    ("quantize", "--recipe", "quantize dense out --recipe nowhere"),
     ("quantize", "--report", "quantize dense out --report nowhere/report.json"),
     ("calibrate", "--data", "calibrate dense out --data nowhere"),
     ("calibrate", "--text-field", "calibrate dense out --data some.jsonl --text-field nowhere"),
     ("calibrate", "--importance", "calibrate dense out --data train.txt --importance nowhere/x.json"),
+    ("calibrate", "--recipe", "calibrate dense out --data train.txt --recipe nowhere"),
+    ("calibrate", "--sensitivity", "calibrate dense out --data train.txt --bits 2 --sensitivity nowhere/x.json"),
     ("calibrate", "--report", "calibrate dense out --data train.txt --report nowhere/x.json"),
     (
         "calibrate",

@@ -100,7 +100,7 @@ pub(crate) fn check_text(bytes: &[u8]) -> Result<(), String> {
 }
 
 /// A name from a file, short and printable enough for a message.
-pub(crate) fn shown(name: &str) -> String {
+pub fn shown(name: &str) -> String {
     const LONGEST: usize = 200;
     let mut text: String = name.chars().take(LONGEST).flat_map(char::escape_debug).collect();
     if name.chars().nth(LONGEST).is_some() {

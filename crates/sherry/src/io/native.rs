@@ -3,7 +3,8 @@
 //! `config.json` holds `quantization_config`, the [`PackedScheme`] as JSON. Instead of `X.weight`, a packed linear `X`
 //! has two tensors: `X.codes`, U8 `[rows, row bytes]`, and `X.scales`, F16 `[rows, scales per row]` (see FORMAT.md).
 //! Any matrix `X` may also be stored in blocks of a GGUF type, as the U8 tensor `X.q8_0` (`X.q6_k`, ...) `[rows, row
-//! bytes]`. Everything else is as usual.
+//! bytes]`. Where linears are packed in several ways, codes are called `X.sherry-1.25`, `X.ternary-1.67` and so on. Everything
+//! else is as usual.
 
 use std::path::Path;
 
@@ -19,6 +20,8 @@ use crate::{Error, Result};
 const FIELD: &str = "quantization_config";
 /// The format of checkpoints without ternary linears.
 const BLOCKS: &str = "blocks";
+/// The format of checkpoints whose linears are packed in several ways.
+const MIXED: &str = "mixed";
 /// The one version of the scheme.
 const VERSION: u64 = 1;
 
@@ -46,8 +49,8 @@ pub struct PackedScheme {
 }
 
 impl PackedScheme {
-    /// The scheme that the `config.json` at `path`, parsed as `config`, declares; `None` when it declares no ternary
-    /// linears.
+    /// The one scheme that the `config.json` at `path`, parsed as `config`, declares for all packed linears; `None` when it
+    /// declares none, or each says its own ([`parse_format_name`]).
     ///
     /// # Errors
     /// [`Error::Malformed`], naming the field, when a value is missing, wrong or contradicts another one;
@@ -68,13 +71,12 @@ impl PackedScheme {
             fields.error(name, format!("expected {known}, found '{}'", shown(found)))
         };
         let name = fields.str("format")?;
-        if name == BLOCKS {
+        if name == BLOCKS || name == MIXED {
             return Ok(None);
         }
-        let format = TernaryFormat::ALL
-            .into_iter()
-            .find(|format| format.to_string() == name)
-            .ok_or_else(|| unknown("format", name, "sherry-1.25, ternary-1.67, ternary-2, binary-1 or blocks"))?;
+        let format = TernaryFormat::ALL.into_iter().find(|format| format.to_string() == name).ok_or_else(|| {
+            unknown("format", name, "sherry-1.25, ternary-1.67, ternary-2, binary-1, mixed or blocks")
+        })?;
         let order = match fields.opt_str("quad")? {
             None | Some("contiguous") => QuadOrder::Contiguous,
             Some("stride16") => QuadOrder::Stride16,
@@ -148,6 +150,25 @@ pub fn blocks_config() -> Value {
     json!({ "quant_method": "sherry", "version": VERSION, "format": BLOCKS })
 }
 
+/// The `quantization_config` of a checkpoint whose linears are packed in several ways ([`format_name`]).
+pub fn mixed_config() -> Value {
+    json!({ "quant_method": "sherry", "version": VERSION, "format": MIXED })
+}
+
+/// The tensor of codes of the linear `module` where each linear says how it is packed: for example
+/// `model.layers.0.mlp.up_proj.ternary-1.67`. Quads are contiguous, and rows have one scale.
+pub fn format_name(module: &str, format: TernaryFormat) -> String {
+    format!("{module}.{format}")
+}
+
+/// The module and format of a name made by [`format_name`].
+pub fn parse_format_name(name: &str) -> Option<(&str, TernaryFormat)> {
+    TernaryFormat::ALL.into_iter().find_map(|format| {
+        let module = name.strip_suffix(&format.to_string())?.strip_suffix('.')?;
+        Some((module, format))
+    })
+}
+
 /// The tensor (U8, rows x bytes per row) that holds the matrix of `module` in blocks of the GGUF type `ty`: for example
 /// `model.embed_tokens.q8_0`.
 pub fn blocks_name(module: &str, ty: TensorType) -> String {
@@ -172,16 +193,11 @@ pub fn scales_name(module: &str) -> String {
     format!("{module}.scales")
 }
 
-/// The two tensors of the linear `module`, for the plan of a [`Writer`].
-pub fn plan(module: &str, layout: &PackedLayout) -> [TensorInfo; 2] {
+/// The two tensors of the linear `module`, for the plan of a [`Writer`]; `codes` is the name of the first.
+pub fn plan(module: &str, codes: String, layout: &PackedLayout) -> [TensorInfo; 2] {
     let (rows, row_bytes, row_scales) = (layout.rows, layout.row_bytes(), layout.row_scales());
     [
-        TensorInfo {
-            name: codes_name(module),
-            ty: TensorType::U8,
-            shape: vec![rows, row_bytes],
-            bytes: rows * row_bytes,
-        },
+        TensorInfo { name: codes, ty: TensorType::U8, shape: vec![rows, row_bytes], bytes: rows * row_bytes },
         TensorInfo {
             name: scales_name(module),
             ty: TensorType::F16,
@@ -195,8 +211,8 @@ pub fn plan(module: &str, layout: &PackedLayout) -> [TensorInfo; 2] {
 ///
 /// # Errors
 /// As [`Writer::write`].
-pub fn write(writer: &mut Writer, module: &str, packed: &PackedRows) -> Result<()> {
-    writer.write(&codes_name(module), &packed.codes)?;
+pub fn write(writer: &mut Writer, module: &str, codes: &str, packed: &PackedRows) -> Result<()> {
+    writer.write(codes, &packed.codes)?;
     let scales: Vec<u8> = packed.scales.iter().flat_map(|bits| bits.to_le_bytes()).collect();
     writer.write(&scales_name(module), &scales)
 }

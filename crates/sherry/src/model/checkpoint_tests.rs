@@ -261,7 +261,7 @@ fn packed_weights_run_alike_from_gguf_and_from_a_native_folder() {
         let hf = role.name(config.family, Naming::HuggingFace).unwrap();
         let module = hf.strip_suffix(".weight").unwrap();
         native.remove(&hf);
-        let [codes, scales] = crate::io::native::plan(module, &rows.layout);
+        let [codes, scales] = crate::io::native::plan(module, crate::io::native::codes_name(module), &rows.layout);
         native.insert(&codes.name, codes.ty, &codes.shape, rows.codes.into());
         let bytes: Vec<u8> = rows.scales.iter().flat_map(|bits| bits.to_le_bytes()).collect();
         native.insert(&scales.name, scales.ty, &scales.shape, bytes.into());

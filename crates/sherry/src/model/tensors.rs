@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use sherry_kernels::format::{PackedLayout, TensorType};
+use sherry_kernels::format::{PackedLayout, QuadOrder, ScaleGroup, TensorType};
 
 use super::bitnet::{BitNetScheme, BitNetWeights};
 use super::mlx::{MlxScheme, MlxWeights};
@@ -168,15 +168,20 @@ impl TensorMap {
                 return Err(Error::unsupported(source.path(), what));
             }
         }
+        let is_native =
+            |info: &TensorInfo| naming == Naming::HuggingFace && info.ty == TensorType::U8 && bitnet.is_none();
+        let format = |info: &TensorInfo| native::parse_format_name(&info.name).is_some() && is_native(info);
+        let mixed = packed.is_none() && source.tensors().iter().any(format);
         for info in source.tensors() {
-            let native = naming == Naming::HuggingFace && info.ty == TensorType::U8 && bitnet.is_none();
-            let blocks = if native { native::parse_blocks_name(&info.name) } else { None };
-            let (name, is_packed) = match (info.name.strip_suffix(".codes"), blocks) {
-                (Some(base), _) if packed.is_some() => (format!("{base}.weight"), true),
-                (_, Some((base, _))) => (format!("{base}.weight"), false),
+            let blocks = if is_native(info) { native::parse_blocks_name(&info.name) } else { None };
+            let own = if mixed && is_native(info) { native::parse_format_name(&info.name) } else { None };
+            let (name, is_packed) = match (info.name.strip_suffix(".codes"), own, blocks) {
+                (Some(base), ..) if packed.is_some() => (format!("{base}.weight"), true),
+                (_, Some((base, _)), _) => (format!("{base}.weight"), true),
+                (_, _, Some((base, _))) => (format!("{base}.weight"), false),
                 _ => (info.name.clone(), false),
             };
-            let scales = packed.is_some() && info.name.ends_with(".scales")
+            let scales = (packed.is_some() || mixed) && info.name.ends_with(".scales")
                 || naming == Naming::HuggingFace && bitnet.is_some() && info.name.ends_with(".weight_scale")
                 || mlx.is_some() && MlxScheme::is_part(source, &info.name);
             let Some(role) = Role::parse(&name, config.family, naming) else {
@@ -203,7 +208,16 @@ impl TensorMap {
                     let weights = scheme.weights(source, info, shape[0], shape[1])?;
                     Stored::BitNet { name: info.name.clone(), ty: info.ty, weights }
                 }
-                (_, Some(scheme)) if is_packed => packed_tensor(source, role, config, info, name, scheme)?,
+                _ if is_packed => {
+                    let scheme = match (packed, own) {
+                        (None, Some((_, format))) => {
+                            PackedScheme { format, order: QuadOrder::Contiguous, scale: ScaleGroup::Row }
+                        }
+                        (Some(scheme), _) => scheme,
+                        (None, None) => unreachable!("codes have a scheme"),
+                    };
+                    packed_tensor(source, role, config, info, name, scheme)?
+                }
                 _ => plain_tensor(source, role, config, info, blocks.map(|(_, ty)| ty))?,
             };
             map.insert(source, info, role, stored)?;

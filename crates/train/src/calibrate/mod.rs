@@ -10,11 +10,15 @@
 mod adam;
 pub mod adapt;
 pub mod block;
+pub mod budget;
+mod knapsack;
 pub mod moments;
 mod output;
 pub mod own_text;
 pub mod reconstruct;
+mod request;
 pub mod rounding;
+pub mod sensitivity;
 pub mod stream;
 #[cfg(test)]
 mod tests;
@@ -27,15 +31,14 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 use sherry::Progress;
-use sherry::io::{ReadMode, hex};
+use sherry::io::ReadMode;
 use sherry::model::names::{Naming, Part, Role};
 use sherry::model::{ArchConfig, Checkpoint, Frequencies, Stored};
-use sherry_convert::Embeddings;
 use sherry_convert::importance::{self, Origin};
-use sherry_kernels::format::TensorType;
-use sherry_measure::file_sha256;
+use sherry_convert::recipe::{self, MatrixType, Recipe};
+use sherry_convert::{Container, container_of};
+use sherry_kernels::format::{QuadOrder, TensorType};
 
 use crate::data::{Coder, Sources};
 use crate::error::{Error, Result};
@@ -45,60 +48,19 @@ use crate::ops::rmsnorm;
 use crate::ops::rope::Rotation;
 use crate::pretrained;
 
-use adapt::{Adaptation, AdaptationReport, Rest};
-use block::{BlockReport, Rounding, round_block};
+use adapt::{AdaptationReport, Rest};
+use block::{BlockReport, Formats, round_block};
+use budget::Mixture;
 use output::Comparison;
 use own_text::Style;
-use reconstruct::{Reconstruction, reconstruct};
-use rounding::Grid;
+use reconstruct::reconstruct;
+pub use request::{Request, Types};
+use request::{check, described, settings};
+use sensitivity::Losses;
 use stream::{BlockWeights, Layer, Shard};
 use text::Text;
 use tune::{Student, Teacher, TuneReport, Tuning};
 use work::Work;
-
-/// What to make of a model.
-#[derive(Clone, Debug)]
-pub struct Request {
-    /// The model, dense or of a block type.
-    pub model: PathBuf,
-    /// Where the quantized model goes, a folder or a `.gguf` file.
-    pub out: PathBuf,
-    /// The work folder.
-    pub work: PathBuf,
-    /// Files with text, each with the same share of the tokens.
-    pub data: Vec<PathBuf>,
-    /// Share of the tokens that the model writes itself, half of them documents, half conversations where it has a chat
-    /// template. Without files, all.
-    pub own_text: f64,
-    /// Field or column that holds the text.
-    pub text_field: String,
-    /// Tokens to fit to.
-    pub tokens: usize,
-    /// Tokens to measure on.
-    pub held_out: usize,
-    /// Tokens per sequence.
-    pub length: usize,
-    /// Seed of everything random.
-    pub seed: u64,
-    /// How weights are rounded.
-    pub rounding: Rounding,
-    /// How every block is trained after it was rounded.
-    pub reconstruction: Reconstruction,
-    /// How the blocks that are not rounded yet are trained.
-    pub adaptation: Adaptation,
-    /// How scales and norms are tuned afterwards; its codes stay.
-    pub tuning: Tuning,
-    /// How everything is trained after that.
-    pub training: Tuning,
-    /// What embedding and head become.
-    pub embeddings: Embeddings,
-    /// Stop after this many blocks and write nothing: for trying settings.
-    pub blocks: Option<usize>,
-    /// Where the importance of the inputs of every linear layer goes; see [`sherry_convert::importance`].
-    pub importance: Option<PathBuf>,
-    /// Replace an existing output.
-    pub overwrite: bool,
-}
 
 /// What came of it.
 #[derive(Clone, Debug, Serialize)]
@@ -107,6 +69,9 @@ pub struct Report {
     pub tokens: usize,
     /// Tokens measured on.
     pub held_out: usize,
+    /// How a budget was spent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mixture: Option<Mixture>,
     /// Block by block.
     pub blocks: Vec<BlockReport>,
     /// How blocks that were not rounded yet were trained in between.
@@ -148,6 +113,8 @@ impl Measured {
 /// Something worth telling.
 #[derive(Clone, Copy, Debug)]
 pub enum Event<'a> {
+    /// The types within a budget were chosen.
+    Chosen(&'a Mixture),
     /// A block was rounded.
     Block(&'a BlockReport),
     /// The blocks that are not rounded yet were trained.
@@ -181,9 +148,48 @@ pub fn calibrate(request: &Request, progress: &dyn Progress, mut event: impl FnM
         let problem = "its linear layers are packed already; give the full-precision model that it was made from";
         return Err(Error::checkpoint(&request.model, problem));
     }
+    let container = container_of(&request.out);
+    let given = match &request.types {
+        Types::Recipe(path) => {
+            let recipe = Recipe::read(path, &arch)?;
+            recipe.check(&arch, container)?;
+            Some(recipe)
+        }
+        Types::Budget(limit) => {
+            budget::check(&checkpoint, &arch, container, *limit, request.embeddings)?;
+            None
+        }
+        Types::Alike => None,
+    };
     let texts = gather(request, &checkpoint, progress)?;
     let Texts { fit: text, held_out, .. } = &texts;
-    let settings = settings(request, text, held_out, progress)?;
+    let mut settings = settings(request, text, held_out, progress)?;
+    let mut mixture = None;
+    let recipe = match request.types {
+        Types::Budget(limit) => {
+            let losses = sensitivities(request, &checkpoint, &arch, text, &settings, progress)?;
+            let (mut recipe, found) =
+                budget::choose(&losses, &checkpoint, &arch, container, limit, request.embeddings)?;
+            recipe.write(
+                &request.recipe_out,
+                &arch,
+                serde_json::json!({ "budget": limit, "predicted_loss": found.loss }),
+                request.overwrite,
+            )?;
+            event(Event::Chosen(&found));
+            mixture = Some(found);
+            Some(recipe)
+        }
+        _ => given,
+    };
+    if request.only_recipe {
+        let (tokens, held_out) = (text.tokens.len(), held_out.tokens.len());
+        return Ok(Report { mixture, seconds: start.elapsed().as_secs_f64(), ..Report::nothing(tokens, held_out) });
+    }
+    if let Some(recipe) = &recipe {
+        settings["recipe"] = described(recipe, &arch).into();
+        settings["container"] = (if container == Container::Gguf { "gguf" } else { "folder" }).into();
+    }
     let mut work = Work::open(&request.work, &settings, progress)?;
     progress.note(&format!(
         "{} tokens to fit to and {} to measure on, in sequences of {}",
@@ -191,42 +197,124 @@ pub fn calibrate(request: &Request, progress: &dyn Progress, mut event: impl FnM
         held_out.tokens.len(),
         request.length
     ));
-    let last = round_blocks(request, &checkpoint, &arch, &mut work, (text, held_out), progress, &mut event)?;
+    let model = Model { checkpoint: &checkpoint, arch: &arch, recipe: recipe.as_ref() };
+    let last = round_blocks(request, model, &mut work, (text, held_out), progress, &mut event)?;
     let mut report = Report {
-        tokens: text.tokens.len(),
-        held_out: held_out.tokens.len(),
+        mixture,
         blocks: work.blocks().to_vec(),
         adaptations: work.adaptations().to_vec(),
-        original_perplexity: f64::NAN,
-        rounded: None,
-        tuning: Vec::new(),
-        tuned: None,
-        training: Vec::new(),
-        trained: None,
-        written: None,
-        seconds: 0.0,
+        ..Report::nothing(text.tokens.len(), held_out.tokens.len())
     };
     if work.blocks().len() == arch.layers {
         if let Some(path) = &request.importance {
             write_importance(request, path, &arch, &work, text, progress)?;
         }
-        finish(request, &checkpoint, &arch, &mut work, &texts, &last, &mut report, progress, &mut event)?;
+        finish(request, model, &mut work, &texts, &last, &mut report, progress, &mut event)?;
     }
     report.seconds = start.elapsed().as_secs_f64();
     Ok(report)
 }
 
-/// Rounds block after block and returns the original's hidden states after the last norm, on the text held out.
-fn round_blocks(
+/// What is quantized, and to what.
+#[derive(Clone, Copy)]
+struct Model<'a> {
+    checkpoint: &'a Checkpoint,
+    arch: &'a ArchConfig,
+    /// The types of all matrices; `None` where linear layers are alike.
+    recipe: Option<&'a Recipe>,
+}
+
+impl Model<'_> {
+    /// Embedding or head as the written file holds it, where a recipe says how.
+    fn held(&self, role: Role, progress: &dyn Progress) -> Result<Vec<f32>> {
+        let values = pretrained::tensor(self.checkpoint, role, progress)?;
+        match self.recipe.and_then(|recipe| recipe.get(role)) {
+            Some(MatrixType::Dense(ty)) => sensitivity::nearest(&values, ty, self.arch.hidden).ok_or_else(|| {
+                let name = recipe::display(self.arch, role);
+                Error::checkpoint(self.checkpoint.path(), format!("tensor '{name}' is beyond the range of {ty}"))
+            }),
+            _ => Ok(values),
+        }
+    }
+
+    /// What the linear layers of a block are rounded to.
+    fn formats(&self, index: usize, request: &Request) -> Formats {
+        let mut formats = Formats::all(request.rounding.grid);
+        let Some(recipe) = self.recipe else { return formats };
+        for kind in Kind::ALL {
+            if let Some(ty) = recipe.get(Role::Layer(index, kind.part())) {
+                formats.of[kind as usize] = ty.into();
+            }
+        }
+        // Blocks of a file stay where they are, so that quads are made as the file has them.
+        if container_of(&request.out) == Container::Gguf {
+            formats.quads = QuadOrder::Stride16;
+        }
+        formats
+    }
+}
+
+impl Report {
+    fn nothing(tokens: usize, held_out: usize) -> Self {
+        Self {
+            tokens,
+            held_out,
+            mixture: None,
+            blocks: Vec::new(),
+            adaptations: Vec::new(),
+            original_perplexity: f64::NAN,
+            rounded: None,
+            tuning: Vec::new(),
+            tuned: None,
+            training: Vec::new(),
+            trained: None,
+            written: None,
+            seconds: 0.0,
+        }
+    }
+}
+
+/// Sensitivities of all matrices, from their file or measured and kept.
+fn sensitivities(
     request: &Request,
     checkpoint: &Checkpoint,
     arch: &ArchConfig,
+    text: &Text,
+    settings: &serde_json::Value,
+    progress: &dyn Progress,
+) -> Result<Losses> {
+    let mut own = sensitivity::settings(request.sensitivity_tokens, &request.rounding);
+    for field in ["model", "text", "tokens", "length"] {
+        own[field] = settings[field].clone();
+    }
+    let path = request.sensitivity.clone().unwrap_or_else(|| request.work.join("sensitivity.json"));
+    if let Some(found) = Losses::read(&path, &own)? {
+        return Ok(found);
+    }
+    let damping = request.rounding.damping;
+    let groups = sensitivity::measure(checkpoint, arch, text, request.sensitivity_tokens, damping, progress)?;
+    let losses = Losses { settings: own, groups };
+    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        std::fs::create_dir_all(parent).map_err(sherry::Error::io(parent, "create"))?;
+    }
+    losses.write(&path)?;
+    // As they are read again, so that the recipe is the same whoever measured.
+    Ok(Losses::read(&path, &losses.settings)?.unwrap_or(losses))
+}
+
+/// Rounds block after block and returns the original's hidden states after the last norm, on the text held out.
+fn round_blocks(
+    request: &Request,
+    model: Model<'_>,
     work: &mut Work,
     (text, held_out): (&Text, &Text),
     progress: &dyn Progress,
     event: &mut impl FnMut(Event<'_>),
 ) -> Result<Vec<f32>> {
-    let mut shards = shards(checkpoint, arch, text, held_out, progress)?;
+    let Model { checkpoint, arch, .. } = model;
+    let original = pretrained::tensor(checkpoint, Role::Embed, progress)?;
+    let mut shards = shards_of([&original, &model.held(Role::Embed, progress)?], arch, text, held_out);
+    drop(original);
     let adaptation = &request.adaptation;
     let mut rest = match adaptation.tokens {
         0 => None,
@@ -275,9 +363,11 @@ fn round_blocks(
         };
         let start = std::time::Instant::now();
         let before = streams(&shards);
-        let rounded = round_block(layer, &original, &mut shards, &request.rounding)?;
+        let formats = model.formats(index, request);
+        let rounded = round_block(layer, &original, &mut shards, &request.rounding, &formats)?;
         let (mut block, mut report) = rounded.ok_or_else(|| {
-            Error::checkpoint(checkpoint.path(), format!("its hidden states in block {index} are not finite"))
+            let problem = format!("its hidden states in block {index} are not finite, or weights too large for a type");
+            Error::checkpoint(checkpoint.path(), problem)
         })?;
         if is_trained {
             let after = streams(&shards);
@@ -344,8 +434,7 @@ fn write_importance(
 #[allow(clippy::too_many_arguments)] // everything that the stages before have made
 fn finish(
     request: &Request,
-    checkpoint: &Checkpoint,
-    arch: &ArchConfig,
+    model: Model<'_>,
     work: &mut Work,
     texts: &Texts,
     hidden: &[f32],
@@ -353,12 +442,13 @@ fn finish(
     progress: &dyn Progress,
     event: &mut impl FnMut(Event<'_>),
 ) -> Result<()> {
+    let Model { checkpoint, arch, .. } = model;
     let head = pretrained::tensor(checkpoint, if arch.tied { Role::Embed } else { Role::Head }, progress)?;
     let held_out = &texts.held_out;
     let side = Side { hidden, head: &head, width: arch.hidden };
     let own = loss::head_loss(side, None, &targets(held_out), &Mix::CROSS_ENTROPY, None, progress)?;
     report.original_perplexity = Measured::of(own).perplexity;
-    let mut student = Student::new(checkpoint, arch, work, request.rounding.group, progress)?;
+    let mut student = Student::new(model, work, request.rounding.group, progress)?;
     let rounded = student.measure(held_out, side, progress)?;
     event(Event::Rounded(rounded));
     report.rounded = Some(rounded);
@@ -388,62 +478,7 @@ fn finish(
             *measured = Some(fitted);
         }
     }
-    report.written = Some(output::write(request, checkpoint, arch, &student, held_out, fitted.perplexity, progress)?);
-    Ok(())
-}
-
-/// Refuses what cannot be done before anything is computed.
-fn check(request: &Request, arch: &ArchConfig) -> Result<()> {
-    let invalid = |problem: String| Err(sherry::Error::Invalid(problem).into());
-    if request.length < 2 || request.length > arch.context {
-        return invalid(format!(
-            "sequences of {} tokens: expected at least 2, and the model has a context of {}",
-            request.length, arch.context
-        ));
-    }
-    let Adaptation { tokens, every, rate, .. } = request.adaptation;
-    if tokens > 0 && (every == 0 || !(rate > 0.0 && rate < 1.0)) {
-        return invalid(format!(
-            "adaptation every {every} blocks at a rate of {rate}: expected at least 1, and 0 to 1"
-        ));
-    }
-    if tokens > 0 && request.importance.is_some() {
-        return invalid(
-            "importance is that of the original's inputs, which adaptation changes; --adapt-tokens 0 keeps them"
-                .to_owned(),
-        );
-    }
-    let trains_codes =
-        request.training.tokens > 0 || (request.reconstruction.epochs > 0 && request.reconstruction.code_rate > 0.0);
-    if trains_codes && request.rounding.grid != Grid::Sparse34 {
-        return invalid("codes can be trained of 3:4-sparse weights only".to_owned());
-    }
-    if !(0.0..=1.0).contains(&request.own_text) {
-        return invalid(format!("a share of own text of {}; expected 0 to 1", request.own_text));
-    }
-    if request.tokens < request.length || request.held_out < request.length {
-        return invalid(format!("fewer tokens than one sequence of {}", request.length));
-    }
-    // Both streams, the inputs of the map in work, and the networks of tuning: the original, the quantized one, its gradients.
-    let tokens = request.tokens.saturating_add(request.held_out) as f64;
-    let width = 2 * arch.hidden + arch.ffn.max(arch.q_dim());
-    // Adaptation: weights, gradients and two means; the original's last hidden states.
-    let (models, width) = if request.adaptation.tokens > 0 { (4.0, width + arch.hidden) } else { (3.0, width) };
-    let needed = 4.0 * (tokens * width as f64 + models * arch.parameters() as f64) + SUMS as f64;
-    if let Some(available) = sherry::available_memory().filter(|available| needed > *available as f64) {
-        let gib = |bytes: f64| bytes / f64::from(1 << 30);
-        return invalid(format!(
-            "{tokens} tokens need about {:.1} GiB of memory, {:.1} GiB are available; --tokens asks for fewer",
-            gib(needed),
-            gib(available as f64)
-        ));
-    }
-    for cols in [arch.hidden, arch.q_dim(), arch.ffn] {
-        let group = request.rounding.group.unwrap_or(cols);
-        if group == 0 || cols % group != 0 || cols % 4 != 0 || (group != cols && !group.is_multiple_of(4)) {
-            return invalid(format!("rows of {cols} weights are no whole groups of {group}"));
-        }
-    }
+    report.written = Some(output::write(request, model, &student, held_out, fitted.perplexity, progress)?);
     Ok(())
 }
 
@@ -501,53 +536,7 @@ fn gather(request: &Request, checkpoint: &Checkpoint, progress: &dyn Progress) -
     Ok(Texts { held_out, fit, tuning })
 }
 
-/// Everything that the result depends on.
-fn settings(request: &Request, text: &Text, held_out: &Text, progress: &dyn Progress) -> Result<serde_json::Value> {
-    let mut hash = Sha256::new();
-    for token in text.tokens.iter().chain(&held_out.tokens) {
-        hash.update(token.to_le_bytes());
-    }
-    let Rounding { grid, group, damping, effort } = request.rounding;
-    let Reconstruction { epochs, batch, rate, code_rate, residual } = request.reconstruction;
-    let Adaptation { tokens, every, batch: adapted_batch, rate: adapted_rate } = request.adaptation;
-    let adaptation = (tokens > 0).then_some((tokens, every, adapted_batch, adapted_rate, request.seed));
-    let reconstruction = (epochs > 0).then_some((epochs, batch, rate, code_rate, residual, request.seed));
-    Ok(serde_json::json!({
-        "model": hex(&model_hash(&request.model, progress)?),
-        "text": hex(&hash.finalize()),
-        "tokens": text.tokens.len(),
-        "held_out": held_out.tokens.len(),
-        "length": request.length,
-        "grid": format!("{grid:?}"),
-        "group": group,
-        "damping": damping,
-        "sweeps": effort.sweeps,
-        "column_fits": effort.column_fits,
-        "reconstruction": reconstruction,
-        "adaptation": adaptation,
-    }))
-}
-
-/// SHA-256 of a model file, or of all weights and the configuration of a folder.
-fn model_hash(path: &Path, progress: &dyn Progress) -> Result<[u8; 32]> {
-    if !path.is_dir() {
-        return Ok(file_sha256(path, progress)?);
-    }
-    let mut names: Vec<PathBuf> = std::fs::read_dir(path)
-        .map_err(sherry::Error::io(path, "list"))?
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|x| x == "safetensors") || path.ends_with("config.json"))
-        .collect();
-    names.sort();
-    let mut hash = Sha256::new();
-    for name in names {
-        hash.update(file_sha256(&name, progress)?);
-    }
-    Ok(hash.finalize().into())
-}
-
-/// The text as embeddings, cut into shards.
+/// The original's embeddings of the text, cut into shards.
 fn shards(
     checkpoint: &Checkpoint,
     arch: &ArchConfig,
@@ -556,19 +545,27 @@ fn shards(
     progress: &dyn Progress,
 ) -> Result<Vec<Shard>> {
     let table = pretrained::tensor(checkpoint, Role::Embed, progress)?;
+    Ok(shards_of([&table, &table], arch, text, held_out))
+}
+
+/// The same with the table of embeddings of each stream.
+fn shards_of(tables: [&[f32]; 2], arch: &ArchConfig, text: &Text, held_out: &Text) -> Vec<Shard> {
     let sums = 4 * arch.ffn.max(arch.hidden).pow(2);
     let most = (SUMS / sums.max(1)).clamp(2, SHARDS);
     let mut shards = Vec::new();
     for (text, is_held_out, most) in [(text, false, most), (held_out, true, 4)] {
         let per_shard = text.sequences().div_ceil(most).max(1);
         for tokens in text.tokens.chunks(per_shard * text.length) {
-            let mut x = vec![0.0; tokens.len() * arch.hidden];
-            crate::ops::embedding::forward(&mut x, &table, tokens, arch.hidden);
-            x.iter_mut().for_each(|x| *x *= arch.embed_scale);
-            shards.push(Shard { held_out: is_held_out, quantized: x.clone(), original: x, inputs: Vec::new() });
+            let [original, quantized] = tables.map(|table| {
+                let mut x = vec![0.0; tokens.len() * arch.hidden];
+                crate::ops::embedding::forward(&mut x, table, tokens, arch.hidden);
+                x.iter_mut().for_each(|x| *x *= arch.embed_scale);
+                x
+            });
+            shards.push(Shard { held_out: is_held_out, quantized, original, inputs: Vec::new() });
         }
     }
-    Ok(shards)
+    shards
 }
 
 /// What a norm multiplies by.

@@ -6,21 +6,21 @@ use std::sync::Arc;
 use serde::Serialize;
 use sherry::Progress;
 use sherry::generate::log_prob;
-use sherry::io::{AtomicFolder, ReadMode, write_atomic};
+use sherry::io::{AtomicFolder, ReadMode, TensorInfo, native, write_atomic};
 use sherry::model::names::{Naming, Role};
 use sherry::model::{ArchConfig, Checkpoint, Decoder, KvCache, KvType, Wanted};
 use sherry_convert::quant::{Projection, QuantSpec};
 use sherry_convert::{Container, Linears};
-use sherry_kernels::format::{QuadOrder, ScaleGroup, TernaryFormat};
+use sherry_kernels::format::{QuadOrder, ScaleGroup, TensorType, TernaryFormat};
 use sherry_kernels::{Engine, Isa, Precision};
 
-use super::rounding::Grid;
+use super::rounding::{Blocks, Grid};
 use super::text::Text;
 use super::tune::Student;
-use super::{Request, targets};
+use super::{Model, Request, targets};
 use crate::checkpoint;
 use crate::error::Result;
-use crate::layout::Layout;
+use crate::layout::{Layout, Purpose, Tensor};
 use crate::loss::IGNORED;
 use crate::methods::Quantizer;
 use crate::pretrained;
@@ -47,31 +47,37 @@ impl Comparison {
     }
 }
 
-/// Writes `student` as a packed model, and runs it.
+/// Writes `student` as a packed model, of the types of the recipe if there is one, and runs it.
 ///
 /// # Errors
 /// Whatever converting gives; nothing is left at the output then.
 pub(super) fn write(
     request: &Request,
-    checkpoint: &Checkpoint,
-    arch: &ArchConfig,
+    model: Model<'_>,
     student: &Student,
     held_out: &Text,
     fitted_perplexity: f64,
     progress: &dyn Progress,
 ) -> Result<Comparison> {
+    let Model { checkpoint, arch, recipe } = model;
     let effective = AtomicFolder::create(&request.out)?;
     write_effective(checkpoint, arch, student, effective.path(), progress)?;
     let base = Checkpoint::open(effective.path(), ReadMode::Map)?;
     let scale = request.rounding.group.map_or(ScaleGroup::Row, ScaleGroup::Group);
     let spec = |format| QuantSpec { format, order: QuadOrder::Contiguous, scale, projection: Projection::Exact };
+    let keep = sherry_convert::Request::keep();
+    if let Some(recipe) = recipe {
+        let (recipe, overwrite) = (Some(recipe.clone()), request.overwrite);
+        let exactly = sherry_convert::Request { recipe, exact: true, overwrite, ..keep };
+        sherry_convert::convert(&base, &request.out, &exactly, progress, |_| {})?;
+        return compare(&request.out, held_out, fitted_perplexity, progress);
+    }
     let linears = match request.rounding.grid {
         Grid::Sparse34 => Linears::Packed(spec(TernaryFormat::Sherry)),
         Grid::Ternary if scale == ScaleGroup::Row => Linears::Packed(spec(TernaryFormat::Ternary167)),
         Grid::Ternary => Linears::Packed(spec(TernaryFormat::Ternary2)),
-        Grid::Steps { .. } => Linears::Keep,
+        Grid::Steps { .. } | Grid::Levels { .. } => Linears::Keep,
     };
-    let keep = sherry_convert::Request::keep();
     let last = sherry_convert::Request { embeddings: request.embeddings, overwrite: request.overwrite, ..keep.clone() };
     let to_gguf = sherry_convert::container_of(&request.out) == Container::Gguf;
     if to_gguf && linears != Linears::Keep {
@@ -84,12 +90,17 @@ pub(super) fn write(
     } else {
         sherry_convert::convert(&base, &request.out, &sherry_convert::Request { linears, ..last }, progress, |_| {})?;
     }
-    let written_perplexity = perplexity(&request.out, held_out, Precision::F32, progress)?;
-    let int8_perplexity = perplexity(&request.out, held_out, Precision::Int8, progress)?;
+    compare(&request.out, held_out, fitted_perplexity, progress)
+}
+
+/// Runs the written model.
+fn compare(out: &Path, held_out: &Text, fitted_perplexity: f64, progress: &dyn Progress) -> Result<Comparison> {
+    let written_perplexity = perplexity(out, held_out, Precision::F32, progress)?;
+    let int8_perplexity = perplexity(out, held_out, Precision::Int8, progress)?;
     Ok(Comparison { fitted_perplexity, written_perplexity, int8_perplexity })
 }
 
-/// A Hugging Face folder with the quantized weights as f32.
+/// A Hugging Face folder with the quantized weights as f32, those of block types as the blocks they are.
 fn write_effective(
     checkpoint: &Checkpoint,
     arch: &ArchConfig,
@@ -98,15 +109,27 @@ fn write_effective(
     progress: &dyn Progress,
 ) -> Result<()> {
     let layout = Layout::new(arch, &Quantizer::FULL);
-    checkpoint::write_weights(folder, layout.tensors.iter(), |tensor, writer| {
-        let role = Role::parse(&tensor.name, arch.family, Naming::HuggingFace);
-        let values = match (student.weights(tensor), role) {
-            (Some(values), _) => values,
-            (None, Some(role)) => pretrained::tensor(checkpoint, role, progress)?,
-            (None, None) => Vec::new(),
-        };
-        checkpoint::write_floats(writer, &tensor.name, &values)
-    })?;
+    let blocks = |tensor: &Tensor| match tensor.purpose {
+        Purpose::Linear(layer, kind) => student.blocks(layer, kind).filter(|blocks| !blocks.ty.is_float()),
+        _ => None,
+    };
+    checkpoint::write_tensors(
+        folder,
+        layout.tensors.iter().map(|tensor| stored(tensor, blocks(tensor))),
+        |i, writer| {
+            let tensor = &layout.tensors[i];
+            if let Some(blocks) = blocks(tensor) {
+                return Ok(writer.write(&stored(tensor, Some(blocks)).name, &blocks.bytes)?);
+            }
+            let role = Role::parse(&tensor.name, arch.family, Naming::HuggingFace);
+            let values = match (student.weights(tensor), role) {
+                (Some(values), _) => values,
+                (None, Some(role)) => pretrained::tensor(checkpoint, role, progress)?,
+                (None, None) => Vec::new(),
+            };
+            checkpoint::write_floats(writer, &tensor.name, &values)
+        },
+    )?;
     for (name, bytes) in checkpoint.companion_files()? {
         write_atomic(&folder.join(name), &bytes)?;
     }
@@ -117,6 +140,14 @@ fn write_effective(
     }
     let text = serde_json::to_vec_pretty(&config).unwrap_or_default();
     Ok(write_atomic(&folder.join("config.json"), &text)?)
+}
+
+/// How a tensor is stored.
+fn stored(tensor: &Tensor, blocks: Option<&Blocks>) -> TensorInfo {
+    let Some(Blocks { ty, bytes }) = blocks else { return checkpoint::info(&tensor.name, &tensor.shape) };
+    let module = tensor.name.strip_suffix(".weight").unwrap_or(&tensor.name);
+    let (rows, bytes) = (tensor.shape[0], bytes.len());
+    TensorInfo { name: native::blocks_name(module, *ty), ty: TensorType::U8, shape: vec![rows, bytes / rows], bytes }
 }
 
 /// Perplexity of the model `path` on `text`, each sequence by itself.

@@ -2,9 +2,12 @@
 
 use sherry::NoProgress;
 use sherry::model::{Family, config_hf, synthetic};
+use sherry_convert::Embeddings;
 
-use super::block::{QuantizedBlock, Rounding, round_block};
+use super::block::{Format, Formats, QuantizedBlock, Rounding, round_block};
+use super::budget::Limit;
 use super::moments::Moments;
+use super::reconstruct::Reconstruction;
 use super::rounding::{Effort, Grid};
 use super::*;
 use crate::linear::Pass;
@@ -131,7 +134,8 @@ fn rounding_a_block_keeps_the_streams_together_and_folds_column_factors() {
         let run = |grid, column_fits| {
             let mut shards = shards(&checkpoint, &arch, &text, &held_out, &NoProgress).unwrap();
             let rounding = Rounding { grid, group: None, damping: 0.01, effort: Effort { sweeps: 8, column_fits } };
-            let (block, report) = round_block(layer, &original, &mut shards, &rounding).unwrap().unwrap();
+            let formats = Formats::all(grid);
+            let (block, report) = round_block(layer, &original, &mut shards, &rounding, &formats).unwrap().unwrap();
             (block, report, shards)
         };
         let errors: Vec<f64> = [(Grid::Steps { bits: 6 }, 0), (Grid::Steps { bits: 4 }, 0), (Grid::Sparse34, 2)]
@@ -176,6 +180,63 @@ fn takes_streams(
     }
 }
 
+/// Of every type that fits its rows, in both orders of quads: the streams go where the block as it is written takes them, and
+/// more bits leave less error.
+#[test]
+fn every_format_rounds_a_block_and_is_written_as_it_was_fitted() {
+    for family in FAMILIES {
+        let length = 16;
+        let mut config = synthetic::tiny(family);
+        (config.hidden, config.ffn, config.heads, config.kv_heads, config.head_dim) = (64, 128, 4, 2, 32);
+        let folder = model(&config);
+        let checkpoint = Checkpoint::open(folder.path(), ReadMode::Read).unwrap();
+        let arch = pretrained::architecture(&checkpoint).unwrap();
+        let frequencies = Frequencies::new(&arch);
+        let rotation = |sliding| Rotation::new(frequencies.of(sliding), length, arch.rope.layout);
+        let rotations = [rotation(false), rotation(true)];
+        let (text, held_out) = (text(64, length, 1), text(8, length, 2));
+        let original = weights(&checkpoint, &arch, 0);
+        let layer = Layer { arch: &arch, index: 0, rotations: &rotations, length, progress: &NoProgress };
+        let effort = Effort { sweeps: 4, column_fits: 1 };
+        let rounding = Rounding { grid: Grid::Sparse34, group: None, damping: 0.01, effort };
+        let run = |formats: Formats| {
+            let mut after = shards(&checkpoint, &arch, &text, &held_out, &NoProgress).unwrap();
+            let (block, report) = round_block(layer, &original, &mut after, &rounding, &formats).unwrap().unwrap();
+            let before = shards(&checkpoint, &arch, &text, &held_out, &NoProgress).unwrap();
+            takes_streams(layer, &original, &block, before, &after);
+            (block, report)
+        };
+        let sparse = Format::Grid(Grid::Sparse34);
+        let errors: Vec<f64> = [
+            sparse,
+            Format::Grid(Grid::Ternary),
+            Format::Type(TensorType::Q2_0),
+            Format::Type(TensorType::Q4_0),
+            Format::Type(TensorType::Q5_0),
+            Format::Type(TensorType::Q8_0),
+            Format::Type(TensorType::F16),
+        ]
+        .map(|format| run(Formats { of: [format; 7], quads: QuadOrder::Contiguous }).1.held_out_error)
+        .to_vec();
+        assert!(errors.is_sorted_by(|a, b| a > b) && errors[6] < 1e-5, "{family:?}: {errors:?}");
+        // In the order of a GGUF file, beside blocks in every place.
+        for blocks in [TensorType::Q4_0, TensorType::BF16] {
+            let mut formats = Formats { of: [sparse; 7], quads: QuadOrder::Stride16 };
+            for kind in [Kind::V, Kind::Up, Kind::O] {
+                formats.of[kind as usize] = Format::Type(blocks);
+            }
+            let (block, _) = run(formats);
+            for (kind, linear) in Kind::ALL.into_iter().zip(&block.linears) {
+                assert_eq!(linear.blocks.is_some(), formats.of[kind as usize] != sparse, "{kind:?}");
+                let quads = linear.codes.chunks(64).flat_map(|chunk| {
+                    (0..16).map(|i| [0, 16, 32, 48].iter().filter(|lane| chunk[i + **lane] == 0).count())
+                });
+                assert!(quads.into_iter().all(|zeros| zeros == 1), "{family:?} {kind:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn reconstruction_brings_the_streams_of_a_block_together() {
     for family in FAMILIES {
@@ -190,7 +251,8 @@ fn reconstruction_brings_the_streams_of_a_block_together() {
             let before: Vec<Vec<f32>> = shards.iter().map(|shard| shard.quantized.clone()).collect();
             let effort = Effort { sweeps: 4, column_fits: 1 };
             let rounding = Rounding { grid: Grid::Sparse34, group, damping: 0.01, effort };
-            let (block, report) = round_block(layer, &original, &mut shards, &rounding).unwrap().unwrap();
+            let formats = Formats::all(Grid::Sparse34);
+            let (block, report) = round_block(layer, &original, &mut shards, &rounding, &formats).unwrap().unwrap();
             // No step: the latent weights give the rounded block.
             let rounded = shards.clone();
             let how = Reconstruction { epochs: 0, batch: 8, rate: 0.004, code_rate: 0.0, residual: 0.0 };
@@ -247,6 +309,59 @@ fn the_fit_corrects_for_the_errors_of_earlier_blocks() {
     };
     let (corrected, plain) = (error(&fit.weights), error(&original.qkv));
     assert!(corrected < 0.1 * plain, "{corrected} of {plain}");
+}
+
+/// The sensitivities of a tiny model, and the divergence of all of it at once.
+#[test]
+fn sensitivities_foretell_what_mixtures_cost() {
+    for family in [Family::Llama, Family::Gemma3] {
+        let folder = model(&synthetic::tiny(family));
+        let checkpoint = Checkpoint::open(folder.path(), ReadMode::Read).unwrap();
+        let arch = pretrained::architecture(&checkpoint).unwrap();
+        let text = text(40, 16, 1);
+        let groups = sensitivity::measure(&checkpoint, &arch, &text, 640, 0.1, &NoProgress).unwrap();
+        let names: usize = groups.iter().map(|group| group.tensors.len()).sum();
+        assert_eq!(names, recipe::matrices(&arch).count());
+        for group in &groups {
+            let losses: Vec<f64> = group.costs.iter().map(|cost| cost.loss).collect();
+            assert!(losses.iter().all(|loss| loss.is_finite() && *loss >= 0.0), "{group:?}");
+            let ends = [losses[0], losses[losses.len() - 1]];
+            assert!(ends[1] < 0.05 * ends[0], "{family:?}: {group:?}");
+        }
+        assert_eq!(groups, sensitivity::measure(&checkpoint, &arch, &text, 640, 0.1, &NoProgress).unwrap());
+        let losses = Losses { settings: serde_json::Value::Null, groups };
+        let choose =
+            |limit, embeddings| budget::choose(&losses, &checkpoint, &arch, Container::Folder, limit, embeddings);
+        let q8 = Embeddings::As(TensorType::Q8_0);
+        let mut before = f64::INFINITY;
+        for bits in [2.0, 3.0, 5.0, 12.0] {
+            let (recipe, mixture) = choose(Limit::Bits(bits), q8).unwrap();
+            assert!(mixture.bits <= bits && mixture.loss < before, "{family:?}: {mixture:?}");
+            let [linears, _, weights] = recipe.bytes(&arch, Container::Folder);
+            assert_eq!(mixture.bits, 8.0 * linears as f64 / weights as f64);
+            assert!(mixture.curve.is_sorted_by(|a, b| a.bytes < b.bytes && a.loss > b.loss), "{:?}", mixture.curve);
+            before = mixture.loss;
+        }
+        let problem = choose(Limit::Bits(1.25), q8).unwrap_err().to_string();
+        assert!(problem.contains("1.25 bits per weight") && problem.contains("are the least"), "{problem}");
+        let problem = choose(Limit::Size(1000), Embeddings::Auto).unwrap_err().to_string();
+        assert!(problem.contains("0.001 MB cannot be had"), "{problem}");
+        // The same before anything is measured.
+        let early = budget::check(&checkpoint, &arch, Container::Folder, Limit::Size(1000), Embeddings::Auto);
+        assert_eq!(early.unwrap_err().to_string(), problem);
+        let problem = choose(Limit::Bits(3.0), Embeddings::Keep).unwrap_err().to_string();
+        assert!(problem.contains("--embed"), "{problem}");
+        // The whole file stays within its budget, and uses what it can.
+        for size in [40_000u64, 60_000] {
+            let (recipe, mixture) = choose(Limit::Size(size), Embeddings::Auto).unwrap();
+            let out = tempfile::tempdir().unwrap();
+            let path = out.path().join("model");
+            let request = sherry_convert::Request { recipe: Some(recipe), ..sherry_convert::Request::keep() };
+            sherry_convert::convert(&checkpoint, &path, &request, &NoProgress, |_| {}).unwrap();
+            let written = std::fs::metadata(path.join("model.safetensors")).unwrap().len();
+            assert!(written <= mixture.bytes && mixture.bytes <= size, "{written} {} {size}", mixture.bytes);
+        }
+    }
 }
 
 #[test]

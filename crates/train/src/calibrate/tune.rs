@@ -18,13 +18,14 @@ use sherry_kernels::format::{QuadOrder, TensorType};
 
 use super::adam::{Adam, Rates, Weights, schedule};
 use super::block::{LATENT, QuantizedBlock};
+use super::rounding::Blocks;
 use super::text::Text;
 use super::work::Work;
-use super::{Measured, targets};
+use super::{Measured, Model, targets};
 use crate::checkpoint::{read_floats, write_floats};
 use crate::data::Order;
 use crate::error::{Error, Result};
-use crate::layout::{Learn, Purpose, Tensor};
+use crate::layout::{Kind, Learn, Purpose, Tensor};
 use crate::linear::Pass;
 use crate::loss::{self, Divergence, Mix, Side};
 use crate::methods::{Method, Quantizer, Scale};
@@ -88,6 +89,9 @@ impl Teacher {
 pub(super) struct Student {
     network: Network,
     params: Vec<f32>,
+    /// Linear layers of float and block types, by block and [`Kind`]. Their scales learn as factors of whole rows, ones when
+    /// nothing is in training.
+    blocks: BTreeMap<(usize, usize), Blocks>,
 }
 
 fn what(network: &Network) -> Learn {
@@ -102,13 +106,8 @@ fn learned(network: &Network) -> impl Iterator<Item = &Tensor> {
 
 impl Student {
     /// The model after rounding.
-    pub fn new(
-        checkpoint: &Checkpoint,
-        arch: &ArchConfig,
-        work: &Work,
-        group: Option<usize>,
-        progress: &dyn Progress,
-    ) -> Result<Self> {
+    pub fn new(model: Model<'_>, work: &Work, group: Option<usize>, progress: &dyn Progress) -> Result<Self> {
+        let arch = model.arch;
         let quantizer = Quantizer {
             method: Method::Frozen,
             scale: if group.is_some() { Scale::Group } else { Scale::Row },
@@ -118,6 +117,7 @@ impl Student {
         };
         let network = Network::new(arch.clone(), quantizer);
         let mut params = vec![0.0; network.layout.len];
+        let mut blocks = BTreeMap::new();
         let mut now: Option<(usize, QuantizedBlock)> = None;
         for tensor in &network.layout.tensors {
             let Some(role) = Role::parse(&tensor.name, arch.family, Naming::HuggingFace) else { continue };
@@ -129,7 +129,13 @@ impl Student {
                 let Some((_, block)) = &now else { continue };
                 match (part, tensor.purpose) {
                     (_, Purpose::Linear(_, kind)) => {
-                        let codes = &block.linears[kind as usize].codes;
+                        let linear = &block.linears[kind as usize];
+                        if let Some(held) = &linear.blocks {
+                            out.copy_from_slice(&linear.weights());
+                            blocks.insert((index, kind as usize), held.clone());
+                            continue;
+                        }
+                        let codes = &linear.codes;
                         out.iter_mut().zip(codes).for_each(|(out, code)| *out = 0.5 * f32::from(*code));
                         continue;
                     }
@@ -144,7 +150,7 @@ impl Student {
                     _ => {}
                 }
             }
-            out.copy_from_slice(&pretrained::tensor(checkpoint, role, progress)?);
+            out.copy_from_slice(&model.held(role, progress)?);
         }
         for (layer, places) in network.layout.blocks.iter().enumerate() {
             let block = work.block(arch, layer, progress)?;
@@ -152,7 +158,24 @@ impl Student {
                 params[matrix.learned..][..linear.scales.len()].copy_from_slice(&linear.scales);
             }
         }
-        Ok(Self { network, params })
+        Ok(Self { network, params, blocks })
+    }
+
+    /// What a file holds of the linear layer `kind` of block `layer`, where that is of a float or block type.
+    pub fn blocks(&self, layer: usize, kind: Kind) -> Option<&Blocks> {
+        self.blocks.get(&(layer, kind as usize))
+    }
+
+    /// Puts the factors of rows that were learned into the scales of their blocks, as nearly as those hold them.
+    fn settle(&mut self) {
+        for (&(layer, kind), blocks) in &mut self.blocks {
+            let matrix = self.network.layout.blocks[layer].linears[kind];
+            let factors = &mut self.params[matrix.learned..][..matrix.rows];
+            blocks.scale_rows(factors);
+            factors.fill(1.0);
+            let weights = blocks.weights(matrix.cols);
+            self.params[matrix.weights..][..weights.len()].copy_from_slice(&weights);
+        }
     }
 
     /// Lets codes follow latent weights, from those on that rounding or reconstruction has left. Scales and norms stay as they
@@ -279,6 +302,7 @@ impl Student {
             progress.advance(1);
         }
         progress.finish();
+        self.settle();
         Ok(())
     }
 

@@ -17,7 +17,7 @@ use sherry_kernels::format::TensorType;
 use super::adapt;
 use super::adapt::AdaptationReport;
 use super::block::{BlockReport, Quantized, QuantizedBlock};
-use super::rounding::Shape;
+use super::rounding::{Blocks, Shape};
 use super::stream::Shard;
 use crate::checkpoint::{self, Entry, entry};
 use crate::error::{Error, Result};
@@ -54,6 +54,8 @@ fn streams_name(blocks: usize) -> String {
     format!("streams-{blocks:04}.safetensors")
 }
 
+/// Of what a file of a float or block type holds; the file's metadata say which type.
+const BLOCKS: &str = ".blocks";
 const SUFFIXES: [&str; 4] = [".codes", ".scales", ".importance", ".latents"];
 
 impl Work {
@@ -235,7 +237,14 @@ const MAPS: [&str; 4] = ["qkv", "o", "gate_up", "down"];
 
 fn write_block(path: &Path, block: &QuantizedBlock) -> Result<()> {
     let mut plan = Vec::new();
+    let mut types = BTreeMap::new();
     for (kind, linear) in Kind::ALL.into_iter().zip(&block.linears) {
+        if let Some(Blocks { ty, bytes }) = &linear.blocks {
+            types.insert(kind.name().to_owned(), ty.name().to_owned());
+            let (name, bytes) = (format!("{}{BLOCKS}", kind.name()), bytes.len());
+            plan.push(TensorInfo { name, ty: TensorType::U8, bytes, shape: vec![bytes] });
+            continue;
+        }
         let shape = vec![linear.shape.rows, linear.shape.cols];
         let name = format!("{}{}", kind.name(), SUFFIXES[0]);
         plan.push(TensorInfo { name, ty: TensorType::U8, bytes: linear.codes.len(), shape });
@@ -249,8 +258,12 @@ fn write_block(path: &Path, block: &QuantizedBlock) -> Result<()> {
         vec![("attn_norm".to_owned(), &block.attn_norm), ("ffn_norm".to_owned(), &block.ffn_norm)];
     vectors.extend(MAPS.iter().zip(&block.importance).map(|(map, x)| (format!("{map}{}", SUFFIXES[2]), &x[..])));
     plan.extend(vectors.iter().map(|(name, values)| floats(name.clone(), vec![values.len()])));
-    let mut writer = Writer::create(path, &plan, &BTreeMap::new())?;
+    let mut writer = Writer::create(path, &plan, &types)?;
     for (kind, linear) in Kind::ALL.into_iter().zip(&block.linears) {
+        if let Some(blocks) = &linear.blocks {
+            writer.write(&format!("{}{BLOCKS}", kind.name()), &blocks.bytes)?;
+            continue;
+        }
         for (suffix, values) in [(SUFFIXES[0], &linear.codes), (SUFFIXES[3], &linear.latents)] {
             let bytes: Vec<u8> = values.iter().map(|value| value.cast_unsigned()).collect();
             writer.write(&format!("{}{suffix}", kind.name()), &bytes)?;
@@ -275,6 +288,17 @@ fn read_block(path: &Path, arch: &ArchConfig, progress: &dyn Progress) -> Result
         let (codes_name, scales_name) =
             (format!("{}{}", kind.name(), SUFFIXES[0]), format!("{}{}", kind.name(), SUFFIXES[1]));
         let [rows, cols] = kind.shape(arch);
+        if let Some(ty) = source.metadata().get(kind.name()) {
+            let name = format!("{}{BLOCKS}", kind.name());
+            let ty = TensorType::ALL.into_iter().find(|known| known.name() == ty && known.is_dequantizable());
+            let ty = ty.ok_or_else(|| wrong(&name))?;
+            let bytes = source.data(&name)?.to_vec();
+            if ty.tensor_bytes(rows, cols) != Some(bytes.len()) {
+                return Err(wrong(&name));
+            }
+            let (shape, blocks) = (Shape { rows, cols, group: cols }, Some(Blocks { ty, bytes }));
+            return Ok(Quantized { shape, codes: Vec::new(), latents: Vec::new(), scales: vec![1.0; rows], blocks });
+        }
         let info = source.find(&codes_name).filter(|info| info.ty == TensorType::U8 && info.shape == [rows, cols]);
         info.ok_or_else(|| wrong(&codes_name))?;
         let codes = source.data(&codes_name)?.iter().map(|byte| byte.cast_signed()).collect();
@@ -287,7 +311,7 @@ fn read_block(path: &Path, arch: &ArchConfig, progress: &dyn Progress) -> Result
         let groups = groups.filter(|groups| *groups > 0 && cols % groups == 0).ok_or_else(|| wrong(&scales_name))?;
         let mut scales = vec![0.0; rows * groups];
         checkpoint::read_floats(&source, &scales_name, &[rows, groups], &mut scales, progress)?;
-        Ok(Quantized { shape: Shape { rows, cols, group: cols / groups }, codes, latents, scales })
+        Ok(Quantized { shape: Shape { rows, cols, group: cols / groups }, codes, latents, scales, blocks: None })
     });
     let widths = [arch.hidden, arch.q_dim(), arch.hidden, arch.ffn];
     let importance = |i: usize| vector(&format!("{}{}", MAPS[i], SUFFIXES[2]), widths[i]);
@@ -300,7 +324,7 @@ fn read_block(path: &Path, arch: &ArchConfig, progress: &dyn Progress) -> Result
 }
 
 /// Refuses to go on with other settings than those that the file `path` names.
-fn same_settings(path: &Path, was: &serde_json::Value, now: &serde_json::Value) -> Result<()> {
+pub(super) fn same_settings(path: &Path, was: &serde_json::Value, now: &serde_json::Value) -> Result<()> {
     for (field, now) in now.as_object().into_iter().flatten() {
         let was = was.get(field).unwrap_or(&serde_json::Value::Null);
         if was != now {

@@ -1,6 +1,6 @@
 //! What can be typed in a conversation besides messages.
 
-use sherry_train::nearest::nearest;
+use sherry_convert::nearest::nearest;
 
 /// How like a known name a word must be for it to be offered instead.
 pub const LIKENESS: f64 = 0.75;

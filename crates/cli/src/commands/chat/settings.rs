@@ -5,7 +5,7 @@ use sherry::generate::SamplingParams;
 
 use super::command::LIKENESS;
 use crate::commands::number::positive;
-use sherry_train::nearest::nearest;
+use sherry_convert::nearest::nearest;
 
 /// What can be changed while a conversation goes on.
 #[derive(Clone, Debug, PartialEq)]

@@ -8,13 +8,16 @@ mod k_quants;
 mod k_search;
 mod scale;
 mod ternary;
+mod uniform;
 mod verify;
 
 use std::fmt;
 
 use super::TensorType;
 pub(crate) use block32::IQ4_NL_LEVELS;
+pub use scale::scale_blocks;
 pub(crate) use ternary::{levels, scale_bits};
+pub use uniform::{fit_levels, level_range, nearest_level, pack_levels};
 pub use verify::{BlockError, verify};
 
 use super::half::{bf16_to_f32, f16_to_f32, f32_to_bf16};
@@ -143,6 +146,29 @@ pub fn quantize(ty: TensorType, values: &[f32], out: &mut [u8]) -> Result<(), Qu
         TensorType::PTQ1_0 => encode_each(values, out, ternary::encode_ptq1_0),
         _ => Err(QuantizeError::Unsupported(ty)),
     }
+}
+
+/// [`quantize`] for weights that were not made for the type: Q2_0, PQ2_0 and Q5_0 by least squares over their levels, every
+/// other type as there. The ternary and binary types are no rounding of such weights.
+///
+/// # Errors
+/// As [`quantize`].
+///
+/// # Panics
+/// As [`quantize`].
+pub fn quantize_nearest(ty: TensorType, values: &[f32], out: &mut [u8]) -> Result<(), QuantizeError> {
+    if !matches!(ty, TensorType::Q2_0 | TensorType::PQ2_0 | TensorType::Q5_0) {
+        return quantize(ty, values, out);
+    }
+    assert_eq!(ty.row_bytes(values.len()), Some(out.len()), "{ty}: {} values into {} bytes", values.len(), out.len());
+    if let Some(index) = values.iter().position(|v| !v.is_finite()) {
+        return Err(QuantizeError::NotFinite { index, value: values[index] });
+    }
+    let (len, bytes) = (ty.block_len(), ty.block_bytes());
+    for (block, (values, out)) in values.chunks_exact(len).zip(out.chunks_exact_mut(bytes)).enumerate() {
+        uniform::encode_fitted(ty, values, out).ok_or(QuantizeError::TooLarge { index: block * len })?;
+    }
+    Ok(())
 }
 
 /// Runs `encode` over the blocks; it returns `None` when a scale does not fit its type.

@@ -66,6 +66,14 @@ impl GgufWriter {
         Ok(Self { path: path.to_path_buf(), file, tensors, written: 0, part: 0 })
     }
 
+    /// Bytes before the data of a file of this metadata and these tensors.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] as [`create`](Self::create).
+    pub fn header_bytes(metadata: Vec<(String, Value)>, tensors: &[TensorInfo]) -> Result<usize> {
+        header(metadata, tensors, StqId::default()).map(|header| header.len()).map_err(Error::Invalid)
+    }
+
     /// With `false` a file that exists, or appears before [`finish`](Self::finish), is an error and stays.
     pub fn set_replace(&mut self, replace: bool) {
         self.file.set_replace(replace);

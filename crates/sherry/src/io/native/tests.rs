@@ -43,8 +43,8 @@ fn some(scheme: &PackedScheme, rows: usize, cols: usize) -> PackedRows {
 fn read_back(rows: &PackedRows) -> Result<PackedRows, PackedError> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.safetensors");
-    let mut writer = Writer::create(&path, &plan(MODULE, &rows.layout), &BTreeMap::new()).unwrap();
-    write(&mut writer, MODULE, rows).unwrap();
+    let mut writer = Writer::create(&path, &plan(MODULE, codes_name(MODULE), &rows.layout), &BTreeMap::new()).unwrap();
+    write(&mut writer, MODULE, &codes_name(MODULE), rows).unwrap();
     writer.finish().unwrap();
     let source = Safetensors::open(&path, ReadMode::Map).unwrap();
     let [codes, scales] = [codes_name, scales_name].map(|name| source.data(&name(MODULE)).unwrap().to_vec());

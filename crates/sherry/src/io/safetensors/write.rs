@@ -42,6 +42,14 @@ impl Writer {
         Ok(Self { path: path.to_path_buf(), file, plan, current: 0, written: 0 })
     }
 
+    /// Bytes before the data of a file of these tensors.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] as [`create`](Self::create).
+    pub fn header_bytes(path: &Path, plan: &[TensorInfo], metadata: &BTreeMap<String, String>) -> Result<usize> {
+        header(path, plan, metadata).map(|header| 8 + header.len())
+    }
+
     /// Appends bytes to the tensor `name`, which must be the next one of the plan that is not complete. May be called
     /// several times for one tensor.
     ///

@@ -34,6 +34,11 @@ impl Sharing {
         Self { owner, count: kv_heads * head_dim }
     }
 
+    /// The same of inputs in another order: the one now at `i` was at `order[i]`.
+    pub fn reordered(&self, order: &[usize]) -> Self {
+        Self { owner: order.iter().map(|&old| self.owner[old]).collect(), count: self.count }
+    }
+
     /// Factors there are.
     pub fn count(&self) -> usize {
         self.count

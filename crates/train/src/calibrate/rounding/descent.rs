@@ -6,7 +6,7 @@
 use rayon::prelude::*;
 use sherry_sgemm::{Mat, MatMut, Old, matmul};
 
-use super::grid::{Grid, PATTERNS, usable};
+use super::grid::{Grid, PATTERNS, signed, usable};
 use super::tile::{self, Costs, LANES, Lane};
 use super::{ROWS, Shape};
 use crate::simd;
@@ -284,8 +284,8 @@ impl<'a> Rows<'a> {
         let mut by = [0.0; LANES];
         for l in 0..LANES {
             let next = scale[l] + above[l] / below[l];
-            if above[l].is_finite() && below[l] > 0.0 && next > 0.0 {
-                by[l] = usable(next) - scale[l];
+            if above[l].is_finite() && below[l] > 0.0 && next * scale[l] > 0.0 {
+                by[l] = signed(next) - scale[l];
                 scale[l] += by[l];
             }
         }

@@ -1,5 +1,6 @@
 //! What a quantized weight may be: a scale times a value of a grid.
 
+use sherry_kernels::format::ggml;
 use sherry_kernels::format::half::{f16_to_f32, f32_to_f16};
 
 /// The values that weights may have, before their scale.
@@ -13,6 +14,13 @@ pub enum Grid {
     Steps {
         /// 2 to 7.
         bits: u32,
+    },
+    /// The whole numbers of a range; scales may be negative.
+    Levels {
+        /// The smallest.
+        low: i8,
+        /// The largest.
+        high: i8,
     },
 }
 
@@ -49,6 +57,7 @@ impl Grid {
                 let top = (1u32 << (bits - 1)) as f32 - 0.5;
                 (x.floor() + 0.5).clamp(-top, top)
             }
+            Self::Levels { low, high } => ggml::nearest_level(x, (low, high)),
         }
     }
 
@@ -83,12 +92,24 @@ impl Grid {
                 w.iter().zip(t).for_each(|(w, t)| *t = self.nearest(w / scale));
                 scale
             }
+            Self::Levels { low, high } => {
+                let mut levels = vec![0i8; w.len()];
+                // Of weights that no scale holds nothing is known yet; descent fits another.
+                let scale = signed(ggml::fit_levels(w, (low, high), &mut levels).unwrap_or(0.0));
+                w.iter().zip(t).for_each(|(w, t)| *t = self.nearest(w / scale));
+                scale
+            }
         }
     }
 }
 
 /// The smallest scale: what f16 can hold with all its digits.
 const SMALLEST: f32 = 6.2e-5;
+
+/// [`usable`], with the sign of `scale`.
+pub(super) fn signed(scale: f32) -> f32 {
+    usable(scale.abs()).copysign(scale)
+}
 
 /// `scale` as it can be stored: a positive f16.
 pub fn usable(scale: f32) -> f32 {

@@ -6,6 +6,7 @@
 //!
 //! Pure functions of their arguments: the same numbers for any number of threads.
 
+mod blocks;
 mod columns;
 mod descent;
 mod factor;
@@ -17,6 +18,7 @@ mod tile;
 
 use sherry_sgemm::{Mat, MatMut, Old, matmul};
 
+pub use blocks::{Blocks, round_to_type};
 pub use columns::Sharing;
 pub use factor::Factor;
 pub use grid::{Grid, usable as stored_scale};
