@@ -24,6 +24,7 @@
 #![forbid(unsafe_code)]
 
 mod channels;
+mod container;
 mod folder;
 mod gguf_metadata;
 pub mod importance;
@@ -43,8 +44,9 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 pub use channels::{Bridge, RopeRows};
+pub use container::{Container, STQ1_0_SPEC, container_of};
 pub use output::Written;
-pub use plan::{Container, Embeddings, Linears, STQ1_0_SPEC};
+pub use plan::{Embeddings, Linears};
 pub use rows::{Moves, Rounding, Rows};
 
 use output::{Input, Output};
@@ -201,14 +203,6 @@ pub fn room_beside_matrices(checkpoint: &Checkpoint, container: Container) -> Re
         }
     };
     Ok(bytes as u64)
-}
-
-/// The container that the name `path` asks for: GGUF when it ends in `.gguf`, a folder otherwise.
-pub fn container_of(path: &Path) -> Container {
-    match path.extension() {
-        Some(extension) if extension.eq_ignore_ascii_case("gguf") => Container::Gguf,
-        _ => Container::Folder,
-    }
 }
 
 /// Writes `checkpoint` to `out` as `request` says. `tensor_done` is called after every tensor.

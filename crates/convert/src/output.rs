@@ -5,7 +5,8 @@ use std::path::Path;
 
 use sherry_kernels::format::{PackedRows, ScaleGroup, TensorType, TernaryFormat, ggml, stq1_0};
 
-use super::plan::{Container, Plan, Planned, Target};
+use super::container::Container;
+use super::plan::{Plan, Planned, Target};
 use super::rows::{Moves, Rounding, Rows};
 use crate::quant::{TensorReport, quantize_rows};
 use sherry::io::gguf::{self, GgufWriter, StqId};

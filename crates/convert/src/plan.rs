@@ -3,23 +3,15 @@
 use sherry_kernels::format::{QuadOrder, ScaleGroup, TensorType, TernaryFormat};
 
 use super::channels::{Bridge, RopeRows};
+use super::container::{Container, STQ1_0};
 use super::rows::Moves;
-use crate::quant::{Projection, QuantSpec};
+use crate::quant::QuantSpec;
 use crate::recipe::{self, MatrixType, Recipe};
 use sherry::io::native::PackedScheme;
 use sherry::model::mlx::MlxWeights;
 use sherry::model::names::{Naming, Role};
 use sherry::model::{ArchConfig, Checkpoint, Family, RopeLayout, Stored, config_gguf};
 use sherry::{Error, Result};
-
-/// The file format to write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Container {
-    /// A Hugging Face folder: plain when all weights are floats, native (see FORMAT.md) otherwise.
-    Folder,
-    /// One GGUF file.
-    Gguf,
-}
 
 /// What to make of the linear layers of the blocks.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -114,18 +106,6 @@ struct GgufForm {
     bridge: Option<Bridge>,
     fallback: Option<Fallback>,
 }
-
-/// The packing of STQ1_0.
-pub const STQ1_0: PackedScheme =
-    PackedScheme { format: TernaryFormat::Sherry, order: QuadOrder::Stride16, scale: ScaleGroup::Group(256) };
-
-/// What GGUF files of 1.25-bit models hold: Sparse-AbsMean in the packing of STQ1_0.
-pub const STQ1_0_SPEC: QuantSpec = QuantSpec {
-    format: STQ1_0.format,
-    order: STQ1_0.order,
-    scale: STQ1_0.scale,
-    projection: Projection::SparseAbsMean,
-};
 
 impl Plan {
     /// Decides what becomes of every tensor of `input`.

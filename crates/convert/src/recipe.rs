@@ -25,8 +25,8 @@ use sherry::model::names::{Naming, Role};
 use sherry::{Error, Result};
 use sherry_kernels::format::{QuadOrder, ScaleGroup, TensorType, TernaryFormat};
 
+use crate::container::{Container, STQ1_0_SPEC};
 use crate::nearest::nearest;
-use crate::plan::{Container, STQ1_0_SPEC};
 use crate::quant::{Projection, QuantSpec};
 
 /// What one matrix can become.
