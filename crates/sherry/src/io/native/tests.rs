@@ -102,7 +102,11 @@ fn bad_configs_name_the_field() {
         ("version", json!(2), "version is 2"),
         ("version", json!(null), "version': missing"),
         ("version", json!(1.0), "version': expected a non-negative integer"),
-        ("format", json!("sherry-1.5"), "format': expected sherry-1.25, ternary-1.67, ternary-2, binary-1 or blocks"),
+        (
+            "format",
+            json!("sherry-1.5"),
+            "format': expected sherry-1.25, ternary-1.67, ternary-2, binary-1, mixed or blocks",
+        ),
         ("format", json!(null), "format': missing"),
         ("bits", json!(2), "bits': 2, but sherry-1.25 has 1.25"),
         ("bits", json!("1.25"), "bits': expected a number"),
@@ -188,4 +192,15 @@ fn codes_must_be_legal_and_padding_zero() {
             }
         }
     }
+}
+
+#[test]
+fn names_say_how_codes_are_packed_where_layers_differ() {
+    for format in TernaryFormat::ALL {
+        assert_eq!(parse_format_name(&format_name(MODULE, format)), Some((MODULE, format)));
+    }
+    for name in ["model.layers.0.self_attn.q_proj.codes", "model.layers.0.self_attn.q_proj.sherry-1.5", "sherry-1.25"] {
+        assert_eq!(parse_format_name(name), None, "{name}");
+    }
+    assert_eq!(parsed(&mixed_config()).unwrap(), None);
 }
