@@ -6,7 +6,7 @@ use std::path::Path;
 use sherry_kernels::format::{PackedRows, ScaleGroup, TensorType, TernaryFormat, ggml, stq1_0};
 
 use super::container::Container;
-use super::plan::{Plan, Planned, Target};
+use super::plan::{Plan, Planned, Target, scheme_of};
 use super::rows::{Moves, Rounding, Rows};
 use crate::quant::{TensorReport, quantize_rows};
 use sherry::io::gguf::{self, GgufWriter, StqId};
@@ -233,12 +233,8 @@ impl Job<'_> {
     /// How its codes are packed in a folder.
     fn scheme(&self, common: Option<PackedScheme>) -> Option<PackedScheme> {
         match (self.planned.target, self.stored) {
-            (Target::Quantize(spec), _) => {
-                Some(PackedScheme { format: spec.format, order: spec.order, scale: spec.scale })
-            }
-            (Target::Codes, Stored::Packed { layout, .. }) if self.mixed => {
-                Some(PackedScheme { format: layout.format, order: layout.order, scale: layout.scale })
-            }
+            (Target::Quantize(spec), _) => Some(scheme_of(spec)),
+            (Target::Codes, Stored::Packed { layout, .. }) if self.mixed => Some(PackedScheme::of(layout)),
             _ => common,
         }
     }

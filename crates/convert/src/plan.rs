@@ -375,7 +375,8 @@ enum Packing {
     Mixed,
 }
 
-const fn scheme_of(spec: QuantSpec) -> PackedScheme {
+/// How codes of `spec` are packed.
+pub(super) const fn scheme_of(spec: QuantSpec) -> PackedScheme {
     PackedScheme { format: spec.format, order: spec.order, scale: spec.scale }
 }
 
@@ -384,9 +385,7 @@ fn packed_input(input: &Checkpoint) -> Result<Option<Packing>> {
     let mut found: Option<PackedScheme> = None;
     for role in linear_roles(input.config()) {
         let scheme = match input.tensors().get(role, input.source())? {
-            Stored::Packed { layout, .. } => {
-                PackedScheme { format: layout.format, order: layout.order, scale: layout.scale }
-            }
+            Stored::Packed { layout, .. } => PackedScheme::of(layout),
             Stored::Plain { ty: TensorType::STQ1_0, .. } => STQ1_0,
             // What packed codes could not hold stands beside them as it is.
             Stored::Plain { .. } | Stored::BitNet { .. } | Stored::Mlx { .. } => continue,

@@ -75,11 +75,7 @@ impl BatchEngine {
             tokens += expected(chance, count);
             *rows -= count;
             let logits = match part.logits {
-                // With penalties every token that was picked may need one more.
-                Wanted::Top(candidates) if count > 0 && candidates.nucleus.is_none() => {
-                    Wanted::EachTop(candidates.and(count))
-                }
-                Wanted::Top(candidates) if count > 0 => Wanted::EachTop(candidates),
+                Wanted::Top(candidates) if count > 0 => Wanted::EachTop(candidates.and(count)),
                 _ if count > 0 => Wanted::All,
                 logits => logits,
             };

@@ -129,6 +129,11 @@ impl PackedScheme {
         value
     }
 
+    /// The scheme of a layout.
+    pub const fn of(layout: &PackedLayout) -> Self {
+        Self { format: layout.format, order: layout.order, scale: layout.scale }
+    }
+
     /// The layout of a tensor of `rows` x `cols` weights; not checked.
     pub const fn layout(&self, rows: usize, cols: usize) -> PackedLayout {
         PackedLayout { format: self.format, rows, cols, order: self.order, scale: self.scale }

@@ -33,10 +33,12 @@ impl From<usize> for Candidates {
 }
 
 impl Candidates {
-    /// The same when `count` more tokens may have fallen out of the candidates.
+    /// The same when `count` more tokens were picked, each of which penalties may take out of the candidates. There are none
+    /// where there is a nucleus.
     #[must_use]
     pub fn and(self, count: usize) -> Self {
-        Self { k: self.k.saturating_add(count), ..self }
+        let fallen = if self.nucleus.is_some() { 0 } else { count };
+        Self { k: self.k.saturating_add(fallen), ..self }
     }
 
     /// The logits to be computed.

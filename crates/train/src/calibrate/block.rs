@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sherry::model::ArchConfig;
-use sherry_kernels::format::{QuadOrder, TensorType};
+use sherry_kernels::format::{PackedLayout, QuadOrder, ScaleGroup, TensorType, TernaryFormat};
 
 use super::moments::{Fit, Moments};
 use super::rounding::{
@@ -214,7 +214,9 @@ fn round_stack(
     let is_sparse = grid == Grid::Sparse34;
     if is_sparse && quads == QuadOrder::Stride16 {
         // Inputs in the order in which neighbours form quads, and back.
-        let order: Vec<usize> = (0..cols).map(|i| i / 64 * 64 + i % 4 * 16 + i % 64 / 4).collect();
+        let (format, scale) = (TernaryFormat::Sherry, ScaleGroup::Row);
+        let layout = PackedLayout { format, rows: shape.rows, cols, order: quads, scale };
+        let order: Vec<usize> = (0..cols).map(|i| layout.input(i / 4, i % 4)).collect();
         let gathered = |row: &[f32]| order.iter().map(|&old| row[old]).collect::<Vec<f32>>();
         let w: Vec<f32> = w.chunks_exact(cols).flat_map(gathered).collect();
         let hessian: Vec<f32> = order.iter().flat_map(|&old| gathered(&fit.hessian[old * cols..][..cols])).collect();
