@@ -140,6 +140,9 @@ pub struct CalibrateArgs {
     /// Largest step of a latent weight in it, in units of the scale
     #[arg(long, value_name = "X", default_value_t = 0.005, value_parser = not_negative)]
     train_code_rate: f64,
+    /// Strength of the residual path of latent weights at its beginning (Arenas); falls to zero over half of the steps
+    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = not_negative_f32)]
+    train_residual: f32,
     /// Type of embedding and head
     #[arg(long, value_enum, default_value = "auto", value_name = "TYPE")]
     embed: EmbedArg,
@@ -254,12 +257,19 @@ impl CalibrateArgs {
                 batch: self.adapt_batch,
                 rate: self.adapt_rate,
             },
-            tuning: Tuning { tokens: self.tune_tokens, batch: self.tune_batch, rate: self.tune_rate, code_rate: 0.0 },
+            tuning: Tuning {
+                tokens: self.tune_tokens,
+                batch: self.tune_batch,
+                rate: self.tune_rate,
+                code_rate: 0.0,
+                residual: 0.0,
+            },
             training: Tuning {
                 tokens: self.train_tokens,
                 batch: self.train_batch,
                 rate: self.train_rate,
                 code_rate: self.train_code_rate,
+                residual: self.train_residual,
             },
             embeddings: self.embed.choice(),
             blocks: self.blocks,

@@ -49,6 +49,11 @@ fn a_stopped_run_goes_on_and_ends_with_the_same_bytes() {
     let weights = |name: &str| fs::read(folder.join(name).join("model.safetensors")).unwrap();
     assert!(weights("parts") == weights("whole"), "stopped and gone on with on two threads, the bytes are others");
 
+    // Another way to train begins from the same rounding.
+    let residual = calibrate("residual -t 2 --work whole.calibration --train-residual 0.3");
+    assert!(residual.code == Some(0) && residual.stdout.contains("as fitted"), "{residual:?}");
+    assert!(weights("residual") != weights("whole"));
+
     // Damaged state is noticed; rounding begins anew.
     fs::remove_dir_all(folder.join("parts")).unwrap();
     fs::remove_file(folder.join("parts.report.json")).unwrap();

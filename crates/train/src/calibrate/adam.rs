@@ -35,6 +35,11 @@ impl Rates {
     }
 }
 
+/// Strength of the residual path of latent weights (Arenas) at a step, from 1 on: falls to zero over half of the steps.
+pub(super) fn fading(strength: f32, step: u64, steps: u64) -> f32 {
+    strength * (1.0 - 2.0 * (step - 1) as f32 / steps as f32).max(0.0)
+}
+
 /// The running means of all that is learned, tensor after tensor.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Adam {

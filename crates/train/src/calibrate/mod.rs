@@ -458,7 +458,7 @@ fn finish(
     if stages.iter().any(|stage| stage.tokens > 0) {
         let teacher = Teacher::new(checkpoint, arch, progress)?;
         for (i, stage) in stages.iter().enumerate().filter(|(_, stage)| stage.tokens > 0) {
-            let Tuning { tokens, batch, rate, code_rate } = *stage;
+            let Tuning { tokens, batch, rate, code_rate, residual } = *stage;
             if i == 1 {
                 student.thaw(work, progress)?;
             }
@@ -470,7 +470,7 @@ fn finish(
                 event(Event::Tuned(line));
                 lines.push(line.clone());
             };
-            name += &format!("-{tokens}-{batch}-{rate}-{code_rate}");
+            name += &format!("-{tokens}-{batch}-{rate}-{code_rate}-{residual}");
             let file = format!("{name}-{}.safetensors", request.seed);
             let seed = request.seed + i as u64;
             student.tune(&texts.tuning, &teacher, stage, seed, (work, &file), progress, done)?;

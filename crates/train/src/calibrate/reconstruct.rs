@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use sherry::model::names::{Naming, Part, Role};
 use sherry_kernels::format::QuadOrder;
 
-use super::adam::{Adam, Rates, Weights, schedule};
+use super::adam::{Adam, Rates, Weights, fading, schedule};
 use super::block::{LATENT, QuantizedBlock};
 use super::stream::{BlockWeights, Drift, Layer, Shard};
 use crate::block::{Block, Buffers, Kept};
@@ -92,7 +92,7 @@ pub fn reconstruct(
             order = rng.permutation(places.len());
         }
         let chosen: Vec<_> = order.drain(..batch).map(|i| places[i as usize]).collect();
-        let lambda = how.residual * (1.0 - 2.0 * (step - 1) as f32 / steps as f32).max(0.0);
+        let lambda = fading(how.residual, step, steps);
         grads.fill(0.0);
         training.gradients(&chosen, shards, lambda, &mut grads)?;
         let rates = Rates { weights: Weights::Latent(how.code_rate), scales: how.rate }.times(schedule(step, steps));

@@ -16,7 +16,7 @@ use sherry::model::names::{Naming, Part, Role};
 use sherry::model::{ArchConfig, Checkpoint};
 use sherry_kernels::format::{QuadOrder, TensorType};
 
-use super::adam::{Adam, Rates, Weights, schedule};
+use super::adam::{Adam, Rates, Weights, fading, schedule};
 use super::block::{LATENT, QuantizedBlock};
 use super::rounding::Blocks;
 use super::text::Text;
@@ -43,6 +43,9 @@ pub struct Tuning {
     pub rate: f64,
     /// Largest step of a latent weight that decides 3:4-sparse codes, in units of the scale; 0: codes stay.
     pub code_rate: f64,
+    /// Where codes do not stay: strength of the residual path (Arenas) at the beginning, which falls to zero over half of the
+    /// steps.
+    pub residual: f32,
 }
 
 /// One line of progress.
@@ -259,6 +262,7 @@ impl Student {
             steps - state.step.min(steps),
         );
         while state.step < steps {
+            let lambda = fading(tuning.residual, state.step + 1, steps);
             let mut sums = loss::Sums::default();
             learned(&self.network).for_each(|tensor| grads[tensor.range()].fill(0.0));
             for _ in 0..batch / at_once {
@@ -275,7 +279,7 @@ impl Student {
                     mix: &MIX,
                     scale: 1.0 / (batch * (length - 1)) as f32,
                 };
-                let pass = Pass { params: &self.params, lambda: 0.0, progress };
+                let pass = Pass { params: &self.params, lambda, progress };
                 let learn = what(&self.network);
                 sums = sums.plus(self.network.train(pass, examples, learn, &mut grads, &mut space, None)?);
             }
