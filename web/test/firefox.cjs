@@ -25,7 +25,7 @@ async function use() {
   const { Sherry } = await import("./sherry/index.js");
   const model = await Sherry.load("sherry-tiny.gguf", { threads: 2 });
   let text = "";
-  for await (const piece of model.generate("The history of the city", { temperature: 0, maxTokens: 40 })) text += piece.text;
+  for await (const piece of model.generate("Once upon a time", { temperature: 0, maxTokens: 40 })) text += piece.text;
   const control = new AbortController();
   let aborted = null;
   try { for await (const _ of model.generate("Once", { signal: control.signal })) control.abort(); } catch (error) { aborted = error.name; }

@@ -189,7 +189,7 @@ const stop = () => new Promise((resolve) => { server.close(resolve); for (const 
         const { Sherry } = await import("./sherry/index.js");
         const model = await Sherry.load("sherry-tiny.gguf", { threads: 2, cache: "none" });
         let text = "";
-        for await (const piece of model.generate("The history of the city", { temperature: 0, maxTokens: 200 })) text += piece.text;
+        for await (const piece of model.generate("Once upon a time", { temperature: 0, maxTokens: 200 })) text += piece.text;
         const { threads } = model.info;
         await model.close();
         return { text, threads, isolated: crossOriginIsolated };

@@ -23,8 +23,8 @@ use output::{Console, Stdout};
     propagate_version = true,
     after_help = "\
 Examples:
-  sherry run -p \"The history of the city\"
-      the small model inside this program goes on with a text
+  sherry run -p \"Once upon a time\"
+      the small model inside this program tells a story
   sherry run bonsai-1.7b
       a conversation with a released model, downloaded after asking
   sherry demo

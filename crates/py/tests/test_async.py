@@ -5,7 +5,7 @@ import time
 
 import sherry
 
-PROMPT = "The history of the city"
+PROMPT = "Once upon a time"
 GREEDY = {"max_new_tokens": 24, "temperature": 0}
 
 

@@ -65,7 +65,7 @@ def check(folder, dtype=torch.float32):
     """Logits within 1e-4, and the same greedy text."""
     ours = sherry.Model.from_pretrained(folder, precision="f32", kv="f32", threads=2)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-    prompt = "The history of the city began when the river"
+    prompt = "Once upon a time there was a little girl"
     ids = ours.tokenizer.encode(prompt)
     logits = ours.logits(ids)
     with torch.no_grad():

@@ -8,7 +8,7 @@ import pytest
 
 import sherry
 
-PROMPT = "The history of the city"
+PROMPT = "Once upon a time"
 GREEDY = {"max_new_tokens": 16, "temperature": 0}
 
 

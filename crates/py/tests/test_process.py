@@ -14,7 +14,7 @@ import pytest
 
 import sherry
 
-PROMPT = "The history of the city"
+PROMPT = "Once upon a time"
 GREEDY = {"max_new_tokens": 16, "temperature": 0}
 fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 
@@ -185,7 +185,7 @@ def test_other_threads_run_meanwhile(model):
         "while True: model.generate('The history', logit_bias=ends)",
         "while True: [piece for piece in model.generate('The history', stream=True, interval=9, logit_bias=ends)]",
         "while True: model.session().generate('The history', logit_bias=ends)",
-        "model.perplexity('The history of the city ' * 400000, window=64)",
+        "model.perplexity('Once upon a time ' * 400000, window=64)",
         "while True: model.logits([5] * 500)",
     ],
 )

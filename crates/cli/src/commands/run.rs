@@ -24,8 +24,8 @@ use crate::{builtin, interrupt, output};
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  sherry run -p \"The history of the city\"
-      the small model inside this program continues a text
+  sherry run -p \"Once upon a time\"
+      the small model inside this program tells a story
   sherry run bonsai-1.7b
       a released model (`sherry models`), downloaded after asking
   sherry run smol.sherry
@@ -37,8 +37,8 @@ Examples:
 
 The answer goes to stdout, everything else to stderr.")]
 pub struct RunArgs {
-    /// A Hugging Face folder, a GGUF file, or a name that `sherry models` lists [default: the small English model inside this
-    /// program]
+    /// A Hugging Face folder, a GGUF file, or a name that `sherry models` lists [default: the small model inside this
+    /// program, which tells stories]
     model: Option<PathBuf>,
     /// The prompt; without one it is read from stdin, or a conversation begins when stdin is a terminal
     prompt: Option<String>,
@@ -79,8 +79,6 @@ pub struct RunArgs {
 
 /// Context when nobody asks for one: enough for a conversation, small enough for a phone.
 const DEFAULT_CONTEXT: usize = 4096;
-/// Most tokens of the model inside this program, when nobody asks for more: later ones have little to do with the text.
-const BUILTIN_TOKENS: usize = 100;
 /// Text read from stdin.
 const MAX_STDIN_BYTES: u64 = 64 << 20;
 
@@ -108,11 +106,7 @@ pub fn run(args: &RunArgs, context: &Context) -> Result<ExitCode> {
     let raw = args.raw || args.model.is_none();
     note_faults(loaded.checkpoint.generation(), &context.console);
     let trained_context = loaded.checkpoint.config().context;
-    let mut sampling = args.sampling.clone();
-    if args.model.is_none() {
-        sampling.max_tokens = sampling.max_tokens.or(Some(BUILTIN_TOKENS));
-    }
-    let (mut speaker, sampling) = Speaker::new(loaded, raw, &sampling, &args.engine, !args.no_speculation)?;
+    let (mut speaker, sampling) = Speaker::new(loaded, raw, &args.sampling, &args.engine, !args.no_speculation)?;
     let model = args.model.as_deref().unwrap_or(Path::new(builtin::NAME)).display().to_string();
     if let Some(system) = &args.system {
         let Some(chat) = speaker.chat_mut() else { bail!("--system needs a chat template; {model} has none") };
@@ -132,7 +126,7 @@ pub fn run(args: &RunArgs, context: &Context) -> Result<ExitCode> {
     context.console.say(&format!("sampling  {sampling}"));
     if args.model.is_none() {
         context.console.say(&format!(
-            "{} is very small: it continues a text, and answers no questions; `sherry models` lists models that do",
+            "{} is very small: it tells stories, and answers no questions; `sherry models` lists models that do",
             builtin::NAME
         ));
     }

@@ -116,7 +116,7 @@ fn plain(folder: &Path, line: &str) -> String {
 }
 
 fn first_run(folder: &Path) -> String {
-    plain(folder, "run -p \"The history of the city\" -n 60 --seed 1")
+    plain(folder, "run -p \"Once upon a time\" --seed 10")
 }
 
 /// The model inside, with commands and a pasted text; what is typed while it speaks waits for the next prompt.

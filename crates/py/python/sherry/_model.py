@@ -62,7 +62,7 @@ class Model(_sherry.Model):
 
     @classmethod
     def builtin(cls, **options: Any) -> Self:
-        """The tiny model inside the package: 5 million parameters, children's stories' worth of sense.
+        """The small model inside the package: it tells very short stories in English.
 
         Options as for `from_pretrained`.
         """

@@ -216,7 +216,7 @@ export function problemView({ text, steps }) {
 
 const SUGGESTIONS = {
   chat: [["Explain", "photosynthesis to a child"], ["Write", "a haiku about rain"], ["Compare", "tea and coffee in a table"], ["Show", "a loop in Python"]],
-  base: [["Once upon a time", ""], ["The history of the city", ""], ["In the garden behind the house", ""]],
+  base: [["Once upon a time", ""], ["One day, a little bird", ""], ["The old farmer had a horse", ""]],
 };
 
 /// What stands where no message is.

@@ -84,8 +84,8 @@ impl Session<'_> {
         } else {
             if self.options.is_builtin {
                 self.note(&format!(
-                    "{} is a very small model (5 million weights of 1.25 bits) that came with this program. It continues \
-                     texts: it neither answers questions nor holds conversations. `sherry models` lists models that do.",
+                    "{} is a very small model (4 million weights of 1.25 bits) that came with this program. It tells \
+                     stories: it neither answers questions nor holds conversations. `sherry models` lists models that do.",
                     builtin::NAME
                 ));
             } else {
@@ -95,7 +95,7 @@ impl Session<'_> {
                 ));
             }
             self.note(
-                "Type the beginning of a text, for example: The history of the city\n\
+                "Type the beginning of a story, for example: Once upon a time\n\
                  /help lists the commands; Ctrl-C stops a text, Ctrl-D or /bye leaves.",
             );
         }
