@@ -223,7 +223,12 @@ fn masked(text: &str, is_live: bool) -> String {
         lines.push(out.replace(['-', ':'], ""));
     }
     // Longer numbers move words to the next line.
-    lines.iter().flat_map(|line| line.split_whitespace()).collect::<Vec<_>>().join(" ")
+    let mut words: Vec<&str> = lines.iter().flat_map(|line| line.split_whitespace()).collect();
+    // "| 3 of 3 tokens foreseen": how many are tried depends on the time that steps take.
+    while let Some(at) = words.windows(2).position(|pair| pair == ["tokens", "foreseen"]) {
+        words.drain(at.saturating_sub(4)..at + 2);
+    }
+    words.join(" ")
 }
 
 fn path(name: &str) -> PathBuf {
@@ -268,7 +273,6 @@ fn keys_pressed_during_an_answer_wait_for_the_prompt() {
         shown.split("The old man\n").nth(1).is_some_and(|answer| answer.trim().len() > 10)
     });
     terminal.press("XYZZY");
-    terminal.wait_for("cut off after 400 tokens", 1);
     terminal.wait_for("> XYZZY", 1);
     assert_eq!(terminal.shown().matches("XYZZY").count(), 1, "{}", terminal.shown());
     terminal.press("\u{15}/bye\r");
