@@ -171,7 +171,7 @@ def test_hostile_templates_and_texts(gguf, tmp_path):
 def test_inspect_and_doctor(gguf):
     report = sherry.inspect(gguf, tensors=True, metadata=True, verify=True)
     assert report["problems"] == [] and report["metadata"]["general.architecture"] == '"llama"'
-    assert report["tokenizer"]["tokens"] == 4096 and report["config"]["model_type"] == "llama"
+    assert report["tokenizer"]["tokens"] == 2048 and report["config"]["model_type"] == "llama"
     assert "tensors" not in sherry.inspect(gguf)
     machine = sherry.doctor()
     assert machine["isa"]["chosen"] == sherry.Model.builtin().isa
