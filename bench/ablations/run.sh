@@ -13,19 +13,21 @@ set -euo pipefail
 model=${1:?model} out=${2:?folder for the models} data=${3:?files to calibrate on} text=${4:?text to measure on}
 sherry=${SHERRY:-sherry} tokens=${TOKENS:-8192}
 mkdir -p "$out"
-seconds() { date +%s; }
 
-# variant NAME ROUNDING OPTIONS...: variants of the same ROUNDING share that work.
+# variant NAME ROUNDING OPTION=VALUE...: variants of the same ROUNDING share that work.
 variant() {
-    local name=$1 rounding=$2
+    local name=$1 rounding=$2 option
     shift 2
     if [[ -n ${ONLY:-} && " $ONLY " != *" $name "* ]]; then return; fi
     if [[ ! -e $out/$name ]]; then
-        local begun
-        begun=$(seconds)
-        "$sherry" calibrate "$model" "$out/$name" --data "$data" --work "$out/$rounding.work" --tokens "$tokens" --held-out 4096 \
-            --sweeps 6 --column-fits 1 --own-text 0.33 --tune-tokens $((2 * tokens)) --tune-batch 1 --train-batch 4 "$@"
-        echo $(($(seconds) - begun)) > "$out/$name.seconds"
+        local -A options=([tokens]=$tokens [held-out]=4096 [sweeps]=6 [column-fits]=1 [own-text]=0.33
+            [tune-tokens]=$((2 * tokens)) [tune-batch]=1 [train-batch]=4)
+        for option in "$@"; do options[${option%%=*}]=${option#*=}; done
+        local arguments=(--data "$data" --work "$out/$rounding.work")
+        for option in "${!options[@]}"; do arguments+=("--$option" "${options[$option]}"); done
+        local begun=$SECONDS
+        "$sherry" calibrate "$model" "$out/$name" "${arguments[@]}"
+        echo $((SECONDS - begun)) > "$out/$name.seconds"
     fi
     if [[ ! -e $out/$name.ppl.json ]]; then
         "$sherry" eval "$out/$name" --ppl "$text" --ppl-mode disjoint --ppl-window 512 --json > "$out/$name.ppl.json.part"
@@ -34,22 +36,22 @@ variant() {
 }
 
 variant base base
-variant no-tuning base --tune-tokens 0
-variant trained base --train-tokens $((2 * tokens))
-variant trained-residual base --train-tokens $((2 * tokens)) --train-residual 0.3
-variant trained-only base --tune-tokens 0 --train-tokens $((4 * tokens))
+variant no-tuning base tune-tokens=0
+variant trained base train-tokens=$((2 * tokens))
+variant trained-residual base train-tokens=$((2 * tokens)) train-residual=0.3
+variant trained-only base tune-tokens=0 train-tokens=$((4 * tokens))
 # Damping beyond all moments leaves the nearest values of the original weights: no error feedback, no targets.
-variant no-rounding projection --damping 1e6 --sweeps 0 --column-fits 0
-variant no-descent feedback --sweeps 0
-variant no-column-factors rows --column-fits 0
-variant reconstruction reconstruction --reconstruct 3
-variant reconstruction-codes codes --reconstruct 3 --reconstruct-code-rate 0.004
-variant reconstruction-codes-residual codes-residual --reconstruct 3 --reconstruct-code-rate 0.004 --reconstruct-residual 0.3
-variant adaptation adaptation --adapt-tokens "$tokens" --adapt-every 3
-variant groups-of-64 groups --group-size 64
-variant own-text-only own --own-text 1
-variant no-own-text corpora --own-text 0
+variant no-rounding projection damping=1000000 sweeps=0 column-fits=0
+variant no-descent feedback sweeps=0
+variant no-column-factors rows column-fits=0
+variant reconstruction reconstruction reconstruct=3
+variant reconstruction-codes codes reconstruct=3 reconstruct-code-rate=0.004
+variant reconstruction-codes-residual codes-residual reconstruct=3 reconstruct-code-rate=0.004 reconstruct-residual=0.3
+variant adaptation adaptation adapt-tokens="$tokens" adapt-every=3
+variant groups-of-64 groups group-size=64
+variant own-text-only own own-text=1
+variant no-own-text corpora own-text=0
 for times in 2 4 8; do
-    variant "tokens-x$times" "tokens-x$times" --tokens $((times * tokens))
+    variant "tokens-x$times" "tokens-x$times" tokens=$((times * tokens))
 done
 python3 "$(dirname "$0")/table.py" "$out"
