@@ -40,8 +40,8 @@ variant no-tuning base tune-tokens=0
 variant trained base train-tokens=$((2 * tokens))
 variant trained-residual base train-tokens=$((2 * tokens)) train-residual=0.3
 variant trained-only base tune-tokens=0 train-tokens=$((4 * tokens))
-# Damping beyond all moments leaves the nearest values of the original weights: no error feedback, no targets.
-variant no-rounding projection damping=1000000 sweeps=0 column-fits=0
+# Damping far beyond all moments leaves the nearest values of the original weights: no error feedback, no targets.
+variant no-rounding projection damping=1000 sweeps=0 column-fits=0
 variant no-descent feedback sweeps=0
 variant no-column-factors rows column-fits=0
 variant reconstruction reconstruction reconstruct=3
