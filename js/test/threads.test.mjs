@@ -56,7 +56,7 @@ test("threads take part", { skip }, async () => {
     const told = new Promise((resolve) => worker.on("message", resolve));
     const ended = new Promise((resolve) => worker.on("exit", resolve));
     worker.postMessage({ thread: { compiled, memory, room: module.thread() } });
-    module.start(session, [400, 500, 600], { temperature: 0, stop: [], maxTokens: 400 });
+    module.start(session, [400, 500, 600], { temperature: 5, seed: 7n, stop: [], maxTokens: 400 });
     while (module.next(session)) await new Promise((resolve) => setImmediate(resolve));
     // It lives until its session is gone, and then comes to its end by itself.
     module.freeSession(session);
