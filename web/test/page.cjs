@@ -74,7 +74,7 @@ const stop = () => new Promise((resolve) => { server.close(resolve); for (const 
     async "it loads and says what it talks to"() {
       await page.goto(address);
       await ready(page);
-      assert.match(await title(), /sherry-tiny · 3\.7 million parameters · 2\.\d+ bits per weight/);
+      assert.match(await title(), /sherry-tiny · 3\.7 million parameters · 2\.0\d bits per weight/);
       assert.equal(served, 0);
     },
     async "it answers, with numbers"() {

@@ -126,6 +126,12 @@ def lines(path):
         return [json.loads(line) for line in file]
 
 
+def write(path, texts):
+    with open(path, "w", encoding="utf-8") as file:
+        for text in texts:
+            file.write(json.dumps({"text": text}) + "\n")
+
+
 def sample(args):
     path = Path(args.output)
     done = set()
@@ -197,9 +203,7 @@ def filter_stories(args):
     folder = Path(args.output)
     folder.mkdir(parents=True, exist_ok=True)
     for name, part in (("train", [text for i, text in enumerate(kept) if i % 50]), ("valid", kept[::50])):
-        with open(folder / f"stories-{name}.jsonl", "w", encoding="utf-8") as file:
-            for text in part:
-                file.write(json.dumps({"text": text}) + "\n")
+        write(folder / f"stories-{name}.jsonl", part)
     print(f"{len(kept)} of {len(raw)} stories kept, {sum(map(len, kept))} bytes")
 
 
@@ -230,7 +234,7 @@ def judge(args):
             return answer["choices"][0]["text"].strip()
 
         told = list(pool.map(tell, range(args.count)))
-    return report(args, told)
+    report(args, told)
 
 
 def report(args, told):
@@ -251,9 +255,7 @@ def report(args, told):
     print(f"distinct pairs of words          {sum(shares) / len(shares):.1%}, the least {min(shares):.1%}")
     print(f"longest run of words in training {longest_run([words(story) for story in told], known)}")
     if args.output:
-        with open(args.output, "w", encoding="utf-8") as file:
-            for story in told:
-                file.write(json.dumps({"text": story}) + "\n")
+        write(args.output, told)
 
 
 def main():

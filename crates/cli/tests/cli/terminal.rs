@@ -265,7 +265,7 @@ fn sessions_at_a_terminal_are_as_documented() {
 #[test]
 fn keys_pressed_during_an_answer_wait_for_the_prompt() {
     let place = with_model();
-    let mut terminal = Terminal::start(place.path(), "run --temp 0 -n 400", 80);
+    let mut terminal = Terminal::start(place.path(), "run --temp 0 -n 100", 80);
     terminal.wait_for("\n>\n", 1);
     terminal.press("The old man\r");
     // The answer has begun on the line after the message.
@@ -273,6 +273,7 @@ fn keys_pressed_during_an_answer_wait_for_the_prompt() {
         shown.split("The old man\n").nth(1).is_some_and(|answer| answer.trim().len() > 10)
     });
     terminal.press("XYZZY");
+    terminal.wait_for("cut off after 100 tokens", 1);
     terminal.wait_for("> XYZZY", 1);
     assert_eq!(terminal.shown().matches("XYZZY").count(), 1, "{}", terminal.shown());
     terminal.press("\u{15}/bye\r");
