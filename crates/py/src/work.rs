@@ -60,13 +60,16 @@ impl Watch {
             return Ok(false);
         }
         Python::attach(|py| {
+            // From here, not from before: where a busy thread holds the interpreter, attaching may take longer than the
+            // pause until the next look, and every token would wait for it.
+            let attached = Instant::now();
             if signals {
-                self.signals_asked = now;
+                self.signals_asked = attached;
                 py.check_signals()?;
             }
             match &self.event {
                 Some(stop) if event => {
-                    self.event_asked = Some(now);
+                    self.event_asked = Some(attached);
                     stop.bind(py).call_method0("is_set")?.is_truthy()
                 }
                 _ => Ok(false),

@@ -141,11 +141,12 @@ def test_a_busy_thread_does_not_slow_generation_down(model):
     interval = sys.getswitchinterval()
     thread.start()
     try:
-        # So long an interval that one switch per token would take minutes.
+        # So long an interval that one switch per token would take minutes, and longer than the pauses between two looks
+        # at signals or at an event: however long a look takes, the next token must not need another.
         sys.setswitchinterval(0.25)
         start = time.monotonic()
-        answer = model.generate(PROMPT, max_new_tokens=400, logit_bias=ends)
-        pieces = list(model.generate(PROMPT, max_new_tokens=400, logit_bias=ends, stream=True, interval=10))
+        answer = model.generate(PROMPT, max_new_tokens=400, logit_bias=ends, stop_event=threading.Event())
+        pieces = list(model.generate(PROMPT, max_new_tokens=400, logit_bias=ends, stream=True, interval=600))
         seconds = time.monotonic() - start
     finally:
         sys.setswitchinterval(interval)
