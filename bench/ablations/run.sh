@@ -49,6 +49,8 @@ variant reconstruction-codes codes reconstruct=3 reconstruct-code-rate=0.004
 variant reconstruction-codes-residual codes-residual reconstruct=3 reconstruct-code-rate=0.004 reconstruct-residual=0.3
 variant adaptation adaptation adapt-tokens="$tokens" adapt-every=3
 variant groups-of-64 groups group-size=64
+variant ternary ternary type=ternary
+variant two-bits two-bits type=steps-2
 variant own-text-only own own-text=1
 variant no-own-text corpora own-text=0
 for times in 2 4 8; do

@@ -212,6 +212,8 @@ functions! {
             min_tokens: usize;
             /// The same for the binary format.
             min_tokens_signs: usize;
+            /// Most tokens for which they beat decoded weights.
+            max_tokens: usize;
             /// Whether this processor runs them fast.
             pays: fn() -> bool;
         }

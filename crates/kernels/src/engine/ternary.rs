@@ -114,10 +114,13 @@ enum Way {
 /// The fastest way for `tokens` tokens.
 fn way(table: &TernaryTable, w: &TernaryMatrix, tokens: usize) -> Way {
     let format = w.layout().format;
-    let look_up = |gemm: &LookUpGemm| match format {
-        TernaryFormat::Sherry | TernaryFormat::Ternary167 => tokens >= gemm.min_tokens && (gemm.pays)(),
-        TernaryFormat::Binary => tokens >= gemm.min_tokens_signs && (gemm.pays)(),
-        TernaryFormat::Ternary2 => false,
+    let look_up = |gemm: &LookUpGemm| {
+        let least = match format {
+            TernaryFormat::Sherry | TernaryFormat::Ternary167 => gemm.min_tokens,
+            TernaryFormat::Binary => gemm.min_tokens_signs,
+            TernaryFormat::Ternary2 => return false,
+        };
+        (least..=gemm.max_tokens).contains(&tokens) && (gemm.pays)()
     };
     let decoded = |gemm: &DecodedGemm| {
         tokens

@@ -16,6 +16,8 @@ pub(crate) mod attention;
 pub(crate) mod coarse;
 pub(crate) mod dense;
 pub(crate) mod limits;
+#[cfg(any(target_arch = "aarch64", all(target_arch = "wasm32", target_feature = "simd128")))]
+pub(crate) mod look_up;
 pub(crate) mod panel;
 #[cfg(any(target_arch = "aarch64", all(target_arch = "wasm32", target_feature = "simd128")))]
 pub(crate) mod ternary;

@@ -11,7 +11,7 @@ use crate::ternary::block::{
     BINARY_CHUNK_BYTES, BIT_CHUNK_BYTES, BLOCK_ROWS, CODE_CHUNK_BYTES, RowBlock, Rows, SCALE_BYTES, slot_row,
 };
 use crate::ternary::codebook::Codebook;
-use crate::ternary::segment::Segment;
+use crate::ternary::segment::{Indices, Segment};
 use crate::ternary::signs::{SIGN_CHUNK_OFFSET, SIGN_OFFSET, SIGN_TABLE_BYTES};
 use crate::vector::{Floats, RowLanes};
 
@@ -30,6 +30,8 @@ pub(crate) trait Vectors {
     type Bytes: Copy;
     /// Eight int16.
     type Shorts: Copy;
+    /// What one code of 16 rows looks up.
+    type Index: Copy;
     /// Four inputs of type int8, ready for [`multiply`](Self::multiply).
     type Quad: Copy;
     /// Sums of products of four rows, not yet added up inside a row.
@@ -44,13 +46,27 @@ pub(crate) trait Vectors {
 
     /// Writes the tables of the 32 codes of an activation block.
     unsafe fn build_tables(book: &Codebook, acts: &ActBlock, out: &mut [u8]);
-    /// Low and high digits of one chunk, added up over its eight codes, of rows `32 half + 16 i ..` for `i` 0 and 1.
-    /// `tables` are those of the eight codes.
-    unsafe fn look_up(codes: &[u8; CODE_CHUNK_BYTES], half: usize, tables: &[u8]) -> [[Self::Bytes; 2]; 2];
     unsafe fn no_shorts() -> Self::Shorts;
     /// Adds `31 high + low` of sixteen rows.
     unsafe fn add_digits(sums: [Self::Shorts; 2], digits: [Self::Bytes; 2]) -> [Self::Shorts; 2];
     unsafe fn widen(shorts: Self::Shorts) -> Self::Ints;
+
+    /// Calls `each(code, index)` for the eight codes of the rows `16 quarter ..` of one chunk of a 5-bit format, in any order.
+    unsafe fn each_index(codes: &[u8; CODE_CHUNK_BYTES], quarter: usize, each: impl FnMut(usize, Self::Index));
+    unsafe fn write_index(indices: &mut Indices, quarter: usize, index: Self::Index);
+    unsafe fn read_index(indices: &Indices, quarter: usize) -> Self::Index;
+    /// Low and high digits of 16 rows from the table of one code. Where `index` is negative both may be one too small.
+    unsafe fn look_up_index(table: &[u8], index: Self::Index) -> [Self::Bytes; 2];
+    /// Counts what [`look_up_index`](Self::look_up_index) leaves one too small.
+    #[inline(always)]
+    unsafe fn count_negatives(count: Self::Bytes, _index: Self::Index) -> Self::Bytes {
+        count
+    }
+    /// Makes up for it in a sum of digits.
+    #[inline(always)]
+    unsafe fn add_negatives(sum: Self::Bytes, _count: Self::Bytes) -> Self::Bytes {
+        sum
+    }
 
     /// Decodes one chunk of a 5-bit format: 8 codes x 64 slots x 4 weights, plus 1.
     unsafe fn decode_codes(book: &Codebook, codes: &[u8; CODE_CHUNK_BYTES], panel: &mut [[u8; 256]; 8]);
@@ -74,7 +90,8 @@ pub(crate) trait Vectors {
     unsafe fn rows(dots: [Self::Dots; 2]) -> Self::Ints;
 }
 
-type F<V> = <<V as Vectors>::Ints as RowLanes>::Floats;
+/// Eight floats.
+pub(super) type F<V> = <<V as Vectors>::Ints as RowLanes>::Floats;
 
 /// See [`TernaryTable`](crate::table::TernaryTable).
 ///
@@ -159,7 +176,11 @@ unsafe fn gemv<V: Vectors, const KIND: u8>(
         let mut chunk = 0;
         while chunk < block.chunks {
             if block.starts_group(chunk) {
-                scales = block.stream[at..].first_chunk().map(in_rows::<KIND>);
+                scales = block.stream[at..].first_chunk().map(|scales| match KIND {
+                    // Of all but the 2-bit format they come in slot order.
+                    BITS => scales_by(|row| row, scales),
+                    _ => in_rows(scales),
+                });
                 at += SCALE_BYTES;
             }
             let chunks = block.segment_chunks().min(block.chunks - chunk);
@@ -195,15 +216,21 @@ unsafe fn gemv<V: Vectors, const KIND: u8>(
     }
 }
 
-/// The f16 scales of the 64 rows in natural order; of all but the 2-bit format they come in slot order.
+/// The f16 scales of the 64 rows in natural order, from slot order.
 #[inline(always)]
-fn in_rows<const KIND: u8>(slots: &[u8; SCALE_BYTES]) -> [[u16; 8]; BLOCK_ROWS / 8] {
-    let slots = slots.as_chunks::<2>().0;
-    let mut rows = [0; BLOCK_ROWS];
-    for slot in 0..BLOCK_ROWS {
-        rows[if KIND == BITS { slot } else { slot_row(slot) }] = u16::from_le_bytes(slots[slot]);
+pub(super) fn in_rows(slots: &[u8; SCALE_BYTES]) -> [[u16; 8]; BLOCK_ROWS / 8] {
+    scales_by(slot_row, slots)
+}
+
+/// The f16 scales of 64 rows, which come in order `row`.
+#[inline(always)]
+fn scales_by(row: impl Fn(usize) -> usize, scales: &[u8; SCALE_BYTES]) -> [[u16; 8]; BLOCK_ROWS / 8] {
+    let mut rows = [[0; 8]; BLOCK_ROWS / 8];
+    for (place, scale) in scales.as_chunks::<2>().0.iter().enumerate() {
+        let row = row(place);
+        rows[row / 8][row % 8] = u16::from_le_bytes(*scale);
     }
-    std::array::from_fn(|v| std::array::from_fn(|i| rows[8 * v + i]))
+    rows
 }
 
 /// `acc + dots as f32 * (a_scale * w_scale)`, multiplication and addition apart.
@@ -211,7 +238,7 @@ fn in_rows<const KIND: u8>(slots: &[u8; SCALE_BYTES]) -> [[u16; 8]; BLOCK_ROWS /
 /// # Safety
 /// The instruction set of `V` is available.
 #[inline(always)]
-unsafe fn accumulate<V: Vectors>(acc: F<V>, dots: V::Ints, a_scale: f32, scales: Option<&[u16; 8]>) -> F<V> {
+pub(super) unsafe fn accumulate<V: Vectors>(acc: F<V>, dots: V::Ints, a_scale: f32, scales: Option<&[u16; 8]>) -> F<V> {
     const { assert!(F::<V>::LANES == 8) };
     // SAFETY: eight lanes (asserted just above) are read of eight scales. The instruction set is this function's condition.
     unsafe {
@@ -242,9 +269,8 @@ unsafe fn look_up_segment<V: Vectors>(codes: &[u8], tables: &[u8]) -> [V::Ints; 
                 if half == 0 {
                     prefetch::<V>(codes);
                 }
-                let digits = V::look_up(codes, half, tables);
                 for i in 0..2 {
-                    sums[i] = V::add_digits(sums[i], digits[i]);
+                    sums[i] = V::add_digits(sums[i], look_up::<V>(codes, 2 * half + i, tables));
                 }
             }
             for v in 0..4 {
@@ -252,6 +278,27 @@ unsafe fn look_up_segment<V: Vectors>(codes: &[u8], tables: &[u8]) -> [V::Ints; 
             }
         }
         dots
+    }
+}
+
+/// Low and high digits of one chunk, added up over its eight codes, of the rows `16 quarter ..`; `tables` are those of the eight
+/// codes.
+///
+/// # Safety
+/// The instruction set of `V` is available.
+#[inline(always)]
+unsafe fn look_up<V: Vectors>(codes: &[u8; CODE_CHUNK_BYTES], quarter: usize, tables: &[u8]) -> [V::Bytes; 2] {
+    assert_eq!(tables.len(), 8 * V::TABLE_BYTES);
+    // SAFETY: the instruction set of `V`, which is this function's condition, is all that they ask for.
+    unsafe {
+        let mut sums = [V::no_bytes(); 2];
+        let mut negatives = V::no_bytes();
+        V::each_index(codes, quarter, |code, index| {
+            negatives = V::count_negatives(negatives, index);
+            let digits = V::look_up_index(&tables[code * V::TABLE_BYTES..][..V::TABLE_BYTES], index);
+            sums = [V::add_bytes(sums[0], digits[0]), V::add_bytes(sums[1], digits[1])];
+        });
+        sums.map(|sum| V::add_negatives(sum, negatives))
     }
 }
 
@@ -299,11 +346,13 @@ unsafe fn signs_segment<V: Vectors>(codes: &[u8], tables: &[u8]) -> [V::Ints; BL
     }
 }
 
-/// See [`TernaryTable`](crate::table::TernaryTable). In plain Rust, which the compiler turns into vectors.
+/// See [`TernaryTable`](crate::table::TernaryTable): a table every `STRIDE` bytes. In plain Rust, which the compiler turns into
+/// vectors.
 #[inline(always)]
-pub(crate) fn build_sign_tables(acts: &ActBlock, out: &mut [u8]) {
-    assert_eq!(out.len(), BLOCK_CODES * SIGN_TABLE_BYTES);
-    for (q, table) in acts.q.as_chunks::<4>().0.iter().zip(out.as_chunks_mut::<SIGN_TABLE_BYTES>().0) {
+pub(crate) fn build_sign_tables<const STRIDE: usize>(acts: &ActBlock, out: &mut [u8]) {
+    const { assert!(STRIDE >= SIGN_TABLE_BYTES) };
+    assert_eq!(out.len(), BLOCK_CODES * STRIDE);
+    for (q, table) in acts.q.as_chunks::<4>().0.iter().zip(out.as_chunks_mut::<STRIDE>().0) {
         let q = q.map(i16::from);
         for code in 0..16 {
             let signed = |lane: usize| if code >> lane & 1 == 1 { q[lane] } else { -q[lane] };
@@ -356,7 +405,7 @@ unsafe fn multiply_segment<V: Vectors>(codes: &[u8], first: usize, acts: &ActBlo
 /// # Safety
 /// The instruction set of `V` is available.
 #[inline(always)]
-unsafe fn prefetch<V: Vectors>(bytes: &[u8]) {
+pub(super) unsafe fn prefetch<V: Vectors>(bytes: &[u8]) {
     for line in (0..bytes.len()).step_by(64) {
         // SAFETY: any address may be asked for; the instruction set is this function's condition.
         unsafe { F::<V>::prefetch(bytes.as_ptr().wrapping_add(line + AHEAD)) };
@@ -500,9 +549,9 @@ pub(crate) fn finish_bits(acc: &Rows, row_scales: Option<&Rows>, out: &mut Rows)
 }
 
 /// The [`TernaryTable`](crate::table::TernaryTable) of every algorithm above for `$vectors`, compiled for the given features.
-/// The fewest tokens from which on decoded panels pay are those of AVX2, not measured.
+/// From how many tokens on decoded panels pay is not measured for the 2-bit format: it is what AVX2 takes.
 macro_rules! ternary_table_of {
-    ($vectors:ty; features $($features:literal)?) => {
+    ($vectors:ty; features $($features:literal)?; decoded from $codes:expr, $signs:expr; look_up $look_up:expr) => {
         $crate::table::ternary_table! {
             features $($features)?;
             transpose $crate::ternary::transpose::transpose;
@@ -510,16 +559,17 @@ macro_rules! ternary_table_of {
             build_tables $crate::generic::ternary::build_tables::<$vectors>;
             gemv_codes $crate::generic::ternary::gemv_codes::<$vectors>;
             gemv_bits $crate::generic::ternary::gemv_bits::<$vectors>;
-            build_sign_tables $crate::generic::ternary::build_sign_tables;
+            build_sign_tables $crate::generic::ternary::build_sign_tables::<
+                { $crate::ternary::signs::SIGN_TABLE_BYTES }>;
             gemv_signs $crate::generic::ternary::gemv_signs::<$vectors>;
-            decoded from 8, 6, 16;
+            decoded from $codes, 6, $signs;
             decode_codes $crate::generic::ternary::decode_codes::<$vectors>;
             decode_bits $crate::generic::ternary::decode_bits::<$vectors>;
             decode_signs $crate::generic::ternary::decode_signs;
             segment $crate::generic::ternary::segment::<$vectors>;
             finish_codes $crate::generic::ternary::finish_codes;
             finish_bits $crate::generic::ternary::finish_bits;
-            look_up None;
+            look_up $look_up;
         }
     };
 }

@@ -9,7 +9,7 @@ pub(crate) const LOOK_UP_BLOCKS: usize = 2;
 pub(crate) type Indices = [u8; 2 * BLOCK_ROWS];
 
 /// Indices that share an activation block and, row block by row block, a scale group.
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // no kernels for it there
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // no kernels for it where there are no vectors
 pub(crate) struct IndexedSegment<'a> {
     /// codes x blocks.
     pub(crate) panel: &'a [Indices],

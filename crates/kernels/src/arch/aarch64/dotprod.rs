@@ -5,13 +5,15 @@ use std::arch::asm;
 
 use super::neon::LIMITS;
 use super::neon::ternary::{TABLE_BYTES, add_digits, add_unsigned_digits, build_tables, decode_codes};
-use super::neon::ternary::{fields, load, look_up, quad, store};
+use super::neon::ternary::{each_index, fields, load, look_up_index, quad, store};
 use super::neon::vector::{F32x8, row_lanes};
+use crate::generic::look_up::look_up_gemm_of;
 use crate::generic::ternary::{Vectors, ternary_table_of};
 use crate::table::{Table, table};
 use crate::ternary::activations::ActBlock;
 use crate::ternary::block::CODE_CHUNK_BYTES;
 use crate::ternary::codebook::Codebook;
+use crate::ternary::segment::Indices;
 use crate::vector::RowLanes;
 
 /// NEON with dot products.
@@ -19,7 +21,12 @@ pub(crate) static TABLE: Table = table! {
     features "neon,dotprod";
     floats F32x8;
     ints I32x8;
-    ternary ternary_table_of!(NeonDot; features "neon,dotprod");
+    ternary ternary_table_of!(
+        NeonDot;
+        features "neon,dotprod";
+        decoded from 8, 16;
+        look_up look_up_gemm_of!(NeonDot; features "neon,dotprod"; from 2, 4; up_to 7;)
+    );
     limits LIMITS;
 };
 
@@ -49,6 +56,7 @@ impl Vectors for NeonDot {
     type Ints = I32x8;
     type Bytes = uint8x16_t;
     type Shorts = int16x8_t;
+    type Index = uint8x16_t;
     type Quad = int8x16_t;
     type Dots = int32x4_t;
     const TABLE_BYTES: usize = TABLE_BYTES;
@@ -74,12 +82,6 @@ impl Vectors for NeonDot {
 
     #[inline]
     #[target_feature(enable = "neon,dotprod")]
-    unsafe fn look_up(codes: &[u8; CODE_CHUNK_BYTES], half: usize, tables: &[u8]) -> [[uint8x16_t; 2]; 2] {
-        look_up(codes, half, tables)
-    }
-
-    #[inline]
-    #[target_feature(enable = "neon,dotprod")]
     unsafe fn no_shorts() -> int16x8_t {
         vdupq_n_s16(0)
     }
@@ -94,6 +96,30 @@ impl Vectors for NeonDot {
     #[target_feature(enable = "neon,dotprod")]
     unsafe fn widen(shorts: int16x8_t) -> I32x8 {
         I32x8::new(vmovl_s16(vget_low_s16(shorts)), vmovl_high_s16(shorts))
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon,dotprod")]
+    unsafe fn each_index(codes: &[u8; CODE_CHUNK_BYTES], quarter: usize, each: impl FnMut(usize, uint8x16_t)) {
+        each_index(codes, quarter, each);
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon,dotprod")]
+    unsafe fn write_index(indices: &mut Indices, quarter: usize, index: uint8x16_t) {
+        store(index, &mut indices.as_chunks_mut().0[quarter]);
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon,dotprod")]
+    unsafe fn read_index(indices: &Indices, quarter: usize) -> uint8x16_t {
+        load(&indices.as_chunks().0[quarter])
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon,dotprod")]
+    unsafe fn look_up_index(table: &[u8], index: uint8x16_t) -> [uint8x16_t; 2] {
+        look_up_index(table, index)
     }
 
     #[inline]

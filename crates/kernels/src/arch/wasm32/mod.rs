@@ -7,6 +7,7 @@ mod ternary;
 mod vector;
 
 use crate::generic::limits;
+use crate::generic::look_up::look_up_gemm_of;
 use crate::generic::ternary::ternary_table_of;
 use crate::table::{Limits, Table, table};
 
@@ -15,7 +16,12 @@ pub(crate) static TABLE: Table = table! {
     features;
     floats vector::F32x8;
     ints vector::I32x8;
-    ternary ternary_table_of!(ternary::Simd128; features);
+    ternary ternary_table_of!(
+        ternary::Simd128;
+        features;
+        decoded from 8, 16;
+        look_up look_up_gemm_of!(ternary::Simd128; features; from 3, 4; up_to usize::MAX;)
+    );
     limits LIMITS;
 };
 

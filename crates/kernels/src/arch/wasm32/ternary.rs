@@ -7,6 +7,7 @@ use crate::generic::ternary::Vectors;
 use crate::ternary::activations::ActBlock;
 use crate::ternary::block::CODE_CHUNK_BYTES;
 use crate::ternary::codebook::Codebook;
+use crate::ternary::segment::Indices;
 
 /// Low digits of the 16 nibbles, then high digits.
 const TABLE_BYTES: usize = 32;
@@ -18,6 +19,8 @@ impl Vectors for Simd128 {
     type Ints = I32x8;
     type Bytes = v128;
     type Shorts = v128;
+    /// Nibbles, and -1 where the sign is minus.
+    type Index = [v128; 2];
     /// Four int16, twice.
     type Quad = v128;
     /// Rows 0 and 1, rows 2 and 3, two int32 each.
@@ -60,37 +63,6 @@ impl Vectors for Simd128 {
     }
 
     #[inline(always)]
-    unsafe fn look_up(codes: &[u8; CODE_CHUNK_BYTES], half: usize, tables: &[u8]) -> [[v128; 2]; 2] {
-        let (lines, _) = codes.as_chunks::<16>();
-        let (tables, _) = tables.as_chunks::<16>();
-        assert!(tables.len() == 8 * TABLE_BYTES / 16 && half < 2);
-        let mut sums = [[i8x16_splat(0); 2]; 2];
-        for i in 0..2 {
-            let quarter = 2 * half + i;
-            // -x is !x + 1: the ones are added up and taken off both sums in the end.
-            let mut minus_ones = i8x16_splat(0);
-            // From the last code to the first: its sign stands at bit 7 of each byte, and doubling moves on to the next.
-            let mut signs = load(&lines[quarter]);
-            for v in (0..4).rev() {
-                let nibbles = load(&lines[4 * (1 + v) + quarter]);
-                let pair = [v128_and(nibbles, u8x16_splat(15)), u8x16_shr(nibbles, 4)];
-                for odd in [1, 0] {
-                    let minus = i8x16_lt(signs, i8x16_splat(0));
-                    let table = 2 * (2 * v + odd);
-                    for digit in 0..2 {
-                        let value = i8x16_swizzle(load(&tables[table + digit]), pair[odd]);
-                        sums[i][digit] = i8x16_add(sums[i][digit], v128_xor(value, minus));
-                    }
-                    minus_ones = i8x16_add(minus_ones, minus);
-                    signs = i8x16_add(signs, signs);
-                }
-            }
-            sums[i] = sums[i].map(|sum| i8x16_sub(sum, minus_ones));
-        }
-        sums
-    }
-
-    #[inline(always)]
     unsafe fn no_shorts() -> v128 {
         i16x8_splat(0)
     }
@@ -107,6 +79,50 @@ impl Vectors for Simd128 {
     #[inline(always)]
     unsafe fn widen(shorts: v128) -> I32x8 {
         I32x8::new(i32x4_extend_low_i16x8(shorts), i32x4_extend_high_i16x8(shorts))
+    }
+
+    #[inline(always)]
+    unsafe fn each_index(codes: &[u8; CODE_CHUNK_BYTES], quarter: usize, mut each: impl FnMut(usize, [v128; 2])) {
+        let (lines, _) = codes.as_chunks::<16>();
+        // From the last code to the first: its sign stands at bit 7 of each byte, and doubling moves on to the next.
+        let mut signs = load(&lines[quarter]);
+        for pair in (0..4).rev() {
+            let nibbles = load(&lines[4 * (1 + pair) + quarter]);
+            for (odd, index) in [(1, u8x16_shr(nibbles, 4)), (0, v128_and(nibbles, u8x16_splat(15)))] {
+                each(2 * pair + odd, [index, i8x16_lt(signs, i8x16_splat(0))]);
+                signs = i8x16_add(signs, signs);
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn write_index(indices: &mut Indices, quarter: usize, [nibbles, minus]: [v128; 2]) {
+        let (out, _) = indices.as_chunks_mut();
+        store(nibbles, &mut out[quarter]);
+        store(minus, &mut out[4 + quarter]);
+    }
+
+    #[inline(always)]
+    unsafe fn read_index(indices: &Indices, quarter: usize) -> [v128; 2] {
+        let (lines, _) = indices.as_chunks();
+        [load(&lines[quarter]), load(&lines[4 + quarter])]
+    }
+
+    #[inline(always)]
+    unsafe fn look_up_index(table: &[u8], [nibbles, minus]: [v128; 2]) -> [v128; 2] {
+        let (table, _) = table.as_chunks();
+        // -x is !x + 1.
+        [0, 1].map(|digit: usize| v128_xor(i8x16_swizzle(load(&table[digit]), nibbles), minus))
+    }
+
+    #[inline(always)]
+    unsafe fn count_negatives(count: v128, [_, minus]: [v128; 2]) -> v128 {
+        i8x16_sub(count, minus)
+    }
+
+    #[inline(always)]
+    unsafe fn add_negatives(sum: v128, count: v128) -> v128 {
+        i8x16_add(sum, count)
     }
 
     #[inline(always)]

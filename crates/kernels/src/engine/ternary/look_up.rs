@@ -12,7 +12,7 @@ use crate::ternary::codebook::Codebook;
 use crate::ternary::segment::{IndexedSegment, Indices, LOOK_UP_BLOCKS};
 
 /// Tokens of a slice: with 512-bit vectors their tables (16 bytes per input and token) take 768 KiB for 2048 inputs, of 1 MiB
-/// of L2; with 256-bit vectors half of that, of 512 KiB.
+/// of L2; with shorter vectors half of that, of 512 KiB.
 const SLICE_TOKENS: usize = 24;
 /// Units of work per thread, so that a slow thread does not hold up the others.
 const UNITS_PER_THREAD: usize = 4;

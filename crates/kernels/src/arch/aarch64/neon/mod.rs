@@ -4,6 +4,7 @@ pub(super) mod ternary;
 pub(super) mod vector;
 
 use crate::generic::limits;
+use crate::generic::look_up::look_up_gemm_of;
 use crate::generic::ternary::ternary_table_of;
 use crate::table::{Limits, Table, table};
 
@@ -12,7 +13,12 @@ pub(crate) static TABLE: Table = table! {
     features "neon";
     floats vector::F32x8;
     ints vector::I32x8;
-    ternary ternary_table_of!(ternary::Neon; features "neon");
+    ternary ternary_table_of!(
+        ternary::Neon;
+        features "neon";
+        decoded from 8, 16;
+        look_up look_up_gemm_of!(ternary::Neon; features "neon"; from 2, 4; up_to usize::MAX;)
+    );
     limits LIMITS;
 };
 

@@ -7,6 +7,7 @@ use crate::generic::ternary::Vectors;
 use crate::ternary::activations::ActBlock;
 use crate::ternary::block::CODE_CHUNK_BYTES;
 use crate::ternary::codebook::Codebook;
+use crate::ternary::segment::Indices;
 
 /// Low digits of the 32 codes, then high digits.
 pub(crate) const TABLE_BYTES: usize = 64;
@@ -18,6 +19,7 @@ impl Vectors for Neon {
     type Ints = I32x8;
     type Bytes = uint8x16_t;
     type Shorts = int16x8_t;
+    type Index = uint8x16_t;
     type Quad = int8x16_t;
     /// Rows 0 and 1, rows 2 and 3.
     type Dots = [int16x8_t; 2];
@@ -44,12 +46,6 @@ impl Vectors for Neon {
 
     #[inline]
     #[target_feature(enable = "neon")]
-    unsafe fn look_up(codes: &[u8; CODE_CHUNK_BYTES], half: usize, tables: &[u8]) -> [[uint8x16_t; 2]; 2] {
-        look_up(codes, half, tables)
-    }
-
-    #[inline]
-    #[target_feature(enable = "neon")]
     unsafe fn no_shorts() -> int16x8_t {
         vdupq_n_s16(0)
     }
@@ -64,6 +60,30 @@ impl Vectors for Neon {
     #[target_feature(enable = "neon")]
     unsafe fn widen(shorts: int16x8_t) -> I32x8 {
         I32x8::new(vmovl_s16(vget_low_s16(shorts)), vmovl_high_s16(shorts))
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn each_index(codes: &[u8; CODE_CHUNK_BYTES], quarter: usize, each: impl FnMut(usize, uint8x16_t)) {
+        each_index(codes, quarter, each);
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn write_index(indices: &mut Indices, quarter: usize, index: uint8x16_t) {
+        store(index, &mut indices.as_chunks_mut().0[quarter]);
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn read_index(indices: &Indices, quarter: usize) -> uint8x16_t {
+        load(&indices.as_chunks().0[quarter])
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn look_up_index(table: &[u8], index: uint8x16_t) -> [uint8x16_t; 2] {
+        look_up_index(table, index)
     }
 
     #[inline]
@@ -247,23 +267,22 @@ macro_rules! for_codes {
     }};
 }
 
+/// The codes of 16 rows, sign at bit 4.
 #[inline]
 #[target_feature(enable = "neon")]
-pub(crate) fn look_up(codes: &[u8; CODE_CHUNK_BYTES], half: usize, tables: &[u8]) -> [[uint8x16_t; 2]; 2] {
+pub(crate) fn each_index(codes: &[u8; CODE_CHUNK_BYTES], quarter: usize, mut each: impl FnMut(usize, uint8x16_t)) {
     let (lines, _) = codes.as_chunks::<16>();
-    let (tables, _) = tables.as_chunks::<16>();
-    assert!(tables.len() == 8 * TABLE_BYTES / 16 && half < 2);
-    let mut sums = [[vdupq_n_u8(0); 2]; 2];
-    for i in 0..2 {
-        let quarter = 2 * half + i;
-        let nibbles: [uint8x16_t; 4] = std::array::from_fn(|v| load(&lines[4 * (1 + v) + quarter]));
-        for_codes!(load(&lines[quarter]), nibbles, |code: usize, index| {
-            let table = |at: usize| uint8x16x2_t(load(&tables[4 * code + at]), load(&tables[4 * code + at + 1]));
-            sums[i][0] = vaddq_u8(sums[i][0], vqtbl2q_u8(table(0), index));
-            sums[i][1] = vaddq_u8(sums[i][1], vqtbl2q_u8(table(2), index));
-        });
-    }
-    sums
+    let nibbles: [uint8x16_t; 4] = std::array::from_fn(|v| load(&lines[4 * (1 + v) + quarter]));
+    for_codes!(load(&lines[quarter]), nibbles, |code: usize, index| each(code, index));
+}
+
+/// Low and high digits of 16 rows from the table of one code.
+#[inline]
+#[target_feature(enable = "neon")]
+pub(crate) fn look_up_index(table: &[u8], index: uint8x16_t) -> [uint8x16_t; 2] {
+    let (table, _) = table.as_chunks::<16>();
+    let digits = |at: usize| vqtbl2q_u8(uint8x16x2_t(load(&table[at]), load(&table[at + 1])), index);
+    [digits(0), digits(2)]
 }
 
 #[inline]

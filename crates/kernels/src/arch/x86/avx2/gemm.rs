@@ -33,6 +33,7 @@ pub(super) static LOOK_UP: LookUpGemm = LookUpGemm {
     table_bytes: TABLE_BYTES,
     min_tokens: 2,
     min_tokens_signs: 5,
+    max_tokens: usize::MAX,
     pays: || true,
     build_tables,
     build_sign_tables,

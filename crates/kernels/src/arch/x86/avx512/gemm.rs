@@ -28,6 +28,7 @@ pub(super) static LOOK_UP: LookUpGemm = LookUpGemm {
     table_bytes: TABLE_BYTES,
     min_tokens: 3,
     min_tokens_signs: 4,
+    max_tokens: usize::MAX,
     pays,
     build_tables,
     build_sign_tables,
