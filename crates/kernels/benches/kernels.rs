@@ -141,7 +141,17 @@ fn row_f32(bencher: Bencher, format: Format) {
 /// Every type of keys and values.
 #[divan::bench(args = cases(&["f16", "f32", "q8", "q4"]))]
 fn attention_1024(bencher: Bencher, case: &Case<&'static str>) {
-    let Case(isa, kv) = case;
+    attention(bencher, case, 2, 1024, 1);
+}
+
+/// In turns with 16 layers, more than caches hold.
+#[divan::bench(args = cases(&["f16", "q8", "q4"]))]
+fn attention_from_memory(bencher: Bencher, case: &Case<&'static str>) {
+    attention(bencher, case, 8, 4096, 16);
+}
+
+/// One token in one layer, four heads of 64 to a kv head.
+fn attention(bencher: Bencher, Case(isa, kv): &Case<&'static str>, kv_heads: usize, positions: usize, layers: usize) {
     let engine = Engine::new(*isa, 1, Precision::Int8);
     let kv = match *kv {
         "f16" => KvType::F16,
@@ -149,15 +159,26 @@ fn attention_1024(bencher: Bencher, case: &Case<&'static str>) {
         "q8" => KvType::Q8,
         _ => KvType::Q4,
     };
-    let shape = AttentionShape { heads: 8, kv_heads: 2, head_dim: 64, kv, scale: 0.125 };
-    let (q, floats) = (values(8 * 64), values(1024 * 64));
+    let shape = AttentionShape { heads: 4 * kv_heads, kv_heads, head_dim: 64, kv, scale: 0.125 };
+    let (q, row) = (values(4 * kv_heads * 64), values(64));
     let layout = KvTiles::new(kv, 64);
-    let mut tiles = vec![0; layout.bytes(1024)];
-    floats.chunks_exact(64).enumerate().for_each(|(position, row)| layout.write(&mut tiles, position, row, row));
-    let chunks: [usize; 4] = std::array::from_fn(|chunk| chunk * layout.bytes(KvTiles::CHUNK));
-    let see = |_: usize, _: usize| KvHead { slab: &tiles, chunks: &chunks, offset: 0, first: 0, end: 1024 };
+    // Chunks of all layers and heads, as a cache holds them.
+    let head = layout.bytes(KvTiles::CHUNK);
+    let mut one = vec![0; head];
+    (0..KvTiles::CHUNK).for_each(|position| layout.write(&mut one, position, &row, &row));
+    let mut tiles = KvTiles::zeroed(layers * kv_heads * layout.bytes(positions)).expect("memory");
+    tiles.chunks_exact_mut(head).for_each(|chunk| chunk.copy_from_slice(&one));
+    let chunks: Vec<usize> = (0..positions / KvTiles::CHUNK).map(|chunk| chunk * layers * kv_heads * head).collect();
     let mut out = vec![0.0; q.len()];
-    bencher.bench_local(|| engine.attention(shape, black_box(&q), see, &mut out));
+    let mut layer = 0;
+    bencher.bench_local(|| {
+        layer = (layer + 1) % layers;
+        let see = |_: usize, kv_head: usize| {
+            let offset = (layer * kv_heads + kv_head) * head;
+            KvHead { slab: &tiles, chunks: &chunks, offset, first: 0, end: positions }
+        };
+        engine.attention(shape, black_box(&q), see, &mut out);
+    });
 }
 
 #[divan::bench(args = isas())]
