@@ -80,7 +80,13 @@ pub fn families(isa: Isa) -> Vec<Family> {
             ),
             one_token: "look-up tables of partial sums",
             many_tokens: match look_up {
-                Some(look_up) => Some((look_up.min_tokens, "codes decoded once, 16-bit look-up tables")),
+                Some(look_up) => {
+                    let way = match look_up.max_tokens {
+                        usize::MAX => "codes decoded once, look-up tables",
+                        _ => "codes decoded once, look-up tables; for many, int8 dot products on decoded tiles",
+                    };
+                    Some((look_up.min_tokens, way))
+                }
                 None => decoded.map(|decoded| (decoded.min_tokens_codes, tiles)),
             },
         },
@@ -88,7 +94,7 @@ pub fn families(isa: Isa) -> Vec<Family> {
             formats: names(&[TernaryFormat::Binary], &[TensorType::Q1_0]),
             one_token: "look-up tables of partial sums",
             many_tokens: match look_up {
-                Some(look_up) => Some((look_up.min_tokens_signs, "16-bit look-up tables")),
+                Some(look_up) => Some((look_up.min_tokens_signs, "codes decoded once, look-up tables")),
                 None => decoded
                     .filter(|decoded| decoded.min_tokens_signs != usize::MAX)
                     .map(|decoded| (decoded.min_tokens_signs, tiles)),
