@@ -59,22 +59,25 @@ impl Watch {
         if !signals && !event {
             return Ok(false);
         }
-        Python::attach(|py| {
-            // From here, not from before: where a busy thread holds the interpreter, attaching may take longer than the
-            // pause until the next look, and every token would wait for it.
-            let attached = Instant::now();
+        let stopped = Python::attach(|py| {
             if signals {
-                self.signals_asked = attached;
                 py.check_signals()?;
             }
             match &self.event {
-                Some(stop) if event => {
-                    self.event_asked = Some(attached);
-                    stop.bind(py).call_method0("is_set")?.is_truthy()
-                }
+                Some(stop) if event => stop.bind(py).call_method0("is_set")?.is_truthy(),
                 _ => Ok(false),
             }
-        })
+        });
+        // The pause until the next look begins now: where a busy thread holds the interpreter, or an event takes its time, a
+        // look may take longer than the pause, and every token would wait for one.
+        let looked = Instant::now();
+        if signals {
+            self.signals_asked = looked;
+        }
+        if event {
+            self.event_asked = Some(looked);
+        }
+        stopped
     }
 }
 

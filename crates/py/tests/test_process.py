@@ -141,11 +141,10 @@ def test_a_busy_thread_does_not_slow_generation_down(model):
     interval = sys.getswitchinterval()
     thread.start()
     try:
-        # So long an interval that one switch per token would take minutes, and longer than the pauses between two looks
-        # at signals or at an event: however long a look takes, the next token must not need another.
+        # So long an interval that one switch per token would take minutes.
         sys.setswitchinterval(0.25)
         start = time.monotonic()
-        answer = model.generate(PROMPT, max_new_tokens=400, logit_bias=ends, stop_event=threading.Event())
+        answer = model.generate(PROMPT, max_new_tokens=400, logit_bias=ends)
         pieces = list(model.generate(PROMPT, max_new_tokens=400, logit_bias=ends, stream=True, interval=600))
         seconds = time.monotonic() - start
     finally:
@@ -154,6 +153,25 @@ def test_a_busy_thread_does_not_slow_generation_down(model):
         thread.join()
     assert len(answer.tokens) == 400 and len(pieces) == 2
     assert seconds < 60, seconds
+
+
+def test_a_slow_look_is_followed_by_a_pause(model):
+    """However long a look at an event takes, the next comes 50 ms after it, and not with the next tokens."""
+
+    class Event:
+        looks = 0
+
+        def is_set(self):
+            self.looks += 1
+            time.sleep(0.2)
+            return False
+
+    event = Event()
+    start = time.monotonic()
+    model.generate(PROMPT, max_new_tokens=400, logit_bias={id: -100 for id in model.tokenizer.eos_ids}, stop_event=event)
+    seconds = time.monotonic() - start
+    assert event.looks >= 1
+    assert seconds >= 0.2 * event.looks + 0.05 * (event.looks - 1), (event.looks, seconds)
 
 
 def test_other_threads_run_meanwhile(model):
