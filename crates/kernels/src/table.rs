@@ -381,6 +381,53 @@ macro_rules! ternary_table {
 }
 pub(crate) use ternary_table;
 
+/// A [`LookUpGemm`] of the algorithms of [`generic::look_up`](crate::generic::look_up) for `$vectors`, compiled for the given
+/// features; for how many tokens it is used is what the tier says.
+#[cfg(any(target_arch = "aarch64", all(target_arch = "wasm32", target_feature = "simd128")))]
+macro_rules! look_up_gemm_of {
+    ($vectors:ty; features $($features:literal)?; from $codes:expr, $signs:expr; up_to $max:expr;) => {{
+        use std::ops::Range;
+
+        use $crate::ternary::activations::ActBlock;
+        use $crate::ternary::block::Rows;
+        use $crate::ternary::codebook::Codebook;
+        use $crate::ternary::segment::{IndexedSegment, Indices};
+
+        $crate::table::compiled! { [$($features)?]
+            build_tables(book: &Codebook, acts: &ActBlock, out: &mut [u8])
+                => $crate::generic::ternary::build_tables::<$vectors>(book, acts, out);
+            build_sign_tables(acts: &ActBlock, out: &mut [u8])
+                => $crate::generic::ternary::build_sign_tables::<{ <$vectors as $crate::generic::ternary::Vectors>::TABLE_BYTES }>(acts, out);
+            decode(stream: &[u8], codes: Range<usize>, panel: &mut [Indices], blocks: usize)
+                => $crate::generic::look_up::decode::<$vectors>(stream, codes, panel, blocks);
+            decode_signs(stream: &[u8], codes: Range<usize>, panel: &mut [Indices], blocks: usize)
+                => $crate::generic::look_up::decode_signs::<$vectors>(stream, codes, panel, blocks);
+            segment(segment: &IndexedSegment<'_>, tables: &[u8], acts: &[ActBlock], acc: &mut [Rows])
+                => $crate::generic::look_up::segment::<$vectors>(segment, tables, acts, acc);
+            finish(acc: &Rows, row_scales: Option<&Rows>, out: &mut Rows)
+                => $crate::generic::ternary::finish_bits(acc, row_scales, out);
+        }
+        static GEMM: $crate::table::LookUpGemm = $crate::table::LookUpGemm {
+            table_bytes: <$vectors as $crate::generic::ternary::Vectors>::TABLE_BYTES,
+            min_tokens: $codes,
+            min_tokens_signs: $signs,
+            max_tokens: $max,
+            pays: || true,
+            build_tables,
+            build_sign_tables,
+            decode,
+            decode_signs,
+            segment,
+            finish,
+            #[cfg(test)]
+            features: concat!("" $(, $features)?),
+        };
+        Some(&GEMM)
+    }};
+}
+#[cfg(any(target_arch = "aarch64", all(target_arch = "wasm32", target_feature = "simd128")))]
+pub(crate) use look_up_gemm_of;
+
 /// Functions compiled for the given features, so that what is inlined into them is.
 macro_rules! compiled {
     ($features:tt $($name:ident $arguments:tt => $body:expr;)*) => {

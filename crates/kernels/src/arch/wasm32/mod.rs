@@ -7,9 +7,8 @@ mod ternary;
 mod vector;
 
 use crate::generic::limits;
-use crate::generic::look_up::look_up_gemm_of;
 use crate::generic::ternary::ternary_table_of;
-use crate::table::{Limits, Table, table};
+use crate::table::{Limits, Table, look_up_gemm_of, table};
 
 /// 128-bit vectors.
 pub(crate) static TABLE: Table = table! {

@@ -4,9 +4,8 @@ pub(super) mod ternary;
 pub(super) mod vector;
 
 use crate::generic::limits;
-use crate::generic::look_up::look_up_gemm_of;
 use crate::generic::ternary::ternary_table_of;
-use crate::table::{Limits, Table, table};
+use crate::table::{Limits, Table, look_up_gemm_of, table};
 
 /// NEON.
 pub(crate) static TABLE: Table = table! {
