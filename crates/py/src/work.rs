@@ -157,11 +157,12 @@ pub fn long_job<T: Send>(
                 }
                 let signals = main && asked.elapsed() >= SIGNALS;
                 if signals || (callback.is_some() && seen.due()) {
-                    asked = Instant::now();
                     let told = Python::attach(|py| {
                         py.check_signals()?;
                         callback.as_ref().map_or(Ok(()), |callback| seen.tell(callback.bind(py)))
                     });
+                    // As in `Watch::stopped`: the pause begins after the look.
+                    asked = Instant::now();
                     if let Err(error) = told {
                         report.cancelled.store(true, Ordering::Relaxed);
                         raised = Some(error);

@@ -7,14 +7,11 @@
 use std::ops::Range;
 
 use super::ternary::{F, Vectors, accumulate, in_rows, prefetch};
-use crate::ternary::activations::{ActBlock, BLOCK_CODES};
+use crate::ternary::activations::{ActBlock, BLOCK_CODES, CHUNK_CODES};
 use crate::ternary::block::{BINARY_CHUNK_BYTES, CODE_CHUNK_BYTES, Rows};
 use crate::ternary::segment::{IndexedSegment, Indices};
 use crate::ternary::signs::{SIGN_CHUNK_OFFSET, SIGN_TABLE_BYTES};
 use crate::vector::{Floats, RowLanes};
-
-/// Codes whose digits bytes can add up.
-const CHUNK_CODES: usize = 8;
 
 /// See [`LookUpGemm`](crate::table::LookUpGemm).
 ///

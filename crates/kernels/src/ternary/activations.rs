@@ -7,6 +7,8 @@ use crate::plain::nearest_i32;
 pub(crate) const BLOCK_CODES: usize = 32;
 /// Chunks of eight codes per activation block.
 pub(crate) const BLOCK_CHUNKS: usize = 4;
+/// Codes of a chunk: bytes can add up so many digits.
+pub(crate) const CHUNK_CODES: usize = BLOCK_CODES / BLOCK_CHUNKS;
 /// Values per activation block, four a code; the fourth of a triple is 0.
 pub(crate) const BLOCK_VALUES: usize = 4 * BLOCK_CODES;
 

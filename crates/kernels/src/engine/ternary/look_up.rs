@@ -6,7 +6,7 @@ use super::input::{Input, Tokens, for_each_output, quantize};
 use super::output::Output;
 use crate::Pool;
 use crate::table::{LookUpGemm, TernaryTable};
-use crate::ternary::activations::{ActBlock, Arrangement, BLOCK_CHUNKS, BLOCK_CODES};
+use crate::ternary::activations::{ActBlock, Arrangement, BLOCK_CHUNKS, BLOCK_CODES, CHUNK_CODES};
 use crate::ternary::block::{BLOCK_ROWS, SCALE_BYTES, chunk_bytes};
 use crate::ternary::codebook::Codebook;
 use crate::ternary::segment::{IndexedSegment, Indices, LOOK_UP_BLOCKS};
@@ -16,8 +16,6 @@ use crate::ternary::segment::{IndexedSegment, Indices, LOOK_UP_BLOCKS};
 const SLICE_TOKENS: usize = 24;
 /// Units of work per thread, so that a slow thread does not hold up the others.
 const UNITS_PER_THREAD: usize = 4;
-/// Codes of a chunk.
-const CHUNK_CODES: usize = 8;
 
 /// All products of one input. Threads take slices of tokens; where these are few, parts of the rows
 /// besides.

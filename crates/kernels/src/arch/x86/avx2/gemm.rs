@@ -13,7 +13,7 @@ use super::signs::{self, in_order};
 use crate::arch::x86::ahead::Ahead;
 use crate::arch::x86::ternary::{LookUp, finish_slots, last_to_first};
 use crate::table::LookUpGemm;
-use crate::ternary::activations::{ActBlock, BLOCK_CODES};
+use crate::ternary::activations::{ActBlock, BLOCK_CODES, CHUNK_CODES};
 use crate::ternary::block::{BINARY_CHUNK_BYTES, CODE_CHUNK_BYTES, Rows};
 use crate::ternary::codebook::Codebook;
 use crate::ternary::segment::{IndexedSegment, Indices};
@@ -24,8 +24,6 @@ const TABLE_BYTES: usize = 32;
 const _: () = assert!(TABLE_BYTES == <Signs as LookUp>::TABLE_BYTES && TABLE_BYTES == SIGN_TABLE_BYTES);
 /// Tables of an activation block.
 const BLOCK_TABLES: usize = BLOCK_CODES * TABLE_BYTES;
-/// Codes whose digits bytes can add up.
-const CHUNK_CODES: usize = 8;
 
 /// The functions of every tier with 256-bit vectors. They beat decoded weights for any number of tokens, with `vpdpbusd` too
 /// (measured on Zen 5).
