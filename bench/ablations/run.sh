@@ -39,7 +39,10 @@ variant base base
 variant no-tuning base tune-tokens=0
 variant trained base train-tokens=$((2 * tokens))
 variant trained-residual base train-tokens=$((2 * tokens)) train-residual=0.3
-variant trained-only base tune-tokens=0 train-tokens=$((4 * tokens))
+# Twice the text for one of both, step by step alike: one sequence a step.
+variant tuned-x2 base tune-tokens=$((4 * tokens))
+variant trained-only base tune-tokens=0 train-tokens=$((4 * tokens)) train-batch=1 train-rate=0.008
+variant trained-only-faster base tune-tokens=0 train-tokens=$((4 * tokens)) train-batch=1 train-rate=0.008 train-code-rate=0.01
 # Damping far beyond all moments leaves the nearest values of the original weights: no error feedback, no targets.
 variant no-rounding projection damping=1000 sweeps=0 column-fits=0
 variant no-descent feedback sweeps=0
