@@ -16,6 +16,7 @@ use sherry_testing::{Outcome, program, python, workspace};
 
 sherry_testing::main![
     the_service_manager_is_told_and_answers_are_finished,
+    a_slow_client_gets_all_of_its_answer,
     a_killed_server_leaves_nothing_in_the_way,
     any_user_and_a_root_that_is_read_only,
     load_leaves_no_memory_behind,
@@ -157,6 +158,24 @@ fn the_service_manager_is_told_and_answers_are_finished() -> Outcome {
     server.signal("-TERM");
     assert_eq!(told(), "STOPPING=1");
     assert!(!begun.contains("[DONE]") && rest(&mut stream).contains("data: [DONE]"));
+    assert_eq!(server.ended(), Some(0));
+    Ok(())
+}
+
+fn a_slow_client_gets_all_of_its_answer() -> Outcome {
+    // More than fits between the two, so that the engine is done long before the client has read it.
+    const STREAM: &str =
+        r#"{"prompt": "Once upon a time", "max_tokens": 400, "ignore_eos": true, "stream": true, "logprobs": 5}"#;
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("socket");
+    let mut server = Server::start(&["--listen", &format!("unix:{}", path.display())]);
+    let mut stream = send(UnixStream::connect(&path).unwrap(), "POST", "/v1/completions", "", STREAM);
+    stream.read_exact(&mut [0; 256]).unwrap();
+    // Nobody has asked anything here; it must not keep the server.
+    let _idle = UnixStream::connect(&path).unwrap();
+    server.signal("-TERM");
+    sleep(Duration::from_secs(1));
+    assert!(rest(stream).contains("data: [DONE]"));
     assert_eq!(server.ended(), Some(0));
     Ok(())
 }

@@ -71,7 +71,7 @@ async fn run(
         config,
     });
     let (stop, stopped) = watch::channel(false);
-    let mut connections = tokio::spawn(accept::serve(Arc::clone(&app), listener, router(&app), stopped));
+    tokio::spawn(accept::serve(Arc::clone(&app), listener, router(&app), stopped));
     let mut engine = engine::start(Arc::clone(&app), thread, load, move |served| {
         notify("READY=1");
         tracing::info!(model = served.id(), address = %shown, "ready");
@@ -83,7 +83,7 @@ async fn run(
             // Requests that were in the engine still get their errors.
             app.draining.store(true, Ordering::Release);
             stop.send_replace(true);
-            let _ = tokio::time::timeout(LAST_WORDS, &mut connections).await;
+            let _ = tokio::time::timeout(LAST_WORDS, stop.closed()).await;
             return ended;
         }
         () = signals.next() => Ended::Stopped,
@@ -98,10 +98,16 @@ async fn run(
     app.engine.drain(app.config.drain);
     // Idle connections close, others after their answer. A listener that is gone refuses new ones.
     stop.send_replace(true);
-    let _ = (&mut connections).await;
     let deadline = Instant::now() + app.config.drain + Duration::from_secs(1);
+    let finished = async {
+        let result = engine.ended().await;
+        // The engine is ahead of the clients, which may still be owed the end of their answers. Every connection
+        // holds a receiver of `stop` for as long as it is open.
+        stop.closed().await;
+        result
+    };
     tokio::select! {
-        result = engine.ended() => result.map(|_| ended),
+        result = finished => result.map(|_| ended),
         () = signals.next() => Ok(ended),
         () = tokio::time::sleep_until(deadline.into()) => Ok(ended),
     }
