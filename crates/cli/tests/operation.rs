@@ -164,12 +164,11 @@ fn the_service_manager_is_told_and_answers_are_finished() -> Outcome {
 
 fn a_slow_client_gets_all_of_its_answer() -> Outcome {
     // More than fits between the two, so that the engine is done long before the client has read it.
-    const STREAM: &str =
-        r#"{"prompt": "Once upon a time", "max_tokens": 400, "ignore_eos": true, "stream": true, "logprobs": 5}"#;
+    let long = STREAM.replace('}', r#", "logprobs": 5}"#);
     let place = tempfile::tempdir().unwrap();
     let path = place.path().join("socket");
     let mut server = Server::start(&["--listen", &format!("unix:{}", path.display())]);
-    let mut stream = send(UnixStream::connect(&path).unwrap(), "POST", "/v1/completions", "", STREAM);
+    let mut stream = send(UnixStream::connect(&path).unwrap(), "POST", "/v1/completions", "", &long);
     stream.read_exact(&mut [0; 256]).unwrap();
     // Nobody has asked anything here; it must not keep the server.
     let _idle = UnixStream::connect(&path).unwrap();
