@@ -47,6 +47,9 @@ pub struct CalibrateArgs {
     /// Share of the tokens that the model writes itself, documents and conversations; all without --data
     #[arg(long, value_name = "SHARE", default_value_t = 0.5, value_parser = share)]
     own_text: f64,
+    /// Share of the text of files that is written with blanks around punctuation marks, as WikiText and the like are
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = share)]
+    spaced_text: f64,
     /// Field or column that holds the text
     #[arg(long, value_name = "NAME", default_value = "text")]
     text_field: String,
@@ -229,6 +232,7 @@ impl CalibrateArgs {
             work: self.work.clone().unwrap_or_else(|| beside(&self.output, ".calibration")),
             data: self.data.clone(),
             own_text: self.own_text,
+            spaced_text: self.spaced_text,
             text_field: self.text_field.clone(),
             tokens: self.tokens,
             held_out: self.held_out,

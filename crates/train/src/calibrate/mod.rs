@@ -19,6 +19,7 @@ pub mod reconstruct;
 mod request;
 pub mod rounding;
 pub mod sensitivity;
+pub mod spaced;
 pub mod stream;
 #[cfg(test)]
 mod tests;
@@ -509,7 +510,15 @@ fn gather(request: &Request, checkpoint: &Checkpoint, progress: &dyn Progress) -
             count / files + usize::from(i < count % files)
         });
         let sources = Sources::open(std::slice::from_ref(file), &request.text_field, progress)?;
-        let text = text::draw(&sources, &coder, length, (counts[0] + counts[1], counts[2]), seed, progress)?;
+        let text = text::draw(
+            &sources,
+            &coder,
+            length,
+            (counts[0] + counts[1], counts[2]),
+            request.spaced_text,
+            seed,
+            progress,
+        )?;
         let mut sequences = text.tokens.chunks_exact(length);
         for (part, count) in parts.iter_mut().zip(counts) {
             let tokens = sequences.by_ref().take(count).flatten().copied().collect();

@@ -35,6 +35,8 @@ pub struct Request {
     /// Share of the tokens that the model writes itself, half of them documents, half conversations where it has a chat
     /// template. Without files, all.
     pub own_text: f64,
+    /// Share of the text of files that is written with blanks around punctuation marks; see [`spaced`](super::spaced).
+    pub spaced_text: f64,
     /// Field or column that holds the text.
     pub text_field: String,
     /// Tokens to fit to.
@@ -124,6 +126,9 @@ pub(super) fn check(request: &Request, arch: &ArchConfig) -> Result<()> {
     }
     if !(0.0..=1.0).contains(&request.own_text) {
         return invalid(format!("a share of own text of {}; expected 0 to 1", request.own_text));
+    }
+    if !(0.0..=1.0).contains(&request.spaced_text) {
+        return invalid(format!("a share of spaced text of {}; expected 0 to 1", request.spaced_text));
     }
     if request.tokens < request.length || request.held_out < request.length {
         return invalid(format!("fewer tokens than one sequence of {}", request.length));

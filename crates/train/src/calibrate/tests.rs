@@ -372,12 +372,14 @@ fn who_draws_more_text_gets_the_same_and_more() {
     for (name, documents, letters) in [("long", 20, 3000), ("short", 3000, 20)] {
         let path = folder.path().join(format!("{name}.jsonl"));
         let line = |_| {
-            let text: String = (0..letters).map(|_| ["a", "b", "c", "d "][rng.below(4)]).collect();
+            let text: String = (0..letters).map(|_| ["a", "b", "c,", "d "][rng.below(4)]).collect();
             serde_json::json!({ "text": text }).to_string() + "\n"
         };
         std::fs::write(&path, (0..documents).map(line).collect::<String>()).unwrap();
         let sources = Sources::open(&[path], "text", &NoProgress).unwrap();
-        let draw = |needed, more| text::draw(&sources, &Coder::Bytes, 64, (needed, more), 5, &NoProgress);
+        let spaced =
+            |share, needed, more| text::draw(&sources, &Coder::Bytes, 64, (needed, more), share, 5, &NoProgress);
+        let draw = |needed, more| spaced(0.3, needed, more);
         let all = draw(10, 100_000).unwrap().tokens;
         assert!(all.len() / 64 > 500, "{name}: {} tokens of about 60000", all.len());
         for (needed, more) in [(10, 0), (10, 30), (200, 0)] {
@@ -385,6 +387,10 @@ fn who_draws_more_text_gets_the_same_and_more() {
             assert_eq!(found.sequences(), needed + more);
             assert!(all.starts_with(&found.tokens), "{name}: {needed} + {more}");
         }
+        // Blanks at the ends of the excerpts are what is new in such text.
+        let blanks = |share| spaced(share, 10, 400).unwrap().tokens.iter().filter(|token| **token == 32).count();
+        let (none, some, all) = (blanks(0.0), blanks(0.3), blanks(1.0));
+        assert!(none < some && some < all, "{name}: {none} {some} {all}");
         let problem = draw(10_000, 0).unwrap_err().to_string();
         assert!(problem.contains("--tokens asks for fewer"), "{problem}");
     }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use sherry::Progress;
 
+use super::spaced::spaced;
 use crate::data::{Coder, Excerpts, Sources};
 use crate::error::{Error, Result};
 use crate::rng::Rng;
@@ -42,7 +43,8 @@ const EXCERPTS: u64 = 2 << 40;
 
 /// `needed` sequences of `length` tokens from these files, and up to `more` as there is text for: excerpts of documents, drawn
 /// with equal chances over all of it and begun at a word, each sequence after the begin-of-text token of models that have
-/// one. Documents follow each other with a separator between them. Who asks for more gets the same and more.
+/// one. Documents follow each other with a separator between them. The share `share` of the excerpts is written as
+/// [`spaced()`] has it. Who asks for more gets the same and more.
 ///
 /// # Errors
 /// [`Error::Data`] naming the file: unreadable, or with too little text.
@@ -51,6 +53,7 @@ pub fn draw(
     coder: &Coder,
     length: usize,
     (needed, more): (usize, usize),
+    share: f64,
     seed: u64,
     progress: &dyn Progress,
 ) -> Result<Text> {
@@ -60,7 +63,11 @@ pub fn draw(
     let path = sources.each_excerpt(&mut excerpts, progress)?;
     let mut text = Text { length, tokens: Vec::new() };
     let mut open = Vec::new();
-    'drawing: for excerpt in excerpts.in_order() {
+    'drawing: for (i, mut excerpt) in excerpts.in_order().enumerate() {
+        // As evenly spread as it can be: where the sum of the shares becomes another whole number.
+        if (share * (i + 1) as f64).floor() > (share * i as f64).floor() {
+            excerpt = spaced(&excerpt);
+        }
         let mut ids = &coder.encode(&excerpt, progress).map_err(|error| Error::data(&path, error.to_string()))?[..];
         while !ids.is_empty() {
             if text.sequences() == sequences {
