@@ -56,6 +56,8 @@ variant ternary ternary type=ternary
 variant two-bits two-bits type=steps-2
 variant own-text-only own own-text=1
 variant no-own-text corpora own-text=0
+variant spaced-text spaced spaced-text=0.5
+variant spaced-no-own-text spaced-corpora spaced-text=0.5 own-text=0
 variant own-text-x4 own-x4 own-text=0.67 tokens=$((4 * tokens))
 for times in 2 4 8; do
     variant "tokens-x$times" "tokens-x$times" tokens=$((times * tokens))

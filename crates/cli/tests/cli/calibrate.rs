@@ -20,8 +20,25 @@ fn write_text(path: &Path) {
     fs::write(path, text).unwrap();
 }
 
-const SETTINGS: &str = "--data text.txt --own-text 0 --tokens 2048 --held-out 256 --length 64 --sweeps 3 --reconstruct 1 \
-     --tune-tokens 4096 --tune-rate 0.003 --train-tokens 1024 --train-batch 4 --quiet";
+const SETTINGS: &str = "--data text.txt --own-text 0 --spaced-text 0.25 --tokens 2048 --held-out 256 --length 64 --sweeps 3 \
+     --reconstruct 1 --tune-tokens 4096 --tune-rate 0.003 --train-tokens 1024 --train-batch 4 --quiet";
+
+#[test]
+fn training_that_is_asked_for_later_ends_with_the_same_bytes() {
+    let place = with_model();
+    let folder = place.path();
+    write_text(&folder.join("text.txt"));
+    let calibrate = |rest: &str| {
+        let arguments = "--data text.txt --own-text 0.25 --tokens 1024 --held-out 256 --length 64 --tune-tokens 1024";
+        let outcome = run(folder, &format!("calibrate dense {rest} {arguments} --sweeps 2 --quiet"));
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    };
+    calibrate("tuned --work work");
+    calibrate("later --work work --train-tokens 2048 --train-batch 4");
+    calibrate("at-once --train-tokens 2048 --train-batch 4");
+    let weights = |name: &str| fs::read(folder.join(name).join("model.safetensors")).unwrap();
+    assert!(weights("later") == weights("at-once") && weights("later") != weights("tuned"));
+}
 
 #[test]
 fn a_stopped_run_goes_on_and_ends_with_the_same_bytes() {
@@ -270,6 +287,7 @@ fn what_cannot_be_done_is_said_before_anything_is_computed() {
         ("--data text.txt --tokens 100", "fewer tokens than one sequence"),
         ("--data text.txt --damping 0", "--damping"),
         ("--data text.txt --own-text 2", "--own-text"),
+        ("--data text.txt --spaced-text 2", "--spaced-text"),
         ("--data text.txt --adapt-tokens 1000 --adapt-every 0", "--adapt-every"),
         ("--data text.txt --adapt-tokens 1000 --adapt-rate 2", "rate of 2"),
         ("--data text.txt --group-size 100", "whole groups of 100"),

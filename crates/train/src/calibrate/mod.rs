@@ -474,7 +474,8 @@ fn finish(
             name += &format!("-{tokens}-{batch}-{rate}-{code_rate}-{residual}");
             let file = format!("{name}-{}.safetensors", request.seed);
             let seed = request.seed + i as u64;
-            student.tune(&texts.tuning, &teacher, stage, seed, (work, &file), progress, done)?;
+            let text = [&texts.tuning, &texts.training][i];
+            student.tune(text, &teacher, stage, seed, (work, &file), progress, done)?;
             fitted = student.measure(held_out, side, progress)?;
             *measured = Some(fitted);
         }
@@ -491,34 +492,31 @@ struct Texts {
     fit: Text,
     /// To tune on: other text than rounding has fitted the weights to, as far as the files have it.
     tuning: Text,
+    /// To train on: that and, where it takes more, further text.
+    training: Text,
 }
 
 fn gather(request: &Request, checkpoint: &Checkpoint, progress: &dyn Progress) -> Result<Texts> {
     let (length, seed) = (request.length, request.seed);
     let coder = Coder::of_checkpoint(checkpoint)?;
-    let tuning = request.tuning.tokens.max(request.training.tokens);
-    let counts = [request.held_out, request.tokens, tuning].map(|tokens| tokens / length);
+    let (tuning, training) = (request.tuning.tokens, request.training.tokens);
+    // What tuning uses must not depend on whether more is trained on.
+    let counts =
+        [request.held_out, request.tokens, tuning, training.saturating_sub(tuning)].map(|tokens| tokens / length);
     let own_share = if request.data.is_empty() { 1.0 } else { request.own_text };
     let own = counts.map(|count| (count as f64 * own_share).round() as usize);
     let has_chat = own_text::has_chat(&checkpoint.tokenizer()?);
     let chats = own.map(|own| if has_chat { own / 2 } else { 0 });
     let files = request.data.len();
-    let mut parts: [Vec<Text>; 3] = Default::default();
+    let mut parts: [Vec<Text>; 4] = Default::default();
     for (i, file) in request.data.iter().enumerate() {
-        let counts = [0, 1, 2].map(|part| {
+        let counts = [0, 1, 2, 3].map(|part| {
             let count = counts[part] - own[part];
             count / files + usize::from(i < count % files)
         });
         let sources = Sources::open(std::slice::from_ref(file), &request.text_field, progress)?;
-        let text = text::draw(
-            &sources,
-            &coder,
-            length,
-            (counts[0] + counts[1], counts[2]),
-            request.spaced_text,
-            seed,
-            progress,
-        )?;
+        let (needed, more) = (counts[0] + counts[1], counts[2] + counts[3]);
+        let text = text::draw(&sources, &coder, length, (needed, more), request.spaced_text, seed, progress)?;
         let mut sequences = text.tokens.chunks_exact(length);
         for (part, count) in parts.iter_mut().zip(counts) {
             let tokens = sequences.by_ref().take(count).flatten().copied().collect();
@@ -527,22 +525,25 @@ fn gather(request: &Request, checkpoint: &Checkpoint, progress: &dyn Progress) -
     }
     for style in [Style::Documents, Style::Conversations] {
         let mut start = 0;
-        for part in 0..3 {
-            let count = if style == Style::Conversations { chats[part] } else { own[part] - chats[part] };
+        for (part, (own, chats)) in parts.iter_mut().zip(own.into_iter().zip(chats)) {
+            let count = if style == Style::Conversations { chats } else { own - chats };
             let sequences = start..start + count;
             start += count;
             if count > 0 {
-                parts[part].push(own_text::kept(checkpoint, style, length, sequences, seed, &request.work, progress)?);
+                part.push(own_text::kept(checkpoint, style, length, sequences, seed, &request.work, progress)?);
             }
         }
     }
-    let [held_out, fit, tuning] = parts.map(|parts| {
-        let sequences = parts.iter().flat_map(|part| part.tokens.chunks_exact(length));
+    let shuffled = |parts: &[&[Text]]| {
+        let sequences = parts.iter().copied().flatten().flat_map(|part| part.tokens.chunks_exact(length));
         Text::shuffled(sequences, length, seed)
-    });
+    };
+    let [held_out, fit, tuning, further] = &parts;
+    let (fit, held_out) = (shuffled(&[fit]), shuffled(&[held_out]));
     // A file may have no text beyond what is fitted to.
-    let tuning = if tuning.tokens.is_empty() { fit.clone() } else { tuning };
-    Ok(Texts { held_out, fit, tuning })
+    let or_fit = |text: Text| if text.tokens.is_empty() { fit.clone() } else { text };
+    let (tuning, training) = (or_fit(shuffled(&[tuning])), or_fit(shuffled(&[tuning, further])));
+    Ok(Texts { held_out, fit, tuning, training })
 }
 
 /// The original's embeddings of the text, cut into shards.
