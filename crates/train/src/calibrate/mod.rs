@@ -454,11 +454,11 @@ fn finish(
     event(Event::Rounded(rounded));
     report.rounded = Some(rounded);
     let mut fitted = rounded;
-    let stages = [request.tuning, request.training];
+    let stages = [(request.tuning, &texts.tuning), (request.training, &texts.training)];
     let mut name = "tuned".to_owned();
-    if stages.iter().any(|stage| stage.tokens > 0) {
+    if stages.iter().any(|(stage, _)| stage.tokens > 0) {
         let teacher = Teacher::new(checkpoint, arch, progress)?;
-        for (i, stage) in stages.iter().enumerate().filter(|(_, stage)| stage.tokens > 0) {
+        for (i, (stage, text)) in stages.iter().enumerate().filter(|(_, (stage, _))| stage.tokens > 0) {
             let Tuning { tokens, batch, rate, code_rate, residual } = *stage;
             if i == 1 {
                 student.thaw(work, progress)?;
@@ -474,7 +474,6 @@ fn finish(
             name += &format!("-{tokens}-{batch}-{rate}-{code_rate}-{residual}");
             let file = format!("{name}-{}.safetensors", request.seed);
             let seed = request.seed + i as u64;
-            let text = [&texts.tuning, &texts.training][i];
             student.tune(text, &teacher, stage, seed, (work, &file), progress, done)?;
             fitted = student.measure(held_out, side, progress)?;
             *measured = Some(fitted);

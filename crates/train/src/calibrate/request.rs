@@ -124,11 +124,10 @@ pub(super) fn check(request: &Request, arch: &ArchConfig) -> Result<()> {
     if trains_codes && request.rounding.grid != Grid::Sparse34 {
         return invalid("codes can be trained of 3:4-sparse weights only".to_owned());
     }
-    if !(0.0..=1.0).contains(&request.own_text) {
-        return invalid(format!("a share of own text of {}; expected 0 to 1", request.own_text));
-    }
-    if !(0.0..=1.0).contains(&request.spaced_text) {
-        return invalid(format!("a share of spaced text of {}; expected 0 to 1", request.spaced_text));
+    for (what, share) in [("own", request.own_text), ("spaced", request.spaced_text)] {
+        if !(0.0..=1.0).contains(&share) {
+            return invalid(format!("a share of {what} text of {share}; expected 0 to 1"));
+        }
     }
     if request.tokens < request.length || request.held_out < request.length {
         return invalid(format!("fewer tokens than one sequence of {}", request.length));

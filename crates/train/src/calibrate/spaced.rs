@@ -2,7 +2,7 @@
 //!
 //! WikiText, the Penn Treebank and many others are written so, by programs that cut text into words (the Moses tokenizer with
 //! `-a`): `a well-known man, 3.5 feet tall.` becomes ` a well @-@ known man , 3 @.@ 5 feet tall . `. Tokens such as ` ,` occur
-//! in no other text, and a model of few bits that has never met them in calibration gives them up.
+//! in hardly any other text, and a model of few bits that has never met them in calibration gives them up.
 
 /// Words that a period belongs to.
 const ABBREVIATIONS: [&str; 20] = [
@@ -11,7 +11,7 @@ const ABBREVIATIONS: [&str; 20] = [
 ];
 
 /// Marks that always stand alone.
-const MARKS: &str = ",;:!?()[]{}%$/–—";
+const MARKS: &str = "\"',;:!?()[]{}%$/–—";
 
 /// `text` with blanks around punctuation marks, and at both ends of every line that is not empty.
 ///
@@ -46,6 +46,11 @@ fn add_word(out: &mut String, word: &str) {
     let mut token = out.len();
     let mut rest = word.chars();
     while let Some(c) = rest.next() {
+        let c = match c {
+            '“' | '”' => '"',
+            '‘' | '’' => '\'',
+            c => c,
+        };
         let after = rest.clone().next();
         let within = |is: fn(char) -> bool| before.is_some_and(is) && after.is_some_and(is);
         let mark = match c {
@@ -56,10 +61,12 @@ fn add_word(out: &mut String, word: &str) {
                 rest.next();
                 Some("—")
             }
-            '"' | '“' | '”' => Some("\""),
             // Of "it's" it begins the second token; elsewhere it is a quotation mark.
-            '\'' | '‘' | '’' if within(char::is_alphanumeric) => None,
-            '\'' | '‘' | '’' => Some("'"),
+            '\'' if within(char::is_alphanumeric) => {
+                end_token(out);
+                token = out.len();
+                None
+            }
             '.' if after != Some('.') && before != Some('.') && ends_sentence(&out[token..], rest.as_str()) => {
                 Some(".")
             }
@@ -67,19 +74,13 @@ fn add_word(out: &mut String, word: &str) {
             c if MARKS.contains(c) => Some(&*c.encode_utf8(&mut alone)),
             _ => None,
         };
-        match (mark, c) {
-            (Some(mark), _) => {
-                end_token(out);
-                out.push_str(mark);
-                end_token(out);
-                token = out.len();
-            }
-            (None, '\'' | '‘' | '’') => {
-                end_token(out);
-                token = out.len();
-                out.push('\'');
-            }
-            (None, _) => out.push(c),
+        if let Some(mark) = mark {
+            end_token(out);
+            out.push_str(mark);
+            end_token(out);
+            token = out.len();
+        } else {
+            out.push(c);
         }
         before = Some(c);
     }

@@ -387,7 +387,7 @@ fn who_draws_more_text_gets_the_same_and_more() {
             assert_eq!(found.sequences(), needed + more);
             assert!(all.starts_with(&found.tokens), "{name}: {needed} + {more}");
         }
-        // Blanks at the ends of the excerpts are what is new in such text.
+        // Blanks around commas and at the ends of lines are what is new in such text.
         let blanks = |share| spaced(share, 10, 400).unwrap().tokens.iter().filter(|token| **token == 32).count();
         let (none, some, all) = (blanks(0.0), blanks(0.3), blanks(1.0));
         assert!(none < some && some < all, "{name}: {none} {some} {all}");
