@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use sherry::io::native::PackedScheme;
-use sherry_kernels::format::{QuadOrder, ScaleGroup, TernaryFormat};
+use sherry_kernels::format::{QuadOrder, ScaleGroup, TensorType, TernaryFormat};
 
 use crate::quant::{Projection, QuantSpec};
 
@@ -14,6 +14,13 @@ pub enum Container {
     Folder,
     /// One GGUF file.
     Gguf,
+}
+
+impl Container {
+    /// Whether it knows the block or float type `ty` of a matrix: GGUF lacks SQ3_0.
+    pub(crate) fn has(self, ty: TensorType) -> bool {
+        !(self == Self::Gguf && ty == TensorType::SQ3_0)
+    }
 }
 
 /// The container that the name `path` asks for: GGUF when it ends in `.gguf`, a folder otherwise.

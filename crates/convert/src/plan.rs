@@ -7,7 +7,7 @@ use super::container::{Container, STQ1_0};
 use super::rows::Moves;
 use crate::quant::QuantSpec;
 use crate::recipe::{self, MatrixType, Recipe};
-use sherry::io::native::PackedScheme;
+use sherry::io::native::{self, PackedScheme};
 use sherry::model::mlx::MlxWeights;
 use sherry::model::names::{Naming, Role};
 use sherry::model::{ArchConfig, Checkpoint, Family, RopeLayout, Stored, config_gguf};
@@ -178,13 +178,18 @@ impl Plan {
                 matches!(stored, Stored::BitNet { .. } | Stored::Plain { ty: TensorType::I2_S, .. })
             });
         let mixed = mixed && keeps;
-        let native = packed.is_some() || blocks || mixed;
+        // A folder of blocks alone stays one.
+        let has_blocks = input.tensors().iter().any(|(role, stored)| {
+            role.is_linear()
+                && matches!(stored, Stored::Plain { name, .. } if native::parse_blocks_name(name).is_some())
+        });
+        let native = packed.is_some() || blocks || mixed || keeps && has_blocks;
         let mut plan = Self { moves, tensors: Vec::new(), packed, mixed, native, is_bitnet, fallback: misfits };
         for role in Role::all(config) {
             let target =
                 plan.target(config, role, input.tensors().get(role, input.source())?, container, linears, embeddings);
             if let Target::Dense(ty) = target {
-                check_blocks(config, role, ty)?;
+                check_blocks(config, role, ty, container)?;
                 plan.native |= container == Container::Folder && !ty.is_float();
             }
             plan.tensors.push(Planned { role, target });
@@ -501,7 +506,15 @@ fn norm_shift(family: Family, naming: Naming, container: Container) -> f32 {
     }
 }
 
-fn check_blocks(config: &ArchConfig, role: Role, ty: TensorType) -> Result<()> {
+fn check_blocks(config: &ArchConfig, role: Role, ty: TensorType, container: Container) -> Result<()> {
+    if !container.has(ty) {
+        let problem = format!(
+            "{} is {ty}, which only a native folder holds; floats can be made of linear layers (--dtype f16), other blocks of \
+             embedding and head (--embed q8_0)",
+            describe(role)
+        );
+        return Err(Error::Invalid(problem));
+    }
     let cols = columns(config, role);
     match ty.tensor_bytes(1, cols) {
         Some(_) => Ok(()),

@@ -40,11 +40,12 @@ pub enum MatrixType {
 
 impl MatrixType {
     /// All of them, by rising size.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Packed(TernaryFormat::Sherry),
         Self::Packed(TernaryFormat::Ternary167),
         Self::Packed(TernaryFormat::Ternary2),
         Self::Dense(TensorType::Q2_0),
+        Self::Dense(TensorType::SQ3_0),
         Self::Dense(TensorType::Q4_0),
         Self::Dense(TensorType::Q4_K),
         Self::Dense(TensorType::Q5_0),
@@ -72,6 +73,7 @@ impl MatrixType {
                 return Ok((layout.rows * (layout.row_bytes() + 2 * layout.row_scales())) as u64);
             }
             (Self::Packed(format), Container::Gguf) => gguf_type(format),
+            (Self::Dense(ty), _) if !container.has(ty) => return Err("GGUF has no such type; folders have".to_owned()),
             (Self::Dense(ty), _) => ty,
         };
         ty.tensor_bytes(rows, cols)

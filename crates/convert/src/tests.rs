@@ -488,9 +488,11 @@ fn rounded_heads_and_inverse_scales_are_noted() {
     assert!(inverse.len() == 1 && inverse[0].contains("scale 20") && inverse[0].contains("inverse"), "{inverse:?}");
 }
 
-/// A recipe with every type that rows of 256 can have, in turn.
+const THREE_BITS: MatrixType = MatrixType::Dense(TensorType::SQ3_0);
+
+/// A recipe with every type that rows of 256 can have in both containers, in turn.
 fn colourful(config: &ArchConfig) -> Recipe {
-    let types = MatrixType::ALL.into_iter().cycle();
+    let types = MatrixType::ALL.into_iter().filter(|ty| *ty != THREE_BITS).cycle();
     let of = |(role, ty): (Role, MatrixType)| match role.is_embedding() {
         true => (role, MatrixType::Dense(TensorType::Q4_0)),
         false => (role, ty),
@@ -597,6 +599,47 @@ fn one_packed_type_beside_blocks_is_an_ordinary_folder() {
         let name = Role::Layer(1, part).name(config.family, Naming::HuggingFace).unwrap().replace("weight", "codes");
         assert_eq!(*open(&out).source().data(&name).unwrap(), *open(&all).source().data(&name).unwrap());
     }
+}
+
+#[test]
+fn three_bits_are_for_folders() {
+    let root = tempfile::tempdir().unwrap();
+    let at = |name: &str| root.path().join(name);
+    // Rows of 192 and 576 are no blocks of 256.
+    let mut config = synthetic::tiny(Family::Llama);
+    (config.hidden, config.ffn, config.head_dim) = (192, 576, 48);
+    let dense = folder(root.path(), &config, TensorType::F32);
+    let original = logits(&dense);
+    let of = |linears: &str, embeddings: MatrixType| {
+        Recipe::uniform(Path::new("some.json"), &config, MatrixType::parse(linears).unwrap(), embeddings)
+    };
+    let q8 = MatrixType::Dense(TensorType::Q8_0);
+    let errors = ["q2_0", "sq3_0", "q4_0"].map(|ty| {
+        to(&dense, &at(ty), &by(of(ty, q8))).unwrap();
+        distance(&original, &logits(&at(ty)))
+    });
+    assert!(errors.is_sorted_by(|a, b| a > b) && errors[2] > 0.0, "{errors:?}");
+    // The folder can be written again, and its floats.
+    let three = at("sq3_0");
+    to(&three, &at("again"), &Request::keep()).unwrap();
+    let bytes = |name: &str| {
+        let made = open(&at(name));
+        let stored = matrices(&config).map(|role| made.tensors().get(role, made.source()).unwrap().name().to_owned());
+        stored.map(|name| (made.source().data(&name).unwrap().to_vec(), name)).collect::<Vec<_>>()
+    };
+    assert!(bytes("sq3_0") == bytes("again"));
+    let floats = Request { linears: Linears::Dense(TensorType::F32), ..Request::keep() };
+    to(&three, &at("floats.gguf"), &floats).unwrap();
+    assert!(distance(&logits(&three), &logits(&at("floats.gguf"))) < 2e-5);
+    // GGUF has no such type.
+    let error = to(&three, &at("x.gguf"), &Request::keep()).unwrap_err().to_string();
+    assert!(error.contains("q_proj") && error.contains("only a native folder"), "{error}");
+    let error = to(&dense, &at("x.gguf"), &by(of("sq3_0", q8))).unwrap_err().to_string();
+    assert!(error.contains("some.json") && error.contains("GGUF has no such type"), "{error}");
+    to(&dense, &at("embedding"), &by(of("q4_0", THREE_BITS))).unwrap();
+    let error = to(&at("embedding"), &at("x.gguf"), &floats).unwrap_err().to_string();
+    assert!(error.contains("embed_tokens") && error.contains("--embed"), "{error}");
+    assert!(!at("x.gguf").exists());
 }
 
 #[test]

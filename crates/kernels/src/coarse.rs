@@ -14,14 +14,13 @@
 //! | 1 | standard deviations of the error per `|x|`, f32 |
 //! | 3 per 32 inputs | codes |
 //!
-//! The 32 inputs are 8 groups of 4; byte `4 r + j` of a line belongs to row `r`, input `j` of its groups. With `c` the code
-//! of a group: line 0 holds `c0`, `c1` (from bit 3) and the upper bits of `c6` (from bit 6), line 1 `c2`, `c3` and the upper
-//! bits of `c7`, line 2 `c4`, `c5`, the lowest bits of `c6` (bit 6) and `c7` (bit 7).
+//! The 32 inputs are 8 groups of 4; byte `4 r + j` of a line belongs to row `r`, input `j` of its groups, joined to three lines by
+//! [`join_threes`].
 
 use std::fmt;
 
 use crate::lines::Lines;
-use crate::panel::{BLOCK, ROWS};
+use crate::panel::{BLOCK, ROWS, join_threes};
 use crate::{Pool, SplitMix64};
 
 /// Bytes of the codes of 32 inputs.
@@ -64,11 +63,10 @@ impl Coarse {
                 out[4 * r..][..4].copy_from_slice(&factors[0].to_le_bytes());
                 out[64 + 4 * r..][..4].copy_from_slice(&factors[1].to_le_bytes());
                 for (codes, out) in codes.chunks_exact(BLOCK).zip(out[CODE_START..].chunks_exact_mut(CODES)) {
-                    for j in 0..4 {
-                        let c = |group: usize| codes[4 * group + j];
-                        out[4 * r + j] = c(0) | c(1) << 3 | (c(6) >> 1) << 6;
-                        out[64 + 4 * r + j] = c(2) | c(3) << 3 | (c(7) >> 1) << 6;
-                        out[128 + 4 * r + j] = c(4) | c(5) << 3 | (c(6) & 1) << 6 | c(7) << 7;
+                    let (groups, _) = codes.as_chunks::<4>();
+                    let planes = join_threes(std::array::from_fn(|group| u32::from_le_bytes(groups[group])));
+                    for (plane, four) in planes.into_iter().enumerate() {
+                        out[64 * plane + 4 * r..][..4].copy_from_slice(&four.to_le_bytes());
                     }
                 }
             }

@@ -336,7 +336,8 @@ fn dense_and_block_quantized_products() {
                 }
             }
         }
-        for ty in [TensorType::Q4_0, TensorType::Q5_1, TensorType::Q8_0, TensorType::Q4_K, TensorType::Q6_K] {
+        use TensorType::{PQ2_0, Q2_0, Q2_K, Q3_K, Q4_0, Q4_K, Q5_1, Q6_K, Q8_0, SQ3_0};
+        for ty in [Q2_0, PQ2_0, SQ3_0, Q4_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q6_K] {
             for (rows, tokens) in [(1, 1), (15, 2), (16, 3), (17, 8), (33, 9), (16, 16), (17, 35)] {
                 let cols = 256;
                 let stored = bytes(rows * ty.row_bytes(cols).unwrap());

@@ -76,9 +76,11 @@ impl Matrix {
         Ok(Self { rows, cols, repr: Repr::Rows { ty, bytes }, coarse: None })
     }
 
-    /// The same matrix in the order of the int8 kernels, for Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, Q3_K, Q4_K, Q5_K
-    /// and Q6_K: a copy of about the same size (IQ4_NL and Q3_K: nearly twice). The rows are not needed afterwards. Any
+    /// The same matrix in the order of the int8 kernels, for Q2_0, PQ2_0, SQ3_0, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL and Q2_K to
+    /// Q6_K: a copy of about the same size (IQ4_NL: nearly twice; Q2_K: a fifth more). The rows are not needed afterwards. Any
     /// other matrix is returned as it is.
+    ///
+    /// Where the weights of Q2_0 or PQ2_0 are ternary, [`from_ternary_on`](Self::from_ternary_on) is faster.
     ///
     /// A matrix used only for [`row_f32`](Self::row_f32), like an embedding that is not the head as well, is better left
     /// as rows.

@@ -6,17 +6,21 @@
 //! | type | head | codes per 32 inputs |
 //! |---|---|---|
 //! | Q4_0, Q5_0, Q8_0, IQ4_NL | per 32 inputs: `d` f16 | 4, 5, 8, 8 bits |
+//! | Q2_0, SQ3_0 | per 64: `d` f16 | 2, 3 bits |
+//! | PQ2_0 | per 128: `d` f16 | 2 bits |
 //! | Q4_1, Q5_1 | per 32 inputs: `d` f16, `m` f16 | 4 or 5 bits |
 //! | Q4_K, Q5_K | per 256: `d` f16, `dmin` f16, 8 x scale u8, 8 x min u8 | 4 or 5 bits |
-//! | Q6_K, Q3_K | per 256: `d` f16, 16 x scale i8 | 6 bits |
+//! | Q2_K | per 256: `d` f16, `dmin` f16, 16 x scale u8, 16 x min u8 | 2 bits |
+//! | Q3_K, Q6_K | per 256: `d` f16, 16 x scale i8 | 3, 6 bits |
 //!
 //! The 32 inputs are 8 groups of 4 (contiguous inputs); byte `4 r + j` of a 64-byte plane belongs to row `r`, input `j`
-//! of its group. 8-bit codes: a plane per group. Others: 4 planes of nibbles, plane `p` with group `p` in the low half
-//! and group `p + 4` in the high half; 5-bit codes add a plane whose bit `g` is the high bit of group `g`; 6-bit codes
-//! add 2 planes, plane `p` with two bits at `2 (g % 4)` for each group `g` of `4 p .. 4 p + 4`.
+//! of its group. 8-bit codes: a plane per group. 2-bit codes: 2 planes, plane `p` with two bits at `2 (g % 4)` for each group `g`
+//! of `4 p .. 4 p + 4`. 3-bit codes: 3 planes, see [`join_threes`]. Others: 4 planes of nibbles, plane `p` with group `p` in
+//! the low half and group `p + 4` in the high half; 5-bit codes add a plane whose bit `g` is the high bit of group `g`; 6-bit
+//! codes add the 2 planes of 2-bit codes for their high bits.
 //!
-//! The bits per weight are those of the file, but for the unpacked 6-bit scales of Q4_K and Q5_K (+ 0.06), and for two
-//! rarer types that borrow the kernel of a wider one: IQ4_NL (8.5 bits: its levels as they are) and Q3_K (6.56 bits).
+//! The bits per weight are those of the file, but for the unpacked scales of K types (+ 0.06 for Q4_K and Q5_K, + 0.12 for Q3_K,
+//! + 0.5 for Q2_K), and for IQ4_NL, which borrows the kernel of Q8_0 (8.5 bits: its levels as they are).
 
 use std::fmt;
 use std::sync::Arc;
@@ -24,7 +28,7 @@ use std::sync::Arc;
 use crate::Pool;
 use crate::bytes::{Bytes, STRETCH};
 use crate::format::TensorType;
-use crate::format::ggml::IQ4_NL_LEVELS;
+use crate::format::ggml::{IQ4_NL_LEVELS, short_codes};
 use crate::format::half::f16_to_f32;
 use crate::huge;
 
@@ -42,8 +46,10 @@ enum Head {
     ScaleMin,
     /// value = (d scale) code - dmin min
     SuperScaleMin,
-    /// value = (d scale) (code - 32), a scale per 16 inputs
-    SuperScale,
+    /// [`SuperScaleMin`](Self::SuperScaleMin) with a scale and a min per 16 inputs
+    SuperScaleMin16,
+    /// value = (d scale) (code - offset), a scale per 16 inputs
+    SuperScale { offset: i32 },
 }
 
 /// Where the parts of a panel lie.
@@ -90,6 +96,8 @@ impl PanelShape {
     /// `cols` is a whole number of blocks.
     fn new(ty: TensorType, rows: usize, cols: usize) -> Option<Self> {
         let (head, bits) = match ty {
+            TensorType::Q2_0 | TensorType::PQ2_0 => (Head::Scale { offset: 1 }, 2),
+            TensorType::SQ3_0 => (Head::Scale { offset: 4 }, 3),
             TensorType::Q4_0 => (Head::Scale { offset: 8 }, 4),
             TensorType::Q5_0 => (Head::Scale { offset: 16 }, 5),
             TensorType::Q8_0 | TensorType::IQ4_NL => (Head::Scale { offset: 0 }, 8),
@@ -97,14 +105,17 @@ impl PanelShape {
             TensorType::Q5_1 => (Head::ScaleMin, 5),
             TensorType::Q4_K => (Head::SuperScaleMin, 4),
             TensorType::Q5_K => (Head::SuperScaleMin, 5),
-            TensorType::Q6_K | TensorType::Q3_K => (Head::SuperScale, 6),
+            TensorType::Q2_K => (Head::SuperScaleMin16, 2),
+            TensorType::Q3_K => (Head::SuperScale { offset: 4 }, 3),
+            TensorType::Q6_K => (Head::SuperScale { offset: 32 }, 6),
             _ => return None,
         };
         let head_bytes = match head {
             Head::Scale { .. } => 2 * ROWS,
             Head::ScaleMin => 4 * ROWS,
             Head::SuperScaleMin => (4 + 16) * ROWS,
-            Head::SuperScale => (2 + 16) * ROWS,
+            Head::SuperScaleMin16 => (4 + 32) * ROWS,
+            Head::SuperScale { .. } => (2 + 16) * ROWS,
         };
         let head_cols = ty.block_len();
         let code_bytes = BLOCK * ROWS / 8 * bits;
@@ -190,10 +201,17 @@ impl Panels {
                     let min = f16(1) * f32::from(head[(4 + 8 + in_head) * ROWS + r]);
                     out.iter_mut().zip(codes).for_each(|(out, code)| *out = scale * code as f32 - min);
                 }
-                Head::SuperScale => {
+                Head::SuperScaleMin16 => {
+                    for (half, (out, codes)) in out.chunks_exact_mut(16).zip(codes.chunks_exact(16)).enumerate() {
+                        let scale = d * f32::from(head[(4 + 2 * in_head + half) * ROWS + r]);
+                        let min = f16(1) * f32::from(head[(4 + 16 + 2 * in_head + half) * ROWS + r]);
+                        out.iter_mut().zip(codes).for_each(|(out, code)| *out = scale * *code as f32 - min);
+                    }
+                }
+                Head::SuperScale { offset } => {
                     for (half, (out, codes)) in out.chunks_exact_mut(16).zip(codes.chunks_exact(16)).enumerate() {
                         let scale = d * f32::from(head[(2 + 2 * in_head + half) * ROWS + r] as i8);
-                        out.iter_mut().zip(codes).for_each(|(out, code)| *out = scale * (code - 32) as f32);
+                        out.iter_mut().zip(codes).for_each(|(out, code)| *out = scale * (code - offset) as f32);
                     }
                 }
             }
@@ -215,6 +233,10 @@ impl PanelShape {
             let mut put = |i: usize, two: &[u8]| head[2 * (ROWS * i + r)..][..2].copy_from_slice(two);
             let values = &mut values[..self.head_cols];
             match self.ty {
+                TensorType::Q2_0 | TensorType::PQ2_0 | TensorType::SQ3_0 => {
+                    put(0, &block[..2]);
+                    short_codes(block, values);
+                }
                 TensorType::Q4_0 => {
                     put(0, &block[..2]);
                     nibbles(&block[2..], values);
@@ -246,6 +268,17 @@ impl PanelShape {
                         *value = IQ4_NL_LEVELS[usize::from(*value)] as u8;
                     }
                 }
+                TensorType::Q2_K => {
+                    put(0, &block[80..82]);
+                    put(1, &block[82..84]);
+                    for (j, both) in block[..16].iter().enumerate() {
+                        head[(4 + j) * ROWS + r] = both & 15;
+                        head[(4 + 16 + j) * ROWS + r] = both >> 4;
+                    }
+                    for (i, value) in values.iter_mut().enumerate() {
+                        *value = block[16 + i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2) & 3;
+                    }
+                }
                 TensorType::Q3_K => {
                     put(0, &block[108..110]);
                     let scales = &block[96..108];
@@ -257,8 +290,7 @@ impl PanelShape {
                     for (i, value) in values.iter_mut().enumerate() {
                         let low = block[32 + i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2) & 3;
                         let high = block[i % 32] >> (i / 32) & 1;
-                        // Of the value, low + 4 high - 4, the kernel of Q6_K takes 32 off.
-                        *value = (low | high << 2) + 28;
+                        *value = low | high << 2;
                     }
                 }
                 TensorType::Q4_K | TensorType::Q5_K => {
@@ -304,23 +336,22 @@ impl PanelShape {
     fn place_codes(&self, values: &[u8], r: usize, codes: &mut [u8]) {
         let (groups, _) = values.as_chunks::<4>();
         let group = |g: usize| u32::from_le_bytes(groups[g]);
+        let twos = |p: usize, shift: u32| {
+            (0..4).fold(0, |bits, q| bits | (group(4 * p + q) >> shift & 0x0303_0303) << (2 * q))
+        };
         let mut put = |plane: usize, four: u32| {
             codes[64 * plane + 4 * r..][..4].copy_from_slice(&four.to_le_bytes());
         };
-        if self.bits == 8 {
-            (0..8).for_each(|g| put(g, group(g)));
-            return;
+        match self.bits {
+            8 => (0..8).for_each(|g| put(g, group(g))),
+            2 => (0..2).for_each(|p| put(p, twos(p, 0))),
+            3 => join_threes(std::array::from_fn(group)).into_iter().enumerate().for_each(|(p, four)| put(p, four)),
+            _ => (0..4).for_each(|p| put(p, group(p) & 0x0f0f_0f0f | (group(p + 4) & 0x0f0f_0f0f) << 4)),
         }
-        for p in 0..4 {
-            put(p, group(p) & 0x0f0f_0f0f | (group(p + 4) & 0x0f0f_0f0f) << 4);
-        }
+        // What the nibbles do not hold.
         match self.bits {
             5 => put(4, (0..8).fold(0, |bits, g| bits | (group(g) >> 4 & 0x0101_0101) << g)),
-            6 => {
-                for p in 0..2 {
-                    put(4 + p, (0..4).fold(0, |bits, q| bits | (group(4 * p + q) >> 4 & 0x0303_0303) << (2 * q)));
-                }
-            }
+            6 => (0..2).for_each(|p| put(4 + p, twos(p, 4))),
             _ => {}
         }
     }
@@ -332,15 +363,16 @@ impl PanelShape {
             u32::from_le_bytes([codes[at], codes[at + 1], codes[at + 2], codes[at + 3]])
         };
         let low = |g: usize| plane(g % 4) >> (4 * (g / 4)) & 0x0f0f_0f0f;
-        let mut bytes = [[0; 4]; BLOCK / 4];
-        for (g, bytes) in bytes.iter_mut().enumerate() {
-            *bytes = u32::to_le_bytes(match self.bits {
-                8 => plane(g),
-                5 => low(g) | (plane(4) >> g & 0x0101_0101) << 4,
-                6 => low(g) | (plane(4 + g / 4) >> (2 * (g % 4)) & 0x0303_0303) << 4,
-                _ => low(g),
-            });
-        }
+        let twos = |g: usize, from: usize| plane(from + g / 4) >> (2 * (g % 4)) & 0x0303_0303;
+        let groups: [u32; BLOCK / 4] = match self.bits {
+            8 => std::array::from_fn(plane),
+            2 => std::array::from_fn(|g| twos(g, 0)),
+            3 => split_threes([0, 1, 2].map(plane)),
+            5 => std::array::from_fn(|g| low(g) | (plane(4) >> g & 0x0101_0101) << 4),
+            6 => std::array::from_fn(|g| low(g) | twos(g, 4) << 4),
+            _ => std::array::from_fn(low),
+        };
+        let bytes = groups.map(u32::to_le_bytes);
         let bytes = bytes.as_flattened();
         std::array::from_fn(|i| if self.bits == 8 { i32::from(bytes[i] as i8) } else { i32::from(bytes[i]) })
     }
@@ -350,6 +382,23 @@ impl fmt::Debug for Panels {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Panels({} {}x{})", self.shape.ty, self.shape.rows, self.shape.cols)
     }
+}
+
+/// 3-bit codes of 8 groups, four to a word, as the words of three planes.
+///
+/// Plane `p` holds group `p`, from bit 3 on group `p + 3`. What is left are the two upper bits of groups 6 and 7, from bit 6 of
+/// planes 0 and 1 on, and their lowest bits, bits 6 and 7 of plane 2.
+pub(crate) fn join_threes([c0, c1, c2, c3, c4, c5, c6, c7]: [u32; 8]) -> [u32; 3] {
+    let upper = |code: u32| (code >> 1 & 0x0303_0303) << 6;
+    let lowest = |code: u32| code & 0x0101_0101;
+    [c0 | c3 << 3 | upper(c6), c1 | c4 << 3 | upper(c7), c2 | c5 << 3 | lowest(c6) << 6 | lowest(c7) << 7]
+}
+
+/// The codes that [`join_threes`] joined.
+fn split_threes([one, two, three]: [u32; 3]) -> [u32; 8] {
+    let code = |plane: u32, from: u32| plane >> from & 0x0707_0707;
+    let last = |plane: u32, bit: u32| (plane >> 6 & 0x0303_0303) << 1 | three >> bit & 0x0101_0101;
+    [code(one, 0), code(two, 0), code(three, 0), code(one, 3), code(two, 3), code(three, 3), last(one, 6), last(two, 7)]
 }
 
 /// Low halves of all bytes, then high halves.

@@ -109,9 +109,23 @@ pub fn families(isa: Isa) -> Vec<Family> {
             many_tokens: decoded.map(|decoded| (decoded.min_tokens_bits, tiles)),
         },
         Family {
-            formats: ["Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q5_0", "Q5_1", "Q4_0", "Q4_1", "IQ4_NL"]
-                .map(str::to_owned)
-                .to_vec(),
+            formats: [
+                "Q8_0",
+                "Q6_K",
+                "Q5_K",
+                "Q4_K",
+                "Q3_K",
+                "Q2_K",
+                "Q5_0",
+                "Q5_1",
+                "Q4_0",
+                "Q4_1",
+                "IQ4_NL",
+                "SQ3_0",
+                "Q2_0 and PQ2_0 of four values",
+            ]
+            .map(str::to_owned)
+            .to_vec(),
             one_token: "panels of 16 rows, int8 dot products",
             many_tokens: None,
         },
@@ -119,11 +133,6 @@ pub fn families(isa: Isa) -> Vec<Family> {
             formats: ["F32", "F16", "BF16"].map(str::to_owned).to_vec(),
             one_token: "f32 dot products on rows where they lie",
             many_tokens: Some((WIDEN_TOKENS, "F16 and BF16 rows widened once per batch")),
-        },
-        Family {
-            formats: vec![TensorType::Q2_K.to_string()],
-            one_token: "f32 dot products on dequantized rows (slow)",
-            many_tokens: None,
         },
     ]
 }
@@ -153,7 +162,7 @@ mod tests {
         }
     }
 
-    /// The families name what the engine does: a type has a panel kernel exactly where they say so.
+    /// The families name what the engine does: a type that is not ternary has a panel kernel exactly where they say so.
     #[test]
     fn families_name_every_type_once() {
         let families = families(Isa::Scalar);
@@ -162,7 +171,7 @@ mod tests {
             assert_eq!(family.len(), 1, "{ty}");
             let bytes = Bytes::from(vec![0; ty.row_bytes(256).unwrap()]);
             let matrix = Matrix::from_rows(ty, 1, 256, bytes).unwrap().repacked_on(&Pool::new(1));
-            let panels = matches!(matrix.repr, crate::matrix::Repr::Panels(_));
+            let panels = !ty.is_ternary() && matches!(matrix.repr, crate::matrix::Repr::Panels(_));
             assert_eq!(panels, family[0].one_token.starts_with("panels"), "{ty}");
         }
     }

@@ -48,7 +48,7 @@ fn normal(seed: u64, len: usize) -> Vec<f32> {
 fn decodes_as_the_gguf_package_bit_for_bit() {
     for ty in [
         Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, TQ1_0, TQ2_0, STQ1_0, Q1_0, Q2_0, PQ2_0,
-        PTQ1_0,
+        PTQ1_0, SQ3_0,
     ] {
         let file = golden(&format!("{}.bin", ty.name().to_lowercase()));
         let blocks = file.len() / (ty.block_bytes() + 4 * ty.block_len());

@@ -201,9 +201,7 @@ fn names_and_revisions_are_escaped() {
 
 #[test]
 fn names_that_lead_elsewhere_are_refused() {
-    for name in
-        ["../evil", "/tmp/evil", "a/../../evil", "..\\evil", "C:\\evil", "c:evil", "\\\\host\\evil", "nul", "a\0"]
-    {
+    for name in ["../evil", "/evil", "a/../../evil", "..\\evil", "C:\\evil", "c:evil", "\\\\host\\evil", "nul", "a\0"] {
         let server = TestHub::start(repository("models", vec![file(name, "x")], 100));
         let place = place();
         let folder = place.path().join("in/ner");

@@ -94,7 +94,7 @@ fn what_is_wrong_is_named_with_the_file_and_the_tensor() {
     let error = read(&untied, "{\"model.embed_tokens\": \"q8_0\"}").unwrap_err().to_string();
     assert!(error.contains("layers.0.self_attn.q_proj.weight': is missing"), "{error}");
     let error = read(&config, "{\"model.embed_tokens\": \"sherry\"}").unwrap_err().to_string();
-    assert!(error.contains("embedding and head cannot be sherry-1.25; they can be q4_0"), "{error}");
+    assert!(error.contains("embedding and head cannot be sherry-1.25; they can be sq3_0, q4_0"), "{error}");
     let error = read(&config, "{\"model.embed_tokens\": \"q2_0\"}").unwrap_err().to_string();
     assert!(error.contains("cannot be q2_0"), "{error}");
 

@@ -1,7 +1,7 @@
 //! Random weights that are legal in their format and have a given size: for measuring speed and memory at any shape
 //! without anybody's model, and for tests that need any matrix. The same seed gives the same bytes on every machine.
 
-use super::ggml::dequantize;
+use super::ggml::{dequantize, places};
 use super::half::f32_to_f16;
 use super::triple::encode_triple;
 use super::{PackedLayout, TensorType, TernaryFormat, UNIT_BYTES, UNIT_CODES, write_code};
@@ -157,22 +157,15 @@ fn halves(bytes: &mut [u8], mask: u16, exponent: u16) {
 
 /// Gives every block the scale that `scale` says, its minimum so that values are centred, and codes that are legal.
 fn set_scales(ty: TensorType, bytes: &mut [u8], scale: &mut dyn FnMut() -> f32) {
-    // Where `d` lies, and where the minimum, which is this many times `d`.
-    let (at, min) = match ty {
-        TensorType::Q4_1 => (0, Some((2, -7.5))),
-        TensorType::Q5_1 => (0, Some((2, -15.5))),
-        TensorType::Q4_K => (0, Some((2, 7.5))),
-        TensorType::Q5_K => (0, Some((2, 15.5))),
-        TensorType::Q2_K => (80, Some((82, 1.5))),
-        TensorType::Q3_K => (108, None),
-        TensorType::Q6_K => (208, None),
-        TensorType::TQ1_0 => (52, None),
-        TensorType::TQ2_0 => (64, None),
-        TensorType::STQ1_0 => (40, None),
-        TensorType::PTQ1_0 => (26, None),
-        _ => (0, None),
+    // The minimum, where there is one, is this many times `d`.
+    let min = match ty {
+        TensorType::Q4_1 => -7.5,
+        TensorType::Q5_1 => -15.5,
+        TensorType::Q4_K => 7.5,
+        TensorType::Q5_K => 15.5,
+        _ => 1.5, // Q2_K; the others have none
     };
-    for block in bytes.chunks_exact_mut(ty.block_bytes()) {
+    for (index, block) in bytes.chunks_exact_mut(ty.block_bytes()).enumerate() {
         match ty {
             // 3 becomes 1, a zero.
             TensorType::TQ2_0 => no_threes(&mut block[..64]),
@@ -185,10 +178,11 @@ fn set_scales(ty: TensorType, bytes: &mut [u8], scale: &mut dyn FnMut() -> f32) 
             }),
             _ => {}
         }
-        let d = scale();
-        block[at..at + 2].copy_from_slice(&f32_to_f16(d).to_le_bytes());
-        if let Some((at, factor)) = min {
-            block[at..at + 2].copy_from_slice(&f32_to_f16(d * factor).to_le_bytes());
+        // Levels from -4 to 3 are centred by scales of both signs.
+        let sign = if ty == TensorType::SQ3_0 && index % 2 == 1 { -1.0 } else { 1.0 };
+        let d = sign * scale();
+        for (at, value) in places(ty).iter().zip([d, d * min]) {
+            block[*at..at + 2].copy_from_slice(&f32_to_f16(value).to_le_bytes());
         }
     }
 }

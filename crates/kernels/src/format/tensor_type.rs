@@ -4,7 +4,7 @@ use std::fmt;
 
 /// How the values of a stored tensor are laid out along a row.
 ///
-/// The block types are those of GGUF (`ggml_type`); see FORMAT.md for the layout of each.
+/// The block types are those of GGUF (`ggml_type`), but for [`SQ3_0`](Self::SQ3_0); see FORMAT.md for the layout of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(non_camel_case_types, missing_docs)] // the names of the field
 pub enum TensorType {
@@ -39,6 +39,9 @@ pub enum TensorType {
     PQ2_0,
     /// [`TQ1_0`](Self::TQ1_0) with a scale per 128 (Prism ML).
     PTQ1_0,
+    /// Values -4 to 3 times a scale per 64: three bits, for rows that are no blocks of 256. A type of Sherry's folders; GGUF has none
+    /// like it.
+    SQ3_0,
     /// Ternary with one f32 scale for the whole tensor (bitnet.cpp). Blocks run across the ends of rows, so a row has no
     /// bytes of its own: see [`i2_s`](super::i2_s).
     I2_S,
@@ -46,7 +49,7 @@ pub enum TensorType {
 
 impl TensorType {
     /// Every type.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::F32,
         Self::F16,
         Self::BF16,
@@ -72,6 +75,7 @@ impl TensorType {
         Self::Q2_0,
         Self::PQ2_0,
         Self::PTQ1_0,
+        Self::SQ3_0,
         Self::I2_S,
     ];
 
@@ -82,7 +86,7 @@ impl TensorType {
             Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 | Self::IQ4_NL => 32,
             Self::Q2_K | Self::Q3_K | Self::Q4_K | Self::Q5_K | Self::Q6_K => 256,
             Self::TQ1_0 | Self::TQ2_0 | Self::STQ1_0 => 256,
-            Self::Q2_0 => 64,
+            Self::Q2_0 | Self::SQ3_0 => 64,
             Self::Q1_0 | Self::PQ2_0 | Self::PTQ1_0 | Self::I2_S => 128,
         }
     }
@@ -110,6 +114,7 @@ impl TensorType {
             Self::Q1_0 | Self::Q2_0 => 18,
             Self::PQ2_0 => 34,
             Self::PTQ1_0 => 28,
+            Self::SQ3_0 => 26,
             Self::I2_S => 32,
         }
     }
@@ -196,6 +201,7 @@ impl TensorType {
             Self::Q2_0 => "Q2_0",
             Self::PQ2_0 => "PQ2_0",
             Self::PTQ1_0 => "PTQ1_0",
+            Self::SQ3_0 => "SQ3_0",
             Self::I2_S => "I2_S",
         }
     }

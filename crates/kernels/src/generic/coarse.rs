@@ -1,6 +1,6 @@
 //! Coarse copies of matrices (see [`coarse`](crate::coarse)): making them, and estimating products with them.
 
-use super::panel::{FAR, NEAR};
+use super::panel::{FAR, NEAR, threes};
 use crate::coarse::{CODE_START, CODES, Coarse};
 use crate::panel::{BLOCK, ROWS};
 use crate::plain::nearest;
@@ -108,18 +108,12 @@ pub(crate) unsafe fn estimate<V: RowLanes>(w: &Coarse, first: usize, x: &CoarseI
                 let input = |group: usize| x.q.as_ptr().add(b * BLOCK + 4 * group).cast::<i32>().read_unaligned();
                 for half in 0..halves {
                     let at = codes.add(half * 4 * V::Floats::LANES);
-                    let [one, two, three] = [0, 64, 128].map(|line| V::load_bytes(at.add(line)));
+                    let codes = threes::<V>([0, 64, 128].map(|line| V::load_bytes(at.add(line))));
                     let [ones, eights] = &mut sums[half];
-                    *ones = ones
-                        .dot_unsigned(V::bits(one, 0, 7), input(0))
-                        .dot_unsigned(V::bits(two, 0, 7), input(2))
-                        .dot_unsigned(V::bits(three, 0, 7), input(4));
-                    *eights = eights
-                        .dot_unsigned(V::bits(one, 0, 56), input(1))
-                        .dot_unsigned(V::bits(two, 0, 56), input(3))
-                        .dot_unsigned(V::bits(three, 0, 56), input(5))
-                        .dot_unsigned(V::extend_nibbles(V::bits(three, 3, 8), one, 6, 3), input(6))
-                        .dot_unsigned(V::extend_nibbles(V::bits(three, 4, 8), two, 6, 3), input(7));
+                    for (group, codes) in codes.into_iter().enumerate() {
+                        let sum = if group < 3 { &mut *ones } else { &mut *eights };
+                        *sum = sum.dot_unsigned(codes, input(group));
+                    }
                 }
                 codes = codes.add(CODES);
             }

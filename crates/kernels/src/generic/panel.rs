@@ -4,14 +4,17 @@
 //!
 //! ```text
 //! int  = sum over 32 inputs of (code - offset) * q            exact
-//! sum += int * (d * x_scale)                                  Q4_0, Q5_0, Q8_0, IQ4_NL
+//! sum += int * (d * x_scale)                                  Q2_0, PQ2_0, SQ3_0, Q4_0, Q5_0, Q8_0, IQ4_NL
 //! sum += int * (d * x_scale); sum += m * x_min                Q4_1, Q5_1
 //! sum += int * ((d * scale) * x_scale); sum -= (dmin * min) * x_min        Q4_K, Q5_K
-//! int  = sum over two halves of scale * (sum of (code - 32) * q)           exact
-//! sum += int * (d * x_scale)                                  Q6_K, Q3_K
+//! int  = sum over two halves of scale * (sum of (code - offset) * q)       exact
+//! sum += int * (d * x_scale)                                  Q3_K, Q6_K, Q2_K
+//! min  = sum over two halves of min * (sum of q)                           exact
+//! sum -= min * (dmin * x_scale)                               Q2_K
 //! ```
 //!
-//! with `x_min` = `x_scale` times the sum of the 32 `q`. The result is therefore the same on every instruction set.
+//! with `x_min` = `x_scale` times the sum of the 32 `q`. The result is therefore the same on every instruction set. Of 3-bit codes
+//! `int` is computed eightfold, and `d * x_scale` divided by 8, which is exact.
 
 use crate::format::TensorType;
 use crate::panel::{BLOCK, PanelShape, ROWS};
@@ -79,6 +82,8 @@ pub(crate) struct PanelBlock {
 /// Head and codes of a type.
 trait Kind {
     const HEAD: Head;
+    /// Inputs per head.
+    const HEAD_COLS: usize;
     const BITS: usize;
     const OFFSET: i32;
 }
@@ -88,14 +93,16 @@ enum Head {
     Scale,
     ScaleMin,
     SuperScaleMin,
+    SuperScaleMin16,
     SuperScale,
 }
 
 macro_rules! kinds {
-    ($($name:ident: $head:ident, $bits:literal bits, offset $offset:literal;)*) => {$(
+    ($($name:ident: $head:ident per $cols:literal, $bits:literal bits, offset $offset:literal;)*) => {$(
         struct $name;
         impl Kind for $name {
             const HEAD: Head = Head::$head;
+            const HEAD_COLS: usize = $cols;
             const BITS: usize = $bits;
             const OFFSET: i32 = $offset;
         }
@@ -103,14 +110,19 @@ macro_rules! kinds {
 }
 
 kinds! {
-    Q4_0: Scale, 4 bits, offset 8;
-    Q5_0: Scale, 5 bits, offset 16;
-    Q8_0: Scale, 8 bits, offset 0;
-    Q4_1: ScaleMin, 4 bits, offset 0;
-    Q5_1: ScaleMin, 5 bits, offset 0;
-    Q4K: SuperScaleMin, 4 bits, offset 0;
-    Q5K: SuperScaleMin, 5 bits, offset 0;
-    Q6K: SuperScale, 6 bits, offset 32;
+    Q2_0: Scale per 64, 2 bits, offset 1;
+    PQ2_0: Scale per 128, 2 bits, offset 1;
+    SQ3_0: Scale per 64, 3 bits, offset 4;
+    Q4_0: Scale per 32, 4 bits, offset 8;
+    Q5_0: Scale per 32, 5 bits, offset 16;
+    Q8_0: Scale per 32, 8 bits, offset 0;
+    Q4_1: ScaleMin per 32, 4 bits, offset 0;
+    Q5_1: ScaleMin per 32, 5 bits, offset 0;
+    Q4K: SuperScaleMin per 256, 4 bits, offset 0;
+    Q5K: SuperScaleMin per 256, 5 bits, offset 0;
+    Q2K: SuperScaleMin16 per 256, 2 bits, offset 0;
+    Q3K: SuperScale per 256, 3 bits, offset 4;
+    Q6K: SuperScale per 256, 6 bits, offset 32;
 }
 
 /// Computes a block.
@@ -124,6 +136,9 @@ pub(crate) unsafe fn panels<V: RowLanes>(block: &PanelBlock) {
     // lays them out (the table in `crate::panel`).
     unsafe {
         match block.shape.ty {
+            TensorType::Q2_0 => all::<V, Q2_0>(block),
+            TensorType::PQ2_0 => all::<V, PQ2_0>(block),
+            TensorType::SQ3_0 => all::<V, SQ3_0>(block),
             TensorType::Q4_0 => all::<V, Q4_0>(block),
             TensorType::Q5_0 => all::<V, Q5_0>(block),
             TensorType::Q8_0 | TensorType::IQ4_NL => all::<V, Q8_0>(block),
@@ -131,7 +146,9 @@ pub(crate) unsafe fn panels<V: RowLanes>(block: &PanelBlock) {
             TensorType::Q5_1 => all::<V, Q5_1>(block),
             TensorType::Q4_K => all::<V, Q4K>(block),
             TensorType::Q5_K => all::<V, Q5K>(block),
-            TensorType::Q6_K | TensorType::Q3_K => all::<V, Q6K>(block),
+            TensorType::Q2_K => all::<V, Q2K>(block),
+            TensorType::Q3_K => all::<V, Q3K>(block),
+            TensorType::Q6_K => all::<V, Q6K>(block),
             _ => unreachable!("no panels of this type are made"),
         }
     }
@@ -223,15 +240,15 @@ unsafe fn tokens<V: RowLanes, K: Kind, const MOST: usize>(block: &PanelBlock, pa
 pub(super) const FAR: usize = 5120;
 pub(super) const NEAR: usize = 1280;
 
-/// The codes of 32 inputs, in groups of four.
+/// The codes of 32 inputs, in groups of four. Groups 3 to 7 of 3-bit codes are eightfold.
 ///
 /// # Safety
 /// The instruction set of `V` is available. At `codes` the codes of kind `K` of 32 inputs of 16 rows are readable, from
 /// the first row of the vector on.
 #[inline(always)]
 unsafe fn decode<V: RowLanes, K: Kind>(codes: *const u8) -> [V::Bytes; 8] {
-    // SAFETY: 32 inputs of 16 rows take K::BITS lines of 64 bytes, and at most line K::BITS - 1 is read: 7 of 8, 3 of 4, 4
-    // (byte 256) of 5, 5 (byte 320) of 6.
+    // SAFETY: 32 inputs of 16 rows take K::BITS lines of 64 bytes, and at most line K::BITS - 1 is read: 7 of 8, 1 of 2, 2 (byte
+    // 128) of 3, 3 of 4, 4 (byte 256) of 5, 5 (byte 320) of 6.
     unsafe {
         let mut weights = [V::load_bytes(codes); 8];
         if K::BITS == 8 {
@@ -239,6 +256,18 @@ unsafe fn decode<V: RowLanes, K: Kind>(codes: *const u8) -> [V::Bytes; 8] {
                 weights[group] = V::load_bytes(codes.add(64 * group));
             }
             return weights;
+        }
+        if K::BITS == 2 {
+            for plane in 0..2 {
+                let bytes = V::load_bytes(codes.add(64 * plane));
+                for group in 0..4 {
+                    weights[4 * plane + group] = V::bits(bytes, 2 * group as i32, 3);
+                }
+            }
+            return weights;
+        }
+        if K::BITS == 3 {
+            return threes::<V>([0, 64, 128].map(|line| V::load_bytes(codes.add(line))));
         }
         for plane in 0..4 {
             let bytes = V::load_bytes(codes.add(64 * plane));
@@ -260,12 +289,32 @@ unsafe fn decode<V: RowLanes, K: Kind>(codes: *const u8) -> [V::Bytes; 8] {
     }
 }
 
+/// The groups of 3-bit codes in three [planes](crate::panel::join_threes): 0 to 2 as they are, 3 to 7 eightfold.
+///
+/// # Safety
+/// The instruction set of `V` is available.
+#[inline(always)]
+pub(super) unsafe fn threes<V: RowLanes>([one, two, three]: [V::Bytes; 3]) -> [V::Bytes; 8] {
+    // SAFETY: registers only; the instruction set is this function's condition.
+    unsafe {
+        let [c0, c1, c2] = [one, two, three].map(|plane| V::bits(plane, 0, 7));
+        let [c3, c4, c5] = [one, two, three].map(|plane| V::bits(plane, 0, 56));
+        let c6 = V::extend_nibbles(V::bits(three, 3, 8), one, 6, 3);
+        let c7 = V::extend_nibbles(V::bits(three, 4, 8), two, 6, 3);
+        [c0, c1, c2, c3, c4, c5, c6, c7]
+    }
+}
+
 /// What all tokens multiply the sums of a block by.
 struct HeadOf<F> {
     /// Value of a step; of Q4_K and Q5_K times the scale of the block.
     d: F,
-    /// What is added or taken off once per block, in the same way; the small scales of Q6_K.
-    others: [F; 2],
+    /// What is added or taken off once per block, in the same way; of Q2_K the value of a step of it.
+    m: F,
+    /// The small scales of the two halves, where they have some.
+    scales: [F; 2],
+    /// What the sums of the halves are multiplied by, in steps of `m`: Q2_K.
+    mins: [F; 2],
 }
 
 /// The head of block `b` for `V::LANES` rows from `row` on.
@@ -277,29 +326,54 @@ struct HeadOf<F> {
 unsafe fn head<V: RowLanes, K: Kind>(heads: *const u8, b: usize, row: usize, head_bytes: usize) -> HeadOf<V::Floats> {
     // SAFETY: each head has 2 bytes per row for every f16 and 1 for every small scale, 16 rows side by side (the table in
     // `crate::panel`), so that LANES values from `row` on, row + LANES <= 16, stay in their part. Block b of 32 inputs has
-    // head b, or head b / 8 where a head covers 256; b % 8 counts the small scales in it.
+    // the head of its HEAD_COLS inputs; where those are 256, b % 8 counts the small scales, or pairs of them, in it.
     unsafe {
         let none = V::Floats::splat(0.0);
-        let super_head = heads.add(b / 8 * head_bytes);
+        let head = heads.add(b / const { K::HEAD_COLS / BLOCK } * head_bytes);
+        let d = V::Floats::load_f16(head.add(2 * row));
+        let second = || V::Floats::load_f16(head.add(2 * (ROWS + row)));
+        let small = |line: usize| V::load_u8(head.add(line * ROWS + row)).to_floats();
+        let plain = HeadOf { d, m: none, scales: [none; 2], mins: [none; 2] };
         match K::HEAD {
-            Head::Scale | Head::ScaleMin => {
-                let head = heads.add(b * head_bytes + 2 * row);
-                let m = if K::HEAD == Head::Scale { none } else { V::Floats::load_f16(head.add(2 * ROWS)) };
-                HeadOf { d: V::Floats::load_f16(head), others: [m, none] }
-            }
+            Head::Scale => plain,
+            Head::ScaleMin => HeadOf { m: second(), ..plain },
             Head::SuperScaleMin => {
-                let (d, dmin) = (super_head.add(2 * row), super_head.add(2 * (ROWS + row)));
-                let scales = V::load_u8(super_head.add((4 + b % 8) * ROWS + row));
-                let mins = V::load_u8(super_head.add((4 + 8 + b % 8) * ROWS + row));
-                let d = V::Floats::load_f16(d).mul(scales.to_floats());
-                let m = V::Floats::load_f16(dmin).mul(mins.to_floats());
-                HeadOf { d, others: [m, none] }
+                HeadOf { d: d.mul(small(4 + b % 8)), m: second().mul(small(4 + 8 + b % 8)), ..plain }
+            }
+            Head::SuperScaleMin16 => {
+                let pair = |from: usize| [0, 1].map(|half| small(from + 2 * (b % 8) + half));
+                HeadOf { m: second(), scales: pair(4), mins: pair(4 + 16), ..plain }
             }
             Head::SuperScale => {
-                let scales = super_head.add((2 + 2 * (b % 8)) * ROWS + row);
-                let others = [V::load_i8(scales).to_floats(), V::load_i8(scales.add(ROWS)).to_floats()];
-                HeadOf { d: V::Floats::load_f16(super_head.add(2 * row)), others }
+                let scales = head.add((2 + 2 * (b % 8)) * ROWS + row);
+                let scales = [V::load_i8(scales).to_floats(), V::load_i8(scales.add(ROWS)).to_floats()];
+                HeadOf { scales, ..plain }
             }
+        }
+    }
+}
+
+/// The products of the first and of the second 16 inputs; those of 3-bit codes are eightfold.
+///
+/// # Safety
+/// The instruction set of `V` is available, and at `q` 32 inputs are readable.
+#[inline(always)]
+unsafe fn halves<V: RowLanes, K: Kind>(weights: &[V::Bytes; 8], q: *const u8) -> [V; 2] {
+    let [c0, c1, c2, c3, c4, c5, c6, c7] = *weights;
+    let (low, high) = ([c0, c1, c2, c3], [c4, c5, c6, c7]);
+    // SAFETY: 32 inputs are readable at `q`: 12 and 4, or 16, from it on, and 16 from `q + 16` on; the instruction set is this
+    // function's condition.
+    unsafe {
+        match K::BITS {
+            2 => [V::dots_unsigned::<4, 3>(&low, q), V::dots_unsigned::<4, 3>(&high, q.add(16))],
+            3 => {
+                let mut sums = V::dots_unsigned::<3, 7>(&[c0, c1, c2], q);
+                for _ in 0..3 {
+                    sums = sums.add(sums);
+                }
+                [sums.add(V::dots_unsigned::<1, 56>(&[c3], q.add(12))), V::dots_unsigned::<4, 56>(&high, q.add(16))]
+            }
+            _ => [V::dots_unsigned::<4, 63>(&low, q), V::dots_unsigned::<4, 63>(&high, q.add(16))],
         }
     }
 }
@@ -321,15 +395,30 @@ unsafe fn add_block<V: RowLanes, K: Kind>(
     // function's condition.
     unsafe {
         let d = head.d.mul(V::Floats::splat(input.scale));
-        if K::HEAD == Head::SuperScale {
-            let ([low, high], []) = weights.as_chunks::<4>() else { return sum };
-            let low = V::dots_unsigned::<4, 63>(low, q).sub_splat(K::OFFSET * first);
-            let high = V::dots_unsigned::<4, 63>(high, q.add(16)).sub_splat(K::OFFSET * second);
+        // What sums of products are multiplied by.
+        let fold = if K::BITS == 3 { 8 } else { 1 };
+        let d = if K::BITS == 3 { d.mul(V::Floats::splat(0.125)) } else { d };
+        if K::HEAD == Head::SuperScale || K::HEAD == Head::SuperScaleMin16 {
+            let [low, high] = halves::<V, K>(weights, q);
+            let low = low.sub_splat(fold * K::OFFSET * first);
+            let high = high.sub_splat(fold * K::OFFSET * second);
             // Whole numbers below 2 x 16 x 32 x 127 x 128 < 2^24: exact in f32, in whatever order.
-            let int = high.to_floats().mul_add(head.others[1], low.to_floats().mul(head.others[0]));
-            return sum.add(int.mul(d));
+            let int = high.to_floats().mul_add(head.scales[1], low.to_floats().mul(head.scales[0]));
+            let sum = sum.add(int.mul(d));
+            if K::HEAD == Head::SuperScale {
+                return sum;
+            }
+            // Whole numbers below 2 x 16 x 127 x 16 < 2^24.
+            let [first, second] = [first, second].map(|sum| V::Floats::splat(sum as f32));
+            let min = head.mins[1].mul_add(second, head.mins[0].mul(first));
+            return sum.sub(min.mul(head.m.mul(V::Floats::splat(input.scale))));
         }
         let int = match K::BITS {
+            2 => V::dots_unsigned::<8, 3>(weights, q),
+            3 => {
+                let [low, high] = halves::<V, K>(weights, q);
+                low.add(high)
+            }
             8 => {
                 let mut dots = V::zero();
                 for group in 0..8 {
@@ -340,12 +429,12 @@ unsafe fn add_block<V: RowLanes, K: Kind>(
             5 => V::dots_unsigned::<8, 31>(weights, q),
             _ => V::dots_unsigned::<8, 15>(weights, q),
         };
-        let offset = if K::BITS == 8 { V::SIGNED_EXCESS } else { K::OFFSET };
+        let offset = if K::BITS == 8 { V::SIGNED_EXCESS } else { fold * K::OFFSET };
         let int = if offset == 0 { int } else { int.sub_splat(offset * (first + second)) };
         let sum = sum.add(int.to_floats().mul(d));
         match K::HEAD {
-            Head::ScaleMin => sum.add(head.others[0].mul(V::Floats::splat(input.min))),
-            Head::SuperScaleMin => sum.sub(head.others[0].mul(V::Floats::splat(input.min))),
+            Head::ScaleMin => sum.add(head.m.mul(V::Floats::splat(input.min))),
+            Head::SuperScaleMin => sum.sub(head.m.mul(V::Floats::splat(input.min))),
             _ => sum,
         }
     }

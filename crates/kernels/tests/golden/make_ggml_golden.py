@@ -4,8 +4,8 @@
     pip install numpy gguf && python3 crates/kernels/tests/golden/make_ggml_golden.py [libggml-base.so]
 
 For each type `<type>.bin` holds a few blocks of random bytes with finite f16 scales (normal, negative, subnormal, zero)
-and then their values as little-endian f32, decoded by the `gguf` package (STQ1_0, Q1_0, Q2_0, PQ2_0 and PTQ1_0, which it
-does not decode: by the numpy decoders below, written from FORMAT.md). `source.bin` is f32 input for quantizers,
+and then their values as little-endian f32, decoded by the `gguf` package (STQ1_0, Q1_0, Q2_0, PQ2_0, PTQ1_0 and SQ3_0, which
+it does not decode: by the numpy decoders below, written from FORMAT.md). `source.bin` is f32 input for quantizers,
 `<type>.quantized.bin` what gguf makes of it; Q1_0 and Q2_0, which it does not encode, what ggml makes of it, where a
 shared library of ggml is given. Everything is seeded: running this again gives the same files.
 """
@@ -80,12 +80,20 @@ def decode_ptq1_0(blocks):
     return f16(blocks, 26) * np.concatenate(parts, axis=1)
 
 
+def decode_sq3_0(blocks):
+    """26 bytes: f16 scale, 16 bytes of the two low bits of 64 codes, 8 of their high bits; code 4 is 0."""
+    low = np.stack([blocks[:, 2:18] >> (2 * j) & 3 for j in range(4)], axis=2).reshape(len(blocks), -1)
+    high = np.unpackbits(blocks[:, 18:], axis=1, bitorder="little")
+    return f16(blocks, 0) * ((low + 4 * high).astype(np.float32) - 4)
+
+
 # Values and bytes of a block, where its scale lies, decoder.
 OWN = {
     "q1_0": (128, 18, 0, decode_q1_0),
     "q2_0": (64, 18, 0, decode_q2_0),
     "pq2_0": (128, 34, 0, decode_q2_0),
     "ptq1_0": (128, 28, 26, decode_ptq1_0),
+    "sq3_0": (64, 26, 0, decode_sq3_0),
 }
 
 

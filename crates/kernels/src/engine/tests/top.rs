@@ -47,12 +47,8 @@ fn code(coarse: &Coarse, row: usize, col: usize) -> u8 {
     let codes = &panel[128 + col / 32 * 192..][..192];
     let byte = |line: usize| codes[64 * line + 4 * (row % 16) + col % 4];
     match col % 32 / 4 {
-        0 => byte(0) & 7,
-        1 => byte(0) >> 3 & 7,
-        2 => byte(1) & 7,
-        3 => byte(1) >> 3 & 7,
-        4 => byte(2) & 7,
-        5 => byte(2) >> 3 & 7,
+        group @ 0..3 => byte(group) & 7,
+        group @ 3..6 => byte(group - 3) >> 3 & 7,
         6 => byte(0) >> 6 << 1 | byte(2) >> 6 & 1,
         _ => byte(1) >> 6 << 1 | byte(2) >> 7,
     }

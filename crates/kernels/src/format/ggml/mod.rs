@@ -15,8 +15,10 @@ use std::fmt;
 
 use super::TensorType;
 pub(crate) use block32::IQ4_NL_LEVELS;
+pub(crate) use scale::places;
 pub use scale::scale_blocks;
 pub(crate) use ternary::{levels, scale_bits};
+pub(crate) use uniform::short_codes;
 pub use uniform::{fit_levels, level_range, nearest_level, pack_levels};
 pub use verify::{BlockError, verify};
 
@@ -60,6 +62,7 @@ pub fn dequantize(ty: TensorType, bytes: &[u8], out: &mut [f32]) {
                 ternary::decode(ty, block, out);
             }
         }
+        TensorType::SQ3_0 => each(bytes, out, uniform::decode_sq3_0),
         TensorType::U8 | TensorType::I32 | TensorType::U32 | TensorType::I64 => {
             panic!("{ty} does not hold real numbers")
         }
@@ -148,7 +151,7 @@ pub fn quantize(ty: TensorType, values: &[f32], out: &mut [u8]) -> Result<(), Qu
     }
 }
 
-/// [`quantize`] for weights that were not made for the type: Q2_0, PQ2_0 and Q5_0 by least squares over their levels, every
+/// [`quantize`] for weights that were not made for the type: Q2_0, PQ2_0, SQ3_0 and Q5_0 by least squares over their levels, every
 /// other type as there. The ternary and binary types are no rounding of such weights.
 ///
 /// # Errors
@@ -157,7 +160,8 @@ pub fn quantize(ty: TensorType, values: &[f32], out: &mut [u8]) -> Result<(), Qu
 /// # Panics
 /// As [`quantize`].
 pub fn quantize_nearest(ty: TensorType, values: &[f32], out: &mut [u8]) -> Result<(), QuantizeError> {
-    if !matches!(ty, TensorType::Q2_0 | TensorType::PQ2_0 | TensorType::Q5_0) {
+    // Of the uniform types these two have a rule of ggml.
+    if level_range(ty).is_none() || matches!(ty, TensorType::Q4_0 | TensorType::Q8_0) {
         return quantize(ty, values, out);
     }
     assert_eq!(ty.row_bytes(values.len()), Some(out.len()), "{ty}: {} values into {} bytes", values.len(), out.len());

@@ -3,11 +3,12 @@
 use crate::format::TensorType;
 use crate::format::half::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
 
-/// Where the f16 numbers lie that all values of a block are multiples of, or sums of such multiples.
-const fn places(ty: TensorType) -> &'static [usize] {
+/// Where the f16 numbers lie that all values of a block are multiples of, or sums of such multiples: the scale first. None of
+/// floats and whole numbers.
+pub(crate) const fn places(ty: TensorType) -> &'static [usize] {
     match ty {
         TensorType::Q4_0 | TensorType::Q5_0 | TensorType::Q8_0 | TensorType::IQ4_NL => &[0],
-        TensorType::Q1_0 | TensorType::Q2_0 | TensorType::PQ2_0 => &[0],
+        TensorType::Q1_0 | TensorType::Q2_0 | TensorType::PQ2_0 | TensorType::SQ3_0 => &[0],
         TensorType::Q4_1 | TensorType::Q5_1 | TensorType::Q4_K | TensorType::Q5_K => &[0, 2],
         TensorType::Q2_K => &[80, 82],
         TensorType::Q3_K => &[108],

@@ -1,7 +1,7 @@
 //! Blocks whose values are -1, 0 or +1 (of Q2_0 and PQ2_0 also +2) times one f16 scale `d`.
 
 use super::super::fields::{four_a_byte, one_a_byte};
-use super::scale::{f16_at, f16_bytes, max_abs};
+use super::scale::{f16_at, f16_bytes, max_abs, places};
 use crate::format::TensorType;
 use crate::format::sherry::{decode_quad, encode_quad};
 
@@ -23,20 +23,9 @@ const TQ1_0: [Run; 3] = [run(0, 32, 0, 5), run(32, 16, 160, 5), run(48, 4, 240, 
 /// Half of that: 24 bytes of five trits, 2 bytes of four trits; then `d`.
 const PTQ1_0: [Run; 3] = [run(0, 16, 0, 5), run(16, 8, 80, 5), run(24, 2, 120, 4)];
 
-/// Where `d` lies in a block of a ternary or binary type.
-const fn scale_offset(ty: TensorType) -> usize {
-    match ty {
-        TensorType::TQ1_0 => 52,
-        TensorType::TQ2_0 => 64,
-        TensorType::STQ1_0 => 40,
-        TensorType::PTQ1_0 => 26,
-        _ => 0,
-    }
-}
-
 /// The scale, f16 bits, of a block of a ternary or binary type with a scale per block.
 pub(crate) fn scale_bits(ty: TensorType, block: &[u8]) -> u16 {
-    let at = scale_offset(ty);
+    let at = places(ty)[0];
     u16::from_le_bytes([block[at], block[at + 1]])
 }
 
@@ -65,7 +54,7 @@ pub(super) fn decode(ty: TensorType, block: &[u8], out: &mut [f32]) {
     let mut values = [0; 256];
     let values = &mut values[..out.len()];
     levels(ty, block, values);
-    let d = f16_at(block, scale_offset(ty));
+    let d = f16_at(block, places(ty)[0]);
     for (out, value) in out.iter_mut().zip(values) {
         *out = d * f32::from(*value);
     }

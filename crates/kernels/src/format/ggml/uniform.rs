@@ -2,14 +2,16 @@
 //!
 //! Rounding that knows more than the weights chooses levels and scales itself; here they become bytes.
 
-use super::scale::max_abs;
+use super::scale::{f16_at, max_abs};
 use crate::format::TensorType;
 use crate::format::half::{f16_to_f32, f32_to_f16};
+use crate::plain::nearest;
 
 /// The smallest and the largest level of a uniform type; `None` of all others. Scales may be negative.
 pub const fn level_range(ty: TensorType) -> Option<(i8, i8)> {
     match ty {
         TensorType::Q2_0 | TensorType::PQ2_0 => Some((-1, 2)),
+        TensorType::SQ3_0 => Some((-4, 3)),
         TensorType::Q4_0 => Some((-8, 7)),
         TensorType::Q5_0 => Some((-16, 15)),
         TensorType::Q8_0 => Some((-127, 127)),
@@ -30,9 +32,13 @@ pub fn pack_levels(ty: TensorType, scale: u16, levels: &[i8], out: &mut [u8]) {
     head.copy_from_slice(&scale.to_le_bytes());
     match ty {
         TensorType::Q8_0 => rest.iter_mut().zip(levels).for_each(|(out, level)| *out = level.cast_unsigned()),
-        TensorType::Q2_0 | TensorType::PQ2_0 => {
-            for (byte, out) in rest.iter_mut().enumerate() {
-                *out = (0..4).fold(0, |bits, i| bits | codes(4 * byte + i) << (2 * i));
+        TensorType::Q2_0 | TensorType::PQ2_0 | TensorType::SQ3_0 => {
+            let (low_bits, high_bits) = rest.split_at_mut(levels.len() / 4);
+            for (byte, out) in low_bits.iter_mut().enumerate() {
+                *out = (0..4).fold(0, |bits, i| bits | (codes(4 * byte + i) & 3) << (2 * i));
+            }
+            for (byte, out) in high_bits.iter_mut().enumerate() {
+                *out = (0..8).fold(0, |bits, i| bits | codes(8 * byte + i) >> 2 << i);
             }
         }
         _ => {
@@ -46,12 +52,33 @@ pub fn pack_levels(ty: TensorType, scale: u16, levels: &[i8], out: &mut [u8]) {
     }
 }
 
+/// The codes of a block of Q2_0, PQ2_0 or SQ3_0, which count from its lowest level: after the scale the two low bits of all, then
+/// the third bits of SQ3_0.
+pub(crate) fn short_codes(block: &[u8], codes: &mut [u8]) {
+    let (low_bits, high_bits) = block[2..].split_at(codes.len() / 4);
+    for (i, code) in codes.iter_mut().enumerate() {
+        let high = high_bits.get(i / 8).map_or(0, |byte| byte >> (i % 8) & 1);
+        *code = low_bits[i / 4] >> (2 * (i % 4)) & 3 | high << 2;
+    }
+}
+
+/// `d` f16, 16 bytes of the low two bits of the codes, 8 bytes of their high bits: `d * (code - 4)`.
+pub(super) fn decode_sq3_0(block: &[u8; 26], out: &mut [f32; 64]) {
+    let (d, mut codes) = (f16_at(block, 0), [0; 64]);
+    short_codes(block, &mut codes);
+    for (out, code) in out.iter_mut().zip(codes) {
+        *out = d * f32::from(code as i8 - 4);
+    }
+}
+
 /// The level of a uniform type nearest to `x`, halves upwards; NaN gives the lowest.
 #[inline(always)]
 pub fn nearest_level(x: f32, (low, high): (i8, i8)) -> f32 {
-    let x = (x + 0.5).floor();
     let x = if x > f32::from(low) { x } else { f32::from(low) };
-    if x < f32::from(high) { x } else { f32::from(high) }
+    let x = if x < f32::from(high) { x } else { f32::from(high) } + 0.5;
+    // Rounded down, without a call of a library.
+    let near = nearest(x);
+    if near > x { near - 1.0 } else { near }
 }
 
 /// Scales tried per sign.
@@ -112,8 +139,8 @@ mod tests {
     use crate::SplitMix64;
     use crate::format::ggml::{dequantize, quantize_nearest};
 
-    const UNIFORM: [TensorType; 5] =
-        [TensorType::Q2_0, TensorType::PQ2_0, TensorType::Q4_0, TensorType::Q5_0, TensorType::Q8_0];
+    const UNIFORM: [TensorType; 6] =
+        [TensorType::Q2_0, TensorType::PQ2_0, TensorType::SQ3_0, TensorType::Q4_0, TensorType::Q5_0, TensorType::Q8_0];
 
     #[test]
     fn levels_decode_to_what_was_packed() {
@@ -132,6 +159,22 @@ mod tests {
                 let expected: Vec<f32> = levels.iter().map(|level| scale * f32::from(*level)).collect();
                 assert_eq!(found, expected, "{ty}");
             }
+        }
+    }
+
+    #[test]
+    fn halves_go_upwards_and_levels_stay_in_their_range() {
+        for ty in UNIFORM {
+            let (low, high) = level_range(ty).unwrap();
+            let found = |x| nearest_level(x, (low, high));
+            for i in -100_000..100_000 {
+                let x = i as f32 / 512.0;
+                for x in [x, x.next_up(), x.next_down()] {
+                    assert_eq!(found(x), (x + 0.5).floor().clamp(f32::from(low), f32::from(high)), "{ty} {x}");
+                }
+            }
+            let far = [f32::NAN, f32::NEG_INFINITY, f32::INFINITY].map(found);
+            assert_eq!(far, [low, low, high].map(f32::from), "{ty}");
         }
     }
 
@@ -167,9 +210,8 @@ mod tests {
                 dequantize(ty, &bytes, &mut back);
                 let error: f64 = values.iter().zip(&back).map(|(a, b)| f64::from(a - b).powi(2)).sum();
                 let least = least_error(&values, level_range(ty).unwrap());
-                // Q8_0 is left to ggml's rule.
-                let bound =
-                    if matches!(ty, TensorType::Q2_0 | TensorType::PQ2_0 | TensorType::Q5_0) { 1.1 } else { 2.0 };
+                // Q4_0 and Q8_0 are left to ggml's rule.
+                let bound = if matches!(ty, TensorType::Q4_0 | TensorType::Q8_0) { 2.0 } else { 1.1 };
                 assert!(error < bound * least + 1e-12, "{ty} case {case}: {error} of {least}");
             }
         }

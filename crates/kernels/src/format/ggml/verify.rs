@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::super::fields::first_three;
-use super::scale::f16_at;
+use super::scale::{f16_at, places};
 use crate::format::half::bf16_to_f32;
 use crate::format::{TensorType, i2_s};
 
@@ -58,23 +58,12 @@ pub fn verify(ty: TensorType, bytes: &[u8]) -> Result<(), (usize, BlockError)> {
 }
 
 fn floats_are_finite(ty: TensorType, block: &[u8]) -> bool {
-    let f16_offsets: &[usize] = match ty {
-        TensorType::U8 | TensorType::I32 | TensorType::U32 | TensorType::I64 => &[],
-        TensorType::F32 => return f32::from_le_bytes([block[0], block[1], block[2], block[3]]).is_finite(),
-        TensorType::BF16 => return bf16_to_f32(u16::from_le_bytes([block[0], block[1]])).is_finite(),
-        TensorType::F16 | TensorType::Q4_0 | TensorType::Q5_0 | TensorType::Q8_0 | TensorType::IQ4_NL => &[0],
-        TensorType::Q4_1 | TensorType::Q5_1 | TensorType::Q4_K | TensorType::Q5_K => &[0, 2],
-        TensorType::Q2_K => &[80, 82],
-        TensorType::Q3_K => &[108],
-        TensorType::Q6_K => &[208],
-        TensorType::TQ1_0 => &[52],
-        TensorType::TQ2_0 => &[64],
-        TensorType::STQ1_0 => &[40],
-        TensorType::Q1_0 | TensorType::Q2_0 | TensorType::PQ2_0 => &[0],
-        TensorType::PTQ1_0 => &[26],
-        TensorType::I2_S => &[],
-    };
-    f16_offsets.iter().all(|at| f16_at(block, *at).is_finite())
+    match ty {
+        TensorType::F32 => f32::from_le_bytes([block[0], block[1], block[2], block[3]]).is_finite(),
+        TensorType::BF16 => bf16_to_f32(u16::from_le_bytes([block[0], block[1]])).is_finite(),
+        TensorType::F16 => f16_at(block, 0).is_finite(),
+        _ => places(ty).iter().all(|at| f16_at(block, *at).is_finite()),
+    }
 }
 
 fn codes_are_legal(ty: TensorType, block: &[u8]) -> bool {

@@ -151,7 +151,7 @@ fn foreign(id: u32) -> Option<&'static str> {
 pub(super) fn id_of(ty: TensorType, stq: StqId) -> Option<u32> {
     use TensorType::*;
     Some(match ty {
-        U8 | U32 => return None,
+        U8 | U32 | SQ3_0 => return None,
         F32 => 0,
         F16 => 1,
         Q4_0 => 2,
@@ -191,7 +191,7 @@ mod tests {
         for ty in TensorType::ALL {
             for stq in [StqId::Id42, StqId::Id43] {
                 match id_of(ty, stq).map(meaning) {
-                    None => assert!(matches!(ty, TensorType::U8 | TensorType::U32)),
+                    None => assert!(matches!(ty, TensorType::U8 | TensorType::U32 | TensorType::SQ3_0)),
                     Some(Meaning::Known(read)) => assert_eq!(read, ty),
                     Some(Meaning::Disputed(candidates)) => {
                         assert!(candidates.iter().any(|candidate| candidate.ty == Ok(ty)), "{ty}");
