@@ -156,6 +156,7 @@ class Config:
     data: DataConfig
     seed: int = 1
     threads: int = 0
+    matmul_precision: Literal["highest", "high", "medium"] = "highest"
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
     arenas: ArenasConfig = field(default_factory=ArenasConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -190,7 +191,7 @@ class Config:
 
 
 # Fields that runs of earlier versions do not have, and what they did.
-_LATER = {"batch.document_mask": False, "data.valid_fraction": 0.0}
+_LATER = {"batch.document_mask": False, "data.valid_fraction": 0.0, "matmul_precision": "highest"}
 # What only says where to keep things, how often to look and on how many threads.
 _FREE = ("threads", "checkpoint", "metrics", "data.cache")
 

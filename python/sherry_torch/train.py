@@ -253,6 +253,7 @@ def main(arguments: Optional[list[str]] = None) -> int:
     try:
         config = Config.load(args.config, args.overrides)
         world = World.start(args.parallel, args.device)
+        torch.set_float32_matmul_precision(config.matmul_precision)
         if world.device.type == "cpu" and config.threads:
             torch.set_num_threads(config.threads)
         trainer = Trainer(config, args.folder or Path("runs") / args.config.stem, world, args.precision)

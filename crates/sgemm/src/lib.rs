@@ -1,8 +1,9 @@
 //! Matrix products over slices, in single and double precision.
 //!
 //! The `gemm` crate computes them from raw pointers. This crate is its safe face: every view is checked to lie inside
-//! its slice when it is made, so the one unsafe call below cannot read or write elsewhere. It is a crate of its own so
-//! that the trainer can forbid unsafe code.
+//! its slice when it is made, so that no product reads or writes elsewhere. It is a crate of its own so
+//! that the trainer can forbid unsafe code. Products of f32 that need not be exact to the last bits are twice as fast and
+//! faster on processors with a unit for tiles of bfloat16: see [`MatmulPrecision`].
 //!
 //! ```
 //! use sherry_sgemm::{Mat, MatMut, Old, matmul};
@@ -16,6 +17,11 @@
 //! ```
 
 use std::num::NonZeroUsize;
+
+use serde::{Deserialize, Serialize};
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod amx;
 
 /// What matrices are made of: f32 or f64.
 pub trait Scalar: sealed::Sealed + Copy + PartialEq + 'static {
@@ -115,14 +121,77 @@ pub enum Old {
     Add,
 }
 
-/// `dst = scale * a * b`, or `dst += scale * a * b`, on up to `threads` threads of the current rayon pool.
-///
-/// Each element is accumulated over the inner dimension in an order that depends only on the shapes and the machine:
-/// the same call gives the same bits every time.
+/// How exact products of f32 matrices are to be, in the terms of PyTorch's `set_float32_matmul_precision`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MatmulPrecision {
+    /// f32 throughout.
+    #[default]
+    Highest,
+    /// Where that is faster, every number as a sum of two bfloat16, and three products of those added up in f32: each product
+    /// is right to 2^-16. It is faster on the tile unit (AMX) that Intel's Xeons have since 2023, under Linux;
+    /// elsewhere this is the same as `Highest`.
+    High,
+    /// Where that is faster (as above), every number as one bfloat16, added up in f32: each product is right to 2^-8, as in
+    /// what is called mixed precision; elsewhere the same as `Highest`.
+    Medium,
+}
+
+impl MatmulPrecision {
+    /// What products of large matrices are computed in here: `f32`, `bf16x3` or `bf16`.
+    pub fn arithmetic(self) -> &'static str {
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        let tiles = amx::available();
+        #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+        let tiles = false;
+        match self {
+            Self::High if tiles => "bf16x3",
+            Self::Medium if tiles => "bf16",
+            _ => "f32",
+        }
+    }
+}
+
+/// [`matmul`] of f32, as exact as `precision` asks for. Small products are always computed in f32.
 ///
 /// # Panics
 /// When the shapes do not go together.
-pub fn matmul<T: Scalar>(dst: MatMut<'_, T>, old: Old, scale: T, a: Mat<'_, T>, b: Mat<'_, T>, threads: usize) {
+pub fn matmul_by(
+    precision: MatmulPrecision,
+    dst: MatMut<'_>,
+    old: Old,
+    scale: f32,
+    a: Mat<'_>,
+    b: Mat<'_>,
+    threads: usize,
+) {
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    if precision != MatmulPrecision::Highest && amx::available() {
+        check(&dst, &a, &b);
+        let side = |of: Mat<'_>, lines, line_stride, inner_stride| amx::Side {
+            data: of.data.as_ptr(),
+            lines,
+            line_stride,
+            inner_stride,
+        };
+        let left = side(a, a.rows, a.row_stride, a.col_stride);
+        let right = side(b, b.cols, b.col_stride, b.row_stride);
+        if amx::takes(left, right, a.cols) {
+            let parts = if precision == MatmulPrecision::High { amx::Parts::Two } else { amx::Parts::One };
+            let dst = amx::Destination { data: dst.data.as_mut_ptr(), row_stride: dst.row_stride };
+            // SAFETY: the unit is available. As for `gemm` below, views were checked to lie inside their slices, which are
+            // borrowed for this call, and the dimensions go together.
+            unsafe { amx::multiply(dst, old, scale, left, right, a.cols, parts, threads) };
+            return;
+        }
+    }
+    #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+    let _ = precision;
+    matmul(dst, old, scale, a, b, threads);
+}
+
+/// Panics when the shapes do not go together.
+fn check<T>(dst: &MatMut<'_, T>, a: &Mat<'_, T>, b: &Mat<'_, T>) {
     assert!(
         dst.rows == a.rows && a.cols == b.rows && dst.cols == b.cols,
         "product of {} x {} and {} x {} into {} x {}",
@@ -133,6 +202,17 @@ pub fn matmul<T: Scalar>(dst: MatMut<'_, T>, old: Old, scale: T, a: Mat<'_, T>, 
         dst.rows,
         dst.cols
     );
+}
+
+/// `dst = scale * a * b`, or `dst += scale * a * b`, on up to `threads` threads of the current rayon pool.
+///
+/// Each element is accumulated over the inner dimension in an order that depends only on the shapes and the machine:
+/// the same call gives the same bits every time.
+///
+/// # Panics
+/// When the shapes do not go together.
+pub fn matmul<T: Scalar>(dst: MatMut<'_, T>, old: Old, scale: T, a: Mat<'_, T>, b: Mat<'_, T>, threads: usize) {
+    check(&dst, &a, &b);
     if dst.rows == 0 || dst.cols == 0 {
         return;
     }

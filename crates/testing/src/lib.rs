@@ -56,6 +56,11 @@ pub fn run(tests: &[Test], slow: &[Test]) -> ExitCode {
     libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
 }
 
+/// Whether this machine has something: `what`, for the reason that is shown when it has not.
+pub fn machine_has(it: bool, what: &str) -> Result<(), Missing> {
+    if it { Ok(()) } else { Err(Missing(format!("this machine has no {what}"))) }
+}
+
 /// The folder that holds this repository's files.
 pub fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")

@@ -99,7 +99,7 @@ pub struct Buffers {
     outputs: Vec<f32>,
     /// Where the document of each token begins in its sequence, when attention stays within documents.
     starts: Vec<u32>,
-    scratch: Scratch,
+    pub(crate) scratch: Scratch,
 }
 
 /// What a training step sees of one linear layer's backward pass; for metrics.

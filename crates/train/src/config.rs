@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sherry::tokenizer::Learner;
 use sherry_kernels::format::QuadOrder;
+use sherry_sgemm::MatmulPrecision;
 
 use crate::adamw::AdamW;
 use crate::checkpoint::State;
@@ -44,6 +45,9 @@ pub struct Config {
     /// Threads; 0: all processors. The same number gives the same bits.
     #[serde(default)]
     pub threads: usize,
+    /// How exact matrix products are.
+    #[serde(default)]
+    pub matmul_precision: MatmulPrecision,
     /// The model.
     pub model: Model,
     /// How its linear layers are quantized.

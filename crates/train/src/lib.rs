@@ -51,4 +51,5 @@ pub mod trainer;
 
 pub use config::Config;
 pub use error::{Error, Result};
+pub use sherry_sgemm::MatmulPrecision;
 pub use trainer::{Event, Outcome, Resume, Trainer};

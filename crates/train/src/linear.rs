@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 use sherry::{Progress, Result};
-use sherry_sgemm::{Mat, MatMut, Old, matmul};
+use sherry_sgemm::{Mat, MatMut, MatmulPrecision, Old, matmul_by};
 
 use crate::error::uninterrupted;
 use crate::layout::Learn;
@@ -23,6 +23,8 @@ pub struct Linear {
 /// Buffers that every linear layer reuses: effective weights are computed when needed and not kept.
 #[derive(Debug, Default)]
 pub struct Scratch {
+    /// How exact products are to be.
+    pub precision: MatmulPrecision,
     weights: Vec<f32>,
     bias: Vec<f32>,
 }
@@ -79,14 +81,15 @@ impl Linear {
     pub fn forward(&self, y: &mut [f32], old: Old, x: &[f32], pass: Pass<'_>, scratch: &mut Scratch) -> Result<()> {
         uninterrupted(pass.progress)?;
         let (rows, cols, tokens) = (self.rows, self.cols, x.len() / self.cols);
-        let threads = rayon::current_num_threads();
+        let (threads, precision) = (rayon::current_num_threads(), scratch.precision);
         let mut bias = std::mem::take(&mut scratch.bias);
         let w = Mat::new(self.weights(pass, scratch), rows, cols, cols).t();
         let piece = piece(tokens, rows, cols);
         for (y, x) in y.chunks_mut(piece * rows).zip(x.chunks(piece * cols)) {
             uninterrupted(pass.progress)?;
             let tokens = x.len() / cols;
-            matmul(MatMut::new(y, tokens, rows, rows), old, 1.0, Mat::new(x, tokens, cols, cols), w, threads);
+            let (y, x) = (MatMut::new(y, tokens, rows, rows), Mat::new(x, tokens, cols, cols));
+            matmul_by(precision, y, old, 1.0, x, w, threads);
         }
         if self.quantizer.method == Method::Tequila {
             bias.resize(self.rows, 0.0);
@@ -121,14 +124,14 @@ impl Linear {
     ) -> Result<()> {
         uninterrupted(pass.progress)?;
         let (rows, cols, tokens) = (self.rows, self.cols, x.len() / self.cols);
-        let threads = rayon::current_num_threads();
+        let (threads, precision) = (rayon::current_num_threads(), scratch.precision);
         let w = Mat::new(self.weights(pass, scratch), rows, cols, cols);
         let tokens_at_once = piece(tokens, rows, cols);
         for (dx, dy) in dx.chunks_mut(tokens_at_once * cols).zip(dy.chunks(tokens_at_once * rows)) {
             uninterrupted(pass.progress)?;
             let tokens = dy.len() / rows;
             let (dx, dy) = (MatMut::new(dx, tokens, cols, cols), Mat::new(dy, tokens, rows, rows));
-            matmul(dx, Old::Replace, 1.0, dy, w, threads);
+            matmul_by(precision, dx, Old::Replace, 1.0, dy, w, threads);
         }
         if self.quantizer.learns_from_outputs() {
             let mut row = 0;
@@ -148,7 +151,7 @@ impl Linear {
                 uninterrupted(pass.progress)?;
                 let count = dw.len() / cols;
                 let g = Mat::new(&dy[i * rows_at_once..], tokens, count, rows).t();
-                matmul(MatMut::new(dw, count, cols, cols), old, factor, g, x, threads);
+                matmul_by(precision, MatMut::new(dw, count, cols, cols), old, factor, g, x, threads);
             }
             Ok(())
         };

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sherry::{Progress, Result};
 use sherry_kernels::plain::exp;
-use sherry_sgemm::{Mat, MatMut, Old, matmul};
+use sherry_sgemm::{Mat, MatMut, MatmulPrecision, Old, matmul_by};
 
 use crate::error::uninterrupted;
 use crate::simd;
@@ -91,7 +91,7 @@ pub struct Gradients<'a> {
 }
 
 /// Most logits held at once, per side.
-const LOGITS: usize = 1 << 21;
+const LOGITS: usize = 1 << 23;
 
 /// Tokens whose logits are held at once, of `tokens`.
 pub(crate) fn rows_at_once(vocab: usize, tokens: usize) -> usize {
@@ -108,6 +108,7 @@ pub fn head_loss(
     targets: &[u32],
     mix: &Mix,
     mut gradients: Option<Gradients<'_>>,
+    precision: MatmulPrecision,
     progress: &dyn Progress,
 ) -> Result<Sums> {
     let (tokens, vocab) = (targets.len(), student.head.len() / student.width);
@@ -122,7 +123,7 @@ pub fn head_loss(
         let product = |side: &Side<'_>, out: &mut [f32]| {
             let x = Mat::new(&side.hidden[start * side.width..], rows, side.width, side.width);
             let w = Mat::new(side.head, vocab, side.width, side.width);
-            matmul(MatMut::new(out, rows, vocab, vocab), Old::Replace, 1.0, x, w.t(), threads);
+            matmul_by(precision, MatMut::new(out, rows, vocab, vocab), Old::Replace, 1.0, x, w.t(), threads);
         };
         product(&student, &mut logits);
         if let Some(teacher) = &teacher {
@@ -147,9 +148,9 @@ pub fn head_loss(
             let d = Mat::new(&logits, rows, vocab, vocab);
             let x = Mat::new(&student.hidden[start * width..], rows, width, width);
             let dx = MatMut::new(&mut gradients.hidden[start * width..], rows, width, width);
-            matmul(dx, Old::Replace, 1.0, d, Mat::new(student.head, vocab, width, width), threads);
+            matmul_by(precision, dx, Old::Replace, 1.0, d, Mat::new(student.head, vocab, width, width), threads);
             if let Some(head) = &mut gradients.head {
-                matmul(MatMut::new(head, vocab, width, width), Old::Add, 1.0, d.t(), x, threads);
+                matmul_by(precision, MatMut::new(head, vocab, width, width), Old::Add, 1.0, d.t(), x, threads);
             }
         }
     }
@@ -219,17 +220,8 @@ fn log_softmax(x: &mut [f32]) -> f32 {
 /// `(1 - reverse) KL(p || q) + reverse KL(q || p)` of log probabilities; `q` becomes the gradient of the mix.
 #[inline(always)]
 fn forward_kl(q: &mut [f32], p: &[f32], mix: &Mix, scale: f32, target: usize, reverse: f32) -> f64 {
-    let (mut forward, mut backward) = ([0.0f64; 16], [0.0f64; 16]);
-    for (q, p) in q.chunks(16).zip(p.chunks(16)) {
-        for (i, (q, p)) in q.iter().zip(p).enumerate() {
-            let (ep, eq) = (exp(*p), exp(*q));
-            // A probability of zero contributes nothing, whatever its log.
-            forward[i] += f64::from(if ep > 0.0 { ep * (p - q) } else { 0.0 });
-            backward[i] += f64::from(if eq > 0.0 { eq * (q - p) } else { 0.0 });
-        }
-    }
-    let forward: f64 = forward.iter().sum();
-    let backward: f64 = if reverse > 0.0 { backward.iter().sum() } else { 0.0 };
+    let forward = kl(p, q);
+    let backward = if reverse > 0.0 { kl(q, p) } else { 0.0 };
     let (ce, kd) = (mix.cross_entropy * scale, mix.distillation * scale);
     let (to_forward, to_reverse, total) = (kd * (1.0 - reverse), kd * reverse, backward as f32);
     for (q, p) in q.iter_mut().zip(p) {
@@ -239,6 +231,27 @@ fn forward_kl(q: &mut [f32], p: &[f32], mix: &Mix, scale: f32, target: usize, re
     }
     q[target] -= ce;
     f64::from(1.0 - reverse) * forward + f64::from(reverse) * backward
+}
+
+/// `KL(p || q)` of log probabilities.
+#[inline(always)]
+fn kl(p: &[f32], q: &[f32]) -> f64 {
+    // A probability of zero contributes nothing, whatever its log.
+    let term = |p: f32, q: f32| {
+        let probability = exp(p);
+        f64::from(if probability > 0.0 { probability * (p - q) } else { 0.0 })
+    };
+    let mut lanes = [0.0f64; 16];
+    let ((ps, p_tail), (qs, q_tail)) = (p.as_chunks::<16>(), q.as_chunks::<16>());
+    for (p, q) in ps.iter().zip(qs) {
+        for i in 0..16 {
+            lanes[i] += term(p[i], q[i]);
+        }
+    }
+    for (i, (p, q)) in p_tail.iter().zip(q_tail).enumerate() {
+        lanes[i] += term(*p, *q);
+    }
+    lanes.iter().sum()
 }
 
 /// Keeps the `k` largest log probabilities, renormalised; the others become negative infinity. Of equal ones the

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use sherry::Result;
 use sherry::model::ArchConfig;
+use sherry_sgemm::MatmulPrecision;
 
 use crate::block::{Block, Buffers, Kept, Probe};
 use crate::layout::{Layout, Learn};
@@ -57,6 +58,15 @@ impl Workspace {
     /// computed here; `None`, as in a new workspace: a sequence is one document.
     pub fn mask_documents(&mut self, separator: Option<u32>) {
         self.separator = separator;
+    }
+
+    /// How exact products of activations and weights are to be: at first f32 throughout.
+    pub fn set_precision(&mut self, precision: MatmulPrecision) {
+        self.buffers.scratch.precision = precision;
+    }
+
+    fn precision(&self) -> MatmulPrecision {
+        self.buffers.scratch.precision
     }
 }
 
@@ -173,9 +183,10 @@ impl Network {
     /// # Errors
     /// [`sherry::Error::Interrupted`].
     pub fn evaluate(&self, pass: Pass<'_>, tokens: &[u32], targets: &[u32], space: &mut Workspace) -> Result<Sums> {
+        let precision = space.precision();
         let hidden = self.forward(pass, tokens, space)?;
         let student = self.side(pass.params, hidden);
-        loss::head_loss(student, None, targets, &Mix::CROSS_ENTROPY, None, pass.progress)
+        loss::head_loss(student, None, targets, &Mix::CROSS_ENTROPY, None, precision, pass.progress)
     }
 
     /// The head and these hidden states as one side of a loss.
@@ -202,6 +213,7 @@ impl Network {
     ) -> Result<Sums> {
         self.forward_from(pass, examples.input, space)?;
         let (arch, params, layers) = (&self.arch, pass.params, self.arch.layers);
+        let precision = space.precision();
         let Workspace { stream, kept, buffers, .. } = space;
         assert!(stream.len() > layers, "the workspace keeps nothing for backward");
         let (count, recompute) = (examples.targets.len(), kept.len() < layers);
@@ -213,7 +225,7 @@ impl Network {
         let gradients = loss::Gradients { hidden: d_hidden, head, scale: examples.scale };
         let student = self.side(params, &buffers.normed);
         let Examples { teacher, targets, mix, .. } = examples;
-        let sums = loss::head_loss(student, teacher, targets, mix, Some(gradients), pass.progress)?;
+        let sums = loss::head_loss(student, teacher, targets, mix, Some(gradients), precision, pass.progress)?;
         let mut d = vec![0.0f32; count * arch.hidden];
         self.final_norm.backward(&mut d, d_hidden, &stream[layers], params, grads);
         for (layer, block) in self.blocks.iter().enumerate().skip(examples.input.first()).rev() {

@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use sherry::io::AtomicFile;
+use sherry_train::MatmulPrecision;
 use sherry_train::calibrate::adapt::{Adaptation, AdaptationReport};
 use sherry_train::calibrate::block::{BlockReport, Rounding};
 use sherry_train::calibrate::budget::{Limit, Mixture, PLACES};
@@ -146,6 +147,10 @@ pub struct CalibrateArgs {
     /// Strength of the residual path of latent weights at its beginning (Arenas); falls to zero over half of the steps
     #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = not_negative_f32)]
     train_residual: f32,
+    /// How exact matrix products are where the model is run and trained, on processors that are faster at less than f32 (Intel's
+    /// AMX); on others it makes no difference
+    #[arg(long, value_enum, default_value = "high", value_name = "PRECISION")]
+    matmul_precision: PrecisionArg,
     /// Type of embedding and head
     #[arg(long, value_enum, default_value = "auto", value_name = "TYPE")]
     embed: EmbedArg,
@@ -171,6 +176,27 @@ pub struct CalibrateArgs {
     /// Replace an existing output
     #[arg(long)]
     force: bool,
+}
+
+/// How exact matrix products are.
+#[derive(Clone, Copy, ValueEnum)]
+enum PrecisionArg {
+    /// f32 everywhere
+    Highest,
+    /// Pairs of bfloat16 (right to 2^-16)
+    High,
+    /// bfloat16 (right to 2^-8)
+    Medium,
+}
+
+impl From<PrecisionArg> for MatmulPrecision {
+    fn from(precision: PrecisionArg) -> Self {
+        match precision {
+            PrecisionArg::Highest => Self::Highest,
+            PrecisionArg::High => Self::High,
+            PrecisionArg::Medium => Self::Medium,
+        }
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum, PartialEq, Eq)]
@@ -275,6 +301,7 @@ impl CalibrateArgs {
                 code_rate: self.train_code_rate,
                 residual: self.train_residual,
             },
+            precision: self.matmul_precision.into(),
             embeddings: self.embed.choice(),
             blocks: self.blocks,
             importance: self.importance.clone(),

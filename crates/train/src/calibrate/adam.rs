@@ -90,9 +90,8 @@ impl Adam {
             let tasks = values.par_chunks_mut(TASK).zip(grads.par_chunks(TASK));
             let tasks = tasks.zip(means.par_chunks_mut(TASK).zip(squares.par_chunks_mut(TASK)));
             tasks.for_each(|((values, grads), (means, squares))| {
-                let all = values.iter_mut().zip(grads).zip(means.iter_mut().zip(squares));
                 if tensor.purpose == Purpose::Learned {
-                    for ((w, g), (m, v)) in all {
+                    for ((w, g), (m, v)) in values.iter_mut().zip(grads).zip(means.iter_mut().zip(squares)) {
                         let now = f64::from(*w);
                         *w = (now * (-step.by(f64::from(*g) * now, m, v)).exp()) as f32;
                     }
@@ -100,10 +99,21 @@ impl Adam {
                     simd::with(
                         #[inline(always)]
                         || {
-                            for ((w, g), (m, v)) in all {
-                                let to = f64::from(*w) - unit * step.by(f64::from(*g) * unit, m, v);
+                            let move_one = |w: &mut f32, g: f32, m: &mut f32, v: &mut f32| {
+                                let to = f64::from(*w) - unit * step.by(f64::from(g) * unit, m, v);
                                 *w = to.clamp(-farthest, farthest) as f32;
+                            };
+                            let (values, value_tail) = values.as_chunks_mut::<16>();
+                            let (grads, grad_tail) = grads.as_chunks::<16>();
+                            let (means, mean_tail) = means.as_chunks_mut::<16>();
+                            let (squares, square_tail) = squares.as_chunks_mut::<16>();
+                            for ((w, g), (m, v)) in values.iter_mut().zip(grads).zip(means.iter_mut().zip(squares)) {
+                                for i in 0..16 {
+                                    move_one(&mut w[i], g[i], &mut m[i], &mut v[i]);
+                                }
                             }
+                            let tails = value_tail.iter_mut().zip(grad_tail).zip(mean_tail.iter_mut().zip(square_tail));
+                            tails.for_each(|((w, g), (m, v))| move_one(w, *g, m, v));
                         },
                     );
                 }

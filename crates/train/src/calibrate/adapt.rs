@@ -14,6 +14,7 @@ use sherry::io::safetensors::Writer;
 use sherry::io::{ReadMode, Safetensors};
 use sherry::model::names::{Naming, Part, Role};
 use sherry::model::{ArchConfig, Checkpoint};
+use sherry_sgemm::MatmulPrecision;
 
 use super::adam::{Adam, Rates, Weights, schedule};
 use super::stream::{BlockWeights, Shard};
@@ -72,6 +73,8 @@ pub(super) struct Rest {
     /// The original's final hidden states, shard by shard.
     goal: Vec<Vec<f32>>,
     length: usize,
+    /// How exact products are.
+    precision: MatmulPrecision,
 }
 
 /// The file that holds what was trained when `blocks` were rounded.
@@ -93,11 +96,12 @@ impl Rest {
         arch: &ArchConfig,
         shards: &[Shard],
         length: usize,
+        precision: MatmulPrecision,
         progress: &dyn Progress,
     ) -> Result<Self> {
         let network = Network::new(arch.clone(), Quantizer::FULL);
         let params = pretrained::parameters(checkpoint, &network.layout, &network.quantizer, progress)?;
-        let mut rest = Self { network, params, goal: Vec::new(), length };
+        let mut rest = Self { network, params, goal: Vec::new(), length, precision };
         progress.start("run the original", shards.len() as u64);
         for shard in shards {
             let mut hidden = Vec::with_capacity(shard.original.len());
@@ -122,13 +126,18 @@ impl Rest {
         mut each: impl FnMut(&[f32], Range<usize>) -> Result<()>,
     ) -> Result<()> {
         let step = SEQUENCES * self.length * self.network.arch.hidden;
-        let mut space = self.network.forward_workspace(SEQUENCES, self.length);
+        let space_of = |sequences| {
+            let mut space = self.network.forward_workspace(sequences, self.length);
+            space.set_precision(self.precision);
+            space
+        };
+        let mut space = space_of(SEQUENCES);
         let pass = Pass { params: &self.params, lambda: 0.0, progress };
         for at in (0..x.len()).step_by(step) {
             let whole = at..x.len().min(at + step);
             if whole.len() < step {
                 let sequences = whole.len() / (self.length * self.network.arch.hidden);
-                space = self.network.forward_workspace(sequences, self.length);
+                space = space_of(sequences);
             }
             let input = Input::Stream(first, &x[whole.clone()]);
             each(self.network.forward_from(pass, input, &mut space)?, whole)?;
@@ -167,7 +176,8 @@ impl Rest {
                 let student = self.network.side(&self.params, hidden);
                 let teacher = Side { hidden: &goal[at], ..student };
                 let targets = self.targets(hidden.len() / width);
-                sums = sums.plus(loss::head_loss(student, Some(teacher), &targets, &MIX, None, progress)?);
+                sums =
+                    sums.plus(loss::head_loss(student, Some(teacher), &targets, &MIX, None, self.precision, progress)?);
                 Ok(())
             })?;
         }
@@ -207,6 +217,7 @@ impl Rest {
         let mut adam = Adam::new(learned.iter().map(|tensor| tensor.range().len()).sum());
         let mut grads = vec![0.0; self.network.layout.len];
         let mut space = self.network.workspace(batch, length, false);
+        space.set_precision(self.precision);
         let targets = self.targets(batch * length);
         let mut rng = Rng::new(seed, ORDER + first as u64);
         let mut order = Vec::new();

@@ -40,6 +40,7 @@ use sherry_convert::importance::{self, Origin};
 use sherry_convert::recipe::{self, MatrixType, Recipe};
 use sherry_convert::{Container, container_of};
 use sherry_kernels::format::{QuadOrder, TensorType};
+use sherry_sgemm::MatmulPrecision;
 
 use crate::data::{Coder, Sources};
 use crate::error::{Error, Result};
@@ -70,6 +71,8 @@ pub struct Report {
     pub tokens: usize,
     /// Tokens measured on.
     pub held_out: usize,
+    /// What products were computed in where the model was run and trained: `f32`, `bf16x3` or `bf16`.
+    pub matmul_arithmetic: &'static str,
     /// How a budget was spent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mixture: Option<Mixture>,
@@ -185,7 +188,11 @@ pub fn calibrate(request: &Request, progress: &dyn Progress, mut event: impl FnM
     };
     if request.only_recipe {
         let (tokens, held_out) = (text.tokens.len(), held_out.tokens.len());
-        return Ok(Report { mixture, seconds: start.elapsed().as_secs_f64(), ..Report::nothing(tokens, held_out) });
+        return Ok(Report {
+            mixture,
+            seconds: start.elapsed().as_secs_f64(),
+            ..Report::nothing(tokens, held_out, request.precision)
+        });
     }
     if let Some(recipe) = &recipe {
         settings["recipe"] = described(recipe, &arch).into();
@@ -204,7 +211,7 @@ pub fn calibrate(request: &Request, progress: &dyn Progress, mut event: impl FnM
         mixture,
         blocks: work.blocks().to_vec(),
         adaptations: work.adaptations().to_vec(),
-        ..Report::nothing(text.tokens.len(), held_out.tokens.len())
+        ..Report::nothing(text.tokens.len(), held_out.tokens.len(), request.precision)
     };
     if work.blocks().len() == arch.layers {
         if let Some(path) = &request.importance {
@@ -256,10 +263,11 @@ impl Model<'_> {
 }
 
 impl Report {
-    fn nothing(tokens: usize, held_out: usize) -> Self {
+    fn nothing(tokens: usize, held_out: usize, precision: MatmulPrecision) -> Self {
         Self {
             tokens,
             held_out,
+            matmul_arithmetic: precision.arithmetic(),
             mixture: None,
             blocks: Vec::new(),
             adaptations: Vec::new(),
@@ -293,7 +301,8 @@ fn sensitivities(
         return Ok(found);
     }
     let damping = request.rounding.damping;
-    let groups = sensitivity::measure(checkpoint, arch, text, request.sensitivity_tokens, damping, progress)?;
+    let groups =
+        sensitivity::measure(checkpoint, arch, text, request.sensitivity_tokens, damping, request.precision, progress)?;
     let losses = Losses { settings: own, groups };
     if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         std::fs::create_dir_all(parent).map_err(sherry::Error::io(parent, "create"))?;
@@ -319,7 +328,7 @@ fn round_blocks(
     let adaptation = &request.adaptation;
     let mut rest = match adaptation.tokens {
         0 => None,
-        _ => Some(Rest::new(checkpoint, arch, &shards, request.length, progress)?),
+        _ => Some(Rest::new(checkpoint, arch, &shards, request.length, request.precision, progress)?),
     };
     if !work.blocks().is_empty() {
         progress.note(&format!("going on after block {} of {}", work.blocks().len(), arch.layers));
@@ -447,10 +456,10 @@ fn finish(
     let head = pretrained::tensor(checkpoint, if arch.tied { Role::Embed } else { Role::Head }, progress)?;
     let held_out = &texts.held_out;
     let side = Side { hidden, head: &head, width: arch.hidden };
-    let own = loss::head_loss(side, None, &targets(held_out), &Mix::CROSS_ENTROPY, None, progress)?;
+    let own = loss::head_loss(side, None, &targets(held_out), &Mix::CROSS_ENTROPY, None, request.precision, progress)?;
     report.original_perplexity = Measured::of(own).perplexity;
     let mut student = Student::new(model, work, request.rounding.group, progress)?;
-    let rounded = student.measure(held_out, side, progress)?;
+    let rounded = student.measure(held_out, side, request.precision, progress)?;
     event(Event::Rounded(rounded));
     report.rounded = Some(rounded);
     let mut fitted = rounded;
@@ -474,8 +483,8 @@ fn finish(
             name += &format!("-{tokens}-{batch}-{rate}-{code_rate}-{residual}");
             let file = format!("{name}-{}.safetensors", request.seed);
             let seed = request.seed + i as u64;
-            student.tune(text, &teacher, stage, seed, (work, &file), progress, done)?;
-            fitted = student.measure(held_out, side, progress)?;
+            student.tune(text, &teacher, stage, seed, request.precision, (work, &file), progress, done)?;
+            fitted = student.measure(held_out, side, request.precision, progress)?;
             *measured = Some(fitted);
         }
     }

@@ -10,6 +10,7 @@ use sherry::model::ArchConfig;
 use sherry_convert::Embeddings;
 use sherry_convert::recipe::{self, Recipe};
 use sherry_measure::file_sha256;
+use sherry_sgemm::MatmulPrecision;
 
 use super::SUMS;
 use super::adapt::Adaptation;
@@ -67,6 +68,9 @@ pub struct Request {
     pub tuning: Tuning,
     /// How everything is trained after that.
     pub training: Tuning,
+    /// How exact products are where the model runs: in tuning, training, adaptation and for sensitivities. (Rounding and its
+    /// moments are always computed in f32.)
+    pub precision: MatmulPrecision,
     /// What embedding and head become.
     pub embeddings: Embeddings,
     /// Stop after this many blocks and write nothing: for trying settings.

@@ -16,6 +16,7 @@ use sherry::model::{ArchConfig, Checkpoint, Frequencies};
 use sherry_convert::Container;
 use sherry_convert::recipe::{self, MatrixType};
 use sherry_kernels::format::{TensorType, TernaryFormat, ggml};
+use sherry_sgemm::MatmulPrecision;
 
 use super::block::{Format, Rounding, sums};
 use super::moments::{Fit, Moments};
@@ -134,6 +135,7 @@ struct Probe<'a> {
     /// The original's final hidden states.
     goal: Vec<f32>,
     text: Text,
+    precision: MatmulPrecision,
     progress: &'a dyn Progress,
 }
 
@@ -142,6 +144,7 @@ impl Probe<'_> {
     fn divergence(&self, input: Input<'_>) -> Result<f64> {
         let pass = Pass { params: &self.params, lambda: 0.0, progress: self.progress };
         let mut space = self.network.forward_workspace(self.text.sequences(), self.text.length);
+        space.set_precision(self.precision);
         let hidden = self.network.forward_from(pass, input, &mut space)?;
         self.compare(hidden)
     }
@@ -153,7 +156,7 @@ impl Probe<'_> {
         let student = self.network.side(&self.params, &hidden);
         let teacher = Side { hidden: &goal, head: &self.head, width };
         let targets = vec![0; hidden.len() / width];
-        let sums = loss::head_loss(student, Some(teacher), &targets, &MIX, None, self.progress)?;
+        let sums = loss::head_loss(student, Some(teacher), &targets, &MIX, None, self.precision, self.progress)?;
         Ok(sums.divergence / sums.tokens.max(1) as f64)
     }
 
@@ -177,6 +180,7 @@ pub fn measure(
     text: &Text,
     tokens: usize,
     damping: f32,
+    precision: MatmulPrecision,
     progress: &dyn Progress,
 ) -> Result<Vec<Group>> {
     let length = text.length;
@@ -190,8 +194,9 @@ pub fn measure(
     let network = Network::new(arch.clone(), Quantizer::FULL);
     let params = pretrained::parameters(checkpoint, &network.layout, &network.quantizer, progress)?;
     let head = params[network.layout.head.clone()].to_vec();
-    let mut probe = Probe { arch, network, params, head, goal: Vec::new(), text, progress };
+    let mut probe = Probe { arch, network, params, head, goal: Vec::new(), text, precision, progress };
     let mut space = probe.network.forward_workspace(probe.text.sequences(), length);
+    space.set_precision(precision);
     let pass = Pass { params: &probe.params, lambda: 0.0, progress };
     probe.goal = probe.network.forward(pass, &probe.text.tokens, &mut space)?.to_vec();
     drop(space);

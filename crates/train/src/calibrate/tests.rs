@@ -320,7 +320,8 @@ fn sensitivities_foretell_what_mixtures_cost() {
         let checkpoint = Checkpoint::open(folder.path(), ReadMode::Read).unwrap();
         let arch = pretrained::architecture(&checkpoint).unwrap();
         let text = text(40, 16, 1);
-        let groups = sensitivity::measure(&checkpoint, &arch, &text, 640, 0.1, &NoProgress).unwrap();
+        let groups =
+            sensitivity::measure(&checkpoint, &arch, &text, 640, 0.1, MatmulPrecision::Highest, &NoProgress).unwrap();
         let names: usize = groups.iter().map(|group| group.tensors.len()).sum();
         assert_eq!(names, recipe::matrices(&arch).count());
         for group in &groups {
@@ -329,7 +330,10 @@ fn sensitivities_foretell_what_mixtures_cost() {
             let ends = [losses[0], losses[losses.len() - 1]];
             assert!(ends[1] < 0.05 * ends[0], "{family:?}: {group:?}");
         }
-        assert_eq!(groups, sensitivity::measure(&checkpoint, &arch, &text, 640, 0.1, &NoProgress).unwrap());
+        assert_eq!(
+            groups,
+            sensitivity::measure(&checkpoint, &arch, &text, 640, 0.1, MatmulPrecision::Highest, &NoProgress).unwrap()
+        );
         let losses = Losses { settings: serde_json::Value::Null, groups };
         let choose =
             |limit, embeddings| budget::choose(&losses, &checkpoint, &arch, Container::Folder, limit, embeddings);

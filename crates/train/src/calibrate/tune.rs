@@ -15,6 +15,7 @@ use sherry::io::{ReadMode, Safetensors, TensorInfo};
 use sherry::model::names::{Naming, Part, Role};
 use sherry::model::{ArchConfig, Checkpoint};
 use sherry_kernels::format::{QuadOrder, TensorType};
+use sherry_sgemm::MatmulPrecision;
 
 use super::adam::{Adam, Rates, Weights, fading, schedule};
 use super::block::{LATENT, QuantizedBlock};
@@ -198,9 +199,16 @@ impl Student {
     }
 
     /// Perplexity and divergence on `text`, for the original's hidden states there.
-    pub fn measure(&self, text: &Text, original: Side<'_>, progress: &dyn Progress) -> Result<Measured> {
+    pub fn measure(
+        &self,
+        text: &Text,
+        original: Side<'_>,
+        precision: MatmulPrecision,
+        progress: &dyn Progress,
+    ) -> Result<Measured> {
         let width = self.network.arch.hidden;
         let mut space = self.network.workspace(1, text.length, true);
+        space.set_precision(precision);
         let mut sums = loss::Sums::default();
         let pass = Pass { params: &self.params, lambda: 0.0, progress };
         let targets = targets(text);
@@ -208,7 +216,7 @@ impl Student {
         for ((tokens, targets), hidden) in sequences.zip(original.hidden.chunks_exact(text.length * width)) {
             let student = self.network.side(&self.params, self.network.forward(pass, tokens, &mut space)?);
             let teacher = Side { hidden, ..original };
-            sums = sums.plus(loss::head_loss(student, Some(teacher), targets, &MIX, None, progress)?);
+            sums = sums.plus(loss::head_loss(student, Some(teacher), targets, &MIX, None, precision, progress)?);
         }
         Ok(Measured::of(sums))
     }
@@ -241,6 +249,7 @@ impl Student {
         teacher: &Teacher,
         tuning: &Tuning,
         seed: u64,
+        precision: MatmulPrecision,
         (work, name): (&mut Work, &str),
         progress: &dyn Progress,
         mut done: impl FnMut(&TuneReport),
@@ -255,6 +264,7 @@ impl Student {
         let at_once = if batch.is_multiple_of(2) { 2 } else { 1 };
         let mut space = self.network.workspace(at_once, length, false);
         let mut teachers = teacher.network.forward_workspace(at_once, length);
+        [&mut space, &mut teachers].into_iter().for_each(|space| space.set_precision(precision));
         let mut grads = vec![0.0; self.network.layout.len];
         let mut recent = loss::Sums::default();
         progress.start(

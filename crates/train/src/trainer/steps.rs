@@ -118,7 +118,10 @@ impl<'a> Loop<'a> {
         let separator = trainer.train.separator().filter(|_| batch.document_mask);
         let mut space = trainer.network.workspace(batch.size, batch.length, batch.recompute);
         let mut teacher_space = teacher.map(|teacher| teacher.network.forward_workspace(batch.size, batch.length));
-        [Some(&mut space), teacher_space.as_mut()].into_iter().flatten().for_each(|s| s.mask_documents(separator));
+        [Some(&mut space), teacher_space.as_mut()].into_iter().flatten().for_each(|space| {
+            space.mask_documents(separator);
+            space.set_precision(config.matmul_precision);
+        });
         Ok(Self {
             steps: trainer.total_steps(),
             rate: config.rate(),
