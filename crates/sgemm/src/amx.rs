@@ -128,6 +128,7 @@ pub(crate) fn takes(left: Side, right: Side, inner: usize) -> bool {
 /// # Safety
 /// [`available`]; every place of the three matrices lies in memory that is borrowed for this call, exclusively for `dst`;
 /// [`takes`] these matrices.
+#[allow(clippy::too_many_arguments)] // what goes where, and how
 pub(crate) unsafe fn multiply(
     dst: Destination,
     old: Old,
@@ -373,6 +374,7 @@ enum Rows {
 ///
 /// # Safety
 /// [`available`]; the lines and places may be read.
+#[allow(clippy::too_many_arguments)] // what, which part of it, and how
 unsafe fn pack<'a>(
     packed: &'a mut Vec<Tile>,
     side: Side,
