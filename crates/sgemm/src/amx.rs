@@ -219,6 +219,36 @@ impl Drop for Unit {
 #[repr(C, align(64))]
 struct Block([MaybeUninit<f32>; LINES * LINES]);
 
+/// Runs the instructions of a step, which add products to tiles 0 to 3 and advance `l` and `r`, `steps` times from zeros on, and
+/// writes these tiles to the quarters of `block`.
+macro_rules! add_up {
+    ($block:ident, $left:ident, $right:ident, $steps:ident: $($instruction:literal),* $(,)?) => {
+        asm!(
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "tilezero tmm2",
+            "tilezero tmm3",
+            "2:",
+            $($instruction,)*
+            "dec {steps}",
+            "jnz 2b",
+            "mov {stride}, 128",
+            "tilestored [{out} + {stride}], tmm0",
+            "tilestored [{out} + {stride} + 64], tmm1",
+            "tilestored [{out} + {stride} + 2048], tmm2",
+            "tilestored [{out} + {stride} + 2112], tmm3",
+            l = inout(reg) $left.as_ptr() => _,
+            r = inout(reg) $right.as_ptr() => _,
+            steps = inout(reg) $steps => _,
+            stride = inout(reg) 64usize => _,
+            out = in(reg) $block.0.as_mut_ptr(),
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack),
+        )
+    };
+}
+
 /// The product of two packed strips of the same number of steps.
 ///
 /// # Safety
@@ -226,16 +256,11 @@ struct Block([MaybeUninit<f32>; LINES * LINES]);
 unsafe fn multiply_strips(block: &mut Block, left: &[Tile], right: &[Tile], parts: Parts) {
     let steps = left.len() / parts.tiles();
     assert!(steps > 0 && left.len() == parts.tiles() * steps && right.len() == left.len());
-    if parts == Parts::One {
-        // SAFETY: the loop reads the `2 * steps` tiles of 1 KiB at either pointer, as it advances both by 2 KiB a step, and
-        // the stores write 16 rows of 64 bytes, 128 apart, at the four quarters of the block.
-        return unsafe {
-            asm!(
-                "tilezero tmm0",
-                "tilezero tmm1",
-                "tilezero tmm2",
-                "tilezero tmm3",
-                "2:",
+    // SAFETY: each step reads its 2 or 4 tiles of 1 KiB at either pointer and advances both by as much, so that `steps` of them
+    // read the two slices; the stores write 16 rows of 64 bytes, 128 apart, at the four quarters of the block.
+    unsafe {
+        match parts {
+            Parts::One => add_up!(block, left, right, steps:
                 "tileloadd tmm4, [{l} + {stride}]",
                 "tileloadd tmm6, [{r} + {stride}]",
                 "tileloadd tmm7, [{r} + {stride} + 1024]",
@@ -246,74 +271,35 @@ unsafe fn multiply_strips(block: &mut Block, left: &[Tile], right: &[Tile], part
                 "tdpbf16ps tmm3, tmm5, tmm7",
                 "add {l}, 2048",
                 "add {r}, 2048",
-                "dec {steps}",
-                "jnz 2b",
-                "mov {stride}, 128",
-                "tilestored [{out} + {stride}], tmm0",
-                "tilestored [{out} + {stride} + 64], tmm1",
-                "tilestored [{out} + {stride} + 2048], tmm2",
-                "tilestored [{out} + {stride} + 2112], tmm3",
-                l = inout(reg) left.as_ptr() => _,
-                r = inout(reg) right.as_ptr() => _,
-                steps = inout(reg) steps => _,
-                stride = inout(reg) 64usize => _,
-                out = in(reg) block.0.as_mut_ptr(),
-                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-                options(nostack),
-            )
-        };
-    }
-    // SAFETY: the loop reads the `4 * steps` tiles of 1 KiB at either pointer, as it advances both by 4 KiB a step, and the
-    // stores write 16 rows of 64 bytes, 128 apart, at the four quarters of the block.
-    unsafe {
-        asm!(
-            "tilezero tmm0",
-            "tilezero tmm1",
-            "tilezero tmm2",
-            "tilezero tmm3",
-            "2:",
-            // lo of the left with hi of the right
-            "tileloadd tmm4, [{l} + {stride} + 2048]",
-            "tileloadd tmm6, [{r} + {stride}]",
-            "tileloadd tmm7, [{r} + {stride} + 1024]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tileloadd tmm5, [{l} + {stride} + 3072]",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "tileloadd tmm4, [{l} + {stride}]",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-            // hi with hi
-            "tileloadd tmm5, [{l} + {stride} + 1024]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            "tileloadd tmm6, [{r} + {stride} + 2048]",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-            // hi with lo
-            "tileloadd tmm7, [{r} + {stride} + 3072]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-            "add {l}, 4096",
-            "add {r}, 4096",
-            "dec {steps}",
-            "jnz 2b",
-            "mov {stride}, 128",
-            "tilestored [{out} + {stride}], tmm0",
-            "tilestored [{out} + {stride} + 64], tmm1",
-            "tilestored [{out} + {stride} + 2048], tmm2",
-            "tilestored [{out} + {stride} + 2112], tmm3",
-            l = inout(reg) left.as_ptr() => _,
-            r = inout(reg) right.as_ptr() => _,
-            steps = inout(reg) steps => _,
-            stride = inout(reg) 64usize => _,
-            out = in(reg) block.0.as_mut_ptr(),
-            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-            options(nostack),
-        );
+            ),
+            Parts::Two => add_up!(block, left, right, steps:
+                // lo of the left with hi of the right
+                "tileloadd tmm4, [{l} + {stride} + 2048]",
+                "tileloadd tmm6, [{r} + {stride}]",
+                "tileloadd tmm7, [{r} + {stride} + 1024]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tileloadd tmm5, [{l} + {stride} + 3072]",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tileloadd tmm4, [{l} + {stride}]",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                // hi with hi
+                "tileloadd tmm5, [{l} + {stride} + 1024]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tileloadd tmm6, [{r} + {stride} + 2048]",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                // hi with lo
+                "tileloadd tmm7, [{r} + {stride} + 3072]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "add {l}, 4096",
+                "add {r}, 4096",
+            ),
+        }
     }
 }
 

@@ -177,7 +177,7 @@ fn only_the_result_is_written() -> Outcome {
     dst.fill(0.125);
     let out = MatMut::new(dst, m, n, n + 7);
     matmul_by(MatmulPrecision::High, out, Old::Replace, 1.0, a.view(), b.view(), 1);
-    assert!(dst.chunks(n + 7).flat_map(|row| &row[n..]).all(|x| *x == 0.125) || dst.len() < n);
+    assert!(dst.chunks(n + 7).flat_map(|row| &row[n..]).all(|x| *x == 0.125));
     assert!(dst.chunks(n + 7).all(|row| row[..n].iter().all(|x| *x != 0.125)));
     Ok(())
 }
