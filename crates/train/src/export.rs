@@ -100,7 +100,7 @@ fn packed_form(q: &QuantizerConfig) -> Result<Form, &'static str> {
         Method::Twn => dense(Projection::Twn),
         Method::Tequila if q.tequila == 0.0 => dense(Projection::AbsMean),
         Method::Binary | Method::Lsq | Method::Seq => dense(Projection::Exact),
-        Method::Frozen | Method::Thawed => return Err("its codes come from post-training, not from the trainer"),
+        Method::Codes => return Err("its codes come from post-training, not from the trainer"),
         Method::None => return Err("its weights are not quantized"),
         Method::Dlt => return Err("DLT shifts every group of weights, and packed types hold no shift"),
         Method::Tequila => return Err("Tequila adds a bias to every row, which model files have no place for"),

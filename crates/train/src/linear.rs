@@ -139,7 +139,9 @@ impl Linear {
                 self.quantizer.add_scale_gradient(*part, pass.params, grads, &dy[row..], &y[row..], rows);
                 row += part.rows;
             }
-            return Ok(());
+            if learn == Learn::ScalesAndNorms {
+                return Ok(());
+            }
         }
         if !self.quantizer.learns(learn) {
             return Ok(());

@@ -88,8 +88,8 @@ fn a_block_alone_is_the_block_of_the_network() {
 
 #[test]
 fn what_is_not_to_be_learned_gets_no_gradient() {
-    use Method::{Dlt, Frozen, Lsq, None, Seq, Sherry, Tequila, Thawed};
-    let methods = [None, Sherry, Lsq, Seq, Dlt, Tequila, Frozen, Thawed];
+    use Method::{Codes, Dlt, Lsq, None, Seq, Sherry, Tequila};
+    let methods = [None, Sherry, Lsq, Seq, Dlt, Tequila, Codes];
     for family in FAMILIES {
         let arch = Arc::new(synthetic::tiny(family));
         let (x, dy) = (numbers(BATCH * LENGTH * arch.hidden, 1, 1.0), numbers(BATCH * LENGTH * arch.hidden, 2, 1.0));
@@ -105,8 +105,7 @@ fn what_is_not_to_be_learned_gets_no_gradient() {
                     assert!(all == some && all.iter().any(|g| *g != 0.0), "{family:?} {method:?} {}", tensor.name);
                 } else {
                     assert!(some.iter().all(|g| *g == 0.0), "{family:?} {method:?} {}", tensor.name);
-                    let frozen = method == Frozen;
-                    assert_eq!(all.iter().all(|g| *g == 0.0), frozen, "{family:?} {method:?} {}", tensor.name);
+                    assert!(all.iter().any(|g| *g != 0.0), "{family:?} {method:?} {}", tensor.name);
                 }
             }
         }
@@ -115,12 +114,12 @@ fn what_is_not_to_be_learned_gets_no_gradient() {
 
 /// With the effective weights as parameters of full precision, `da = sum of g w` over the codes `w` of a scale.
 #[test]
-fn scales_of_frozen_codes_get_the_gradients_of_the_effective_weights() {
+fn scales_of_codes_get_the_gradients_of_the_effective_weights() {
     for family in FAMILIES {
         let arch = Arc::new(synthetic::tiny(family));
         let (x, dy) = (numbers(BATCH * LENGTH * arch.hidden, 1, 1.0), numbers(BATCH * LENGTH * arch.hidden, 2, 1.0));
         for scale in [Scale::Row, Scale::Group, Scale::Tensor] {
-            let quantizer = quantizer(Method::Frozen, scale);
+            let quantizer = quantizer(Method::Codes, scale);
             let (block, layout) = Block::alone(Arc::clone(&arch), &quantizer, 0);
             let (full, full_layout) = Block::alone(Arc::clone(&arch), &Quantizer::FULL, 0);
             let params = parameters(&layout, &arch, 5);
@@ -165,14 +164,14 @@ fn a_block_learns_the_outputs_of_another() {
     let x = numbers(BATCH * LENGTH * arch.hidden, 1, 1.0);
     let target = pass(&teacher, &original, Learn::Everything, &x, &x, 0.0).y;
     for (method, learn, share) in
-        [(Method::Sherry, Learn::Everything, 0.5), (Method::Frozen, Learn::ScalesAndNorms, 0.9)]
+        [(Method::Sherry, Learn::Everything, 0.5), (Method::Codes, Learn::ScalesAndNorms, 0.9)]
     {
         let quantizer = quantizer(method, Scale::Row);
         let (block, layout) = Block::alone(Arc::clone(&arch), &quantizer, 0);
         let mut params = original.clone();
         params.resize(layout.len, 0.0);
         for matrix in layout.blocks[0].linears {
-            if method == Method::Frozen {
+            if method == Method::Codes {
                 // Codes and scales of the projection.
                 let mut effective = vec![0.0; matrix.count()];
                 Quantizer { method: Method::Sherry, ..quantizer }.effective(matrix, &original, 0.0, &mut effective);
@@ -205,7 +204,7 @@ fn signs(x: &[f32]) -> Vec<f32> {
 #[test]
 fn a_network_learns_scales_and_norms_alone() {
     let arch = Arc::new(synthetic::tiny(Family::Gemma3));
-    let network = Network::new(Arc::clone(&arch), quantizer(Method::Frozen, Scale::Row));
+    let network = Network::new(Arc::clone(&arch), quantizer(Method::Codes, Scale::Row));
     let params = parameters(&network.layout, &arch, 3);
     let tokens: Vec<u32> = (0..BATCH * LENGTH).map(|i| (i * i * 7 + 3 * i) as u32 % 61).collect();
     let targets: Vec<u32> = tokens.iter().map(|token| (token * 5 + 1) % 61).collect();

@@ -105,7 +105,7 @@ pub struct CalibrateArgs {
     /// Largest relative step of it of scales and norms
     #[arg(long, value_name = "X", default_value_t = 0.004, value_parser = not_negative)]
     reconstruct_rate: f64,
-    /// Largest step of it of a latent weight, in units of the scale, where 3:4-sparse codes are trained too; 0: codes stay
+    /// Largest step of it of a latent weight, in units of the scale, where codes are trained too; 0: codes stay
     #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = not_negative)]
     reconstruct_code_rate: f64,
     /// Strength of the residual path of latent weights at its beginning (Arenas), where codes are trained
@@ -132,7 +132,7 @@ pub struct CalibrateArgs {
     /// Largest relative step of a scale in tuning
     #[arg(long, value_name = "X", default_value_t = 0.008, value_parser = not_negative)]
     tune_rate: f64,
-    /// Tokens on which everything but embedding and head is trained after that, codes too (sherry-1.25); 0: none
+    /// Tokens on which everything but embedding and head is trained after that, codes too; 0: none
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = count)]
     train_tokens: usize,
     /// Sequences per step of it

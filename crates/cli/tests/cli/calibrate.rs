@@ -126,13 +126,12 @@ fn every_type_is_written_as_it_was_fitted() {
     let folder = place.path();
     write_text(&folder.join("text.txt"));
     let types = ["sherry-1.25 --group-size 128", "ternary", "ternary --group-size 64", "steps-2"];
+    let settings = SETTINGS.replace("--tune-tokens 4096", "--tune-tokens 0 --reconstruct-code-rate 0.01");
     for (i, ty) in types.iter().enumerate() {
-        let settings = SETTINGS.replace("--tune-tokens 4096", "--tune-tokens 0").replace("--train-tokens 1024", "");
         let found = run(folder, &format!("calibrate dense out{i} --type {ty} {settings}"));
         assert!(found.code == Some(0) && found.stdout.contains(": as fitted"), "{ty}: {found:?}");
     }
-    let gguf =
-        run(folder, &format!("calibrate dense out.gguf --work out0.calibration --type {} {}", types[0], SETTINGS));
+    let gguf = run(folder, &format!("calibrate dense out.gguf --work out0.calibration --type {} {settings}", types[0]));
     assert!(gguf.code != Some(0) && gguf.stderr.contains("no exact GGUF form"), "{gguf:?}");
     assert!(!folder.join("out.gguf").exists());
 }
@@ -202,6 +201,29 @@ fn a_recipe_is_fitted_written_and_run_in_both_containers() {
         };
         assert_eq!(matrices(types(&fitted)), matrices(types(&plain)), "{out}");
     }
+    // Codes of all types can be trained afterwards.
+    let training = "--train-tokens 2048 --train-batch 4 --train-code-rate 0.05 --quiet";
+    for (out, work) in [("trained", "mixed"), ("trained.gguf", "mixed.gguf")] {
+        let settings = format!("--work {work}.calibration --recipe mixed.json {MIXED} {training}");
+        let trained = |threads: usize| {
+            // Without what it saved it is trained anew.
+            for file in fs::read_dir(folder.join(format!("{work}.calibration"))).unwrap().flatten() {
+                if file.file_name().to_string_lossy().contains("-2048-4-") {
+                    fs::remove_file(file.path()).unwrap();
+                }
+            }
+            let found = run(folder, &format!("calibrate dense {out} --force -t {threads} {settings}"));
+            assert!(found.code == Some(0) && found.stdout.contains(": as fitted"), "{out}: {found:?}");
+            let path = folder.join(out);
+            fs::read(if path.is_dir() { path.join("model.safetensors") } else { path }).unwrap()
+        };
+        assert!(trained(1) == trained(2), "{out}");
+        let report: serde_json::Value =
+            serde_json::from_slice(&fs::read(folder.join(format!("{out}.report.json"))).unwrap()).unwrap();
+        assert_ne!(report["trained"]["divergence"].as_f64().unwrap(), report["tuned"]["divergence"]);
+        let inspected = document(folder, &format!("inspect {out}"));
+        assert_eq!(inspected["sizes"], document(folder, &format!("inspect {work}"))["sizes"]);
+    }
     let held = fs::read_to_string(folder.join("mixed/config.json")).unwrap();
     assert!(held.contains("\"mixed\""), "{held}");
     // Stopped after a block and gone on with: the same bytes.
@@ -220,7 +242,7 @@ fn a_recipe_is_fitted_written_and_run_in_both_containers() {
         &format!("calibrate dense other --work mixed.calibration --recipe other.json {MIXED}"),
         &["'recipe' was", "q4_k", "q6_k"],
     );
-    for options in ["--train-tokens 1024", "--reconstruct 1", "--group-size 64"] {
+    for options in ["--reconstruct 1", "--group-size 64"] {
         refuses(folder, &format!("calibrate dense other --recipe mixed.json {options} {MIXED}"), &["recipe"]);
     }
     fs::write(folder.join("wrong.json"), RECIPE.replace("up_proj", "upp_proj")).unwrap();
@@ -291,7 +313,6 @@ fn what_cannot_be_done_is_said_before_anything_is_computed() {
         ("--data text.txt --adapt-tokens 1000 --adapt-every 0", "--adapt-every"),
         ("--data text.txt --adapt-tokens 1000 --adapt-rate 2", "rate of 2"),
         ("--data text.txt --group-size 100", "whole groups of 100"),
-        ("--data text.txt --type ternary --train-tokens 1024", "3:4-sparse weights only"),
     ] {
         let found = run(folder, &format!("calibrate dense out {options} --quiet"));
         assert!(found.code != Some(0) && found.stderr.contains(problem), "{options}: {found:?}");

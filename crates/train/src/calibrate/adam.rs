@@ -51,8 +51,6 @@ pub(super) struct Adam {
 
 const BETA1: f64 = 0.9;
 const BETA2: f64 = 0.95;
-/// Weights that decide codes go no further from zero: a code that has long been right can still change.
-const FARTHEST: f64 = 1.5;
 /// Numbers that one task works on.
 const TASK: usize = 1 << 14;
 
@@ -80,11 +78,11 @@ impl Adam {
             let squares = &mut self.square[at..at + values.len()];
             at += values.len();
             // Norms may be negative or zero, so that their own size is no unit.
-            let (unit, rate, farthest) = match (tensor.purpose, rates.weights) {
-                (Purpose::Learned, _) => (0.0, rates.scales, f64::INFINITY),
-                (Purpose::Norm, _) => (magnitude(values), rates.scales, f64::INFINITY),
-                (_, Weights::Float(rate)) => (magnitude(values), rate, f64::INFINITY),
-                (_, Weights::Latent(rate)) => (1.0, rate, FARTHEST),
+            let (unit, rate) = match (tensor.purpose, rates.weights) {
+                (Purpose::Learned, _) => (0.0, rates.scales),
+                (Purpose::Norm, _) => (magnitude(values), rates.scales),
+                (_, Weights::Float(rate)) => (magnitude(values), rate),
+                (_, Weights::Latent(rate)) => (1.0, rate),
             };
             let step = Step { rate, first, second };
             let tasks = values.par_chunks_mut(TASK).zip(grads.par_chunks(TASK));
@@ -100,8 +98,7 @@ impl Adam {
                         #[inline(always)]
                         || {
                             let move_one = |w: &mut f32, g: f32, m: &mut f32, v: &mut f32| {
-                                let to = f64::from(*w) - unit * step.by(f64::from(g) * unit, m, v);
-                                *w = to.clamp(-farthest, farthest) as f32;
+                                *w = (f64::from(*w) - unit * step.by(f64::from(g) * unit, m, v)) as f32;
                             };
                             let (values, value_tail) = values.as_chunks_mut::<16>();
                             let (grads, grad_tail) = grads.as_chunks::<16>();
@@ -175,7 +172,7 @@ mod tests {
         let rates = Rates { weights: Weights::Latent(0.02), scales: 0.1 };
         // The first step goes the whole rate, whatever the size of the gradient.
         adam.step(tensors.iter(), &mut params, &[3.0, -1e-4, 7.0, -1e-3, -20.0, 1e-2], rates);
-        let expected = [0.01 * (-0.1f32).exp(), 5.0 * 0.1f32.exp(), -2.0 - 0.3, 4.0 + 0.3, 0.52, -1.5];
+        let expected = [0.01 * (-0.1f32).exp(), 5.0 * 0.1f32.exp(), -2.0 - 0.3, 4.0 + 0.3, 0.52, -1.519];
         for (found, expected) in params.iter().zip(expected) {
             assert!((found / expected - 1.0).abs() < 1e-4, "{params:?}, expected {expected:?}");
         }
@@ -219,7 +216,7 @@ mod tests {
                     let by = rate * (f64::from(mean[i]) / first) / ((f64::from(square[i]) / second).sqrt() + 1e-12);
                     one[i] = match (purpose, weights) {
                         (Purpose::Learned, _) => now * (-by).exp(),
-                        (Purpose::Linear(..), Weights::Latent(_)) => (now - by).clamp(-FARTHEST, FARTHEST),
+                        (Purpose::Linear(..), Weights::Latent(_)) => now - by,
                         _ => now - magnitude * by,
                     } as f32;
                 }

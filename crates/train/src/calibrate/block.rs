@@ -12,7 +12,6 @@ use super::rounding::{
 use super::stream::{BlockWeights, Drift, Layer, Shard};
 use crate::error::Result;
 use crate::layout::Kind;
-use crate::methods::sparse_codes;
 
 /// How weights are rounded.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -62,8 +61,8 @@ pub struct Quantized {
     pub shape: Shape,
     /// Twice the grid value of every weight.
     pub codes: Vec<i8>,
-    /// Weights in units of the scale, times [`LATENT`], that decide 3:4-sparse codes; none of other grids.
-    pub latents: Vec<i8>,
+    /// Weights in units of the scale, times [`LATENT`], that decide codes; none of types whose codes are not chosen one by one.
+    pub latents: Vec<i16>,
     /// f16 values, `rows x groups`; ones of blocks.
     pub scales: Vec<f32>,
     /// What a file of a float or block type holds, in place of codes and scales.
@@ -80,11 +79,10 @@ impl Quantized {
         groups.flat_map(|(codes, scale)| codes.iter().map(move |code| scale * (0.5 * f32::from(*code)))).collect()
     }
 
-    /// Takes trained scales and, where they were trained, codes from latent weights in units of the scale.
-    pub(super) fn learn(&mut self, latents: Option<&[f32]>, scales: &[f32]) {
-        if let Some(latents) = latents {
-            self.codes = sparse_codes(latents).iter().map(|code| (2.0 * code) as i8).collect();
-            self.latents = latents.iter().map(|x| (LATENT * x).round() as i8).collect();
+    /// Takes trained scales and, where they were trained, codes and latent weights.
+    pub(super) fn learn(&mut self, codes: Option<(Vec<i8>, Vec<i16>)>, scales: &[f32]) {
+        if let Some(codes) = codes {
+            (self.codes, self.latents) = codes;
         }
         self.scales = scales.iter().map(|scale| stored_scale(*scale)).collect();
     }
@@ -182,12 +180,12 @@ fn round_map(
         let part = match format {
             Format::Grid(grid) => round_stack(fit, w, cols, &Sharing::none(cols), &[rows], grid, quads, &without),
             Format::Type(ty) => {
-                let (blocks, error) = round_to_type(w, &fit.hessian, &fit.factor, ty, cols, without.effort)?;
+                let (blocks, latents, error) = round_to_type(w, &fit.hessian, &fit.factor, ty, cols, without.effort)?;
                 let shape = Shape { rows, cols, group: cols };
                 let weights = blocks.weights(cols);
                 let blocks = Some(blocks);
-                let linear =
-                    Quantized { shape, codes: Vec::new(), latents: Vec::new(), scales: vec![1.0; rows], blocks };
+                let (latents, scales) = (kept(&latents), vec![1.0; rows]);
+                let linear = Quantized { shape, codes: Vec::new(), latents, scales, blocks };
                 Map { linears: vec![linear], weights, columns: Vec::new(), error }
             }
         };
@@ -211,8 +209,7 @@ fn round_stack(
     rounding: &Rounding,
 ) -> Map {
     let shape = Shape { rows: w.len() / cols, cols, group: rounding.group.unwrap_or(cols) };
-    let is_sparse = grid == Grid::Sparse34;
-    if is_sparse && quads == QuadOrder::Stride16 {
+    if grid == Grid::Sparse34 && quads == QuadOrder::Stride16 {
         // Inputs in the order in which neighbours form quads, and back.
         let (format, scale) = (TernaryFormat::Sherry, ScaleGroup::Row);
         let layout = PackedLayout { format, rows: shape.rows, cols, order: quads, scale };
@@ -229,13 +226,13 @@ fn round_stack(
             order.iter().zip(row).for_each(|(&old, value)| out[old] = *value);
             out
         };
+        let latents: Vec<f32> = rounded.latents(&w, grid, shape).chunks_exact(cols).flat_map(scattered).collect();
         rounded.values = rounded.values.chunks_exact(cols).flat_map(scattered).collect();
         rounded.columns = scattered(&rounded.columns);
-        return Map::of(&rounded, &[], shape, rows);
+        return Map::of(&rounded, &latents, shape, rows);
     }
     let rounded = round(w, &fit.hessian, &fit.factor, sharing, grid, shape, rounding.effort);
-    let latents = if is_sparse { rounded.latents(w, shape) } else { Vec::new() };
-    Map::of(&rounded, &latents, shape, rows)
+    Map::of(&rounded, &rounded.latents(w, grid, shape), shape, rows)
 }
 
 impl Map {
@@ -353,6 +350,11 @@ fn multiply(gains: &mut [f32], factors: &[f32]) {
     gains.iter_mut().zip(factors).for_each(|(gain, factor)| *gain *= factor);
 }
 
+/// What is kept of latent weights.
+fn kept(latents: &[f32]) -> Vec<i16> {
+    latents.iter().map(|x| (LATENT * x).round() as i16).collect()
+}
+
 /// The parts of a stacked matrix.
 fn split(rounded: &Rounded, latents: &[f32], shape: Shape, rows: &[usize]) -> Vec<Quantized> {
     let mut start = 0;
@@ -364,7 +366,7 @@ fn split(rounded: &Rounded, latents: &[f32], shape: Shape, rows: &[usize]) -> Ve
         Quantized {
             shape: Shape { rows, ..shape },
             codes: values.iter().map(|value| (2.0 * value) as i8).collect(),
-            latents: latents.get(at).unwrap_or_default().iter().map(|x| (LATENT * x).round() as i8).collect(),
+            latents: kept(&latents[at]),
             scales: rounded.scales[part.start * shape.groups()..part.end * shape.groups()].to_vec(),
             blocks: None,
         }

@@ -12,6 +12,7 @@ pub mod adapt;
 pub mod block;
 pub mod budget;
 mod knapsack;
+mod latent;
 pub mod moments;
 mod output;
 pub mod own_text;
@@ -382,7 +383,10 @@ fn round_blocks(
         if is_trained {
             let after = streams(&shards);
             let how = &request.reconstruction;
-            let (trained, drifts) = reconstruct(layer, &original, &block, &before, &mut shards, how, request.seed)?;
+            let (trained, drifts) = {
+                let rounded = (&block, &formats);
+                reconstruct(layer, &original, rounded, &before, &mut shards, how, request.seed)?
+            };
             let [fitted, held_out] = drifts.map(|drift| drift.mean());
             report.rounded_errors = Some([report.calibration_error, report.held_out_error]);
             if held_out < report.held_out_error {
@@ -470,7 +474,8 @@ fn finish(
         for (i, (stage, text)) in stages.iter().enumerate().filter(|(_, (stage, _))| stage.tokens > 0) {
             let Tuning { tokens, batch, rate, code_rate, residual } = *stage;
             if i == 1 {
-                student.thaw(work, progress)?;
+                let formats = |index| model.formats(index, request);
+                student.thaw(work, formats, progress)?;
             }
             let (lines, measured) = match i {
                 0 => (&mut report.tuning, &mut report.tuned),

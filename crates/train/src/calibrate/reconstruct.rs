@@ -7,16 +7,16 @@
 
 use std::sync::Arc;
 
-use rayon::prelude::*;
 use sherry::model::names::{Naming, Part, Role};
 use sherry_kernels::format::QuadOrder;
 
 use super::adam::{Adam, Rates, Weights, fading, schedule};
-use super::block::{LATENT, QuantizedBlock};
+use super::block::{Formats, QuantizedBlock};
+use super::latent::Latents;
 use super::stream::{BlockWeights, Drift, Layer, Shard};
 use crate::block::{Block, Buffers, Kept};
 use crate::error::Result;
-use crate::layout::{Layout, Learn, Purpose, Tensor};
+use crate::layout::{Kind, Layout, Learn, Purpose, Tensor};
 use crate::linear::Pass;
 use crate::methods::{Method, Quantizer, Scale};
 use crate::rng::Rng;
@@ -30,7 +30,7 @@ pub struct Reconstruction {
     pub batch: usize,
     /// Largest relative step of scales and norms.
     pub rate: f64,
-    /// Largest step of a latent weight that decides 3:4-sparse codes, in units of the scale; 0: codes stay.
+    /// Largest step of a latent weight that decides a code, in units of the scale; 0: codes stay.
     pub code_rate: f64,
     /// Where codes do not stay: strength of the residual path at the beginning, which falls to zero over half of the steps.
     pub residual: f32,
@@ -46,8 +46,9 @@ struct Training<'a> {
     layer: Layer<'a>,
     block: Block,
     layout: Layout,
-    learn: Learn,
     params: Vec<f32>,
+    /// What decides codes that are learned; none where all stay.
+    latents: Latents,
     /// What the residual stream of the quantized model was before the block, per shard.
     before: &'a [Vec<f32>],
     kept: Kept,
@@ -55,7 +56,7 @@ struct Training<'a> {
     batch: usize,
 }
 
-/// Trains `block`, the rounded form of `original`, on the shards that are not held out: they hold the original's stream after
+/// Trains `block`, the rounded form of `original` of these formats, on the shards that are not held out: they hold the original's stream after
 /// the block, `before` the quantized one's before it. Returns the block and how far the streams are apart after it (on text
 /// fitted to and held out); the quantized streams of the shards follow.
 ///
@@ -64,7 +65,7 @@ struct Training<'a> {
 pub fn reconstruct(
     layer: Layer<'_>,
     original: &BlockWeights,
-    block: &QuantizedBlock,
+    (block, formats): (&QuantizedBlock, &Formats),
     before: &[Vec<f32>],
     shards: &mut [Shard],
     how: &Reconstruction,
@@ -78,9 +79,8 @@ pub fn reconstruct(
         .flat_map(|(i, shard)| (0..shard.original.len() / width).map(move |at| (i, at)))
         .collect();
     let batch = how.batch.clamp(1, places.len().max(1));
-    let moves = how.code_rate > 0.0 && block.linears.iter().all(|linear| !linear.latents.is_empty());
-    let learn = if moves { Learn::Blocks } else { Learn::ScalesAndNorms };
-    let mut training = Training::new(layer, original, block, before, batch, learn);
+    let formats = (how.code_rate > 0.0).then_some(formats);
+    let mut training = Training::new(layer, original, (block, formats), before, batch);
     let learned = training.learned();
     let mut adam = Adam::new(learned.iter().map(|tensor| tensor.range().len()).sum());
     let mut grads = vec![0.0; training.layout.len];
@@ -94,11 +94,16 @@ pub fn reconstruct(
         let chosen: Vec<_> = order.drain(..batch).map(|i| places[i as usize]).collect();
         let lambda = fading(how.residual, step, steps);
         grads.fill(0.0);
-        training.gradients(&chosen, shards, lambda, &mut grads)?;
+        training.latents.apply(lambda, &mut training.params);
+        training.gradients(&chosen, shards, &mut grads)?;
         let rates = Rates { weights: Weights::Latent(how.code_rate), scales: how.rate }.times(schedule(step, steps));
-        adam.step(learned.iter(), &mut training.params, &grads, rates);
+        training.latents.step(&mut training.params, &mut grads, |params, grads| {
+            adam.step(learned.iter(), params, grads, rates);
+        });
     }
-    training.settle();
+    // As they are kept, so that codes are those that follow from the file.
+    training.latents.round();
+    training.latents.apply(0.0, &mut training.params);
     let drifts = training.advance(shards)?;
     Ok((training.quantized(block), drifts))
 }
@@ -107,16 +112,15 @@ impl<'a> Training<'a> {
     fn new(
         layer: Layer<'a>,
         original: &BlockWeights,
-        quantized: &QuantizedBlock,
+        (quantized, formats): (&QuantizedBlock, Option<&Formats>),
         before: &'a [Vec<f32>],
         batch: usize,
-        learn: Learn,
     ) -> Self {
         let arch = layer.arch;
         let shape = quantized.linears[0].shape;
         let group = (shape.group < shape.cols).then_some(shape.group);
         let quantizer = Quantizer {
-            method: if learn == Learn::Blocks { Method::Thawed } else { Method::Frozen },
+            method: Method::Codes,
             scale: if group.is_some() { Scale::Group } else { Scale::Row },
             group_size: group.unwrap_or(0),
             quads: QuadOrder::Contiguous,
@@ -131,12 +135,8 @@ impl<'a> Training<'a> {
             };
             let gains = match (part, tensor.purpose, &original.qk_norms) {
                 (_, Purpose::Linear(_, kind), _) => {
-                    let linear = &quantized.linears[kind as usize];
-                    let (values, one) = match learn {
-                        Learn::Blocks => (&linear.latents, LATENT),
-                        _ => (&linear.codes, 2.0),
-                    };
-                    out.iter_mut().zip(values).for_each(|(out, value)| *out = f32::from(*value) / one);
+                    let codes = &quantized.linears[kind as usize].codes;
+                    out.iter_mut().zip(codes).for_each(|(out, code)| *out = 0.5 * f32::from(*code));
                     continue;
                 }
                 (Part::AttnNorm, ..) => &quantized.attn_norm,
@@ -149,11 +149,16 @@ impl<'a> Training<'a> {
             };
             out.copy_from_slice(&quantized.norm_weights(arch, gains));
         }
-        for (matrix, linear) in layout.blocks[0].linears.iter().zip(&quantized.linears) {
+        let mut latents = Latents::default();
+        for (kind, linear) in Kind::ALL.into_iter().zip(&quantized.linears) {
+            let matrix = layout.blocks[0].linears[kind as usize];
             params[matrix.learned..][..linear.scales.len()].copy_from_slice(&linear.scales);
+            if let Some(formats) = formats {
+                latents.add(linear, kind, formats, matrix);
+            }
         }
         let (kept, buffers) = (block.kept(batch, layer.length), block.buffers(batch, layer.length));
-        Self { layer, block, layout, learn, params, before, kept, buffers, batch }
+        Self { layer, block, layout, params, latents, before, kept, buffers, batch }
     }
 
     /// What a quantized block holds.
@@ -162,20 +167,21 @@ impl<'a> Training<'a> {
         let norms = [&places.attn_norm, &places.ffn_norm];
         let is_held = |tensor: &&Tensor| match tensor.purpose {
             Purpose::Norm => norms.contains(&&tensor.range()),
-            purpose => self.learn.includes(purpose),
+            Purpose::Learned => true,
+            _ => self.latents.of(tensor).is_some(),
         };
         self.layout.tensors.iter().filter(is_held).cloned().collect()
     }
 
     /// Adds the gradients of the mean over tokens of the squared distance between the streams after the block, in units of the
     /// original's mean square, for the sequences `chosen` (shard and place in it).
-    fn gradients(&mut self, chosen: &[(usize, usize)], shards: &[Shard], lambda: f32, grads: &mut [f32]) -> Result<()> {
+    fn gradients(&mut self, chosen: &[(usize, usize)], shards: &[Shard], grads: &mut [f32]) -> Result<()> {
         let hidden = self.layer.arch.hidden;
         let width = self.layer.length * hidden;
         let part = |at: usize| at * width..(at + 1) * width;
         let x: Vec<f32> = chosen.iter().flat_map(|(shard, at)| &self.before[*shard][part(*at)]).copied().collect();
         let mut d = vec![0.0; x.len()];
-        let pass = Pass { params: &self.params, lambda, progress: self.layer.progress };
+        let pass = Pass { params: &self.params, lambda: 0.0, progress: self.layer.progress };
         self.block.forward(pass, &x, &mut d, &mut self.kept, &mut self.buffers)?;
         let targets = chosen.iter().flat_map(|(shard, at)| shards[*shard].original[part(*at)].chunks_exact(hidden));
         let tokens = (x.len() / hidden) as f32;
@@ -184,18 +190,9 @@ impl<'a> Training<'a> {
             let factor = 2.0 / (square * tokens);
             d.iter_mut().zip(target).for_each(|(d, target)| *d = factor * (*d - target));
         }
-        self.block.backward(pass, self.learn, &x, &mut d, grads, &mut self.kept, &mut self.buffers, None)?;
+        let learn = if self.latents.is_empty() { Learn::ScalesAndNorms } else { Learn::Blocks };
+        self.block.backward(pass, learn, &x, &mut d, grads, &mut self.kept, &mut self.buffers, None)?;
         Ok(())
-    }
-
-    /// Makes latent weights what a file keeps of them, so that the codes are those that follow from the file.
-    fn settle(&mut self) {
-        if self.learn != Learn::Blocks {
-            return;
-        }
-        for tensor in self.layout.tensors.iter().filter(|tensor| matches!(tensor.purpose, Purpose::Linear(..))) {
-            self.params[tensor.range()].par_iter_mut().for_each(|x| *x = (LATENT * *x).round() / LATENT);
-        }
     }
 
     /// Takes the quantized streams of all shards through the block and measures.
@@ -226,8 +223,7 @@ impl<'a> Training<'a> {
         let mut block = rounded.clone();
         let places = &self.layout.blocks[0];
         for (matrix, linear) in places.linears.iter().zip(&mut block.linears) {
-            let latents = (self.learn == Learn::Blocks).then(|| matrix.slice(&self.params));
-            linear.learn(latents, &self.params[matrix.learned..][..linear.scales.len()]);
+            linear.learn(self.latents.learned(*matrix), &self.params[matrix.learned..][..linear.scales.len()]);
         }
         let plus = if self.layer.arch.norm_plus_one { 1.0 } else { 0.0 };
         let gains = |range: &std::ops::Range<usize>| self.params[range.clone()].iter().map(|w| w + plus).collect();

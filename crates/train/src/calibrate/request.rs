@@ -17,7 +17,6 @@ use super::adapt::Adaptation;
 use super::block::Rounding;
 use super::budget::Limit;
 use super::reconstruct::Reconstruction;
-use super::rounding::Grid;
 use super::text::Text;
 use super::tune::Tuning;
 use crate::error::Result;
@@ -114,19 +113,13 @@ pub(super) fn check(request: &Request, arch: &ArchConfig) -> Result<()> {
         );
     }
     if request.types != Types::Alike {
-        let trains = request.training.tokens > 0 || request.reconstruction.epochs > 0;
-        if trains || request.rounding.group.is_some() {
+        if request.reconstruction.epochs > 0 || request.rounding.group.is_some() {
             return invalid(
-                "a recipe or a budget goes with scales per row, and with tuning of scales and norms alone: neither \
-                 --group-size nor --reconstruct nor --train-tokens"
+                "a recipe or a budget goes with scales per row, and with training of all blocks together: neither \
+                 --group-size nor --reconstruct"
                     .to_owned(),
             );
         }
-    }
-    let trains_codes =
-        request.training.tokens > 0 || (request.reconstruction.epochs > 0 && request.reconstruction.code_rate > 0.0);
-    if trains_codes && request.rounding.grid != Grid::Sparse34 {
-        return invalid("codes can be trained of 3:4-sparse weights only".to_owned());
     }
     for (what, share) in [("own", request.own_text), ("spaced", request.spaced_text)] {
         if !(0.0..=1.0).contains(&share) {
@@ -139,8 +132,11 @@ pub(super) fn check(request: &Request, arch: &ArchConfig) -> Result<()> {
     // Both streams, the inputs of the map in work, and the networks of tuning: the original, the quantized one, its gradients.
     let tokens = request.tokens.saturating_add(request.held_out) as f64;
     let width = 2 * arch.hidden + arch.ffn.max(arch.q_dim());
-    // Adaptation: weights, gradients and two means; the original's last hidden states.
-    let (models, width) = if request.adaptation.tokens > 0 { (4.0, width + arch.hidden) } else { (3.0, width) };
+    // Training of codes: latent weights and two means besides. Adaptation: weights, gradients and two means; the original's last
+    // hidden states.
+    let models = if request.training.tokens > 0 { 6.0 } else { 3.0 };
+    let (models, width) =
+        if request.adaptation.tokens > 0 { (f64::max(models, 4.0), width + arch.hidden) } else { (models, width) };
     let needed = 4.0 * (tokens * width as f64 + models * arch.parameters() as f64) + SUMS as f64;
     if let Some(available) = sherry::available_memory().filter(|available| needed > *available as f64) {
         let gib = |bytes: f64| bytes / f64::from(1 << 30);

@@ -256,7 +256,7 @@ fn rounded(w: &[f32], fit: &Fit, cols: usize, ty: MatrixType) -> Option<(Vec<f32
             Some((rounded.weights(shape), rounded.error))
         }
         Format::Type(ty) => {
-            let (blocks, error) = round_to_type(w, &fit.hessian, &fit.factor, ty, cols, EFFORT)?;
+            let (blocks, _, error) = round_to_type(w, &fit.hessian, &fit.factor, ty, cols, EFFORT)?;
             Some((blocks.weights(cols), error))
         }
     }

@@ -257,7 +257,8 @@ fn reconstruction_brings_the_streams_of_a_block_together() {
             // No step: the latent weights give the rounded block.
             let rounded = shards.clone();
             let how = Reconstruction { epochs: 0, batch: 8, rate: 0.004, code_rate: 0.0, residual: 0.0 };
-            let (same, drifts) = reconstruct(layer, &original, &block, &before, &mut shards, &how, 1).unwrap();
+            let (same, drifts) =
+                reconstruct(layer, &original, (&block, &formats), &before, &mut shards, &how, 1).unwrap();
             assert_eq!(same, block);
             let close = |a: f64, b: f64| (a / b - 1.0).abs() < 2e-3;
             assert!(close(drifts[0].mean(), report.calibration_error), "{drifts:?} {report:?}");
@@ -267,7 +268,8 @@ fn reconstruction_brings_the_streams_of_a_block_together() {
             }
             for (code_rate, residual) in [(0.0, 0.0), (0.05, 0.0), (0.05, 0.3)] {
                 let how = Reconstruction { epochs: 6, code_rate, residual, ..how };
-                let (trained, drifts) = reconstruct(layer, &original, &block, &before, &mut shards, &how, 1).unwrap();
+                let (trained, drifts) =
+                    reconstruct(layer, &original, (&block, &formats), &before, &mut shards, &how, 1).unwrap();
                 let share = drifts[0].mean() / report.calibration_error;
                 assert_eq!(trained.linears[0].codes == block.linears[0].codes, code_rate == 0.0);
                 // Codes that leave the optimum of rounding need more text than this to become better.

@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use sherry::Progress;
@@ -18,7 +17,8 @@ use sherry_kernels::format::{QuadOrder, TensorType};
 use sherry_sgemm::MatmulPrecision;
 
 use super::adam::{Adam, Rates, Weights, fading, schedule};
-use super::block::{LATENT, QuantizedBlock};
+use super::block::{Formats, QuantizedBlock};
+use super::latent::Latents;
 use super::rounding::Blocks;
 use super::text::Text;
 use super::work::Work;
@@ -42,7 +42,7 @@ pub struct Tuning {
     pub batch: usize,
     /// Largest relative step of scales and norms.
     pub rate: f64,
-    /// Largest step of a latent weight that decides 3:4-sparse codes, in units of the scale; 0: codes stay.
+    /// Largest step of a latent weight that decides a code, in units of the scale; 0: codes stay.
     pub code_rate: f64,
     /// Where codes do not stay: strength of the residual path (Arenas) at the beginning, which falls to zero over half of the
     /// steps.
@@ -89,31 +89,31 @@ impl Teacher {
     }
 }
 
-/// The quantized model as a network: scales and norms can be learned and, once [thawed](Student::thaw), codes.
+/// The quantized model as a network of codes and scales: scales and norms can be learned and, once [thawed](Student::thaw),
+/// codes.
 pub(super) struct Student {
     network: Network,
     params: Vec<f32>,
     /// Linear layers of float and block types, by block and [`Kind`]. Their scales learn as factors of whole rows, ones when
     /// nothing is in training.
     blocks: BTreeMap<(usize, usize), Blocks>,
-}
-
-fn what(network: &Network) -> Learn {
-    if network.quantizer.method == Method::Thawed { Learn::Blocks } else { Learn::ScalesAndNorms }
-}
-
-/// What is learned.
-fn learned(network: &Network) -> impl Iterator<Item = &Tensor> {
-    let learn = what(network);
-    network.layout.tensors.iter().filter(move |tensor| learn.includes(tensor.purpose))
+    /// What decides codes that are learned; none where all stay.
+    latents: Latents,
 }
 
 impl Student {
+    /// What is learned.
+    fn learned(&self) -> Vec<Tensor> {
+        let is_learned =
+            |tensor: &&Tensor| Learn::ScalesAndNorms.includes(tensor.purpose) || self.latents.of(tensor).is_some();
+        self.network.layout.tensors.iter().filter(is_learned).cloned().collect()
+    }
+
     /// The model after rounding.
     pub fn new(model: Model<'_>, work: &Work, group: Option<usize>, progress: &dyn Progress) -> Result<Self> {
         let arch = model.arch;
         let quantizer = Quantizer {
-            method: Method::Frozen,
+            method: Method::Codes,
             scale: if group.is_some() { Scale::Group } else { Scale::Row },
             group_size: group.unwrap_or(0),
             quads: QuadOrder::Contiguous,
@@ -162,7 +162,7 @@ impl Student {
                 params[matrix.learned..][..linear.scales.len()].copy_from_slice(&linear.scales);
             }
         }
-        Ok(Self { network, params, blocks })
+        Ok(Self { network, params, blocks, latents: Latents::default() })
     }
 
     /// What a file holds of the linear layer `kind` of block `layer`, where that is of a float or block type.
@@ -170,10 +170,13 @@ impl Student {
         self.blocks.get(&(layer, kind as usize))
     }
 
-    /// Puts the factors of rows that were learned into the scales of their blocks, as nearly as those hold them.
+    /// Makes everything what a file holds: codes without a residual path, and factors of rows that were learned in the scales of
+    /// their blocks, as nearly as those hold them.
     fn settle(&mut self) {
+        self.latents.apply(0.0, &mut self.params);
         for (&(layer, kind), blocks) in &mut self.blocks {
             let matrix = self.network.layout.blocks[layer].linears[kind];
+            self.latents.pack(matrix, blocks);
             let factors = &mut self.params[matrix.learned..][..matrix.rows];
             blocks.scale_rows(factors);
             factors.fill(1.0);
@@ -183,18 +186,17 @@ impl Student {
     }
 
     /// Lets codes follow latent weights, from those on that rounding or reconstruction has left. Scales and norms stay as they
-    /// are.
-    pub fn thaw(&mut self, work: &Work, progress: &dyn Progress) -> Result<()> {
-        let quantizer = Quantizer { method: Method::Thawed, ..self.network.quantizer };
-        let network = Network::new(Arc::clone(&self.network.arch), quantizer);
-        for (layer, places) in network.layout.blocks.iter().enumerate() {
-            let block = work.block(&network.arch, layer, progress)?;
-            for (matrix, linear) in places.linears.iter().zip(&block.linears) {
-                let weights = &mut self.params[matrix.weights..][..matrix.count()];
-                weights.iter_mut().zip(&linear.latents).for_each(|(w, latent)| *w = f32::from(*latent) / LATENT);
+    /// are. `formats` says what the matrices of a block are.
+    pub fn thaw(&mut self, work: &Work, formats: impl Fn(usize) -> Formats, progress: &dyn Progress) -> Result<()> {
+        for (layer, places) in self.network.layout.blocks.iter().enumerate() {
+            let mut block = work.block(&self.network.arch, layer, progress)?;
+            for (kind, linear) in Kind::ALL.into_iter().zip(&mut block.linears) {
+                if let Some(tuned) = self.blocks.get(&(layer, kind as usize)) {
+                    linear.blocks = Some(tuned.clone());
+                }
+                self.latents.add(linear, kind, &formats(layer), places.linears[kind as usize]);
             }
         }
-        self.network = network;
         Ok(())
     }
 
@@ -266,6 +268,8 @@ impl Student {
         let mut teachers = teacher.network.forward_workspace(at_once, length);
         [&mut space, &mut teachers].into_iter().for_each(|space| space.set_precision(precision));
         let mut grads = vec![0.0; self.network.layout.len];
+        let learned = self.learned();
+        let learn = if self.latents.is_empty() { Learn::ScalesAndNorms } else { Learn::Blocks };
         let mut recent = loss::Sums::default();
         progress.start(
             if tuning.code_rate > 0.0 { "train" } else { "tune scales and norms" },
@@ -273,8 +277,9 @@ impl Student {
         );
         while state.step < steps {
             let lambda = fading(tuning.residual, state.step + 1, steps);
+            self.latents.apply(lambda, &mut self.params);
             let mut sums = loss::Sums::default();
-            learned(&self.network).for_each(|tensor| grads[tensor.range()].fill(0.0));
+            grads.fill(0.0);
             for _ in 0..batch / at_once {
                 let mut tokens = Vec::new();
                 for _ in 0..at_once {
@@ -289,8 +294,7 @@ impl Student {
                     mix: &MIX,
                     scale: 1.0 / (batch * (length - 1)) as f32,
                 };
-                let pass = Pass { params: &self.params, lambda, progress };
-                let learn = what(&self.network);
+                let pass = Pass { params: &self.params, lambda: 0.0, progress };
                 sums = sums.plus(self.network.train(pass, examples, learn, &mut grads, &mut space, None)?);
             }
             recent = recent.plus(sums);
@@ -303,7 +307,9 @@ impl Student {
             }
             let rates = Rates { weights: Weights::Latent(tuning.code_rate), scales: tuning.rate }
                 .times(schedule(state.step + 1, steps));
-            state.step(learned(&self.network), &mut self.params, &grads, rates);
+            self.latents.step(&mut self.params, &mut grads, |params, grads| {
+                state.step(learned.iter(), params, grads, rates);
+            });
             if state.step % REPORT_EVERY == 0 || state.step == steps {
                 let divergence = recent.divergence / recent.tokens.max(1) as f64;
                 done(&TuneReport { step: state.step, tokens: state.step * (batch * length) as u64, divergence });
@@ -327,13 +333,14 @@ impl Student {
             shape: vec![len],
             bytes: 4 * len,
         };
-        let mut plan: Vec<TensorInfo> =
-            learned(&self.network).map(|tensor| info(&tensor.name, tensor.range().len())).collect();
+        let learned = self.learned();
+        let mut plan: Vec<TensorInfo> = learned.iter().map(|tensor| info(&tensor.name, tensor.range().len())).collect();
         plan.extend([info(MEAN, state.mean.len()), info(SQUARE, state.square.len())]);
         let metadata = BTreeMap::from([(STEP.to_owned(), state.step.to_string())]);
         let mut writer = Writer::create(path, &plan, &metadata)?;
-        for tensor in learned(&self.network) {
-            write_floats(&mut writer, &tensor.name, &self.params[tensor.range()])?;
+        for tensor in &learned {
+            let values = self.latents.of(tensor).unwrap_or(&self.params[tensor.range()]);
+            write_floats(&mut writer, &tensor.name, values)?;
         }
         write_floats(&mut writer, MEAN, &state.mean)?;
         write_floats(&mut writer, SQUARE, &state.square)?;
@@ -341,7 +348,7 @@ impl Student {
     }
 
     fn start(&self) -> Adam {
-        let count = learned(&self.network).map(|tensor| tensor.range().len()).sum();
+        let count = self.learned().iter().map(|tensor| tensor.range().len()).sum();
         Adam::new(count)
     }
 
@@ -349,9 +356,13 @@ impl Student {
         let mut state = self.start();
         let count = state.mean.len();
         let source = Safetensors::open(path, ReadMode::Map)?;
-        for tensor in learned(&self.network) {
+        for tensor in &self.learned() {
             let range = tensor.range();
-            read_floats(&source, &tensor.name, &[range.len()], &mut self.params[range], progress)?;
+            let values = match self.latents.of_mut(tensor) {
+                Some(latents) => latents,
+                None => &mut self.params[range.clone()],
+            };
+            read_floats(&source, &tensor.name, &[range.len()], values, progress)?;
         }
         read_floats(&source, MEAN, &[count], &mut state.mean, progress)?;
         read_floats(&source, SQUARE, &[count], &mut state.square, progress)?;

@@ -239,6 +239,8 @@ fn write_block(path: &Path, block: &QuantizedBlock) -> Result<()> {
     let mut plan = Vec::new();
     let mut types = BTreeMap::new();
     for (kind, linear) in Kind::ALL.into_iter().zip(&block.linears) {
+        let (name, bytes) = (format!("{}{}", kind.name(), SUFFIXES[3]), 2 * linear.latents.len());
+        plan.push(TensorInfo { name, ty: TensorType::U8, bytes, shape: vec![bytes] });
         if let Some(Blocks { ty, bytes }) = &linear.blocks {
             types.insert(kind.name().to_owned(), ty.name().to_owned());
             let (name, bytes) = (format!("{}{BLOCKS}", kind.name()), bytes.len());
@@ -248,9 +250,6 @@ fn write_block(path: &Path, block: &QuantizedBlock) -> Result<()> {
         let shape = vec![linear.shape.rows, linear.shape.cols];
         let name = format!("{}{}", kind.name(), SUFFIXES[0]);
         plan.push(TensorInfo { name, ty: TensorType::U8, bytes: linear.codes.len(), shape });
-        let name = format!("{}{}", kind.name(), SUFFIXES[3]);
-        let bytes = linear.latents.len();
-        plan.push(TensorInfo { name, ty: TensorType::U8, bytes, shape: vec![bytes] });
         let shape = vec![linear.shape.rows, linear.shape.groups()];
         plan.push(floats(format!("{}{}", kind.name(), SUFFIXES[1]), shape));
     }
@@ -260,14 +259,14 @@ fn write_block(path: &Path, block: &QuantizedBlock) -> Result<()> {
     plan.extend(vectors.iter().map(|(name, values)| floats(name.clone(), vec![values.len()])));
     let mut writer = Writer::create(path, &plan, &types)?;
     for (kind, linear) in Kind::ALL.into_iter().zip(&block.linears) {
+        let latents: Vec<u8> = linear.latents.iter().flat_map(|latent| latent.to_le_bytes()).collect();
+        writer.write(&format!("{}{}", kind.name(), SUFFIXES[3]), &latents)?;
         if let Some(blocks) = &linear.blocks {
             writer.write(&format!("{}{BLOCKS}", kind.name()), &blocks.bytes)?;
             continue;
         }
-        for (suffix, values) in [(SUFFIXES[0], &linear.codes), (SUFFIXES[3], &linear.latents)] {
-            let bytes: Vec<u8> = values.iter().map(|value| value.cast_unsigned()).collect();
-            writer.write(&format!("{}{suffix}", kind.name()), &bytes)?;
-        }
+        let codes: Vec<u8> = linear.codes.iter().map(|code| code.cast_unsigned()).collect();
+        writer.write(&format!("{}{}", kind.name(), SUFFIXES[0]), &codes)?;
         checkpoint::write_floats(&mut writer, &format!("{}{}", kind.name(), SUFFIXES[1]), &linear.scales)?;
     }
     for (name, values) in vectors {
@@ -288,6 +287,14 @@ fn read_block(path: &Path, arch: &ArchConfig, progress: &dyn Progress) -> Result
         let (codes_name, scales_name) =
             (format!("{}{}", kind.name(), SUFFIXES[0]), format!("{}{}", kind.name(), SUFFIXES[1]));
         let [rows, cols] = kind.shape(arch);
+        let latents_name = format!("{}{}", kind.name(), SUFFIXES[3]);
+        let bytes = source.data(&latents_name)?;
+        let (latents, rest) = bytes.as_chunks::<2>();
+        let is_whole = rest.is_empty() && [0, rows * cols].contains(&latents.len());
+        let latents: Vec<i16> = latents.iter().map(|bytes| i16::from_le_bytes(*bytes)).collect();
+        if !is_whole {
+            return Err(wrong(&latents_name));
+        }
         if let Some(ty) = source.metadata().get(kind.name()) {
             let name = format!("{}{BLOCKS}", kind.name());
             let ty = TensorType::ALL.into_iter().find(|known| known.name() == ty && known.is_dequantizable());
@@ -297,16 +304,11 @@ fn read_block(path: &Path, arch: &ArchConfig, progress: &dyn Progress) -> Result
                 return Err(wrong(&name));
             }
             let (shape, blocks) = (Shape { rows, cols, group: cols }, Some(Blocks { ty, bytes }));
-            return Ok(Quantized { shape, codes: Vec::new(), latents: Vec::new(), scales: vec![1.0; rows], blocks });
+            return Ok(Quantized { shape, codes: Vec::new(), latents, scales: vec![1.0; rows], blocks });
         }
         let info = source.find(&codes_name).filter(|info| info.ty == TensorType::U8 && info.shape == [rows, cols]);
         info.ok_or_else(|| wrong(&codes_name))?;
         let codes = source.data(&codes_name)?.iter().map(|byte| byte.cast_signed()).collect();
-        let latents_name = format!("{}{}", kind.name(), SUFFIXES[3]);
-        let latents: Vec<i8> = source.data(&latents_name)?.iter().map(|byte| byte.cast_signed()).collect();
-        if !latents.is_empty() && latents.len() != rows * cols {
-            return Err(wrong(&latents_name));
-        }
         let groups = source.find(&scales_name).and_then(|info| info.shape.get(1).copied());
         let groups = groups.filter(|groups| *groups > 0 && cols % groups == 0).ok_or_else(|| wrong(&scales_name))?;
         let mut scales = vec![0.0; rows * groups];

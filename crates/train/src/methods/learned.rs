@@ -1,9 +1,8 @@
 //! Projections with learned scales. Each works on one scale group; gradients return the sums for the learned numbers.
 
-use sherry_kernels::format::QuadOrder;
 use sherry_kernels::plain::nearest as round;
 
-use super::{projection, stored};
+use super::stored;
 use crate::simd;
 
 /// Scales below this are lifted to it, as in the published code.
@@ -26,34 +25,21 @@ pub(super) fn used(scale: f32) -> f32 {
 
 /// `a * w`: the weights are codes.
 #[inline(always)]
-pub(super) fn frozen(w: &[f32], out: &mut [f32], scale: f32) {
+pub(super) fn codes(w: &[f32], out: &mut [f32], scale: f32) {
     let a = used(scale);
     for (w, out) in w.iter().zip(out) {
         *out = a * w;
     }
 }
 
-/// `a * T`, the codes `T` of a 3:4 projection of `w`.
+/// Weights pass `a g`; `da = sum g w`.
 #[inline(always)]
-pub(super) fn thawed(w: &[f32], out: &mut [f32], quads: QuadOrder, scale: f32) {
+pub(super) fn codes_gradient(w: &[f32], g: &[f32], dw: &mut [f32], scale: f32) -> f32 {
     let a = used(scale);
-    projection::codes(w, out, quads);
-    out.iter_mut().for_each(|t| *t *= a);
-}
-
-/// With `y = a (T + lambda w)`, weights pass `a g (1 + lambda)`; `da = sum g (T + lambda w)`.
-#[inline(always)]
-pub(super) fn thawed_gradient(w: &[f32], g: &[f32], dw: &mut [f32], quads: QuadOrder, scale: f32, lambda: f32) -> f32 {
-    let a = used(scale);
-    let mut codes = vec![0.0; w.len()];
-    projection::codes(w, &mut codes, quads);
-    for (t, w) in codes.iter_mut().zip(w) {
-        *t += lambda * w;
-    }
     for (g, dw) in g.iter().zip(dw) {
-        *dw += a * (g + lambda * g);
+        *dw += a * g;
     }
-    simd::dot(&codes, g)
+    simd::dot(w, g)
 }
 
 /// `a * clip(round(w / a), -1, 1)`.

@@ -41,21 +41,16 @@ pub enum Method {
     Dlt,
     /// Tequila (arXiv 2509.23809): AbsMean, the weights it zeroes add up to a small bias of their row.
     Tequila,
-    /// Codes that stay as they are, times a learned scale: the weights hold the codes. For post-training; no choice of a
-    /// configuration.
+    /// Codes times a learned scale: the weights hold the codes. For post-training; no choice of a configuration.
     #[serde(skip)]
-    Frozen,
-    /// 3:4-sparse codes times a learned scale: the weights, in units of the scale, decide the codes as in
-    /// [`Sherry`](Self::Sherry). For post-training; no choice of a configuration.
-    #[serde(skip)]
-    Thawed,
+    Codes,
 }
 
 impl Method {
     /// Learned numbers beside each weight matrix: suffixes of their names.
     pub fn learned(self) -> &'static [&'static str] {
         match self {
-            Self::Lsq | Self::Seq | Self::Frozen | Self::Thawed => &["scale"],
+            Self::Lsq | Self::Seq | Self::Codes => &["scale"],
             Self::Dlt => &["scale", "shift"],
             _ => &[],
         }
@@ -140,11 +135,12 @@ pub(crate) fn stored(scale: f32) -> f32 {
     f16_to_f32(f32_to_f16(scale))
 }
 
-/// Codes of a 3:4-sparse matrix, -1, 0 and 1, whatever the scale of `w`.
-pub(crate) fn sparse_codes(w: &[f32]) -> Vec<f32> {
-    let mut codes = vec![0.0; w.len()];
-    projection::codes(w, &mut codes, QuadOrder::Contiguous);
-    codes
+/// Writes the codes of 3:4-sparse weights, -1, 0 and 1, whatever their scale.
+pub(crate) fn sparse_codes(w: &[f32], quads: QuadOrder, out: &mut [f32]) {
+    simd::with(
+        #[inline(always)]
+        || projection::codes(w, out, quads),
+    );
 }
 
 /// Weights that one task works on, at least.
@@ -172,8 +168,8 @@ impl Quantizer {
     /// Why matrices of `cols` inputs cannot be quantized so; `None` when they can.
     pub fn problem(&self, cols: usize) -> Option<String> {
         let multiple = match (self.method, self.quads) {
-            (Method::Sherry | Method::Thawed, QuadOrder::Contiguous) => 4,
-            (Method::Sherry | Method::Thawed, QuadOrder::Stride16) => 64,
+            (Method::Sherry, QuadOrder::Contiguous) => 4,
+            (Method::Sherry, QuadOrder::Stride16) => 64,
             _ => 1,
         };
         if !cols.is_multiple_of(multiple) {
@@ -207,8 +203,7 @@ impl Quantizer {
                             Method::Lsq => learned::lsq(w, out, learned(0, index)),
                             Method::Seq => learned::seq(w, out, learned(0, index)),
                             Method::Dlt => learned::dlt(w, out, learned(0, index), learned(1, index)),
-                            Method::Frozen => learned::frozen(w, out, learned(0, index)),
-                            Method::Thawed => learned::thawed(w, out, self.quads, learned(0, index)),
+                            Method::Codes => learned::codes(w, out, learned(0, index)),
                             Method::Sherry => projection::sherry(w, out, self.quads),
                             Method::AbsMean | Method::Tequila => projection::abs_mean(w, out),
                             Method::AbsMedian => projection::abs_median(w, out),
@@ -216,10 +211,8 @@ impl Quantizer {
                             Method::Binary => projection::binary(w, out),
                         }
                         if lambda != 0.0 {
-                            let unit =
-                                if self.method == Method::Thawed { learned::used(learned(0, index)) } else { 1.0 };
                             for (out, w) in out.iter_mut().zip(w) {
-                                *out += lambda * unit * w;
+                                *out += lambda * w;
                             }
                         }
                     }
@@ -230,14 +223,14 @@ impl Quantizer {
 
     /// Whether `dW` is `(1 + lambda) dW_eff` and nothing else, so that one matrix product can add it in place.
     pub fn is_straight_through(&self) -> bool {
-        use Method::{Dlt, Frozen, Lsq, Seq, Tequila, Thawed};
-        !matches!(self.method, Lsq | Seq | Dlt | Tequila | Frozen | Thawed)
+        use Method::{Codes, Dlt, Lsq, Seq, Tequila};
+        !matches!(self.method, Lsq | Seq | Dlt | Tequila | Codes)
     }
 
     /// Whether the gradients of the scales follow from the outputs of a linear layer, without the product of its inputs and
-    /// the gradients of its outputs: codes stay and rows have one scale.
+    /// the gradients of its outputs: they are those of codes and of whole rows.
     pub fn learns_from_outputs(&self) -> bool {
-        self.method == Method::Frozen && self.scale == Scale::Row
+        self.method == Method::Codes && self.scale == Scale::Row
     }
 
     /// Whether a matrix has anything that `learn` names.
@@ -246,7 +239,7 @@ impl Quantizer {
     }
 
     /// For methods that are not [straight through](Self::is_straight_through): adds the gradients of the weights and
-    /// of the learned numbers, as far as `learn` names them, given `g = dW_eff` and, for Tequila, the gradient of the
+    /// of the learned numbers, as far as `learn` names them and they do not [follow from outputs](Self::learns_from_outputs), given `g = dW_eff` and, for Tequila, the gradient of the
     /// row biases.
     #[allow(clippy::too_many_arguments)] // a matrix, its gradient, and where parameters and gradients lie
     pub fn add_gradient(
@@ -282,8 +275,7 @@ impl Quantizer {
                         Method::Lsq => [learned::lsq_gradient(w, g, dw, learned(0, i), lambda) * damping, 0.0],
                         Method::Seq => [learned::seq_gradient(w, g, dw, learned(0, i), lambda) * damping, 0.0],
                         Method::Dlt => learned::dlt_gradient(w, g, dw, learned(0, i), learned(1, i), lambda),
-                        Method::Frozen => [simd::dot(w, g), 0.0],
-                        Method::Thawed => [learned::thawed_gradient(w, g, dw, self.quads, learned(0, i), lambda), 0.0],
+                        Method::Codes => [learned::codes_gradient(w, g, dw, learned(0, i)), 0.0],
                         _ => {
                             let row = i * unit / matrix.cols;
                             projection::tequila_gradient(
@@ -301,6 +293,9 @@ impl Quantizer {
                 )
             })
             .collect();
+        if self.learns_from_outputs() {
+            return;
+        }
         for kind in 0..self.method.learned().len() {
             for (i, sum) in sums.iter().enumerate() {
                 grads[matrix.learned + kind * count + i] += sum[kind];
@@ -363,7 +358,7 @@ impl Quantizer {
         for (i, w) in w.chunks_exact(unit).enumerate() {
             match self.method {
                 Method::Lsq => out[i] = 2.0 * projection::mean(w) as f32,
-                Method::Frozen | Method::Thawed => out[i] = 1.0,
+                Method::Codes => out[i] = 1.0,
                 Method::Seq => out[i] = w.iter().fold(0.0, |m: f32, w| m.max(w.abs())),
                 Method::Dlt => {
                     out[i] = projection::mean(w) as f32;

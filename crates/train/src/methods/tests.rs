@@ -3,6 +3,7 @@ use std::path::Path;
 use sherry::NoProgress;
 use sherry_convert::quant::{Projection, QuantSpec, quantize_matrix};
 use sherry_kernels::format::{ScaleGroup, TernaryFormat};
+use sherry_sgemm::Old;
 
 use super::*;
 use crate::linear::{Linear, Pass, Scratch};
@@ -178,39 +179,37 @@ fn gradients_are_those_of_the_surrogate() {
     }
 }
 
-/// `a (T + lambda w)` with the codes `T` of the projection, and its gradients.
+/// `a w`, and its gradients.
 #[test]
-fn thawed_weights_are_in_units_of_their_scale() {
-    let (tokens, rows, cols, lambda) = (6, 4, 16, 0.25f32);
+fn codes_are_multiplied_by_their_scale() {
+    let (tokens, rows, cols) = (6, 4, 16);
     for scale in [Scale::Row, Scale::Group] {
-        let q = quantizer(Method::Thawed, scale, 8, QuadOrder::Contiguous);
+        let q = quantizer(Method::Codes, scale, 8, QuadOrder::Contiguous);
         let count = q.learned_len(rows, cols);
         let unit = q.unit(rows, cols);
         let mut params = weights(rows * cols);
         params.extend((0..count).map(|i| 0.5 + i as f32 / 16.0));
-        let codes = sparse_codes(&params[..rows * cols]);
         let matrix = MatrixPlace { weights: 0, rows, cols, learned: rows * cols };
-        let value = |i: usize| codes[i] + lambda * params[i];
         let mut found = vec![0.0; rows * cols];
-        q.effective(matrix, &params, lambda, &mut found);
+        q.effective(matrix, &params, 0.0, &mut found);
         for (i, w) in found.iter().enumerate() {
-            let expected = params[matrix.learned + i / unit] * value(i);
-            assert!((w - expected).abs() < 1e-6, "{w} {expected}");
+            assert_eq!(*w, params[matrix.learned + i / unit] * params[i]);
         }
         let (mut x, mut dy) = (vec![0.0f32; tokens * cols], vec![0.0f32; tokens * rows]);
         Rng::new(1, 1).fill_normal(&mut x, 1.0);
         Rng::new(1, 2).fill_normal(&mut dy, 1.0);
-        let pass = Pass { params: &params, lambda, progress: &NoProgress };
+        let pass = Pass { params: &params, lambda: 0.0, progress: &NoProgress };
+        let linear = Linear::new(vec![matrix], q);
+        let mut y = vec![0.0; tokens * rows];
+        linear.forward(&mut y, Old::Replace, &x, pass, &mut Scratch::default()).unwrap();
         for learn in [Learn::Everything, Learn::Blocks, Learn::ScalesAndNorms] {
             let (mut dx, mut grads) = (vec![0.0; tokens * cols], vec![0.0; params.len()]);
-            let linear = Linear::new(vec![matrix], q);
-            linear.backward(&mut dx, &dy, &x, &[], pass, learn, &mut grads, &mut Scratch::default()).unwrap();
+            linear.backward(&mut dx, &dy, &x, &y, pass, learn, &mut grads, &mut Scratch::default()).unwrap();
             let mut scales = vec![0.0; count];
             for i in 0..rows * cols {
                 let g: f32 = (0..tokens).map(|t| dy[t * rows + i / cols] * x[t * cols + i % cols]).sum();
-                scales[i / unit] += g * value(i);
-                let own =
-                    if learn == Learn::ScalesAndNorms { 0.0 } else { 1.25 * g * params[matrix.learned + i / unit] };
+                scales[i / unit] += g * params[i];
+                let own = if learn == Learn::ScalesAndNorms { 0.0 } else { g * params[matrix.learned + i / unit] };
                 assert!((grads[i] - own).abs() < 1e-5, "{learn:?} {i}: {} {own}", grads[i]);
             }
             for (found, expected) in grads[matrix.learned..].iter().zip(scales) {

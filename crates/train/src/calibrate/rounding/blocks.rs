@@ -5,12 +5,12 @@
 //! block.
 
 use rayon::prelude::*;
-use sherry_kernels::format::half::f32_to_f16;
+use sherry_kernels::format::half::{f16_to_f32, f32_to_f16};
 use sherry_kernels::format::{TensorType, ggml};
 use sherry_sgemm::{Mat, MatMut, Old, matmul};
 
 use super::factor::Factor;
-use super::{Effort, Grid, ROWS, Rounded, Shape, Sharing, output_error, round};
+use super::{Effort, Grid, ROWS, Shape, Sharing, output_error, round};
 
 /// A matrix as blocks of a type.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,6 +31,23 @@ impl Blocks {
         out
     }
 
+    /// Blocks of the uniform type `ty` ([`Grid::of_type`]) with these whole numbers, and a scale for each block.
+    pub fn pack(ty: TensorType, values: &[f32], scales: &[f32]) -> Self {
+        let mut bytes = vec![0; scales.len() * ty.block_bytes()];
+        let blocks = bytes.par_chunks_mut(ty.block_bytes()).zip(values.par_chunks(ty.block_len()));
+        blocks.zip(scales).for_each(|((out, values), scale)| {
+            let levels: Vec<i8> = values.iter().map(|value| *value as i8).collect();
+            ggml::pack_levels(ty, f32_to_f16(*scale), &levels, out);
+        });
+        Self { ty, bytes }
+    }
+
+    /// The scales of blocks of a uniform type, with which every block begins.
+    pub fn scales(&self) -> Vec<f32> {
+        let blocks = self.bytes.chunks_exact(self.ty.block_bytes());
+        blocks.map(|block| f16_to_f32(u16::from_le_bytes([block[0], block[1]]))).collect()
+    }
+
     /// Multiplies every row by a factor, as nearly as the scales of its blocks hold it.
     pub fn scale_rows(&mut self, factors: &[f32]) {
         let row_bytes = self.bytes.len() / factors.len();
@@ -39,8 +56,9 @@ impl Blocks {
     }
 }
 
-/// Rounds `w`, rows of `cols`, to `ty` for inputs of second moments `hessian`, whose factor is `factor`. Returns the error
-/// of the outputs too; `None` when a weight is beyond the type.
+/// Rounds `w`, rows of `cols`, to `ty` for inputs of second moments `hessian`, whose factor is `factor`. Returns latent weights
+/// in units of the scales, of types whose whole numbers are chosen, and the error of the outputs; `None` when a weight is beyond the
+/// type.
 ///
 /// # Panics
 /// When rows are no whole blocks.
@@ -51,32 +69,21 @@ pub fn round_to_type(
     ty: TensorType,
     cols: usize,
     effort: Effort,
-) -> Option<(Blocks, f64)> {
-    // Eight bits are as good as exact.
-    match ggml::level_range(ty) {
-        Some((low, high)) if ty != TensorType::Q8_0 => {
+) -> Option<(Blocks, Vec<f32>, f64)> {
+    match Grid::of_type(ty) {
+        Some(grid) => {
             let shape = Shape { rows: w.len() / cols, cols, group: ty.block_len() };
-            let grid = Grid::Levels { low, high };
             let effort = Effort { column_fits: 0, ..effort };
             let rounded = round(w, hessian, factor, &Sharing::none(cols), grid, shape, effort);
-            Some((packed(ty, &rounded), rounded.error))
+            let latents = rounded.latents(w, grid, shape);
+            Some((Blocks::pack(ty, &rounded.values, &rounded.scales), latents, rounded.error))
         }
-        _ => {
+        None => {
             let blocks = encode(w, factor, ty, cols)?;
             let error = output_error(w, &blocks.weights(cols), hessian, cols);
-            Some((blocks, error))
+            Some((blocks, Vec::new(), error))
         }
     }
-}
-
-fn packed(ty: TensorType, rounded: &Rounded) -> Blocks {
-    let mut bytes = vec![0; rounded.scales.len() * ty.block_bytes()];
-    let blocks = bytes.par_chunks_mut(ty.block_bytes()).zip(rounded.values.par_chunks(ty.block_len()));
-    blocks.zip(&rounded.scales).for_each(|((out, values), scale)| {
-        let levels: Vec<i8> = values.iter().map(|value| *value as i8).collect();
-        ggml::pack_levels(ty, f32_to_f16(*scale), &levels, out);
-    });
-    Blocks { ty, bytes }
 }
 
 /// Columns that are encoded before their errors reach the others.

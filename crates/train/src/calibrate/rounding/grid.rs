@@ -1,7 +1,9 @@
 //! What a quantized weight may be: a scale times a value of a grid.
 
-use sherry_kernels::format::ggml;
 use sherry_kernels::format::half::{f16_to_f32, f32_to_f16};
+use sherry_kernels::format::{QuadOrder, TensorType, ggml};
+
+use crate::methods::sparse_codes;
 
 /// The values that weights may have, before their scale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +47,34 @@ pub(super) const PATTERNS: [[f32; 4]; 16] = [
 ];
 
 impl Grid {
+    /// The whole numbers of a type that has one scale per block, and whose codes are worth choosing with regard to each other:
+    /// eight bits are as good as exact.
+    pub fn of_type(ty: TensorType) -> Option<Self> {
+        let (low, high) = ggml::level_range(ty).filter(|_| ty != TensorType::Q8_0)?;
+        Some(Self::Levels { low, high })
+    }
+
+    /// The smallest and the largest value.
+    pub fn bounds(self) -> (f32, f32) {
+        match self {
+            Self::Sparse34 | Self::Ternary => (-1.0, 1.0),
+            Self::Steps { bits } => (-Self::top(bits), Self::top(bits)),
+            Self::Levels { low, high } => (f32::from(low), f32::from(high)),
+        }
+    }
+
+    fn top(bits: u32) -> f32 {
+        (1u32 << (bits - 1)) as f32 - 0.5
+    }
+
+    /// The values nearest to `x`, in units of the scale, of a row or a part of one with whole quads in the order `quads`.
+    pub fn nearest_row(self, x: &[f32], quads: QuadOrder, out: &mut [f32]) {
+        if self == Self::Sparse34 {
+            return sparse_codes(x, quads, out);
+        }
+        out.iter_mut().zip(x).for_each(|(out, x)| *out = self.nearest(*x));
+    }
+
     /// The value nearest to `x`, for grids whose weights are chosen one by one.
     #[inline(always)]
     pub(super) fn nearest(self, x: f32) -> f32 {
@@ -54,7 +84,7 @@ impl Grid {
                 if x < -0.5 { -1.0 } else { up }
             }
             Self::Steps { bits } => {
-                let top = (1u32 << (bits - 1)) as f32 - 0.5;
+                let top = Self::top(bits);
                 (x.floor() + 0.5).clamp(-top, top)
             }
             Self::Levels { low, high } => ggml::nearest_level(x, (low, high)),

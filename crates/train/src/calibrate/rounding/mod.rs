@@ -88,24 +88,25 @@ impl Rounded {
     }
 }
 
-/// What of a weight, in units of its scale, decides its code: kept weights lie at least this far from zero, ...
-const KEPT: f32 = 0.55;
-/// ... those that become zero at most this far.
-const ZERO: f32 = 0.45;
+/// How far a latent weight lies from the value that it decides on, at most: half a step would be between two.
+const FARTHEST: f32 = 0.45;
 
 impl Rounded {
-    /// Weights in units of their scales that round to these values, as near to `w` as that allows: those that rounding was
-    /// nearly indifferent about lie near to where they would change.
-    pub fn latents(&self, w: &[f32], shape: Shape) -> Vec<f32> {
+    /// Weights in units of their scales whose nearest values of `grid` these are, as near to `w` as that allows: those that
+    /// rounding was nearly indifferent about lie near to where they would change.
+    pub fn latents(&self, w: &[f32], grid: Grid, shape: Shape) -> Vec<f32> {
         let mut out = self.values.clone();
         for (row, (out, w)) in out.chunks_exact_mut(shape.cols).zip(w.chunks_exact(shape.cols)).enumerate() {
             for (col, (value, w)) in out.iter_mut().zip(w).enumerate() {
                 let scale = self.scales[row * shape.groups() + shape.group_of(col)] * self.columns[col];
-                let x = if scale > 0.0 { w / scale } else { *value };
-                *value = if *value == 0.0 {
-                    x.clamp(-ZERO, ZERO)
+                let x = if scale == 0.0 { *value } else { w / scale };
+                // Of the weights of a quad all that are kept lie further from zero than the one that is not, and no further than
+                // they need.
+                let sign = value.signum();
+                *value = if grid == Grid::Sparse34 && *value != 0.0 {
+                    sign * (x * sign).clamp(1.0 - FARTHEST, 1.0)
                 } else {
-                    value.signum() * (x * value.signum()).clamp(KEPT, 1.0)
+                    x.clamp(*value - FARTHEST, *value + FARTHEST)
                 };
             }
         }
