@@ -112,14 +112,13 @@ pub(super) fn check(request: &Request, arch: &ArchConfig) -> Result<()> {
                 .to_owned(),
         );
     }
-    if request.types != Types::Alike {
-        if request.reconstruction.epochs > 0 || request.rounding.group.is_some() {
-            return invalid(
-                "a recipe or a budget goes with scales per row, and with training of all blocks together: neither \
-                 --group-size nor --reconstruct"
-                    .to_owned(),
-            );
-        }
+    let has_recipe = request.types != Types::Alike;
+    if has_recipe && (request.reconstruction.epochs > 0 || request.rounding.group.is_some()) {
+        return invalid(
+            "a recipe or a budget goes with scales per row, and with training of all blocks together: neither \
+             --group-size nor --reconstruct"
+                .to_owned(),
+        );
     }
     for (what, share) in [("own", request.own_text), ("spaced", request.spaced_text)] {
         if !(0.0..=1.0).contains(&share) {
@@ -146,7 +145,7 @@ pub(super) fn check(request: &Request, arch: &ArchConfig) -> Result<()> {
             gib(available as f64)
         ));
     }
-    if request.types != Types::Alike {
+    if has_recipe {
         return Ok(());
     }
     for cols in [arch.hidden, arch.q_dim(), arch.ffn] {

@@ -238,9 +238,9 @@ impl Quantizer {
         !self.method.learned().is_empty() || learn != Learn::ScalesAndNorms
     }
 
-    /// For methods that are not [straight through](Self::is_straight_through): adds the gradients of the weights and
-    /// of the learned numbers, as far as `learn` names them and they do not [follow from outputs](Self::learns_from_outputs), given `g = dW_eff` and, for Tequila, the gradient of the
-    /// row biases.
+    /// For methods that are not [straight through](Self::is_straight_through): adds the gradients of the weights and of the
+    /// learned numbers, as far as `learn` names them and they do not [follow from outputs](Self::learns_from_outputs), given
+    /// `g = dW_eff` and, for Tequila, the gradient of the row biases.
     #[allow(clippy::too_many_arguments)] // a matrix, its gradient, and where parameters and gradients lie
     pub fn add_gradient(
         &self,

@@ -222,3 +222,43 @@ fn threads_change_nothing() {
     assert_eq!(run(2), one);
     assert_eq!(run(5), one);
 }
+
+/// Rounded, then decided by latent weights again: the same values, none of which is far from changing that rounding was indifferent
+/// about.
+#[test]
+fn latent_weights_decide_what_was_rounded() {
+    use sherry_kernels::format::{QuadOrder, TensorType};
+    let (rows, cols) = (5, 64);
+    let (w, h) = (normal(rows * cols, 1), hessian(cols, 2));
+    let factor = Factor::new(&h, cols).unwrap();
+    let levels = |ty| Grid::of_type(ty).unwrap();
+    let grids = [
+        Grid::Sparse34,
+        Grid::Ternary,
+        Grid::Steps { bits: 2 },
+        Grid::Steps { bits: 4 },
+        levels(TensorType::Q2_0),
+        levels(TensorType::SQ3_0),
+        levels(TensorType::Q4_0),
+        levels(TensorType::Q5_0),
+    ];
+    for grid in grids {
+        for (group, column_fits) in [(cols, 0), (cols, 1), (32, 0)] {
+            let shape = Shape { rows, cols, group };
+            let rounded = round(&w, &h, &factor, &Sharing::none(cols), grid, shape, Effort { sweeps: 4, column_fits });
+            let latents = rounded.latents(&w, grid, shape);
+            let mut values = vec![0.0; w.len()];
+            grid.nearest_row(&latents, QuadOrder::Contiguous, &mut values);
+            assert_eq!(values, rounded.values, "{grid:?} {shape:?}");
+            let (low, high) = grid.bounds();
+            assert!(latents.iter().all(|x| (low - 0.5..=high + 0.5).contains(x)), "{grid:?}");
+            // Weights within a step of their values are latent weights as they are.
+            let weight = |i: usize| {
+                w[i] / (rounded.scales[i / cols * shape.groups() + i % cols / group] * rounded.columns[i % cols])
+            };
+            let near = (0..w.len()).filter(|i| (weight(*i) - values[*i]).abs() < 0.44 && weight(*i).abs() < 1.0);
+            let same = near.clone().filter(|i| latents[*i] == weight(*i)).count();
+            assert!(same > 20 && same == near.count(), "{grid:?} {shape:?}: {same}");
+        }
+    }
+}
