@@ -38,6 +38,7 @@ variant() {
 variant base base
 variant no-tuning base tune-tokens=0
 variant trained base train-tokens=$((2 * tokens))
+variant trained-slower base train-tokens=$((2 * tokens)) train-code-rate=0.002
 variant trained-residual base train-tokens=$((2 * tokens)) train-residual=0.3
 # Twice the text for one of both, step by step alike: one sequence a step.
 variant tuned-x2 base tune-tokens=$((4 * tokens))

@@ -8,12 +8,12 @@
 #   SHERRY  the program (default: sherry)
 #   BITS    budgets per linear weight (default: "1.25 1.4 1.6 2 3 4"); 1.25 stands for 1.25-bit codes everywhere, whose scales
 #           come on top
-#   OPTIONS of `sherry calibrate` (default: --own-text 0.33 --tune-tokens 262144)
+#   OPTIONS of `sherry calibrate` (default: those of the recipe in docs/post-training.md, forty minutes for each budget)
 # Sensitivities are measured once. Budgets that are finished are not repeated, and one that was stopped goes on.
 set -euo pipefail
 model=${1:?model} out=${2:?folder for the models} data=${3:?files to calibrate on} text=${4:?text to measure on}
 sherry=${SHERRY:-sherry}
-read -ra options <<< "${OPTIONS:---own-text 0.33 --tune-tokens 262144}"
+read -ra options <<< "${OPTIONS:---own-text 0.15 --spaced-text 0.5 --sweeps 6 --column-fits 1 --tune-tokens 131072 --tune-batch 1}"
 mkdir -p "$out"
 for bits in ${BITS:-1.25 1.4 1.6 2 3 4}; do
     name=$out/$bits
