@@ -351,7 +351,7 @@ fn multiply(gains: &mut [f32], factors: &[f32]) {
 }
 
 /// What is kept of latent weights.
-fn kept(latents: &[f32]) -> Vec<i16> {
+pub(super) fn kept(latents: &[f32]) -> Vec<i16> {
     latents.iter().map(|x| (LATENT * x).round() as i16).collect()
 }
 

@@ -7,9 +7,9 @@
 use rayon::prelude::*;
 use sherry_kernels::format::QuadOrder;
 
-use super::block::{Format, Formats, LATENT, Quantized};
+use super::block::{Format, LATENT, kept};
 use super::rounding::{Blocks, Grid};
-use crate::layout::{Kind, Tensor};
+use crate::layout::{Learn, Tensor};
 use crate::methods::MatrixPlace;
 
 /// The latent weights of several matrices whose codes are parameters of a network, each in its place.
@@ -27,28 +27,44 @@ struct Matrix {
 }
 
 impl Latents {
-    /// Adds those that rounding left of the matrix `linear`, whose codes are at `place`. Of a type whose codes are no whole numbers
-    /// there are none: its weights stay.
-    pub fn add(&mut self, linear: &Quantized, kind: Kind, formats: &Formats, place: MatrixPlace) {
-        let grid = match formats.of[kind as usize] {
+    /// Adds those that rounding left of the matrix at `place`, [as they are kept](super::block::Quantized::latents), and the blocks
+    /// that a file holds of it. Of a type whose codes are no whole numbers there are none: its weights stay.
+    pub fn add(
+        &mut self,
+        place: MatrixPlace,
+        format: Format,
+        quads: QuadOrder,
+        latents: &[i16],
+        blocks: Option<&Blocks>,
+    ) {
+        let grid = match format {
             Format::Grid(grid) => Some(grid),
             Format::Type(ty) => Grid::of_type(ty),
         };
         if let Some(grid) = grid {
-            let blocks = linear.blocks.as_ref().map(|blocks| (blocks.scales(), blocks.ty.block_len()));
-            let values = linear.latents.iter().map(|latent| f32::from(*latent) / LATENT).collect();
-            self.0.push(Matrix { place, grid, quads: formats.quads, blocks, values });
+            let blocks = blocks.map(|blocks| (blocks.scales(), blocks.ty.block_len()));
+            let values = latents.iter().map(|latent| f32::from(*latent) / LATENT).collect();
+            self.0.push(Matrix { place, grid, quads, blocks, values });
         }
     }
 
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    /// What gradients are wanted of.
+    pub fn learn(&self) -> Learn {
+        if self.0.is_empty() { Learn::ScalesAndNorms } else { Learn::Blocks }
+    }
+
+    /// Whether `tensor` is learned: scales, norms, and codes with latent weights.
+    pub fn includes(&self, tensor: &Tensor) -> bool {
+        Learn::ScalesAndNorms.includes(tensor.purpose) || self.of(tensor).is_some()
+    }
+
+    fn at(&self, weights: usize) -> Option<&Matrix> {
+        self.0.iter().find(|matrix| matrix.place.weights == weights)
     }
 
     /// The latent weights behind the parameters of `tensor`.
     pub fn of(&self, tensor: &Tensor) -> Option<&[f32]> {
-        self.0.iter().find(|matrix| matrix.place.weights == tensor.offset).map(|matrix| &matrix.values[..])
+        self.at(tensor.offset).map(|matrix| &matrix.values[..])
     }
 
     /// The same, to be written.
@@ -81,39 +97,40 @@ impl Latents {
         }
     }
 
-    /// Makes latent weights what a [`Quantized`] keeps of them.
+    /// Makes latent weights what is kept of them.
     pub fn round(&mut self) {
         self.0.par_iter_mut().flat_map(|matrix| &mut matrix.values).for_each(|x| *x = (LATENT * *x).round() / LATENT);
     }
 
-    /// Codes and latent weights of the matrix at `place`, for [`Quantized`].
+    /// Codes and latent weights of the matrix at `place`, as [`Quantized`](super::block::Quantized) keeps them.
     pub fn learned(&self, place: MatrixPlace) -> Option<(Vec<i8>, Vec<i16>)> {
-        let matrix = self.0.iter().find(|matrix| matrix.place == place)?;
-        let mut codes = vec![0.0; place.count()];
-        matrix.nearest(&mut codes);
-        let latents = matrix.values.iter().map(|x| (LATENT * x).round() as i16).collect();
-        Some((codes.iter().map(|code| (2.0 * code) as i8).collect(), latents))
+        let matrix = self.at(place.weights)?;
+        Some((matrix.nearest().iter().map(|code| (2.0 * code) as i8).collect(), kept(&matrix.values)))
     }
 
     /// Puts the codes of the matrix at `place` into the blocks of a file, whose scales stay.
     pub fn pack(&self, place: MatrixPlace, blocks: &mut Blocks) {
-        let matrix = self.0.iter().find(|matrix| matrix.place == place);
+        let matrix = self.at(place.weights);
         if let Some((matrix, (scales, _))) = matrix.and_then(|matrix| Some((matrix, matrix.blocks.as_ref()?))) {
-            let mut codes = vec![0.0; place.count()];
-            matrix.nearest(&mut codes);
-            *blocks = Blocks::pack(blocks.ty, &codes, scales);
+            *blocks = Blocks::pack(blocks.ty, &matrix.nearest(), scales);
         }
     }
 }
 
 impl Matrix {
-    fn nearest(&self, out: &mut [f32]) {
+    fn nearest(&self) -> Vec<f32> {
+        let mut codes = vec![0.0; self.values.len()];
+        self.write_nearest(&mut codes);
+        codes
+    }
+
+    fn write_nearest(&self, out: &mut [f32]) {
         let rows = out.par_chunks_mut(self.place.cols).zip(self.values.par_chunks(self.place.cols));
         rows.for_each(|(out, values)| self.grid.nearest_row(values, self.quads, out));
     }
 
     fn codes(&self, lambda: f32, out: &mut [f32]) {
-        self.nearest(out);
+        self.write_nearest(out);
         if lambda != 0.0 {
             out.par_iter_mut().zip(&self.values).for_each(|(out, x)| *out += lambda * x);
         }
@@ -132,6 +149,7 @@ impl Matrix {
 mod tests {
     use sherry_kernels::format::TensorType;
 
+    use super::super::block::Quantized;
     use super::super::rounding::Shape;
     use super::*;
 
@@ -155,8 +173,7 @@ mod tests {
         let shape = Shape { rows: 2, cols: 128, group: 128 };
         let linear = Quantized { shape, codes: Vec::new(), latents, scales: vec![1.0; 2], blocks };
         let mut found = Latents::default();
-        let formats = Formats { of: [format; 7], quads };
-        found.add(&linear, Kind::Q, &formats, PLACE);
+        found.add(PLACE, format, quads, &linear.latents, linear.blocks.as_ref());
         (found, linear)
     }
 

@@ -383,10 +383,8 @@ fn round_blocks(
         if is_trained {
             let after = streams(&shards);
             let how = &request.reconstruction;
-            let (trained, drifts) = {
-                let rounded = (&block, &formats);
-                reconstruct(layer, &original, rounded, &before, &mut shards, how, request.seed)?
-            };
+            let rounded = (&block, &formats);
+            let (trained, drifts) = reconstruct(layer, &original, rounded, &before, &mut shards, how, request.seed)?;
             let [fitted, held_out] = drifts.map(|drift| drift.mean());
             report.rounded_errors = Some([report.calibration_error, report.held_out_error]);
             if held_out < report.held_out_error {

@@ -16,7 +16,7 @@ use super::latent::Latents;
 use super::stream::{BlockWeights, Drift, Layer, Shard};
 use crate::block::{Block, Buffers, Kept};
 use crate::error::Result;
-use crate::layout::{Kind, Layout, Learn, Purpose, Tensor};
+use crate::layout::{Layout, Purpose, Tensor};
 use crate::linear::Pass;
 use crate::methods::{Method, Quantizer, Scale};
 use crate::rng::Rng;
@@ -56,9 +56,9 @@ struct Training<'a> {
     batch: usize,
 }
 
-/// Trains `block`, the rounded form of `original` of these formats, on the shards that are not held out: they hold the original's stream after
-/// the block, `before` the quantized one's before it. Returns the block and how far the streams are apart after it (on text
-/// fitted to and held out); the quantized streams of the shards follow.
+/// Trains `block`, the rounded form of `original` of these formats, on the shards that are not held out: they hold the original's
+/// stream after the block, `before` the quantized one's before it. Returns the block and how far the streams are apart after it
+/// (on text fitted to and held out); the quantized streams of the shards follow.
 ///
 /// # Errors
 /// [`sherry::Error::Interrupted`].
@@ -150,11 +150,10 @@ impl<'a> Training<'a> {
             out.copy_from_slice(&quantized.norm_weights(arch, gains));
         }
         let mut latents = Latents::default();
-        for (kind, linear) in Kind::ALL.into_iter().zip(&quantized.linears) {
-            let matrix = layout.blocks[0].linears[kind as usize];
+        for (kind, (matrix, linear)) in layout.blocks[0].linears.iter().zip(&quantized.linears).enumerate() {
             params[matrix.learned..][..linear.scales.len()].copy_from_slice(&linear.scales);
-            if let Some(formats) = formats {
-                latents.add(linear, kind, formats, matrix);
+            if let Some(Formats { of, quads }) = formats {
+                latents.add(*matrix, of[kind], *quads, &linear.latents, linear.blocks.as_ref());
             }
         }
         let (kept, buffers) = (block.kept(batch, layer.length), block.buffers(batch, layer.length));
@@ -167,8 +166,7 @@ impl<'a> Training<'a> {
         let norms = [&places.attn_norm, &places.ffn_norm];
         let is_held = |tensor: &&Tensor| match tensor.purpose {
             Purpose::Norm => norms.contains(&&tensor.range()),
-            Purpose::Learned => true,
-            _ => self.latents.of(tensor).is_some(),
+            _ => self.latents.includes(tensor),
         };
         self.layout.tensors.iter().filter(is_held).cloned().collect()
     }
@@ -190,8 +188,7 @@ impl<'a> Training<'a> {
             let factor = 2.0 / (square * tokens);
             d.iter_mut().zip(target).for_each(|(d, target)| *d = factor * (*d - target));
         }
-        let learn = if self.latents.is_empty() { Learn::ScalesAndNorms } else { Learn::Blocks };
-        self.block.backward(pass, learn, &x, &mut d, grads, &mut self.kept, &mut self.buffers, None)?;
+        self.block.backward(pass, self.latents.learn(), &x, &mut d, grads, &mut self.kept, &mut self.buffers, None)?;
         Ok(())
     }
 

@@ -133,9 +133,15 @@ pub(super) fn check(request: &Request, arch: &ArchConfig) -> Result<()> {
     let width = 2 * arch.hidden + arch.ffn.max(arch.q_dim());
     // Training of codes: latent weights and two means besides. Adaptation: weights, gradients and two means; the original's last
     // hidden states.
-    let models = if request.training.tokens > 0 { 6.0 } else { 3.0 };
-    let (models, width) =
-        if request.adaptation.tokens > 0 { (f64::max(models, 4.0), width + arch.hidden) } else { (models, width) };
+    let (trains, adapts) = (request.training.tokens > 0, request.adaptation.tokens > 0);
+    let models = if trains {
+        6.0
+    } else if adapts {
+        4.0
+    } else {
+        3.0
+    };
+    let width = if adapts { width + arch.hidden } else { width };
     let needed = 4.0 * (tokens * width as f64 + models * arch.parameters() as f64) + SUMS as f64;
     if let Some(available) = sherry::available_memory().filter(|available| needed > *available as f64) {
         let gib = |bytes: f64| bytes / f64::from(1 << 30);

@@ -26,7 +26,7 @@ use super::{Measured, Model, targets};
 use crate::checkpoint::{read_floats, write_floats};
 use crate::data::Order;
 use crate::error::{Error, Result};
-use crate::layout::{Kind, Learn, Purpose, Tensor};
+use crate::layout::{Kind, Purpose, Tensor};
 use crate::linear::Pass;
 use crate::loss::{self, Divergence, Mix, Side};
 use crate::methods::{Method, Quantizer, Scale};
@@ -104,9 +104,7 @@ pub(super) struct Student {
 impl Student {
     /// What is learned.
     fn learned(&self) -> Vec<Tensor> {
-        let is_learned =
-            |tensor: &&Tensor| Learn::ScalesAndNorms.includes(tensor.purpose) || self.latents.of(tensor).is_some();
-        self.network.layout.tensors.iter().filter(is_learned).cloned().collect()
+        self.network.layout.tensors.iter().filter(|tensor| self.latents.includes(tensor)).cloned().collect()
     }
 
     /// The model after rounding.
@@ -189,12 +187,11 @@ impl Student {
     /// are. `formats` says what the matrices of a block are.
     pub fn thaw(&mut self, work: &Work, formats: impl Fn(usize) -> Formats, progress: &dyn Progress) -> Result<()> {
         for (layer, places) in self.network.layout.blocks.iter().enumerate() {
-            let mut block = work.block(&self.network.arch, layer, progress)?;
-            for (kind, linear) in Kind::ALL.into_iter().zip(&mut block.linears) {
-                if let Some(tuned) = self.blocks.get(&(layer, kind as usize)) {
-                    linear.blocks = Some(tuned.clone());
-                }
-                self.latents.add(linear, kind, &formats(layer), places.linears[kind as usize]);
+            let (block, formats) = (work.block(&self.network.arch, layer, progress)?, formats(layer));
+            for (kind, linear) in block.linears.iter().enumerate() {
+                // Tuning has moved the scales of blocks.
+                let blocks = self.blocks.get(&(layer, kind));
+                self.latents.add(places.linears[kind], formats.of[kind], formats.quads, &linear.latents, blocks);
             }
         }
         Ok(())
@@ -269,7 +266,7 @@ impl Student {
         [&mut space, &mut teachers].into_iter().for_each(|space| space.set_precision(precision));
         let mut grads = vec![0.0; self.network.layout.len];
         let learned = self.learned();
-        let learn = if self.latents.is_empty() { Learn::ScalesAndNorms } else { Learn::Blocks };
+        let learn = self.latents.learn();
         let mut recent = loss::Sums::default();
         progress.start(
             if tuning.code_rate > 0.0 { "train" } else { "tune scales and norms" },
@@ -279,7 +276,7 @@ impl Student {
             let lambda = fading(tuning.residual, state.step + 1, steps);
             self.latents.apply(lambda, &mut self.params);
             let mut sums = loss::Sums::default();
-            grads.fill(0.0);
+            learned.iter().for_each(|tensor| grads[tensor.range()].fill(0.0));
             for _ in 0..batch / at_once {
                 let mut tokens = Vec::new();
                 for _ in 0..at_once {

@@ -3,7 +3,6 @@
 use sherry_kernels::plain::nearest as round;
 
 use super::stored;
-use crate::simd;
 
 /// Scales below this are lifted to it, as in the published code.
 const SMALLEST: f32 = 1e-5;
@@ -32,14 +31,13 @@ pub(super) fn codes(w: &[f32], out: &mut [f32], scale: f32) {
     }
 }
 
-/// Weights pass `a g`; `da = sum g w`.
+/// Weights pass `a g`.
 #[inline(always)]
-pub(super) fn codes_gradient(w: &[f32], g: &[f32], dw: &mut [f32], scale: f32) -> f32 {
+pub(super) fn codes_gradient(g: &[f32], dw: &mut [f32], scale: f32) {
     let a = used(scale);
     for (g, dw) in g.iter().zip(dw) {
         *dw += a * g;
     }
-    simd::dot(w, g)
 }
 
 /// `a * clip(round(w / a), -1, 1)`.

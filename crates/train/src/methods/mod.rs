@@ -275,7 +275,10 @@ impl Quantizer {
                         Method::Lsq => [learned::lsq_gradient(w, g, dw, learned(0, i), lambda) * damping, 0.0],
                         Method::Seq => [learned::seq_gradient(w, g, dw, learned(0, i), lambda) * damping, 0.0],
                         Method::Dlt => learned::dlt_gradient(w, g, dw, learned(0, i), learned(1, i), lambda),
-                        Method::Codes => [learned::codes_gradient(w, g, dw, learned(0, i)), 0.0],
+                        Method::Codes => {
+                            learned::codes_gradient(g, dw, learned(0, i));
+                            [if self.learns_from_outputs() { 0.0 } else { simd::dot(w, g) }, 0.0]
+                        }
                         _ => {
                             let row = i * unit / matrix.cols;
                             projection::tequila_gradient(
@@ -293,9 +296,6 @@ impl Quantizer {
                 )
             })
             .collect();
-        if self.learns_from_outputs() {
-            return;
-        }
         for kind in 0..self.method.learned().len() {
             for (i, sum) in sums.iter().enumerate() {
                 grads[matrix.learned + kind * count + i] += sum[kind];
